@@ -1,0 +1,129 @@
+"""From the fields of a config to the parts of the library, with errors that help.
+
+Every function takes plain values or a ConfigDict and raises `ConfigError`, which names
+the field and the valid choices.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import optax
+
+from vnets import nets, posteriors, priors, projections
+from vnets.objectives import knots
+from vnets.posteriors import Factory, Multiplicative, Scaled, is_posterior
+from vnets.types import choose
+
+POSTERIORS: dict[str, Callable[..., Factory]] = {
+    "point": posteriors.point,
+    "gaussian": posteriors.gaussian,
+    "multiplicative": posteriors.multiplicative,
+    "variance": posteriors.variance,
+    "dropout": posteriors.dropout,
+}
+NETS: dict[str, Callable] = {
+    "lenet5": nets.LeNet5,
+    "lenet_300_100": nets.lenet_300_100,
+    "mlp": nets.MLP,
+}
+OPTIMIZERS: dict[str, Callable] = {"adam": optax.adam, "sgd": optax.sgd}
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field and the valid values."""
+
+
+def call(field: str, function: Callable, arguments: Mapping):
+    """Calls with keyword arguments from a config; unknown or wrong ones are named."""
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        valid = [
+            name for name in inspect.signature(function).parameters if name != "self"
+        ]
+        raise ConfigError(f"config.{field}: {error}; it takes {valid}") from None
+    try:
+        return function(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.{field}: {error}") from error
+
+
+def pick(field: str, name: str, choices):
+    """`types.choose` that names the config's field."""
+    try:
+        return choose(f"config.{field}", name, choices)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def posterior(field: str, spec: Mapping) -> Factory:
+    """A posterior factory from {"kind": name, **arguments}."""
+    arguments = dict(spec)
+    kind = arguments.pop("kind", "")
+    return call(field, pick(f"{field}.kind", kind, POSTERIORS), arguments)
+
+
+def model(spec: Mapping, classes: int):
+    """A net from {"name": ..., "posteriors": {layer: spec}, **arguments}."""
+    arguments = dict(spec)
+    net = pick("model.name", arguments.pop("name", ""), NETS)
+    arguments["posteriors"] = {
+        layer: posterior(f"model.posteriors.{layer}", one)
+        for layer, one in arguments.pop("posteriors", {}).items()
+    }
+    return call("model", net, {**arguments, "classes": classes})
+
+
+def prior(name: str):
+    """A prior by name, with its own parameters at their defaults."""
+    return pick("prior", name, priors.PRIORS)()
+
+
+def schedule(field: str, points, total_steps: int):
+    """A piecewise linear schedule from [fraction of the run, value] knots."""
+    return call(field, knots, {"points": points, "unit": total_steps})
+
+
+def projection(max_log_alpha: float, prior_name: str):
+    """Keeps log alpha within the config's bound and the prior's domain."""
+    high = min(
+        float(max_log_alpha), 0.0 if prior_name == "log_uniform_2015" else float("inf")
+    )
+    if high == float("inf"):
+        return lambda params: params
+    return projections.clip_log_alpha(high=high)
+
+
+def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
+    """An optax optimizer whose rate is scheduled; log alpha may learn faster."""
+    arguments = dict(spec)
+    make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
+    rate = schedule(
+        "optimizer.learning_rate", arguments.pop("learning_rate"), total_steps
+    )
+    factor = float(arguments.pop("log_alpha_rate", 1.0))
+    base = call("optimizer", make, {"learning_rate": rate, **arguments})
+    return base if factor == 1.0 else optax.chain(base, _faster_log_alpha(factor))
+
+
+def _faster_log_alpha(factor: float) -> optax.GradientTransformation:
+    """Multiplies the updates of every log alpha; Adam's own scaling comes before."""
+
+    def scale(node):
+        if isinstance(node, Scaled):
+            return node.replace(scale=scale(node.scale), weight=scale(node.weight))
+        if isinstance(node, Multiplicative):
+            return node.replace(log_alpha=factor * node.log_alpha)
+        return node
+
+    def update(updates, params):
+        del params
+        return _map_nodes(scale, updates)
+
+    return optax.stateless(update)
+
+
+def _map_nodes(change, tree):
+    import jax
+
+    return jax.tree.map(change, tree, is_leaf=is_posterior)

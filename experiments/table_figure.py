@@ -1,0 +1,207 @@
+"""A table as a figure: every seed, mean and spread, beside the published numbers.
+
+Networks that guess at 10 % and networks at 99.2 or 99.4 % share one table. Where both
+occur, the upper end is shown a second time, enlarged.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.render import cell_text, heading, summary
+from experiments.tables import Measured, Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart with any colour vision; markers say it again.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+MARKERS = ("o", "s", "^", "v")
+PAPER_COLOUR = "#222222"
+# Published numbers are carets whose tip is the number: filled inside an outline where
+# two versions agree.
+PAPER_SIZES = (4.5, 8.0, 11.0)
+CHANCE_STYLE: Any = {"color": "#777777", "linewidth": 1, "linestyle": (0, (4, 3))}
+ZOOM_FROM = 90.0
+RATIOS = (1.0, 1.5)
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """The part of the axis that a panel shows."""
+
+    low: float
+    high: float
+    title: str
+
+
+def save(outcome: Outcome, path: Path) -> None:
+    """Writes the figure as a PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: no state is shared
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spans = _spans(outcome)
+    with matplotlib.rc_context(STYLE):
+        size = (9.0, 1.6 + 0.85 * len(outcome.rows))
+        figure = Figure(figsize=size, dpi=160, layout="constrained")
+        panels = figure.subplots(
+            1, len(spans), sharey=True, squeeze=False, width_ratios=RATIOS[: len(spans)]
+        )[0]
+        for axes, span in zip(panels, spans, strict=True):
+            _panel(axes, outcome, span)
+        panels[0].set_yticks(
+            range(len(outcome.rows)), [_row_label(m) for m in outcome.rows]
+        )
+        _write_numbers(panels[-1], outcome)
+        panels[0].set_ylim(len(outcome.rows) - 0.5, -0.5)
+        title = f"{heading(outcome)}\n{summary(outcome)}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        handles = _legend_handles(outcome)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=math.ceil(len(handles) / 2),
+            frameon=False,
+        )
+        # Without the library's version in it, the same records give the same bytes.
+        figure.savefig(path, metadata={"Software": None})
+
+
+def _panel(axes: "Axes", outcome: Outcome, span: Span) -> None:
+    table = outcome.table
+    for i, measured in enumerate(outcome.rows):
+        if i % 2 == 0:
+            axes.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
+        for j, column in enumerate(table.column):
+            _marks(axes, measured, column.eval, j, _height(i, j, outcome), outcome)
+    if span.low <= table.chance <= span.high:
+        axes.axvline(table.chance, zorder=1, **CHANCE_STYLE)
+    axes.set_xlim(span.low, span.high)
+    axes.set_xlabel(f"{table.metric} ({table.unit}){span.title}")
+    axes.grid(axis="x", color="#d8d8d8", linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+
+
+def _marks(
+    axes: "Axes", measured: Measured, column: str, j: int, y: float, outcome: Outcome
+) -> None:
+    cell = measured.cells[column]
+    colour = COLOURS[j % len(COLOURS)]
+    for k, version in enumerate(outcome.table.published):
+        gap = measured.gaps.get(version.name, {}).get(column)
+        if gap is not None:
+            axes.plot(gap.published, y - 0.07, **_paper_style(k))
+    if cell.mean is None:
+        return
+    axes.errorbar(
+        cell.mean,
+        y,
+        xerr=cell.std,
+        color=colour,
+        marker=MARKERS[j % len(MARKERS)],
+        markersize=5,
+        capsize=3,
+        linewidth=1.2,
+        zorder=3,
+    )
+    below = [y + 0.1] * len(cell.values)
+    axes.plot(cell.values, below, ".", color=colour, markersize=3.5, alpha=0.8)
+
+
+def _write_numbers(axes: "Axes", outcome: Outcome) -> None:
+    """Writes the measured numbers at the right edge of the last panel."""
+    edge = axes.get_yaxis_transform()
+    axes.text(1.02, -0.55, "mean ± std", transform=edge, va="bottom", fontsize=8)
+    for i, measured in enumerate(outcome.rows):
+        for j, column in enumerate(outcome.table.column):
+            axes.text(
+                1.02,
+                _height(i, j, outcome),
+                cell_text(measured, column.eval),
+                transform=edge,
+                color=COLOURS[j % len(COLOURS)] if measured.records else "#777777",
+                va="center",
+                fontsize=8,
+            )
+
+
+def _height(i: int, j: int, outcome: Outcome) -> float:
+    return i + (j - (len(outcome.table.column) - 1) / 2) * 0.29
+
+
+def _paper_style(k: int) -> dict:
+    from matplotlib.markers import CARETDOWN
+
+    return {
+        "marker": CARETDOWN,
+        "markersize": PAPER_SIZES[k % len(PAPER_SIZES)],
+        "markerfacecolor": "none" if k else PAPER_COLOUR,
+        "markeredgecolor": PAPER_COLOUR,
+        "markeredgewidth": 0.9,
+        "linestyle": "none",
+        "zorder": 2,
+    }
+
+
+def _legend_handles(outcome: Outcome) -> list:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=COLOURS[j], marker=MARKERS[j], linestyle="-", label=c.label
+        )
+        for j, c in enumerate(outcome.table.column)
+    ]
+    handles.append(
+        Line2D([], [], color="#555555", marker=".", linestyle="none", label="one seed")
+    )
+    context = "" if outcome.scale.tolerance else " (context)"
+    handles += [
+        Line2D([], [], label=version.label + context, **_paper_style(k))
+        for k, version in enumerate(outcome.table.published)
+    ]
+    if not math.isnan(outcome.table.chance):
+        handles.append(Line2D([], [], label="chance", **CHANCE_STYLE))
+    return handles
+
+
+def _spans(outcome: Outcome) -> list[Span]:
+    numbers = [
+        v for m in outcome.rows for cell in m.cells.values() for v in cell.values
+    ]
+    numbers += [
+        gap.published
+        for measured in outcome.rows
+        for gaps in measured.gaps.values()
+        for gap in gaps.values()
+    ]
+    numbers = [number for number in numbers if math.isfinite(number)]
+    if outcome.table.unit != "%":
+        return [_around(numbers or [0.0, 1.0], "")]
+    upper = [number for number in numbers if number >= ZOOM_FROM]
+    whole = Span(0.0, 101.5, "")
+    if not upper:
+        return [whole]
+    enlarged = _around(upper, ", upper end enlarged")
+    return [enlarged] if len(upper) == len(numbers) else [whole, enlarged]
+
+
+def _around(numbers: list[float], title: str) -> Span:
+    margin = 0.08 * (max(numbers) - min(numbers) + 0.1)
+    return Span(min(numbers) - margin, max(numbers) + margin, title)
+
+
+def _row_label(measured: Measured) -> str:
+    label = measured.row.label.replace(", ", ",\n", 1)
+    if not measured.records and not measured.failed:
+        label += "\n(not run)"
+    return f"{label}\n({len(measured.failed)} failed)" if measured.failed else label

@@ -1,0 +1,201 @@
+"""Tables: what was measured beside what was published, from records alone.
+
+`aggregate` sets the records of one scale against a table of configs/tables;
+`experiments.render` shows the outcome. Every number is in the table's unit.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments import table_specs
+from experiments.table_specs import Claim, Column, Row, Scale, Table, TableError
+from vnets import results
+
+# A tolerance of 0.3 must hold for 99.3 against 99.6 whatever binary makes of them.
+DIGITS = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The values of the seeds; std is the sample's (n - 1), None for fewer than two."""
+
+    values: list[float]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        # Not statistics.stdev: its exact fractions refuse a NaN.
+        if len(self.values) < 2:
+            return None
+        mean = statistics.fmean(self.values)
+        squares = math.fsum((value - mean) ** 2 for value in self.values)
+        return math.sqrt(squares / (len(self.values) - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """A published number, measured minus published, and whether it is within the
+    tolerance; None where there is nothing measured or nothing to compare."""
+
+    published: float
+    difference: float | None
+    within: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A row with its finished records (by seed), cells by column, gaps[version][column]
+    and the reasons of the seeds that failed."""
+
+    row: Row
+    records: list[results.Record]
+    cells: dict[str, Cell]
+    gaps: dict[str, dict[str, Gap]]
+    failed: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim made at this scale; `value` and `holds` are None if not measured."""
+
+    claim: Claim
+    kind: str
+    bound: float
+    value: float | None
+    holds: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A table at one scale, filled from records; `unused` matched no row or scale."""
+
+    table: Table
+    scale: Scale
+    rows: list[Measured]
+    verdicts: list[Verdict]
+    unused: list[Path]
+
+
+def aggregate(table: Table, scale: str, records: dict[Path, results.Record]) -> Outcome:
+    """Returns `table` filled from those of `records` that have a row's run and `scale`.
+
+    Raises:
+      TableError: unknown scale; a seed of a row twice; records of one row with
+        different configurations; a finished record without a column's evaluation.
+    """
+    table_specs.choice(scale, table.scale, f"scale of table {table.name}")
+    runs = {row.run: {} for row in table.row}
+    unused = []
+    for path, record in sorted(records.items()):
+        if record["scale"] == scale and record["run"] in runs:
+            runs[record["run"]][path] = record
+        else:
+            unused.append(path)
+    rows = [_measure(table, table.scale[scale], r, runs[r.run]) for r in table.row]
+    verdicts = [
+        _judge(claim, scale, {measured.row.name: measured.cells for measured in rows})
+        for claim in table.claim
+        if scale in claim.bound[1]
+    ]
+    return Outcome(table, table.scale[scale], rows, verdicts, unused)
+
+
+def outcomes(
+    tables: Iterable[Table], scale: str, folder: Path
+) -> list[tuple[Path, Outcome]]:
+    """Returns the outcome of each table and scale ("": every one) that has records,
+    with the folder of these records, <folder>/<table>/<scale>."""
+    found = []
+    for table in tables:
+        for name in [scale] if scale else table.scale:
+            home = folder / table.name / name
+            records = results.collect(home)
+            if records:
+                found.append((home, aggregate(table, name, records)))
+    return found
+
+
+def _measure(
+    table: Table, scale: Scale, row: Row, records: dict[Path, results.Record]
+) -> Measured:
+    _require_one_row(row, records)
+    done = {path: r for path, r in records.items() if r["status"] == "done"}
+    failed = {
+        record["seed"]: record["status"]["failed"]
+        for path, record in records.items()
+        if path not in done
+    }
+    done = dict(sorted(done.items(), key=lambda item: item[1]["seed"]))
+    cells = {
+        column.eval: Cell([_value(table, column, *item) for item in done.items()])
+        for column in table.column
+    }
+    gaps = {
+        version: {
+            column: _gap(cells[column].mean, number, scale.tolerance.get(column))
+            for column, number in numbers.items()
+        }
+        for version, numbers in row.paper.items()
+    }
+    return Measured(row, list(done.values()), cells, gaps, dict(sorted(failed.items())))
+
+
+def _require_one_row(row: Row, records: dict[Path, results.Record]) -> None:
+    """Seeds of a row differ in nothing but the seed, and each counts once."""
+    configs = _group(records, "config_hash")
+    if len(configs) > 1:
+        files = "; ".join(", ".join(group) for group in configs.values())
+        raise TableError(f"row {row.name} mixes different configurations: {files}")
+    for seed, group in _group(records, "seed").items():
+        if len(group) > 1:
+            raise TableError(f"row {row.name} has seed {seed} twice: {group}")
+
+
+def _group(records: dict[Path, results.Record], key: str) -> dict[Any, list[str]]:
+    groups: dict[Any, list[str]] = {}
+    for path, record in records.items():
+        groups.setdefault(record[key], []).append(str(path))
+    return groups
+
+
+def _value(table: Table, column: Column, path: Path, record: results.Record) -> float:
+    try:
+        return table.factor * float(record["evals"][column.eval][table.metric])
+    except (KeyError, TypeError) as error:
+        raise TableError(
+            f"{path} has no number {table.metric} of evaluation {column.eval}; "
+            f"its evaluations are {', '.join(record['evals']) or 'none'}"
+        ) from error
+
+
+def _gap(mean: float | None, published: float, tolerance: float | None) -> Gap:
+    if mean is None:
+        return Gap(published, None, None)
+    difference = round(mean - published, DIGITS)
+    within = None if tolerance is None else abs(difference) <= tolerance
+    return Gap(published, difference, within)
+
+
+def _judge(claim: Claim, scale: str, cells: dict[str, dict[str, Cell]]) -> Verdict:
+    kind, bounds = claim.bound
+    bound = bounds[scale]
+    value = cells[claim.row][claim.column].mean
+    if kind == "within" and value is not None:
+        other = cells[claim.other][claim.column].mean
+        value = None if other is None else value - other
+    if value is None:
+        return Verdict(claim, kind, bound, None, None)
+    value = round(value, DIGITS)
+    holds = {
+        "at_most": value <= bound,
+        "at_least": value >= bound,
+        "within": abs(value) <= bound,
+    }
+    return Verdict(claim, kind, bound, value, holds[kind])

@@ -1,0 +1,91 @@
+"""Stochastic, deterministic and ensemble accuracy of a classifier with noisy weights.
+
+The question of Neklyudov et al. 2019 ("Variance Networks: When Expectation Does Not
+Meet Your Expectations"): a net whose weights have no mean is at chance when its noise
+is switched off, and as good as dropout when its predictions are averaged.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import random
+
+from experiments import build as parts
+from experiments.core import Experiment, load_data
+from vnets import evaluate, objectives, sources, train
+from vnets.edits import path_name
+from vnets.posteriors import is_noisy, is_posterior, log_alpha
+from vnets.rng import stream
+
+PROBED = ("det", "stoch", "ens")
+
+
+def build(config) -> Experiment:
+    """The experiment of a config; see `configs/lenet5_mnist.py` for its fields."""
+    dataset = load_data(config.dataset)
+    model = parts.model(config.model, dataset.classes)
+    source = parts.call(
+        "batch_size",
+        sources.Resident,
+        {"split": dataset.train, "batch_size": config.batch_size},
+    )
+    total_steps = config.epochs * source.steps_per_epoch
+    example = jnp.zeros((1, *dataset.train.image.shape[1:]), jnp.float32)
+    test = dataset.validation or dataset.test
+
+    def init(key):
+        variables = model.init({"params": key, "noise": stream(key, "noise")}, example)
+        collections = {k: v for k, v in variables.items() if k != "params"}
+        return variables["params"], collections
+
+    def columns(params, collections, key, specs):
+        variables = {"params": params, **collections}
+        return {
+            name: evaluate.evaluate(
+                model,
+                variables,
+                test,
+                spec,
+                stream(key, name),
+                batch_size=config.evals.batch_size,
+            )
+            for name, spec in specs.items()
+        }
+
+    def probe(params, collections, key):
+        specs = evaluate.standard_evals(config.probe.samples)
+        specs = {name: specs[name] for name in PROBED}
+        measured = columns(params, collections, key, specs)
+        return {k: v["accuracy"] for k, v in measured.items()} | log_alphas(params)
+
+    def evaluations(params, collections, key):
+        specs = evaluate.standard_evals(config.evals.samples, config.evals.threshold)
+        return columns(params, collections, key, specs)
+
+    loss = objectives.classification_loss(
+        model,
+        parts.prior(config.prior),
+        source.n,
+        parts.schedule("kl_weight", config.kl_weight, total_steps),
+    )
+    task = train.Task(
+        init=init,
+        loss=loss,
+        optimizer=parts.optimizer(config.optimizer, total_steps),
+        source=source,
+        project=parts.projection(config.max_log_alpha, config.prior),
+        probe=probe,
+        locate=objectives.first_nonfinite_layer(model),
+    )
+    jax.eval_shape(init, random.key(0))  # a net that does not fit the data says so
+    return Experiment(task, dataset, evaluations)
+
+
+def log_alphas(params) -> dict[str, float]:
+    """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    means = {
+        f"log_alpha/{path_name(path)}": float(jnp.mean(log_alpha(node)))
+        for path, node in leaves
+        if is_posterior(node) and is_noisy(node)
+    }
+    return {name: value for name, value in means.items() if jnp.isfinite(value)}

@@ -1,0 +1,39 @@
+r"""Downloads data sets and prepares them for `vnets.data.load`, without TensorFlow.
+
+    python scripts/fetch_data.py mnist cifar10 [--data_dir=DIR]
+
+Each is written to DIR/NAME/VERSION in TFDS's array_record format; DIR is
+$TFDS_DATA_DIR or ~/tensorflow_datasets unless given. What is already there is left
+alone.
+"""
+
+import sys
+
+from absl import app, flags
+
+from vnets import data
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory to write to.")
+
+
+def main(argv: list[str]) -> int:
+    names = argv[1:]
+    choices = f"valid names: {', '.join(data.PREPARABLE)}"
+    unknown = [name for name in names if name not in data.PREPARABLE]
+    if not names:
+        raise app.UsageError(f"Name at least one data set; {choices}", exitcode=2)
+    if unknown:
+        raise app.UsageError(
+            f"Cannot fetch {', '.join(unknown)}; {choices}", exitcode=2
+        )
+    for name in names:
+        try:
+            print(f"{name}: {data.prepare(name, _DATA_DIR.value)}", flush=True)
+        except data.DataError as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,57 @@
+"""Copies finished records from runs/ to results/, where they are committed.
+
+    python scripts/publish.py --table=lenet5_mnist --scale=short [--replace]
+
+A record is refused if its code is in no commit, if its run failed, if it is damaged, or
+if it is no row of the table; each refusal is printed with its reason (and the exit
+status is 1). Then: python scripts/tables.py.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import table_specs
+from vnets import results
+
+TABLE = flags.DEFINE_string("table", None, "Table by name.", required=True)
+SCALE = flags.DEFINE_string("scale", None, "Scale by name.", required=True)
+RUNS = flags.DEFINE_string("runs", "runs", "Folder of what was trained here.")
+RESULTS = flags.DEFINE_string("results", "results", "Folder of what is committed.")
+REPLACE = flags.DEFINE_bool("replace", False, "Replace records that are in place.")
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if argv[1:]:
+            raise table_specs.TableError(f"unexpected arguments: {' '.join(argv[1:])}")
+        table = table_specs.find(TABLE.value, SCALE.value)
+    except table_specs.TableError as error:
+        print(error, file=sys.stderr)
+        return 2
+    folder = Path(RUNS.value) / TABLE.value / SCALE.value
+    paths = results.find(folder)
+    if not paths:
+        print(f"no records in {folder}", file=sys.stderr)
+        return 1
+    done = results.publish(
+        paths,
+        RESULTS.value,
+        TABLE.value,
+        runs=[row.run for row in table.row],
+        replace=REPLACE.value,
+    )
+    for path in done.written:
+        print(f"written    {path}")
+    for path in done.unchanged:
+        print(f"in place   {path}")
+    for path, reason in done.refused.items():
+        print(f"refused    {path}: {reason}", file=sys.stderr)
+    return 1 if done.refused else 0
+
+
+if __name__ == "__main__":
+    app.run(main)

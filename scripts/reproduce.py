@@ -1,0 +1,42 @@
+"""Reproduces a table: trains what this machine has no record of, then shows it.
+
+    python scripts/reproduce.py [--table=lenet5_mnist] [--scale=quick] [--seeds=3] \
+        [--rows=variance,dropout]
+
+Runs lie in RUNS/TABLE/SCALE/ROW/seed<k>. Interrupted, it goes on where it was; a run of
+a config that has changed since is moved to RUNS/stale and trained anew.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import cli
+
+TABLE = flags.DEFINE_string("table", "lenet5_mnist", "Table, of configs/tables.")
+SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those the table knows.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each row.", lower_bound=1)
+ROWS = flags.DEFINE_list("rows", [], "Rows to train; all by default.")
+RUNS = flags.DEFINE_string("runs", "runs", "Folder of this machine's runs.")
+
+
+def main(argv: list[str]) -> int:
+    from experiments import reproduce, show, table_specs, tables
+
+    cli.no_arguments(argv)
+    table = table_specs.find(TABLE.value, SCALE.value)
+    for row in ROWS.value:
+        table_specs.choice(row, [one.name for one in table.row], "row")
+    home = Path(RUNS.value) / table.name / SCALE.value
+    records = reproduce.train_missing(
+        table, SCALE.value, range(SEEDS.value), home, ROWS.value
+    )
+    show.show(home, tables.aggregate(table, SCALE.value, records))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,58 @@
+"""Renders tables from records, without training.
+
+    python scripts/tables.py [--table=lenet5_mnist] [--scale=short] [--records=results]
+
+Reads <records>/<table>/<scale>/, writes <records>/<table>/<scale>.md and .png and
+prints the table. Without --table or --scale: all of which there are records. With
+--check it writes nothing and fails if the Markdown in place is not what the records
+give.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import render, show, table_specs, tables
+from vnets import results
+
+TABLE = flags.DEFINE_string("table", "", "Table by name; empty: all with records.")
+SCALE = flags.DEFINE_string("scale", "", "Scale by name; empty: all with records.")
+RECORDS = flags.DEFINE_string("records", "results", "Folder of the records.")
+CHECK = flags.DEFINE_bool("check", False, "Compare with the Markdown in place.")
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if argv[1:]:
+            raise table_specs.TableError(f"unexpected arguments: {' '.join(argv[1:])}")
+        specs = table_specs.select(TABLE.value, SCALE.value)
+    except table_specs.TableError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        outcomes = tables.outcomes(specs, SCALE.value, Path(RECORDS.value))
+        if not outcomes:
+            wanted = f"{TABLE.value or '<table>'}/{SCALE.value or '<scale>'}"
+            raise results.RecordError(f"no records in {RECORDS.value}/{wanted}")
+        shown = [
+            _check(*item) if CHECK.value else show.show(*item) for item in outcomes
+        ]
+    except ValueError as error:  # RecordError, TableError
+        print(error, file=sys.stderr)
+        return 1
+    return 0 if all(shown) else 1
+
+
+def _check(folder: Path, outcome: tables.Outcome) -> bool:
+    path = folder.with_suffix(".md")
+    agrees = path.exists() and path.read_text("utf-8") == render.markdown(outcome)
+    state = "agrees" if agrees else "does not agree"
+    print(f"{path} {state} with the records in {folder}")
+    return agrees
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,59 @@
+"""Trains one config, tests it every way and writes its record.
+
+    python scripts/train.py --config=configs/lenet5_mnist.py:variance,quick \
+        --workdir=runs/mine [--config.epochs=2] [--config.seed=1] [--tensorboard]
+
+Called again with the same workdir it goes on from the last checkpoint.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import cli
+
+CONFIG = cli.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
+
+
+def main(argv: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from experiments import core
+
+    cli.no_arguments(argv)
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value)
+    record = core.held_record(workdir, config)
+    if record is None:
+        records = core.run(
+            config,
+            cli.run_name(config),
+            lambda _: workdir,
+            [config.seed],
+            tensorboard=TENSORBOARD.value,
+        )
+        record = records[config.seed]
+    if record["status"] != "done":
+        print(record["status"]["failed"], file=sys.stderr)
+        return 1
+    table = Table("test", "accuracy %", "NLL", "Brier", "ECE", "samples")
+    for name, values in record["evals"].items():
+        numbers = (100 * values["accuracy"], *(values[k] for k in ("nll", "brier")))
+        table.add_row(
+            name,
+            *(f"{number:.3f}" for number in (*numbers, values["ece"])),
+            str(values["samples"]),
+        )
+    Console().print(table)
+    print(f"Record: {workdir / core.RECORD}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

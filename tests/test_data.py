@@ -1,0 +1,540 @@
+"""Laws of vnets.data. No network and no prepared data set is needed: TFDS's builders
+download small raw files of random pixels from a server in this process."""
+
+import concurrent.futures
+import contextlib
+import functools
+import gzip
+import http.server
+import io
+import json
+import os
+import pathlib
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from vnets import data
+from vnets.data import cache, loading, preparation, records
+from vnets.data.splits import stratified
+from vnets.data.types import Arrays
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRAIN, TEST = 200, 100  # images in the raw files
+MNIST_FILES = {"train": "train", "test": "t10k"}
+
+
+# The raw files, the server that has them, and TFDS directories prepared from them.
+
+
+def random_split(seed, count, shape, classes=10):
+    """Gives images and labels in which every class has equally many."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (count, *shape), np.uint8)
+    return image, np.arange(count, dtype=np.uint8) % classes
+
+
+def write_mnist(folder, seed):
+    """Writes four idx files as the MNIST family has them; returns the splits."""
+    splits = {}
+    for offset, (split, prefix) in enumerate(MNIST_FILES.items()):
+        count = {"train": TRAIN, "test": TEST}[split]
+        image, label = splits[split] = random_split(seed + offset, count, (28, 28, 1))
+        header = struct.pack(">IIII", 2051, count, 28, 28)
+        images = gzip.compress(header + image.tobytes(), 1)
+        labels = gzip.compress(struct.pack(">II", 2049, count) + label.tobytes())
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(images)
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(labels)
+    return splits
+
+
+def write_cifar(folder, name):
+    """Writes CIFAR-10's or CIFAR-100's archive of binary batches."""
+    info = builder_class(name)._cifar_info.fget(type("Builder", (), {"name": name}))
+    fine = 100 if name == "cifar100" else 10
+    splits = {
+        "train": random_split(5, TRAIN, (32, 32, 3), fine),
+        "test": random_split(6, TEST, (32, 32, 3), fine),
+    }
+    with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
+
+        def add(path, content):
+            member = tarfile.TarInfo(info.prefix + path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+        for path in info.label_files:
+            classes = 20 if "coarse" in path else fine
+            add(path, "".join(f"class{k}\n" for k in range(classes)).encode())
+        for split, paths in (("train", info.train_files), ("test", info.test_files)):
+            image, label = splits[split]
+            labels = [label // 5, label] if name == "cifar100" else [label]
+            planes = image.transpose(0, 3, 1, 2).reshape(len(image), -1)
+            rows = np.concatenate([np.stack(labels, 1), planes], 1)
+            for path, batch in zip(paths, np.split(rows, len(paths)), strict=True):
+                add(path, batch.tobytes())
+    return splits
+
+
+def builder_class(name):
+    from tensorflow_datasets.image_classification import cifar, mnist
+
+    return {
+        "mnist": mnist.MNIST,
+        "fashion_mnist": mnist.FashionMNIST,
+        "kmnist": mnist.KMNIST,
+        "cifar10": cifar.Cifar10,
+        "cifar100": cifar.Cifar100,
+    }[name]
+
+
+@contextlib.contextmanager
+def serve(handler):
+    """Runs an HTTP server; gives its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+class Unavailable(QuietFiles):
+    def do_HEAD(self):
+        self.send_error(503)
+
+
+@contextlib.contextmanager
+def downloads_from(name, folder, handler=QuietFiles):
+    """Points the builder of `name` at raw files in `folder`."""
+    from tensorflow_datasets.image_classification import mnist
+
+    builder = builder_class(name)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serve(functools.partial(handler, directory=folder)) as url,
+    ):
+        patch.setenv("no_proxy", "127.0.0.1")
+        if name.startswith("cifar"):
+            official = builder._cifar_info.fget
+            info = property(lambda b: official(b)._replace(url=f"{url}{name}.tar.gz"))
+            patch.setattr(builder, "_cifar_info", info)
+        else:
+            patch.setattr(builder, "URL", url)
+            patch.setattr(mnist, "_TRAIN_EXAMPLES", TRAIN)
+            patch.setattr(mnist, "_TEST_EXAMPLES", TEST)
+        yield
+
+
+def prepare_fake(name, root, seed=0):
+    """Prepares a small `name` in root/tfds; returns that directory and the splits."""
+    raw = root / "raw"
+    raw.mkdir(parents=True)
+    cifar = name.startswith("cifar")
+    splits = write_cifar(raw, name) if cifar else write_mnist(raw, seed)
+    with downloads_from(name, raw):
+        data.prepare(name, root / "tfds")
+    return root / "tfds", splits
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory):
+    """A TFDS directory with a small MNIST, not to be changed, and its raw splits."""
+    return prepare_fake("mnist", tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """Keeps every test away from this machine's own data; gives the two directories."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("VNETS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "tfds", tmp_path / "cache"
+
+
+@pytest.fixture
+def own_mnist(mnist, places):
+    """A copy of the small MNIST where it is looked for; gives the prepared folder."""
+    shutil.copytree(mnist[0] / "mnist", places[0] / "mnist")
+    return records.locate("mnist", places[0])
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def getaddrinfo(*_, **__):
+        raise socket.gaierror("offline")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+
+
+def assert_same(left, right):
+    np.testing.assert_array_equal(left.image, right.image)
+    np.testing.assert_array_equal(left.label, right.label)
+
+
+def assert_holds(split, image, label):
+    """The split holds exactly these images, each with its label, in any order."""
+    assert split.image.dtype == np.uint8
+    assert split.label.dtype == np.int32
+    assert len(split) == len(image)
+    expected = dict(zip([x.tobytes() for x in image], label.tolist(), strict=True))
+    found = zip([x.tobytes() for x in split.image], split.label.tolist(), strict=True)
+    assert dict(found) == expected
+
+
+# Digits, which need no network.
+
+
+def test_digits_are_real_fixed_and_stratified():
+    digits = data.load("digits")
+    assert (len(digits.train), len(digits.test), digits.classes) == (1437, 360, 10)
+    assert digits.validation is None
+    for split in (digits.train, digits.test):
+        assert split.image.shape == (len(split), 28, 28, 1)
+        assert (split.image.dtype, split.label.dtype) == (np.uint8, np.int32)
+        assert split.image.max() == 255
+    train, test = (np.bincount(s.label) for s in (digits.train, digits.test))
+    assert np.abs(test - (train + test) * 360 / 1797).max() < 1
+    assert digits.checksum == {
+        "train": "0718a849b4325ee8bffd7e77adeaab40f179c2b055a11a8afd1aa835f5edb292",
+        "test": "e7fdb3e53da979307c74e6faf722b6c3fc161125c0d24963deb0ee899145b9da",
+    }
+
+
+def test_validation_is_stratified_disjoint_and_fixed():
+    whole, parted = data.load("digits"), data.load("digits", validation=300)
+    again = data.load("digits", validation=300)
+    assert parted.validation is not None
+    assert again.validation is not None
+    assert (len(parted.train), len(parted.validation)) == (1137, 300)
+    counts = np.bincount(whole.train.label)
+    held_out = np.bincount(parted.validation.label)
+    assert np.abs(held_out - counts * 300 / 1437).max() < 1
+    pixels = [x.tobytes() for s in (parted.train, parted.validation) for x in s.image]
+    assert sorted(pixels) == sorted(x.tobytes() for x in whole.train.image)
+    assert_same(parted.validation, again.validation)
+    assert_same(parted.test, whole.test)
+    assert parted.checksum == again.checksum
+    assert parted.checksum.keys() == {"train", "validation", "test"}
+    assert parted.checksum["test"] == whole.checksum["test"]
+    assert parted.checksum["train"] != whole.checksum["train"]
+
+
+def test_stratified_is_the_same_in_every_version_of_numpy():
+    label = np.arange(20) % 3
+    assert stratified(label, 6, seed=1).tolist() == [2, 9, 14, 16, 18, 19]
+    assert stratified(label, 20, seed=1).tolist() == list(range(20))
+    assert stratified(label, 0, seed=1).tolist() == []
+
+
+@pytest.mark.parametrize("size", [-1, 1437, 10**9])
+def test_validation_outside_its_limits_is_refused(size):
+    with pytest.raises(data.DataError, match=f"from 0 to 1436 .*not {size}"):
+        data.load("digits", validation=size)
+
+
+def test_validation_is_a_count():
+    with pytest.raises(data.DataError, match=r"whole number.*not 0\.1"):
+        data.load("digits", validation=0.1)  # pyright: ignore
+
+
+def test_unknown_names_and_labels_are_refused_with_the_choices():
+    with pytest.raises(data.DataError, match=r"'mnits'.*digits, mnist, .*cifar100"):
+        data.load("mnits")
+    with pytest.raises(data.DataError, match=r"cifar100.*'medium'.*'fine', 'coarse'"):
+        data.load("cifar100", labels="medium")
+    with pytest.raises(data.DataError, match=r"digits has no labels='fine'.*unset"):
+        data.load("digits", labels="fine")
+    with pytest.raises(data.DataError, match="'digits' is not to be downloaded"):
+        data.prepare("digits")
+
+
+def test_labels_out_of_range_are_refused(monkeypatch):
+    one = {"image": np.zeros((1, 2, 2, 1), np.uint8), "label": np.full(1, 3, np.int32)}
+    arrays = {
+        f"{split}_{key}": a for split in ("train", "test") for key, a in one.items()
+    }
+    three = loading.Source(
+        lambda *_: Arrays(arrays, "here"), {None: loading.Label("label", 3)}
+    )
+    monkeypatch.setitem(loading.SOURCES, "three", three)  # pyright: ignore
+    with pytest.raises(data.DataError, match=r"train split .* outside 0\.\.2"):
+        data.load("three")
+
+
+# What is not there, and no network.
+
+
+def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(places):
+    with pytest.raises(data.DataError) as error:
+        data.load("cifar10")
+    for part in (
+        str(places[0] / "cifar10"),
+        str(places[1] / "cifar10"),
+        "python scripts/fetch_data.py cifar10",
+        "TFDS_DATA_DIR",
+        '"digits"',
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", data.PREPARABLE)
+def test_offline_a_download_fails_at_once(name, places):
+    start = time.monotonic()
+    with pytest.raises(data.DataError, match="out of reach") as error:
+        data.load(name, download=True)
+    assert time.monotonic() - start < 10
+    assert f"fetch_data.py {name}" in str(error.value)
+    assert records.locate(name, places[0]) is None
+
+
+def test_a_name_server_that_never_answers_does_not_hold_up(monkeypatch, offline):
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(30))
+    monkeypatch.setattr(preparation, "PROBE_SECONDS", 0.2)
+    with pytest.raises(data.DataError, match=r"out of reach .TimeoutError"):
+        data.prepare("mnist")
+    release.set()
+
+
+def test_a_server_out_of_order_is_named(tmp_path):
+    with (
+        downloads_from("mnist", tmp_path, Unavailable),
+        pytest.raises(data.DataError, match=r"127.0.0.1:.* answers 503"),
+    ):
+        data.prepare("mnist")
+
+
+def test_a_failed_download_is_a_data_error(tmp_path, places):
+    with (
+        downloads_from("cifar10", tmp_path),  # an empty folder: 404
+        pytest.raises(data.DataError, match="cifar10: TFDS could not prepare it"),
+    ):
+        data.prepare("cifar10")
+    assert records.locate("cifar10", places[0]) is None
+
+
+# Through TFDS and back.
+
+
+def test_what_is_prepared_is_what_is_loaded(mnist, places):
+    data_dir, splits = mnist
+    first = data.load("mnist", data_dir=data_dir)
+    assert_holds(first.train, *splits["train"])
+    assert_holds(first.test, *splits["test"])
+    assert first.source == "TFDS mnist:3.0.1"
+    # Without a TFDS directory (TFDS_DATA_DIR is empty here) the cache is enough.
+    second = data.load("mnist")
+    assert_same(second.train, first.train)
+    assert (second.checksum, second.source) == (first.checksum, first.source)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "cifar10"])
+def test_the_other_builders_make_the_same_round(name, tmp_path):
+    data_dir, splits = prepare_fake(name, tmp_path)
+    loaded = data.load(name, data_dir=data_dir)
+    assert_holds(loaded.train, *splits["train"])
+    assert_holds(loaded.test, *splits["test"])
+
+
+def test_cifar100_keeps_both_kinds_of_labels(tmp_path):
+    data_dir, splits = prepare_fake("cifar100", tmp_path)
+    fine = data.load("cifar100", data_dir=data_dir, validation=100)
+    shutil.rmtree(data_dir)
+    coarse = data.load("cifar100", labels="coarse", validation=100)
+    whole = data.load("cifar100", labels="coarse")
+    assert (fine.classes, coarse.classes) == (100, 20)
+    assert_holds(fine.test, *splits["test"])
+    image, label = splits["train"]
+    assert_holds(whole.train, image, label // 5)
+    assert fine.validation is not None
+    assert coarse.validation is not None
+    np.testing.assert_array_equal(fine.validation.image, coarse.validation.image)
+    np.testing.assert_array_equal(fine.validation.label // 5, coarse.validation.label)
+    assert fine.checksum["test"] != coarse.checksum["test"]
+
+
+def test_preparing_leaves_no_stand_in_behind_and_does_nothing_twice(mnist, offline):
+    from tensorflow_datasets.core.download import extractor
+    from tensorflow_datasets.image_classification import cifar
+    from tensorflow_datasets.image_classification import mnist as builders
+
+    modules = (builders, cifar, extractor)
+    before = [vars(module)["tf"] for module in modules]
+    with contextlib.suppress(RuntimeError), preparation.tensorflow_stand_ins():
+        assert all(module.tf.io.gfile.GFile is open for module in modules)
+        raise RuntimeError
+    assert [vars(module)["tf"] for module in modules] == before
+    assert data.prepare("mnist", mnist[0]) == mnist[0] / "mnist" / "3.0.1"
+
+
+def test_records_for_tensorflow_are_not_taken(own_mnist):
+    for path in own_mnist.glob("*.array_record-*"):
+        path.rename(str(path).replace("array_record", "tfrecord"))
+    info = own_mnist / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(data.DataError, match="not on this machine"):
+        data.load("mnist")
+    with pytest.raises(data.DataError, match="tfrecord, which only TensorFlow reads"):
+        data.load("mnist", download=True)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path, where=0.3):
+    """Flips the bits of the byte at that fraction of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 255
+    path.write_bytes(content)
+
+
+def flip_first(path):
+    flip(path, 0)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, pathlib.Path.unlink])
+def test_a_damaged_record_is_named(damage, own_mnist, places):
+    damage(next(own_mnist.glob("*-test.array_record-*")))
+    with pytest.raises(data.DataError, match="mnist: the test split") as error:
+        data.load("mnist")
+    assert str(own_mnist) in str(error.value)
+    assert not places[1].exists()
+
+
+@pytest.mark.parametrize("count", [TEST - 10, TEST + 10])
+def test_another_count_than_that_of_tfds_is_an_error(count, own_mnist):
+    info = own_mnist / "dataset_info.json"
+    info.write_text(info.read_text().replace(f'"{TEST}"', f'"{count}"'))
+    with pytest.raises(data.DataError, match=f"{count} examples, .* hold {TEST}"):
+        data.load("mnist")
+
+
+# The cache.
+
+
+@pytest.mark.parametrize("name", ["train_image.npy", "test_label.npy", "manifest.json"])
+@pytest.mark.parametrize("damage", [truncate, flip, flip_first])
+def test_a_damaged_cache_is_named_and_can_be_made_again(
+    damage, name, own_mnist, places
+):
+    before = data.load("mnist")
+    (folder,) = (places[1] / "mnist").iterdir()
+    damage(folder / name)
+    with pytest.raises(data.DataError, match="Delete the folder") as error:
+        data.load("mnist")
+    assert str(folder / name) in str(error.value)
+    shutil.rmtree(folder)
+    assert data.load("mnist").checksum == before.checksum
+
+
+def test_a_file_missing_from_the_cache_is_named(own_mnist, places):
+    data.load("mnist")
+    (path,) = places[1].rglob("train_image.npy")
+    path.unlink()
+    with pytest.raises(data.DataError, match=r"train_image.npy is damaged"):
+        data.load("mnist")
+
+
+def test_a_cache_serves_the_directory_it_was_decoded_from_only(mnist, tmp_path):
+    other_dir, other_splits = prepare_fake("mnist", tmp_path / "other", seed=10)
+    data.load("mnist", data_dir=mnist[0])
+    assert_holds(data.load("mnist", data_dir=other_dir).train, *other_splits["train"])
+    assert_holds(data.load("mnist", data_dir=mnist[0]).train, *mnist[1]["train"])
+    with pytest.raises(data.DataError, match="several versions"):
+        data.load("mnist")  # no TFDS directory here that would say which
+
+
+def test_a_cache_that_cannot_be_written_only_warns(own_mnist, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    loaded = data.load("mnist", cache_dir=tmp_path / "file")
+    assert len(loaded.train) == TRAIN
+    assert "could not be cached" in caplog.text
+
+
+SMALL = Arrays({"train_image": np.zeros((4, 2, 2, 1), np.uint8)}, source="here")
+
+
+def test_many_may_write_the_same_cache_at_once(tmp_path, caplog):
+    folder = tmp_path / "name" / "key"
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: cache.write(folder, SMALL), range(16)))
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+    assert cache.read(folder).sha256 == SMALL.sha256
+    assert not caplog.records
+
+
+def test_a_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    cache.write(tmp_path / "name" / "key", SMALL)
+    assert list((tmp_path / "name").iterdir()) == []
+    assert cache.find(tmp_path / "name") is None
+
+
+# In processes of their own.
+
+
+def run_python(*arguments, **environment):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_neither_tensorflow_nor_jax_is_imported(own_mnist):
+    script = """
+import json, sys
+from vnets import data
+light = {"tensorflow_datasets", "sklearn", "PIL", "requests"} & set(sys.modules)
+data.load("digits"); data.load("mnist")
+print(json.dumps([sorted(light), sorted({"tensorflow", "jax"} & set(sys.modules))]))
+"""
+    result = run_python("-c", script)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [[], []]
+
+
+@pytest.mark.parametrize("names", [[], ["mnist", "mnits"], ["digits"]])
+def test_fetch_data_refuses_names_it_cannot_fetch(names):
+    result = run_python("scripts/fetch_data.py", *names)
+    assert result.returncode == 2
+    assert ", ".join(data.PREPARABLE) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_fetch_data_offline_says_so():
+    nowhere = "http://127.0.0.1:9"  # the discard port: nothing listens
+    proxies = {"http_proxy": nowhere, "https_proxy": nowhere, "no_proxy": ""}
+    result = run_python("scripts/fetch_data.py", "cifar10", **proxies)
+    assert result.returncode == 1
+    assert "cifar10 cannot be downloaded: www.cs.toronto.edu" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_fetch_data_prints_where_it_is(own_mnist):
+    result = run_python("scripts/fetch_data.py", "mnist")
+    assert (result.returncode, result.stdout) == (0, f"mnist: {own_mnist}\n")

@@ -1,0 +1,382 @@
+"""Laws of tables: the TOML is checked, the numbers are NumPy's, the text is a function
+of the records, and what is committed is what the records give."""
+
+import io
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import render, table_figure, table_specs, tables
+from experiments.table_specs import TableError
+from vnets import results
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = """
+title = "A table"
+metric = "accuracy"
+factor = 100.0
+unit = "%"
+chance = 10.0
+
+[scale.quick]
+text = "Toy data."
+
+[scale.short]
+text = "The data."
+tolerance = { stoch = 1.0, det = 0.3 }
+
+[[column]]
+eval = "stoch"
+label = "Stochastic"
+
+[[column]]
+eval = "det"
+label = "Deterministic"
+
+[[published]]
+name = "paper"
+label = "the paper"
+source = "Table 1"
+tag = "P"
+
+[[row]]
+name = "a"
+label = "Net A"
+run = "configs/x.py:a"
+paper.paper = { stoch = 99.0, det = 99.3 }
+
+[[row]]
+name = "b"
+label = "Net B"
+run = "configs/x.py:b"
+note = "Nobody published it."
+
+[[claim]]
+text = "A is good"
+row = "a"
+column = "stoch"
+at_least = { quick = 90.0, short = 98.0 }
+
+[[claim]]
+text = "B guesses"
+row = "b"
+column = "det"
+at_most = { short = 12.0 }
+
+[[claim]]
+text = "B is as good as A"
+row = "b"
+other = "a"
+column = "stoch"
+within = { short = 0.3 }
+"""
+
+
+def spec(tmp_path, text=SPEC):
+    path = tmp_path / "toy.toml"
+    path.write_text(text)
+    return table_specs.load(path)
+
+
+def make(variant, seed, stoch=0.99, det=0.993, scale="short", failed=None, epochs=3):
+    return results.build(
+        run=f"configs/x.py:{variant}",
+        scale=scale,
+        seed=seed,
+        config={"epochs": epochs, "dataset": {"name": "mnist"}},
+        dataset={
+            "name": "mnist",
+            "source": "tfds",
+            "checksum": {},
+            "sizes": {"test": 10, "train": 60},
+        },
+        environment={
+            "git": {"commit": "0123456789abcdef", "dirty": False},
+            "versions": {},
+            "device": {"platform": "cpu", "kind": "a CPU", "count": 1, "threads": 2},
+        },
+        wall_seconds={"total": 90.0, "compile": 1.0, "train": 80.0, "evaluate": 9.0},
+        evals={
+            "stoch": {"accuracy": stoch, "samples": 1},
+            "det": {"accuracy": det, "samples": 1},
+        },
+        failed=failed,
+    )
+
+
+def store(folder, *records):
+    for record in records:
+        name = f"{record['variant']}-seed{record['seed']}.json"
+        results.write(folder / "toy" / record["scale"] / name, record)
+    return results.collect(folder)
+
+
+def test_aggregation_is_numpys(tmp_path):
+    values = [0.9912, 0.9897, 0.9931, 0.9904]
+    records = [make("a", seed, stoch=value) for seed, value in enumerate(values)]
+    records.append(make("a", 9, scale="quick"))
+    outcome = tables.aggregate(spec(tmp_path), "short", store(tmp_path, *records))
+    first, second = outcome.rows
+    cell = first.cells["stoch"]
+    assert cell.mean == pytest.approx(100 * np.mean(values), abs=1e-9)
+    assert cell.std == pytest.approx(100 * np.std(values, ddof=1), abs=1e-9)
+    assert len(cell.values) == 4
+    assert first.gaps["paper"]["stoch"].difference == pytest.approx(0.11, abs=1e-9)
+    assert first.gaps["paper"]["stoch"].within
+    assert second.cells["stoch"].mean is None
+    assert [path.parent.name for path in outcome.unused] == ["quick"]
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    outcome = tables.aggregate(spec(tmp_path), "short", store(tmp_path, make("a", 0)))
+    assert outcome.rows[0].cells["stoch"].std is None
+
+
+@pytest.mark.parametrize(
+    ("det", "within"), [(0.996, True), (0.99, True), (0.9961, False), (0.1, False)]
+)
+def test_the_tolerance_includes_its_bound(tmp_path, det, within):
+    records = store(tmp_path, make("a", 0, det=det))
+    outcome = tables.aggregate(spec(tmp_path), "short", records)
+    assert outcome.rows[0].gaps["paper"]["det"].within is within
+    assert f", {'yes' if within else 'no'})" in render.markdown(outcome)
+
+
+def test_without_tolerance_nothing_is_judged(tmp_path):
+    records = store(tmp_path, make("a", 0, stoch=0.5, scale="quick"))
+    outcome = tables.aggregate(spec(tmp_path), "quick", records)
+    assert outcome.rows[0].gaps["paper"]["stoch"].within is None
+    assert "context only" in render.markdown(outcome)
+    assert [verdict.holds for verdict in outcome.verdicts] == [False]
+
+
+@pytest.mark.parametrize(
+    ("records", "holds"),
+    [
+        ([make("a", 0), make("b", 0, stoch=0.987, det=0.12)], [True, True, True]),
+        ([make("a", 0), make("b", 0, stoch=0.9931)], [True, False, False]),
+        ([make("a", 0, stoch=0.97)], [False, None, None]),
+        ([make("b", 0, stoch=math.nan, det=0.1)], [None, True, None]),
+        ([make("a", 0), make("b", 0, stoch=math.nan)], [True, False, False]),
+    ],
+)
+def test_claims(tmp_path, records, holds):
+    outcome = tables.aggregate(spec(tmp_path), "short", store(tmp_path, *records))
+    assert [verdict.holds for verdict in outcome.verdicts] == holds
+
+
+def test_failed_seeds_are_counted_and_told(tmp_path):
+    records = store(tmp_path, make("a", 0), make("a", 1, failed="loss | is nan"))
+    outcome = tables.aggregate(spec(tmp_path), "short", records)
+    assert outcome.rows[0].failed == {1: "loss | is nan"}
+    assert len(outcome.rows[0].records) == 1
+    text = render.markdown(outcome)
+    assert "n = 1 of 2" in text
+    assert "Net A, seed 1 failed: loss | is nan" in text
+
+
+def test_a_row_without_a_finished_seed_failed(tmp_path):
+    records = store(tmp_path, make("a", 0, failed="NaN"), make("a", 1, failed="NaN"))
+    text = render.markdown(tables.aggregate(spec(tmp_path), "short", records))
+    assert "| Net A | ours, n = 0 of 2 | failed | failed |" in text
+    assert "| A is good | not run |" in text
+
+
+def test_rows_of_several_configurations_are_refused(tmp_path):
+    records = store(tmp_path, make("a", 0), make("a", 1, epochs=4))
+    with pytest.raises(TableError, match=r"a-seed0\.json.*a-seed1\.json"):
+        tables.aggregate(spec(tmp_path), "short", records)
+
+
+def test_a_seed_counts_once(tmp_path):
+    results.write(tmp_path / "again" / "record.json", make("a", 0))
+    records = store(tmp_path, make("a", 0))
+    with pytest.raises(TableError, match="seed 0 twice"):
+        tables.aggregate(spec(tmp_path), "short", records)
+
+
+def test_a_missing_evaluation_is_named(tmp_path):
+    record = make("a", 0)
+    del record["evals"]["det"]
+    records = store(tmp_path, record)
+    with pytest.raises(TableError, match=r"a-seed0\.json.*det.*are stoch"):
+        tables.aggregate(spec(tmp_path), "short", records)
+
+
+def test_markdown_is_a_function_of_the_records(tmp_path):
+    made = [make("a", seed, stoch=0.99 + seed / 1000) for seed in range(3)]
+    made.append(make("b", 0, epochs=7))
+    one = store(tmp_path / "one", *made)
+    two = store(tmp_path / "two", *reversed(made))
+    texts = [
+        render.markdown(tables.aggregate(spec(tmp_path), "short", records))
+        for records in (one, dict(reversed(two.items())))
+    ]
+    assert texts[0] == texts[1]
+    assert str(tmp_path) not in texts[0]
+    assert "Data: mnist (60 train, 10 test). Epochs: 3; 7. Seeds: 3." in texts[0]
+    for told in ("99.10 ± 0.10", "99 (+0.10, yes)"):
+        assert told in texts[0]
+    for told in ("0 1 2", "012345678", "a CPU", "| 3 |", "| 7 |", "short"):
+        assert told in texts[0]
+
+
+def test_rows_not_run_are_shown(tmp_path):
+    outcome = tables.aggregate(spec(tmp_path), "short", store(tmp_path, make("a", 0)))
+    assert "| Net B | ours, n = 0 | not run | not run |" in render.markdown(outcome)
+
+
+def test_the_terminal_needs_100_columns(tmp_path):
+    console_type = pytest.importorskip("rich.console").Console
+    table = table_specs.find("lenet5_mnist")
+    records = {}
+    for row in table.row:
+        for seed in range(3):
+            failed = "non-finite loss" if seed == 2 else None
+            record = make("a", seed, stoch=0.1, det=0.9, failed=failed)
+            record["evals"]["ens"] = {"accuracy": 0.1, "samples": 100}
+            records[Path(f"{row.name}{seed}")] = {**record, "run": row.run}
+    stream = io.StringIO()
+    outcome = tables.aggregate(table, "short", records)
+    render.terminal(outcome, console_type(file=stream, width=100))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for grid in render.grids(outcome):
+        for line in grid.lines:
+            # A field of two words or fewer stands on one line, whole.
+            for field in (field for field in line[1:] if field.count(" ") < 2):
+                assert field in text
+
+
+def test_the_figure_is_written(tmp_path):
+    records = store(tmp_path, make("a", 0), make("a", 1, det=0.1))
+    for scale in ("short", "quick"):  # the second has no record at all
+        outcome = tables.aggregate(spec(tmp_path), scale, records)
+        table_figure.save(outcome, tmp_path / f"{scale}.png")
+        assert (tmp_path / f"{scale}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_load_nothing_heavy():
+    code = (
+        "import sys; from experiments import render, table_figure; "
+        "heavy = {'jax', 'rich', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title =", "titel =", r"'titel'; valid: .*title"),
+        ('metric = "accuracy"', "", "metric is missing"),
+        ("chance = 10.0", 'chance = "low"', "chance = 'low' must be .*float"),
+        ("factor = 100.0", "factor = true", "factor = True must be .*float"),
+        ("det = 0.3 }", "mean = 0.3 }", "'mean'; valid: stoch, det"),
+        ('tag = "P"', 'tag = "M"', "tag of published paper: 'M'; valid: C, S, P"),
+        ("paper.paper", "paper.slides", "'slides'; valid: paper"),
+        ("det = 99.3", "ens = 99.3", "'ens'; valid: stoch, det"),
+        ('run = "configs/x.py:b"', 'run = "configs/x.py"', "row b: run ="),
+        ('run = "configs/x.py:b"', 'run = "configs/x.py:a"', "run stands twice"),
+        ('name = "b"', 'name = "a"', "row stands twice"),
+        ("quick = 90.0", "quik = 90.0", "scale of claim 1: 'quik'; valid: quick"),
+        ("at_most =", "at_lest =", "key of claim 2: 'at_lest'; valid: .*at_least"),
+        ("at_most = { short = 12.0 }", "", "claim 2: give one of at_most"),
+        ('row = "b"\nother', 'row = "c"\nother', "row of claim 3: 'c'; valid: a, b"),
+        ('other = "a"', "", "claim 3: within and other"),
+        ("[scale.quick]", "[scales.quick]", "'scales'; valid"),
+        ("[[column]]", "[column", "toy.toml"),
+    ],
+)
+def test_a_wrong_table_is_refused_by_name(tmp_path, old, new, message):
+    assert old in SPEC
+    with pytest.raises(TableError, match=message) as error:
+        spec(tmp_path, SPEC.replace(old, new, 1))
+    assert "toy.toml" in str(error.value)
+
+
+def test_unknown_names_are_told_with_the_valid_ones(tmp_path):
+    spec(tmp_path)
+    with pytest.raises(TableError, match="unknown table: 'x'; valid: toy"):
+        table_specs.select("x", folder=tmp_path)
+    for name in ("", "toy"):
+        with pytest.raises(TableError, match="'huge'; valid: quick, short"):
+            table_specs.select(name, "huge", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", table_specs.names())
+def test_tables_in_the_repository_load(name):
+    table = table_specs.find(name)
+    for row in table.row:
+        path, _, variant = row.run.partition(":")
+        assert variant.isidentifier()
+        assert (ROOT / path).is_file(), f"{row.run}: no such config"
+    for version in table.published:
+        assert version.source
+
+
+def test_committed_tables_agree_with_records():
+    for folder, outcome in tables.outcomes(table_specs.select(), "", ROOT / "results"):
+        committed = folder.with_suffix(".md").read_text(encoding="utf-8")
+        assert committed == render.markdown(outcome), f"run scripts/tables.py: {folder}"
+        assert not outcome.unused
+        assert folder.with_suffix(".png").is_file()
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture
+def lenet_runs(tmp_path):
+    for seed in range(2):
+        record = make("variance", seed)
+        record["run"] = "configs/lenet5_mnist.py:variance"
+        record["evals"]["ens"] = {"accuracy": 0.99, "samples": 20}
+        place = (
+            tmp_path / "runs" / "lenet5_mnist" / "short" / "variance" / f"seed{seed}"
+        )
+        results.write(place / "record.json", record)
+    return tmp_path
+
+
+def test_scripts_from_runs_to_committed_table(lenet_runs):
+    chosen = ("--table=lenet5_mnist", "--scale=short")
+    committed = lenet_runs / "results"
+    paths = (f"--runs={lenet_runs / 'runs'}", f"--results={committed}")
+    done = run("publish.py", *chosen, *paths)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written") == 2
+
+    markdown = committed / "lenet5_mnist" / "short.md"
+    assert run("tables.py", f"--records={committed}", "--check").returncode == 1
+    assert not markdown.exists()
+    done = run("tables.py", f"--records={committed}")
+    assert done.returncode == 0, done.stderr
+    assert str(markdown) in done.stdout
+    assert markdown.with_suffix(".png").exists()
+    assert run("tables.py", f"--records={committed}", "--check").returncode == 0
+
+    markdown.write_text(markdown.read_text().replace("99.00", "99.90"))
+    done = run("tables.py", f"--records={committed}", "--check")
+    assert done.returncode == 1
+    assert "does not agree" in done.stdout
+
+
+def test_scripts_explain_what_they_lack(tmp_path):
+    for arguments, status, message in (
+        ([f"--records={tmp_path}"], 1, "no records in"),
+        (["--table=x"], 2, "unknown table: 'x'; valid: "),
+        (["--scale=x"], 2, "unknown scale: 'x'; valid: "),
+    ):
+        done = run("tables.py", *arguments)
+        assert done.returncode == status
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,51 @@
+"""Variance networks, variational dropout and sparse Bayesian neural networks in JAX.
+
+A stochastic net is an ordinary net whose weights are posterior nodes. Everything
+else is a function of those nodes:
+
+    posteriors   what a weight is: a point, a Gaussian, a variance with no mean, ...
+    estimators   how a layer with such a weight is sampled
+    priors       the KL term of the evidence lower bound
+    edits        what to change before a test: mean_only, prune, permute_variance, ...
+    layers, nets thin Flax modules over these; `stochastic` converts your own model
+    train, evaluate, data, checkpoint, results   the way from there to a table
+
+Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "backend",
+    "checkpoint",
+    "data",
+    "edits",
+    "estimators",
+    "evaluate",
+    "layers",
+    "metrics",
+    "nets",
+    "noise",
+    "objectives",
+    "ops",
+    "parallel",
+    "posteriors",
+    "priors",
+    "projections",
+    "results",
+    "rng",
+    "train",
+    "types",
+)
+
+__all__ = ["__version__", *_SUBMODULES]
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"vnets.{name}")
+    raise AttributeError(
+        f"module 'vnets' has no attribute {name!r}; it has {', '.join(_SUBMODULES)}"
+    )

@@ -1,0 +1,81 @@
+"""Which form of an operation is the fastest on which backend: the one place that knows.
+
+Every form computes the same function (tests compare them); they differ in speed.
+
+CPU. XLA's own convolution inside a compiled loop is ten times slower than outside, so
+convolutions are matrix products of patches (`ops.py`). Its inverse-error-function
+normals cost as much as a layer, so normals are made by Box and Muller's transform of
+16-bit halves (`noise.py`). XLA:CPU also drops optimization barriers before it fuses,
+and then computes cheap-looking producers (random bits, transposed gradients) again in
+each consumer; `jit` here asks it to keep them. Convolutional nets of several seeds run
+faster in turn, since there is no idle hardware for `vmap` to fill.
+
+GPU and TPU. The compiler's own forms, and seeds side by side.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+    """The forms in use; see the module docstring for why each was chosen.
+
+    Attributes:
+      convolution: "tiled" (patches, matrix product) or "native" (`lax.conv`).
+      normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
+        (`jax.random.normal`).
+      seeds: train several seeds "in_turn" or "vmapped".
+      compiler_options: given to `jax.jit` by `backend.jit`.
+    """
+
+    convolution: Literal["tiled", "native"]
+    normal: Literal["box_muller", "inverse_cdf"]
+    seeds: Literal["in_turn", "vmapped"]
+    compiler_options: tuple[tuple[str, str], ...] = ()
+
+
+_CPU = Forms(
+    convolution="tiled",
+    normal="box_muller",
+    seeds="in_turn",
+    compiler_options=(("xla_disable_hlo_passes", "cse_barrier_expander"),),
+)
+_ACCELERATOR = Forms(convolution="native", normal="inverse_cdf", seeds="vmapped")
+
+_override: Forms | None = None
+
+
+def forms() -> Forms:
+    """The forms for JAX's default backend, or those set by `use`."""
+    if _override is not None:
+        return _override
+    return _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+
+
+@contextlib.contextmanager
+def use(**changes):
+    """Traces with other forms, to compare them or to differentiate in forward mode.
+
+    The choice is made while a function is traced: jit inside the `with` block, and do
+    not reuse a function that was compiled outside.
+
+    Args:
+      **changes: fields of `Forms` to replace, e.g. `convolution="native"`.
+    """
+    global _override
+    previous = _override
+    _override = dataclasses.replace(forms(), **changes)
+    try:
+        yield _override
+    finally:
+        _override = previous
+
+
+def jit(function: Callable, **kwargs) -> Callable:
+    """`jax.jit` with the backend's compiler options; for outermost functions only."""
+    return jax.jit(function, compiler_options=dict(forms().compiler_options), **kwargs)

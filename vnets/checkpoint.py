@@ -1,0 +1,95 @@
+"""Checkpoints of a run by Orbax: one folder per epoch, complete or absent."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import jax
+
+MARGIN = 16 * 2**20  # for records, logs and the file system itself
+KEPT = 2
+
+
+class WorkdirError(OSError):
+    """A work directory that cannot hold a run; the message says why."""
+
+
+class Checkpoints:
+    """The checkpoints under one folder; the newest two are kept.
+
+    Orbax writes into a temporary folder and renames it, so a kill at any moment leaves
+    the earlier ones whole.
+    """
+
+    def __init__(self, folder: Path | str):
+        import orbax.checkpoint as ocp  # takes a second: not with `import vnets`
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            Path(folder).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT, enable_async_checkpointing=False
+            ),
+        )
+
+    def epochs(self) -> list[int]:
+        """Epochs that can be restored, in rising order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, epoch: int, tree) -> None:
+        """Writes a tree of arrays as the state after `epoch` epochs."""
+        self._manager.save(epoch, args=self._ocp.args.StandardSave(tree))
+        self._manager.wait_until_finished()
+
+    def restore(self, epoch: int, like):
+        """Reads a tree back.
+
+        Args:
+          epoch: one of `epochs()`.
+          like: a tree of the same structure (arrays or shapes); without it Orbax would
+            return dictionaries in place of posterior nodes.
+
+        Raises:
+          ValueError: the checkpoint does not hold such a tree.
+        """
+        target = jax.tree.map(_abstract, like)
+        return self._manager.restore(epoch, args=self._ocp.args.StandardRestore(target))
+
+    def close(self) -> None:
+        """Waits for writes and frees Orbax's threads."""
+        self._manager.close()
+
+
+def _abstract(leaf):
+    sharding = getattr(leaf, "sharding", None)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def check_workdir(folder: Path | str, tree) -> None:
+    """Makes the folder and proves at the start that a run will fit in it.
+
+    Args:
+      folder: the work directory.
+      tree: what a checkpoint will hold.
+
+    Raises:
+      WorkdirError: it cannot be made or written, or the disk is too full for the
+        checkpoints that are kept at once.
+    """
+    folder = Path(folder)
+    sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    need = (KEPT + 1) * sum(sizes) + MARGIN
+    probe = folder / ".write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"vnets")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise WorkdirError(f"cannot write into workdir {folder}: {error}") from error
+    if free < need:
+        raise WorkdirError(
+            f"workdir {folder} has {free / 2**20:.0f} MiB free, a run needs "
+            f"{need / 2**20:.0f} MiB for its checkpoints"
+        )

@@ -1,0 +1,18 @@
+"""Image data sets as plain uint8 arrays, read without TensorFlow.
+
+`load(name)` gives every split as NumPy arrays. MNIST and its relatives and CIFAR
+are read from a directory prepared by TensorFlow Datasets (TFDS) in its array_record
+format, decoded once and then kept in a checksummed cache; `prepare` downloads them
+and writes such a directory. `digits` comes with scikit-learn and needs no network.
+What is asked for is what is loaded: there is no stand-in for a data set that is not
+there, only a `DataError` that says how to get it.
+
+Importing this package loads NumPy and nothing heavier. A further data set is one row
+of `vnets.data.loading.SOURCES` and a function that reads its arrays.
+"""
+
+from vnets.data.loading import NAMES, load
+from vnets.data.preparation import PREPARABLE, prepare
+from vnets.data.types import DataError, Dataset, Split
+
+__all__ = ["NAMES", "PREPARABLE", "DataError", "Dataset", "Split", "load", "prepare"]

@@ -1,0 +1,183 @@
+"""`load`: the data sets by name, where each comes from, and its splits."""
+
+import dataclasses
+import operator
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from vnets.data import cache, digits, preparation, records
+from vnets.data.splits import stratified
+from vnets.data.types import (
+    Arrays,
+    DataError,
+    Dataset,
+    Places,
+    Split,
+    checksum,
+    digest,
+)
+
+VALIDATION_SEED = 20190501  # independent of any training seed, and never to change
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """One kind of label: the feature that holds it and its number of classes."""
+
+    feature: str
+    classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: `read(name, places, download)` gives its arrays.
+
+    `labels` maps each kind of label to its feature, the default one first; None is the
+    only kind of a data set that has but one.
+    """
+
+    read: Callable[[str, Places, bool], Arrays]
+    labels: Mapping[str | None, Label]
+
+
+def read_tfds(name: str, places: Places, download: bool) -> Arrays:
+    """Gives a TFDS data set from its cache, or decoded from its records and cached.
+
+    Where there is no TFDS directory, the cache alone will do; where there is one, only
+    a cache that was decoded from it.
+    """
+    cached = places.cache_dir / name
+    folder = records.locate(name, places.data_dir)
+    if folder is None:
+        found = cache.find(cached)
+        if found is not None:
+            return cache.read(found)
+        if not download:
+            raise DataError(_missing(name, places))
+        try:
+            folder = preparation.prepare(name, places.data_dir)
+        except DataError as error:
+            raise DataError(f"{error}\n{_missing(name, places)}") from error
+    cached /= records.key(folder)
+    if cached.is_dir():
+        return cache.read(cached)
+    data = records.decode(name, folder)
+    cache.write(cached, data)
+    return data
+
+
+def _missing(name: str, places: Places) -> str:
+    return (
+        f"{name} is not on this machine. Looked for\n"
+        f"  a TFDS data set of array_record files in {places.data_dir / name}\n"
+        f"  a cache decoded from one in {places.cache_dir / name}\n"
+        "To get it, do one of\n"
+        f"  run `python scripts/fetch_data.py {name}`, which downloads it\n"
+        f"  set TFDS_DATA_DIR to a directory in which TFDS has prepared {name}\n"
+        '  use the "digits" data set instead, which needs no network'
+    )
+
+
+TEN_CLASSES: Mapping[str | None, Label] = {None: Label("label", 10)}
+SOURCES: Mapping[str, Source] = {
+    "digits": Source(digits.read, TEN_CLASSES),
+    "mnist": Source(read_tfds, TEN_CLASSES),
+    "fashion_mnist": Source(read_tfds, TEN_CLASSES),
+    "kmnist": Source(read_tfds, TEN_CLASSES),
+    "cifar10": Source(read_tfds, TEN_CLASSES),
+    "cifar100": Source(
+        read_tfds,
+        {"fine": Label("label", 100), "coarse": Label("coarse_label", 20)},
+    ),
+}
+NAMES = tuple(SOURCES)
+
+
+def load(
+    name: str,
+    *,
+    labels: str | None = None,
+    validation: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> Dataset:
+    """Loads a data set as uint8 images [N, H, W, C] and int32 labels [N].
+
+    Args:
+      name: one of NAMES. All but "digits" are read from `data_dir` (by default
+        $TFDS_DATA_DIR or ~/tensorflow_datasets) and cached, decoded, in `cache_dir`
+        (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
+      labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).
+      validation: how many images to take from the training split as a validation
+        split: stratified by (fine) class, the same in every run.
+      download: fetch the data set if it is not on this machine (see `prepare`).
+
+    Raises:
+      DataError: an argument is none of its choices, the data set is not to be had, or
+        its records or its cache are damaged. No other data are loaded in its place.
+    """
+    if name not in SOURCES:
+        raise DataError(f"Unknown data set {name!r}; choose from {', '.join(NAMES)}")
+    label = _choose_label(name, labels)
+    data = SOURCES[name].read(name, Places.resolve(data_dir, cache_dir), download)
+    for split in ("train", "test"):
+        _check_labels(name, split, data.arrays[f"{split}_{label.feature}"], label)
+    train, test = (_split(data, split, label) for split in ("train", "test"))
+    sums = {split: _whole_sum(data, split, label) for split in ("train", "test")}
+    held_out = None
+    size = _validation_size(name, validation, len(train))
+    if size:
+        # By the default label, whichever is asked for: one split for both kinds.
+        strata = data.arrays["train_label"]
+        chosen = stratified(strata, size, VALIDATION_SEED)
+        held_out = train.take(chosen)
+        train = train.take(np.delete(np.arange(len(train)), chosen))
+        sums |= {"train": _sum(train), "validation": _sum(held_out)}
+    return Dataset(name, train, held_out, test, label.classes, sums, data.source)
+
+
+def _choose_label(name: str, kind: str | None) -> Label:
+    kinds = SOURCES[name].labels
+    if kind is None:
+        return next(iter(kinds.values()))
+    if kind in kinds:
+        return kinds[kind]
+    choices = [repr(choice) for choice in kinds if choice is not None]
+    advice = f"choose from {', '.join(choices)}" if choices else "leave it unset"
+    raise DataError(f"{name} has no labels={kind!r}; {advice}")
+
+
+def _validation_size(name: str, size: int, available: int) -> int:
+    limits = f"validation must be a whole number from 0 to {available - 1} for {name}"
+    try:
+        count = operator.index(size)
+    except TypeError:
+        raise DataError(f"{limits}, not {size!r}") from None
+    if not 0 <= count < available:
+        raise DataError(f"{limits}, not {count}")
+    return count
+
+
+def _check_labels(name: str, split: str, values: np.ndarray, label: Label) -> None:
+    if len(values) == 0 or values.min() < 0 or values.max() >= label.classes:
+        raise DataError(
+            f"{name}: the {split} split is empty or has a {label.feature} outside "
+            f"0..{label.classes - 1}"
+        )
+
+
+def _split(data: Arrays, split: str, label: Label) -> Split:
+    return Split(data.arrays[f"{split}_image"], data.arrays[f"{split}_{label.feature}"])
+
+
+def _whole_sum(data: Arrays, split: str, label: Label) -> str:
+    return checksum(
+        data.sha256[f"{split}_image"], data.sha256[f"{split}_{label.feature}"]
+    )
+
+
+def _sum(split: Split) -> str:
+    return checksum(digest(split.image), digest(split.label))

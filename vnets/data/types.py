@@ -1,0 +1,102 @@
+"""What a data set is once loaded, and the error that every failure becomes."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+SPLITS = ("train", "test")  # as read; a validation split is taken from train later
+
+
+class DataError(ValueError):
+    """A data set cannot be had as asked; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 [N, H, W, C] with their classes int32 [N]."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, index: np.ndarray) -> "Split":
+        """Gives the images and labels at `index` [M], in that order."""
+        return Split(self.image[index], self.label[index])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set ready for use.
+
+    `checksum` maps each split there is to the SHA-256 (hex) that stands for its
+    pixels and labels, in order (see `checksum`): two runs with equal checksums saw
+    the same data. `source` says where the data came from, free of machine paths.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    classes: int
+    checksum: dict[str, str]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """A data set as its source has it, with every kind of label.
+
+    `arrays` holds "train_image", "train_label", "test_image", "test_label" and any
+    further "{split}_{feature}"; `sha256` the digest of each.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    source: str
+    sha256: Mapping[str, str] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        sha256 = {key: digest(array) for key, array in self.arrays.items()}
+        object.__setattr__(self, "sha256", sha256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The directories in which data are looked for."""
+
+    data_dir: pathlib.Path  # TFDS: prepared data sets
+    cache_dir: pathlib.Path  # ours: decoded arrays
+
+    @classmethod
+    def resolve(
+        cls,
+        data_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> "Places":
+        """Fills in $TFDS_DATA_DIR or ~/tensorflow_datasets, and $VNETS_CACHE_DIR or
+        ~/.cache/vnets."""
+        environ = os.environ.get
+        data_dir = data_dir or environ("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        cache_dir = cache_dir or environ("VNETS_CACHE_DIR") or "~/.cache/vnets"
+        return cls(
+            pathlib.Path(data_dir).expanduser(), pathlib.Path(cache_dir).expanduser()
+        )
+
+
+def digest(array: np.ndarray) -> str:
+    """Gives the SHA-256 (hex) of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def checksum(image_sha256: str, label_sha256: str) -> str:
+    """Gives one SHA-256 for a split, out of those of its pixels and its labels.
+
+    Digests are combined, not bytes, so that the digests which the cache is verified
+    with serve here too: hashing CIFAR-10 once takes half a second.
+    """
+    return hashlib.sha256(f"{image_sha256} {label_sha256}".encode()).hexdigest()

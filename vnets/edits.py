@@ -1,0 +1,149 @@
+"""Edits: functions (params, key) -> params that change posterior nodes before a test.
+
+A test-time mode is an edit and a number of samples (`evaluate.EvalSpec`); `draw` also
+serves inside a training step (one weight sample for a sequence, a sampled KL). `where`
+limits an edit to layers by path, as in `edit(mean_of, where=("dense1",).__contains__)`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import random
+
+from vnets.posteriors import (
+    Gaussian,
+    Multiplicative,
+    Point,
+    Posterior,
+    Scaled,
+    ZeroMean,
+    is_noisy,
+    is_posterior,
+    log_alpha,
+)
+from vnets.rng import stream
+from vnets.types import Key, Params
+
+Edit = Callable[[Params, Key | None], Params]
+Change = Callable[[Posterior, Key | None], Posterior]
+
+
+def path_name(path) -> str:
+    """A node's layer as text, "block/conv": its path in the tree without the leaf."""
+    return "/".join(jax.tree_util.keystr((part,), simple=True) for part in path[:-1])
+
+
+def everywhere(layer: str) -> bool:
+    """The default `where`: every layer."""
+    del layer
+    return True
+
+
+def edit(change: Change, where: Callable[[str], bool] = everywhere) -> Edit:
+    """Lifts a change of one node to the noisy nodes of a tree.
+
+    Args:
+      change: (node, key) -> node. The key is the node's own, derived from its path, or
+        None where the caller gave none.
+      where: takes a layer's path ("dense1", "block/conv"); False leaves it alone.
+    """
+
+    def apply(params: Params, key: Key | None = None) -> Params:
+        def visit(path, node):
+            if not (is_posterior(node) and is_noisy(node) and where(path_name(path))):
+                return node
+            own = None if key is None else stream(key, jax.tree_util.keystr(path))
+            return change(node, own)
+
+        return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)
+
+    return apply
+
+
+def chain(*edits: Edit) -> Edit:
+    """Applies edits from left to right."""
+
+    def apply(params: Params, key: Key | None = None) -> Params:
+        for number, one in enumerate(edits):
+            params = one(params, None if key is None else stream(key, number))
+        return params
+
+    return apply
+
+
+def _on_weight(change: Change) -> Change:
+    """Applies a change of weights inside Scaled nodes too, and leaves their scale."""
+
+    def apply(node: Posterior, key: Key | None) -> Posterior:
+        if not isinstance(node, Scaled):
+            return change(node, key)
+        if not is_noisy(node.weight):
+            return node
+        return dataclasses.replace(node, weight=apply(node.weight, key))
+
+    return apply
+
+
+def mean_of(node: Posterior, key: Key | None = None) -> Point:
+    """The node's mean without noise (zero for a variance layer); ignores the key."""
+    del key
+    mean, _ = node.moments()
+    return Point(jnp.zeros(node.shape, jnp.float32) if mean is None else mean)
+
+
+@_on_weight
+def without_mean(node: Posterior, key: Key | None = None) -> ZeroMean:
+    """N(mean, var) -> N(0, var); ignores the key."""
+    del key
+    _, std = node.location_scale()
+    return ZeroMean(std, node.noise)
+
+
+@_on_weight
+def with_permuted_variance(node: Posterior, key: Key) -> Posterior:
+    """Shuffles the variances over the whole weight and leaves the means."""
+    mean, std = node.location_scale()
+    std = random.permutation(key, jnp.abs(std).ravel()).reshape(std.shape)
+    if mean is None:
+        return ZeroMean(std, node.noise)
+    # log 0 only where the variance is 0: a gradient never passes through here.
+    return Gaussian(mean, 2 * jnp.log(std), node.noise)
+
+
+def pruned_at(threshold: float) -> Change:
+    """Sets mean and variance to zero where log alpha > threshold."""
+
+    @_on_weight
+    def change(node: Posterior, key: Key | None = None) -> Posterior:
+        del key
+        keep = log_alpha(node) <= threshold
+        if isinstance(node, Gaussian):
+            return dataclasses.replace(
+                node,
+                mean=jnp.where(keep, node.mean, 0),
+                log_var=jnp.where(keep, node.log_var, -jnp.inf),
+            )
+        if isinstance(node, Multiplicative):
+            return dataclasses.replace(node, mean=jnp.where(keep, node.mean, 0))
+        if isinstance(node, ZeroMean):
+            return dataclasses.replace(node, scale=jnp.where(keep, node.scale, 0))
+        raise TypeError(f"prune: no rule for {type(node).__name__}")
+
+    return change
+
+
+mean_only = edit(mean_of)
+zero_mean = edit(without_mean)
+permute_variance = edit(with_permuted_variance)
+draw = edit(lambda node, key: Point(node.sample(key)))
+
+
+def prune(threshold: float = 3.0) -> Edit:
+    """Removes weights of log alpha above a threshold; 3 is the authors' (ICML 2017).
+
+    A variance layer has log alpha +inf, so any finite threshold removes it whole, as
+    `mean_only` does. At threshold +inf nothing changes.
+    """
+    return edit(pruned_at(threshold))

@@ -1,0 +1,126 @@
+"""How a layer with a posterior weight is sampled: (op, node, x, key) -> pre-activation.
+
+Dense layers and convolutions differ only in `op` (`ops.py`). An estimator is chosen by
+`layers.Mode`, so each is a module-level function: a fresh closure would recompile.
+
+x is [B, ..., I], the result [B, ..., O] without bias: a bias joins the mean only.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+
+from vnets import noise as noises
+from vnets.posteriors import Posterior, Scaled, is_noisy
+from vnets.types import Array, Key
+
+VAR_FLOOR = 1e-16  # inside the root: sqrt has no gradient at 0 (authors' value)
+# Of per_example_sampling; a block that fits the processor's cache is also the fastest.
+WEIGHTS_AT_ONCE = 2**18
+
+
+def _with_scaled(estimate_weight):
+    """Extends an estimator of plain nodes to Scaled ones: noise on the units."""
+
+    @functools.wraps(estimate_weight)
+    def estimate(op, q: Posterior, x: Array, key: Key | None) -> Array:
+        if not is_noisy(q):
+            return op.lower(op.apply(op.lift(x), q.sample(None)))
+        if not isinstance(q, Scaled):
+            return estimate_weight(op, q, x, key)
+        key_scale, key_weight = random.split(key)
+        if q.axis == "in":
+            return estimate(op, q.weight, x * _unit_noise(q, x, key_scale), key_weight)
+        y = estimate(op, q.weight, x, key_weight)
+        return y * _unit_noise(q, y, key_scale)
+
+    return estimate
+
+
+def _unit_noise(q: Scaled, x: Array, key: Key) -> Array:
+    """Draws of the scale, to be broadcast over x [B, ..., units]."""
+    drawn = {"batch": 0, "example": 1, "position": x.ndim - 1}[q.per]
+    if not is_noisy(q.scale):
+        key = None
+    s = q.scale.sample(key, x.shape[:drawn])
+    s = s.reshape((*s.shape[:-1], *(1,) * (x.ndim - 1 - drawn), s.shape[-1]))
+    return s.astype(x.dtype)
+
+
+@_with_scaled
+def lrt(op, q: Posterior, x: Array, key: Key | None) -> Array:
+    """Local reparameterization: samples the pre-activation instead of the weight.
+
+    y = m + sqrt(v) eps with m = x mean, v = x^2 var and one eps for each pre-activation
+    (Kingma, Salimans and Welling 2015, section 2.2). Exact for dense layers; of a
+    convolution it has the right marginals and neglects the correlation between pixels.
+
+    Raises:
+      ValueError: the node's noise is not normal, so neither is the sum.
+    """
+    if q.noise != "normal":
+        raise ValueError(
+            f"lrt needs normal noise, not {q.noise!r}: a sum of such weights is not of "
+            "their family. Use Mode(estimator=weight_sampling) or per_example_sampling"
+        )
+    mean, var = q.moments()
+    h = op.lift(x)
+    y_var = op.apply(lax.optimization_barrier(jnp.square(h)), var)
+    draws = noises.normal(key, y_var.shape, y_var.dtype)
+    if mean is None:
+        return op.lower(_perturb(jnp.zeros_like(y_var), y_var, draws))
+    return op.lower(_perturb(op.apply(h, mean), y_var, draws))
+
+
+@_with_scaled
+def weight_sampling(op, q: Posterior, x: Array, key: Key | None) -> Array:
+    """One weight sample for the whole batch; right for every noise family."""
+    return op.lower(op.apply(op.lift(x), q.sample(key)))
+
+
+@_with_scaled
+def per_example_sampling(op, q: Posterior, x: Array, key: Key | None) -> Array:
+    """A weight sample for each example, drawn in blocks, and again for the gradient.
+
+    An example's weights depend on the key and its place in the batch only.
+    """
+
+    def one(example):
+        x, key = example
+        return op.lower(op.apply(op.lift(x[None]), q.sample(key)))[0]
+
+    examples = x, random.split(key, x.shape[0])
+    block = max(1, WEIGHTS_AT_ONCE // math.prod(q.shape))
+    if block >= x.shape[0]:
+        return jax.vmap(one)(examples)
+    one = jax.checkpoint(one, prevent_cse=False)  # the scan already prevents it
+    return lax.map(one, examples, batch_size=block if block > 1 else None)
+
+
+ESTIMATORS = {f.__name__: f for f in (lrt, weight_sampling, per_example_sampling)}
+
+
+@jax.custom_vjp
+def _perturb(mean: Array, var: Array, draws: Array) -> Array:
+    """mean + sqrt(var) draws; keeps one array for its gradient, draws / (2 sqrt)."""
+    return mean + jnp.sqrt(_floored(var)) * draws
+
+
+def _floored(var: Array) -> Array:
+    return jnp.maximum(var, 0) + VAR_FLOOR
+
+
+def _perturb_forward(mean, var, draws):
+    var = _floored(var)
+    slope = lax.optimization_barrier(0.5 * draws * lax.rsqrt(var))
+    return mean + 2 * slope * var, slope
+
+
+def _perturb_backward(slope, g):
+    return g, g * slope, None
+
+
+_perturb.defvjp(_perturb_forward, _perturb_backward)

@@ -1,0 +1,165 @@
+"""Test-time modes as data: a column of a table is an edit and a number of samples.
+
+    EVALS["ens"]  ->  EvalSpec(samples=20)
+    evaluate(model, variables, split, EVALS["ens"], key)  ->  {"accuracy": ..., ...}
+
+Samples are drawn under `vmap` over keys, so whatever comes before the first noisy layer
+is computed once for all of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vnets import backend, edits, metrics
+from vnets.data import Split
+from vnets.layers import TEST, Mode
+from vnets.rng import stream
+from vnets.types import Array, Key
+
+
+def _nothing(params, key=None):
+    del key
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSpec:
+    """One way to test a net.
+
+    Attributes:
+      edit: applied to the parameters once, before the test.
+      samples: S predictions averaged as probabilities (log-mean-exp of log-softmax).
+      mode: estimator, and the statistics that batch normalization uses.
+    """
+
+    edit: edits.Edit = _nothing
+    samples: int = 1
+    mode: Mode = TEST
+
+    def __post_init__(self):
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
+
+
+def standard_evals(samples: int = 20, threshold: float = 3.0) -> dict[str, EvalSpec]:
+    """The usual columns.
+
+    Args:
+      samples: S of the ensemble.
+      threshold: log alpha above which "pruned" removes a weight.
+
+    Returns:
+      det (noise off), stoch (one sample), ens (S samples), zero_mean and permuted (one
+      sample with the means dropped, or the variances shuffled), pruned (deterministic).
+    """
+    return {
+        "det": EvalSpec(edit=edits.mean_only),
+        "stoch": EvalSpec(),
+        "ens": EvalSpec(samples=samples),
+        "zero_mean": EvalSpec(edit=edits.zero_mean),
+        "permuted": EvalSpec(edit=edits.permute_variance),
+        "pruned": EvalSpec(edit=edits.chain(edits.prune(threshold), edits.mean_only)),
+    }
+
+
+def predict(model, variables: dict, x: Array, spec: EvalSpec, key: Key) -> Array:
+    """Log predictive probabilities [B, K] of one batch, under jit if the caller wants.
+
+    Args:
+      model: has `apply(variables, x, mode=..., rngs=..., mutable=...)`.
+      variables: "params", not yet edited, and the model's other collections.
+      x: inputs, [B, ...].
+      spec: what to compute.
+      key: of the edit and of the samples.
+    """
+    params = spec.edit(variables["params"], stream(key, "edit"))
+    variables = {**variables, "params": params}
+    return _predict(model, variables, x, spec.samples, spec.mode, key)
+
+
+def _predict(model, variables, x, samples: int, mode: Mode, key: Key) -> Array:
+    def one(sample: Array) -> Array:
+        logits, _ = model.apply(
+            variables,
+            x,
+            mode=mode,
+            rngs={"noise": stream(key, "sample", sample)},
+            mutable=[name for name in variables if name != "params"],
+        )
+        return jax.nn.log_softmax(logits)
+
+    if samples == 1:
+        return one(jnp.int32(0))
+    log_p = jax.vmap(one)(jnp.arange(samples, dtype=jnp.int32))
+    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(samples))
+
+
+@functools.lru_cache(maxsize=64)
+def _batch_sums(
+    model: Any, samples: int, mode: Mode, prepare: Callable, forms: backend.Forms
+) -> Callable:
+    """Compiled sums of batch number i of a resident split.
+
+    The edit is no argument: specs whose edited parameters are of the same types share
+    what is compiled.
+    """
+    del forms  # what is traced depends on them, so the cache must too
+
+    def run(variables, images, labels, key, index, batch_size):
+        n = images.shape[0]
+        rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+        inside = rows < n
+        rows = jnp.minimum(rows, n - 1)  # the rows outside count for nothing
+        x = prepare(images[rows])
+        log_p = _predict(model, variables, x, samples, mode, stream(key, index))
+        return metrics.sums(log_p, labels[rows], inside.astype(jnp.float32))
+
+    return backend.jit(run, static_argnames="batch_size")
+
+
+def to_float(image: Array) -> Array:
+    """uint8 pixels to float32 in [0, 1], the authors' scale on MNIST."""
+    return image.astype(jnp.float32) / 255.0
+
+
+def evaluate(
+    model,
+    variables: dict,
+    split: Split,
+    spec: EvalSpec,
+    key: Key,
+    batch_size: int = 500,
+    prepare: Callable[[Array], Array] = to_float,
+) -> dict[str, float]:
+    """Tests a net on a whole split; exact for any size, whatever the batch.
+
+    Args:
+      model: hashable, with `apply` as in `predict`; compiled once per spec.
+      variables: "params" with posterior nodes, and the model's other collections.
+      split: images uint8 [N, H, W, C] and labels [N], as arrays of NumPy or JAX.
+      spec: what to compute.
+      key: of the edit and of the samples.
+      batch_size: images at once; times `spec.samples` are in memory.
+      prepare: pixels to inputs.
+
+    Returns:
+      accuracy (0 to 1), nll (nats), brier, ece, samples, and sparsity where the edit
+      makes exact zeros.
+    """
+    params = spec.edit(variables["params"], stream(key, "edit"))
+    variables = {**variables, "params": params}
+    run = _batch_sums(model, spec.samples, spec.mode, prepare, backend.forms())
+    images, labels = jnp.asarray(split.image), jnp.asarray(split.label)
+    batch_size = min(batch_size, len(labels))
+    parts = [
+        run(variables, images, labels, key, np.int32(i), batch_size=batch_size)
+        for i in range(-(-len(labels) // batch_size))
+    ]
+    result = functools.reduce(lambda a, b: a + b, parts).compute()
+    return {**result, "samples": spec.samples}

@@ -1,0 +1,289 @@
+"""Flax modules whose kernels are posterior nodes, and `stochastic` for any other model.
+
+A layer reads its kernel as it finds it, before any shape check, so an edit may have
+changed the node's type. Bias and normalization are ordinary parameters.
+
+`Mode` holds two switches that one `train` flag would tie together: how weights are
+sampled, and which statistics batch normalization uses. It is hashable and static.
+"""
+
+import contextlib
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import FrozenDict
+from jax import lax
+
+from vnets import backend, estimators, ops
+from vnets.posteriors import Factory, Point, is_noisy, is_posterior, point
+from vnets.types import Array, choose
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How a net is run.
+
+    Attributes:
+      estimator: a module-level function of `vnets.estimators`.
+      norm: statistics of the "batch" (updating the running ones, if they are mutable)
+        or the "running" ones.
+    """
+
+    estimator: Callable = estimators.lrt
+    norm: Literal["batch", "running"] = "running"
+
+    def __post_init__(self):
+        choose("norm", self.norm, ("batch", "running"))
+
+
+TRAIN = Mode(norm="batch")
+TEST = Mode()
+
+
+class Dense(nn.Module):
+    """A dense layer, [B, ..., I] -> [B, ..., features].
+
+    Attributes:
+      features: O.
+      posterior: factory of the kernel [I, O] (`vnets.posteriors`).
+      use_bias: adds a deterministic bias [O], zero at the start.
+    """
+
+    features: int
+    posterior: Factory = point()
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
+        shape = (x.shape[-1], self.features)
+        return _linear(self, ops.DENSE, shape, self.posterior, x, mode)
+
+
+class Conv(nn.Module):
+    """A 2-D convolution, [B, H, W, I] -> [B, H', W', features].
+
+    Attributes:
+      features: O.
+      kernel_size: kh, kw.
+      strides: along H and W.
+      padding: "SAME", "VALID" or (low, high) along H and W.
+      posterior: factory of the kernel [kh, kw, I, O] (`vnets.posteriors`).
+      use_bias: adds a deterministic bias [O], zero at the start.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: Any = "SAME"
+    posterior: Factory = point()
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
+        op = ops.conv(
+            x.shape[1:3], self.kernel_size, self.features, self.strides, self.padding
+        )
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        return _linear(self, op, shape, self.posterior, x, mode)
+
+
+def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mode):
+    """Kernel, estimator and bias of a linear layer, within the module's own scope."""
+    if module.has_variable("params", "kernel"):
+        kernel = module.get_variable("params", "kernel")
+    else:
+        kernel = module.param("kernel", posterior, shape)
+    q = kernel if is_posterior(kernel) else Point(jnp.asarray(kernel))
+    if q.shape != tuple(shape):
+        raise ValueError(
+            f"layer {'/'.join(module.path)!r}: the kernel is {q.shape}, "
+            f"the input needs {tuple(shape)}"
+        )
+    key = module.make_rng("noise") if is_noisy(q) else None
+    y = mode.estimator(op, q, x, key)
+    if module.use_bias:
+        bias = module.param(
+            "bias", nn.initializers.zeros_init(), shape[-1:], jnp.float32
+        )
+        y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+    return y
+
+
+def batch_norm(name: str, mode: Mode, momentum: float = 0.9) -> nn.BatchNorm:
+    """Flax's batch normalization, switched by `mode.norm` and by nothing else."""
+    return nn.BatchNorm(
+        use_running_average=mode.norm == "running", momentum=momentum, name=name
+    )
+
+
+def relu_max_pool(x: Array) -> Array:
+    """ReLU and 2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+    An odd last row or column is left out. Of equal maxima the first gets the gradient,
+    and none where the maximum is not positive.
+    """
+    if backend.forms().convolution == "native":
+        return nn.relu(nn.max_pool(x, (2, 2), (2, 2)))
+    return _relu_max_pool(x)
+
+
+@jax.custom_vjp
+def _relu_max_pool(x: Array) -> Array:
+    """By strided slices: XLA:CPU's window reduction is slow, its gradient slower."""
+    return _pool_forward(x)[0]
+
+
+def _pool_forward(x):
+    corners = _corners(x)
+    a, b = jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:])
+    pooled = nn.relu(jnp.maximum(a, b))
+    # Which corner won, as one byte per output: less to keep than x itself.
+    first = jnp.where(corners[0] >= corners[1], 0, 1)
+    second = jnp.where(corners[2] >= corners[3], 2, 3)
+    winner = jnp.where(pooled > 0, jnp.where(a >= b, first, second), 4)
+    pooled, winner = lax.optimization_barrier((pooled, winner.astype(jnp.int8)))
+    return pooled, (winner, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
+
+def _pool_backward(saved, g):
+    winner, like = saved
+    batch, height, width, channels = winner.shape
+    corner = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    blocks = (batch, height, 1, width, 1, channels)
+    spread = jnp.where(winner.reshape(blocks) == corner, g.reshape(blocks), 0)
+    spread = spread.reshape(batch, 2 * height, 2 * width, channels)
+    odd = [(0, full - n) for full, n in zip(like.shape, spread.shape, strict=True)]
+    return (lax.optimization_barrier(jnp.pad(spread, odd).astype(like.dtype)),)
+
+
+def _corners(x: Array) -> list[Array]:
+    """The four values of each 2 x 2 block, each [B, H // 2, W // 2, C]."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+
+
+_relu_max_pool.defvjp(_pool_forward, _pool_backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stochastic:
+    """A Flax model in which chosen Dense and Conv layers have posterior kernels.
+
+    It has the `init` and `apply` of the model, with a `mode` beside the inputs.
+    """
+
+    model: nn.Module
+    posteriors: Mapping[str, Factory]
+
+    def init(self, rngs, *args, mode: Mode = TEST, **kwargs):
+        """The model's `init`; `rngs` is a key, or a dict with "params" and "noise".
+
+        Raises:
+          ValueError: a path that matches no Dense or Conv layer; the message lists
+            those of the model.
+        """
+        if not isinstance(rngs, Mapping):
+            rngs = {"params": rngs, "noise": jax.random.fold_in(rngs, 0)}
+        seen: dict[str, set] = {}
+        with self._intercepted(mode, seen):
+            variables = self.model.init(rngs, *args, **kwargs)
+        unused = [
+            pattern
+            for pattern in self.posteriors
+            if not any(fnmatch.fnmatchcase(path, pattern) for path in seen)
+        ]
+        if unused:
+            raise ValueError(
+                f"no Dense or Conv layer matches {unused}; there are {sorted(seen)}"
+            )
+        return variables
+
+    def apply(self, variables, *args, mode: Mode = TEST, **kwargs):
+        """The model's `apply`; give `rngs={"noise": key}` while anything is noisy."""
+        with self._intercepted(mode, {}):
+            return self.model.apply(variables, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _intercepted(self, mode: Mode, seen: dict):
+        def interceptor(call, args, kwargs, context):
+            module = context.module
+            if context.method_name != "__call__" or not _is_linear(module):
+                return call(*args, **kwargs)
+            path = "/".join(module.path)
+            seen.setdefault(path, set())
+            factory = self._factory(path)
+            if factory is None and not _holds_posterior(module):
+                return call(*args, **kwargs)
+            return _stochastic_call(module, factory or point(), mode, *args, **kwargs)
+
+        with nn.intercept_methods(interceptor):
+            yield
+
+    def _factory(self, path: str) -> Factory | None:
+        for pattern, factory in self.posteriors.items():
+            if fnmatch.fnmatchcase(path, pattern):
+                return factory
+        return None
+
+
+def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochastic:
+    """Makes layers of any Flax model stochastic without rewriting it.
+
+    Args:
+      model: a module made of `flax.linen.Dense` and `Conv` (2-D, one group).
+      posteriors: layer path ("dense1", "block_0/conv", or a pattern like "*/conv") to
+        the factory of its kernel; the first match counts.
+
+    Returns:
+      An object with the model's `init(key, x)` and `apply(variables, x, mode=...,
+      rngs={"noise": key})`. Parameters keep their paths: those of a trained model fit.
+    """
+    return Stochastic(model, FrozenDict(posteriors))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Dense | nn.Conv)
+
+
+def _holds_posterior(module: nn.Module) -> bool:
+    return module.has_variable("params", "kernel") and is_posterior(
+        module.get_variable("params", "kernel")
+    )
+
+
+def _stochastic_call(module: nn.Module, factory: Factory, mode: Mode, x: Array):
+    """What a Flax Dense or Conv computes, with a posterior kernel."""
+    if isinstance(module, nn.Dense):
+        shape = (x.shape[-1], module.features)
+        return _linear(module, ops.DENSE, shape, factory, x, mode)
+    kernel_size = tuple(module.kernel_size)
+    plain = {
+        "feature_group_count": (1,),
+        "input_dilation": (1, None, (1, 1)),
+        "kernel_dilation": (1, None, (1, 1)),
+        "mask": (None,),
+    }
+    for name, allowed in plain.items():
+        if getattr(module, name) not in allowed:
+            raise ValueError(
+                f"layer {'/'.join(module.path)!r}: a stochastic Conv takes no {name}"
+            )
+    if len(kernel_size) != 2 or x.ndim != 4:
+        raise ValueError(
+            f"layer {'/'.join(module.path)!r}: a stochastic Conv is 2-D, [B, H, W, C]"
+        )
+    strides, padding = (
+        (value, value) if isinstance(value, int) else value
+        for value in (module.strides or 1, module.padding)
+    )
+    if not isinstance(padding, str):
+        padding = [(p, p) if isinstance(p, int) else p for p in padding]
+    op = ops.conv(x.shape[1:3], kernel_size, module.features, tuple(strides), padding)
+    shape = (*kernel_size, x.shape[-1], module.features)
+    return _linear(module, op, shape, factory, x, mode)

@@ -1,0 +1,159 @@
+"""Losses: the negative evidence lower bound per example, and its schedules.
+
+The scale is stated once: loss = mean(nll) + beta kl / n_train, the negative ELBO
+divided by the number of training examples. It is the same at any batch size.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from vnets.layers import TRAIN, Mode
+from vnets.priors import kl
+from vnets.types import Array
+
+Schedule = Callable[[Array], Array]
+
+
+@struct.dataclass
+class ModelState:
+    """What a net carries beside its parameters.
+
+    Attributes:
+      step: updates so far, int32 scalar; schedules read it.
+      collections: Flax collections that change in training (batch statistics).
+    """
+
+    step: Array
+    collections: dict
+
+
+def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
+    """A piecewise linear schedule through (time, value) points, constant outside.
+
+    Args:
+      points: [[time, value], ...] with rising times, e.g. [[0, 1e-3], [200, 0]].
+      unit: updates in a unit of time: those of an epoch, or of the whole run if times
+        are fractions of it.
+
+    Raises:
+      ValueError: points that are not pairs, or whose times do not rise.
+    """
+    pairs = [tuple(map(float, point)) for point in points]
+    times = [pair[0] for pair in pairs]
+    if (
+        not pairs
+        or any(len(pair) != 2 for pair in pairs)
+        or any(a >= b for a, b in itertools.pairwise(times))
+    ):
+        raise ValueError(
+            "a schedule is a list of [time, value] pairs with rising times, "
+            f"not {points!r}"
+        )
+    xs = jnp.asarray(times, jnp.float32) * unit
+    ys = jnp.asarray([pair[1] for pair in pairs], jnp.float32)
+    return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), xs, ys)
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """-log p(label) for each example, in nats: [B, K], int [B] -> [B]."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+
+
+def neg_elbo(nll: Array, kl: Array, n_train: int, beta: float | Array = 1.0) -> Array:
+    """mean(nll) + beta kl / n_train, in nats per example.
+
+    Args:
+      nll: -log likelihood of each example, [B].
+      kl: KL of all weights, summed, in nats.
+      n_train: size of the training set (not of the batch).
+      beta: weight of the KL; 1 is the bound itself, less is a warm-up.
+    """
+    return jnp.mean(nll) + beta * kl / n_train
+
+
+def classification_loss(
+    model, prior, n_train: int, beta: Schedule | None = None, mode: Mode = TRAIN
+) -> Callable:
+    """The loss of a classifier, in the form that `train.fit` takes.
+
+    Args:
+      model: has `apply(variables, image, mode=..., rngs=..., mutable=...)`.
+      prior: a prior, or a mapping from layers to priors (`vnets.priors`).
+      n_train: size of the training set.
+      beta: weight of the KL as a function of the step; 1 by default.
+      mode: how the net is run in training.
+
+    Returns:
+      loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
+      "image" [B, ...] and "label" [B], and metrics are scalars: loss, accuracy and nll
+      per example; kl, data_term (-N nll) and elbo (data_term - kl) in nats for the
+      whole training set.
+    """
+
+    def loss(params, state: ModelState, batch, key):
+        logits, collections = model.apply(
+            {"params": params, **state.collections},
+            batch["image"],
+            mode=mode,
+            rngs={"noise": key},
+            mutable=list(state.collections),
+        )
+        nll = cross_entropy(logits, batch["label"])
+        divergence = kl(params, prior)
+        value = neg_elbo(
+            nll, divergence, n_train, 1.0 if beta is None else beta(state.step)
+        )
+        data_term = -n_train * jnp.mean(nll)
+        metrics = {
+            "loss": value,
+            "nll": jnp.mean(nll),
+            "kl": divergence,
+            "data_term": data_term,
+            "elbo": data_term - divergence,
+            "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"]),
+        }
+        return value, (state.replace(collections=collections), metrics)
+
+    return loss
+
+
+def first_nonfinite_layer(model, mode: Mode = TRAIN) -> Callable[..., str | None]:
+    """Finds where a forward pass ceases to be finite, for the message of a failed run.
+
+    Args:
+      model: a Flax module.
+      mode: how the net was run in training.
+
+    Returns:
+      locate(params, state, batch, key) -> the path of the first layer, in order of
+      execution, with a NaN or infinity in its output; None if there is none.
+    """
+
+    def locate(params, state: ModelState, batch, key) -> str | None:
+        names: list[str] = []
+
+        def watch(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            path = "/".join(context.module.path)
+            if path and context.method_name == "__call__":
+                bad = [not jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y)]
+                names.extend([path] if any(bad) else [])
+            return y
+
+        with nn.intercept_methods(watch):
+            model.apply(
+                {"params": params, **state.collections},
+                batch["image"],
+                mode=mode,
+                rngs={"noise": key},
+                mutable=list(state.collections),
+            )
+        return names[0] if names else None
+
+    return locate

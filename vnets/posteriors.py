@@ -1,0 +1,335 @@
+"""Posterior nodes: what a weight is. They stand in the parameter tree in its place.
+
+A node is a small pytree with `moments()` and `sample(key, batch)`; whatever it does not
+train is a static field. KL, sparsity, pruning and every test-time mode are walks over
+these nodes. The functions at the end make nodes: each returns `(key, shape) -> node`,
+what a layer's `posterior` argument takes.
+
+Shapes: a weight is [..., I, O] (dense [I, O], convolution [kh, kw, I, O]).
+
+Sources: Kingma, Salimans and Welling 2015 (Gaussian and multiplicative noise);
+Molchanov, Ashukha and Vetrov 2017 (additive parameterization: Gaussian with a free
+log_var); Neklyudov et al. 2019 (ZeroMean: a variance layer).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import random
+
+from vnets import noise as noises
+from vnets.types import Array, Initializer, Key, Shape, choose
+
+LOG_FLOOR = 1e-16  # inside logarithms of squared weights
+Factory = Callable[[Key, Shape], "Posterior"]
+
+
+def static(**kwargs):
+    """A field that is part of the node's type: not traced and not trained."""
+    return struct.field(pytree_node=False, **kwargs)
+
+
+class Posterior:
+    """Base of all nodes: `mean + std * noise` unless a node says otherwise."""
+
+    noise: str = "normal"
+
+    def location_scale(self) -> tuple[Array | None, Array | None]:
+        """Mean and standard deviation (of either sign); None stands for zero."""
+        raise TypeError(f"{type(self).__name__} is not a location-scale family")
+
+    def moments(self) -> tuple[Array | None, Array | None]:
+        """Mean and variance of each weight, [..., I, O]; None stands for zero."""
+        mean, std = self.location_scale()
+        return mean, None if std is None else jnp.square(std)
+
+    def sample(self, key: Key | None, batch: Shape = ()) -> Array:
+        """Independent draws, [*batch, *shape]; a noiseless node needs no key."""
+        mean, std = self.location_scale()
+        if std is None:
+            return jnp.broadcast_to(mean, (*batch, *self.shape))
+        draws = noises.sampler(self.noise)(key, (*batch, *self.shape), std.dtype)
+        # Added axes are spelled out: no silent rank promotion.
+        draws = draws * std.reshape((1,) * len(batch) + std.shape)
+        if mean is None:
+            return draws
+        return mean.reshape((1,) * len(batch) + mean.shape) + draws
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the weight."""
+        return next(leaf for leaf in self.location_scale() if leaf is not None).shape
+
+
+@struct.dataclass
+class Point(Posterior):
+    """A weight without noise; its prior is flat, so its KL counts as zero.
+
+    Attributes:
+      mean: the weight, [..., I, O].
+    """
+
+    mean: Array
+
+    def location_scale(self):
+        return self.mean, None
+
+
+@struct.dataclass
+class Gaussian(Posterior):
+    """mean + exp(log_var / 2) * noise: a fully factorized posterior, additive noise.
+
+    Attributes:
+      mean: [..., I, O].
+      log_var: log sigma^2, [..., I, O].
+      noise: a family of `vnets.noise`.
+    """
+
+    mean: Array
+    log_var: Array
+    noise: str = static(default="normal")
+
+    def location_scale(self):
+        return self.mean, jnp.exp(0.5 * self.log_var)
+
+
+@struct.dataclass
+class Multiplicative(Posterior):
+    """mean * (1 + sqrt(alpha) * noise): variational dropout.
+
+    Attributes:
+      mean: [..., I, O].
+      log_alpha: log of the variance ratio alpha = sigma^2 / mean^2, of the rank of
+        `mean` with length-1 axes where alpha is shared.
+      noise: a family of `vnets.noise`.
+    """
+
+    mean: Array
+    log_alpha: Array
+    noise: str = static(default="normal")
+
+    def location_scale(self):
+        return self.mean, jnp.exp(0.5 * self.log_alpha) * self.mean
+
+
+@struct.dataclass
+class ZeroMean(Posterior):
+    """scale * noise: a variance layer. There is no mean to store or to train.
+
+    Attributes:
+      scale: standard deviation of either sign, [..., I, O].
+      noise: a family of `vnets.noise`.
+    """
+
+    scale: Array
+    noise: str = static(default="normal")
+
+    def location_scale(self):
+        return None, self.scale
+
+
+@struct.dataclass
+class Dropout(Posterior):
+    """A scale node with mean one and nothing to train: fixed dropout of units.
+
+    Attributes:
+      rate: probability p that a unit is dropped; the variance is p / (1 - p).
+      units: number of units.
+      noise: "binary" (0 or 1 / (1 - p); Srivastava et al. 2014), or a symmetric family
+        of `vnets.noise` of the same variance ("normal": Gaussian dropout).
+    """
+
+    rate: float = static()
+    units: int = static()
+    noise: str = static(default="binary")
+
+    def location_scale(self):
+        std = math.sqrt(self.rate / (1.0 - self.rate))
+        mean = jnp.ones((self.units,), jnp.float32)
+        return mean, jnp.full((self.units,), std, jnp.float32) if std else None
+
+    def sample(self, key: Key | None, batch: Shape = ()) -> Array:
+        if self.noise != "binary" or not self.rate:
+            return super().sample(key, batch)
+        keep = random.bernoulli(key, 1.0 - self.rate, (*batch, self.units))
+        return keep.astype(jnp.float32) / (1.0 - self.rate)
+
+
+@struct.dataclass
+class Scaled(Posterior):
+    """diag(s) V or V diag(s): noise on units as a part of the weight's posterior.
+
+    Binary and Gaussian dropout, correlated weight noise ("type A" of Kingma et al.)
+    and the group-sparse posteriors are all of this form. As a node, and not a side
+    layer, it is seen by every edit and by the KL.
+
+    Attributes:
+      scale: node of shape [I] (axis "in") or [O] (axis "out").
+      weight: node of shape [..., I, O].
+      axis: which units the scale multiplies.
+      per: the noise of the scale is drawn once per "example", per "position" (each
+        pixel of each example) or per "batch".
+    """
+
+    scale: Posterior
+    weight: Posterior
+    axis: Literal["in", "out"] = static(default="in")
+    per: Literal["example", "position", "batch"] = static(default="example")
+
+    def _column(self, s: Array) -> Array:
+        """A vector over units, [*batch, units], with an axis for the other units."""
+        return jnp.expand_dims(s, -1 if self.axis == "in" else -2)
+
+    def _aligned(self, s: Array) -> Array:
+        column = self._column(s)
+        rank = len(self.weight.shape)
+        return column.reshape((1,) * (rank - column.ndim) + column.shape)
+
+    def moments(self):
+        s_mean, s_var = (
+            None if m is None else self._aligned(m) for m in self.scale.moments()
+        )
+        w_mean, w_var = self.weight.moments()
+        mean = None if w_mean is None or s_mean is None else s_mean * w_mean
+        second = _second_moment(s_mean, s_var) * _second_moment(w_mean, w_var)
+        return mean, second if mean is None else second - jnp.square(mean)
+
+    def sample(self, key: Key | None, batch: Shape = ()) -> Array:
+        key_scale, key_weight = (None, None) if key is None else random.split(key)
+        s = self._column(self.scale.sample(key_scale, batch))
+        middle = (1,) * (len(self.weight.shape) - 2)  # a convolution's kernel axes
+        s = s.reshape((*batch, *middle, *s.shape[len(batch) :]))
+        return s * self.weight.sample(key_weight, batch)
+
+    @property
+    def shape(self) -> Shape:
+        return self.weight.shape
+
+
+def _second_moment(mean, var):
+    if mean is None:
+        return var
+    return jnp.square(mean) if var is None else jnp.square(mean) + var
+
+
+def is_posterior(node) -> bool:
+    """True for a node of this module; the `is_leaf` of every walk over parameters."""
+    return isinstance(node, Posterior)
+
+
+def is_noisy(node) -> bool:
+    """True if sampling the node needs a key."""
+    if isinstance(node, Scaled):
+        return is_noisy(node.scale) or is_noisy(node.weight)
+    if isinstance(node, Dropout):
+        return node.rate > 0.0
+    return is_posterior(node) and not isinstance(node, Point)
+
+
+def log_alpha(node: Posterior) -> Array:
+    """log(sigma^2 / mean^2) per weight, in its shape; of Scaled, its weight's.
+
+    A point has alpha 0 (log alpha -inf), a variance layer alpha +inf.
+    """
+    if isinstance(node, Scaled):
+        return log_alpha(node.weight)
+    if isinstance(node, Multiplicative):
+        return jnp.broadcast_to(node.log_alpha, node.mean.shape)
+    if isinstance(node, Gaussian):
+        return node.log_var - jnp.log(jnp.square(node.mean) + LOG_FLOOR)
+    if isinstance(node, Point | ZeroMean):
+        value = -jnp.inf if isinstance(node, Point) else jnp.inf
+        return jnp.full(node.shape, value, jnp.float32)
+    raise TypeError(f"log_alpha: {type(node).__name__} has no weights")
+
+
+def fan_in_uniform(key: Key, shape: Shape) -> Array:
+    """U(-1/sqrt(fan in), 1/sqrt(fan in)), as the authors' PyTorch code starts."""
+    return jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(
+        key, shape, jnp.float32
+    )
+
+
+def point(init: Initializer = fan_in_uniform) -> Factory:
+    """Makes an ordinary, deterministic weight."""
+    return lambda key, shape: Point(init(key, shape))
+
+
+def gaussian(
+    log_var: float = -10.0, init: Initializer = fan_in_uniform, noise: str = "normal"
+) -> Factory:
+    """Makes a fully factorized Gaussian (with log-uniform prior: sparse VD)."""
+    noises.sampler(noise)
+    return lambda key, shape: Gaussian(
+        init(key, shape), jnp.full(shape, log_var, jnp.float32), noise
+    )
+
+
+ALPHA_SHAPES = {
+    "layer": lambda shape: (1,) * len(shape),
+    "output": lambda shape: (1,) * (len(shape) - 1) + shape[-1:],
+    "input": lambda shape: (1,) * (len(shape) - 2) + (shape[-2], 1),
+    "weight": lambda shape: shape,
+}
+
+
+def multiplicative(
+    log_alpha: float = -5.0,
+    per: str = "layer",
+    init: Initializer = fan_in_uniform,
+    noise: str = "normal",
+) -> Factory:
+    """Makes variational dropout; alpha per "layer", "output", "input" or "weight"."""
+    noises.sampler(noise)
+    alpha_shape = choose("sharing of alpha", per, ALPHA_SHAPES)
+    return lambda key, shape: Multiplicative(
+        init(key, shape),
+        jnp.full(alpha_shape(shape), log_alpha, jnp.float32),
+        noise,
+    )
+
+
+def variance(noise: str = "normal", init: Initializer = fan_in_uniform) -> Factory:
+    """Makes a variance layer; `init` draws its signed scale."""
+    noises.sampler(noise)
+    return lambda key, shape: ZeroMean(init(key, shape), noise)
+
+
+DROPOUT_NOISES = {"binary": None, **noises.FAMILIES}
+
+
+def dropout(
+    rate: float,
+    weight: Factory | None = None,
+    noise: str = "binary",
+    axis: Literal["in", "out"] = "in",
+    per: Literal["example", "position", "batch"] = "position",
+) -> Factory:
+    """Makes a weight with dropout of its input (or output) units.
+
+    Args:
+      rate: probability of dropping, 0 <= rate < 1.
+      weight: factory of the weight itself; a point by default.
+      noise: "binary", or "normal" for Gaussian dropout of the same variance.
+      axis: drop "in"put or "out"put units.
+      per: see `Scaled`.
+
+    Raises:
+      ValueError: a rate, noise, axis or sharing that does not exist.
+    """
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"dropout rate must be in [0, 1), not {rate}")
+    choose("dropout noise", noise, DROPOUT_NOISES)
+    choose("dropout axis", axis, ("in", "out"))
+    choose("dropout sharing", per, ("example", "position", "batch"))
+    inner = weight or point()
+
+    def make(key: Key, shape: Shape) -> Scaled:
+        units = shape[-2] if axis == "in" else shape[-1]
+        return Scaled(Dropout(rate, units, noise), inner(key, shape), axis, per)
+
+    return make

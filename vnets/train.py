@@ -1,0 +1,416 @@
+"""One trainer for every model: `fit` over a loss and a source of batches.
+
+    loss(params, state, batch, key) -> (value, (state, metrics))
+
+A chunk of K steps is compiled as one `lax.scan`. Keys come from the seed, the step and
+the name of their use, so a resumed run equals an uninterrupted one bit for bit on the
+same machine. A step whose loss or gradient is not finite changes nothing, and neither
+does any step after it: the state stays the last good one, and other seeds go on.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import lax, random
+
+from vnets import backend, monitor, parallel, sources
+from vnets.checkpoint import Checkpoints, check_workdir
+from vnets.edits import path_name
+from vnets.objectives import ModelState
+from vnets.posteriors import is_posterior
+from vnets.rng import stream
+from vnets.types import Array, Key, Params
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes; what a checkpoint holds.
+
+    Attributes:
+      params: tree with posterior nodes.
+      model: step counter and the model's other collections.
+      opt_state: the optimizer's.
+      alive: False once a loss or gradient was not finite; bool scalar.
+    """
+
+    params: Params
+    model: ModelState
+    opt_state: Any
+    alive: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained; the same for all seeds.
+
+    Attributes:
+      init: key -> (params, collections).
+      loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
+      optimizer: an optax transformation.
+      source: `sources.Resident` or `Streamed`.
+      project: params -> params after each update.
+      probe: (params, collections, key) -> {name: float}, after each epoch.
+      locate: (params, state, batch, key) -> the name of the first layer whose output is
+        not finite, or None; for the message about a failed seed.
+    """
+
+    init: Callable[[Key], tuple[Params, dict]]
+    loss: Callable
+    optimizer: optax.GradientTransformation
+    source: Any
+    project: Callable[[Params], Params] = lambda params: params
+    probe: Callable[[Params, dict, Key], dict[str, float]] | None = None
+    locate: Callable[..., str | None] | None = None
+
+    def start(self, key: Key) -> TrainState:
+        """The state before the first step."""
+        params, collections = self.init(stream(key, "init"))
+        return TrainState(
+            params=params,
+            model=ModelState(jnp.zeros((), jnp.int32), collections),
+            opt_state=self.optimizer.init(params),
+            alive=jnp.ones((), jnp.bool_),
+        )
+
+
+@dataclasses.dataclass
+class Result:
+    """What became of one seed.
+
+    Attributes:
+      seed: the seed.
+      state: after the last good step.
+      history: one row per epoch: epoch, means of the loss's metrics, probes, seconds.
+      failed: None, or where and in which layer the loss ceased to be finite.
+      compile_seconds: of the step, shared by all seeds of the call.
+    """
+
+    seed: int
+    state: TrainState
+    history: list[dict]
+    failed: str | None
+    compile_seconds: float
+
+
+def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
+    """One update; returns the new state and the metrics of the batch."""
+    batch = parallel.shard_batch(mesh, task.source.batch(arrays, item))
+    (value, (model, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
+        state.params, state.model, batch, stream(key, "noise", state.model.step)
+    )
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(grads))
+    new = TrainState(
+        params=task.project(optax.apply_updates(state.params, updates)),
+        model=model.replace(step=model.step + 1),
+        opt_state=opt_state,
+        alive=state.alive & finite,
+    )
+    kept = jax.tree.map(functools.partial(jnp.where, new.alive), new, state)
+    return kept.replace(alive=new.alive), metrics
+
+
+def fit(
+    task: Task,
+    *,
+    epochs: int,
+    seeds: Sequence[int],
+    workdir: Callable[[int], Path] | None = None,
+    chunk_steps: int = 50,
+    vectorize: bool | None = None,
+    checkpoint_seconds: float = 60.0,
+    probe_every: int = 1,
+    tensorboard: bool = False,
+    title: str = "training",
+    show_progress: bool = True,
+    mesh=None,
+) -> list[Result]:
+    """Trains a task for several seeds, resuming each from its checkpoints.
+
+    Args:
+      task: what to train.
+      epochs: in all, those of an earlier call included.
+      seeds: one run each.
+      workdir: seed -> folder for checkpoints, metrics.jsonl and TensorBoard; nothing is
+        written without it.
+      chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
+        steps is taken.
+      vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster
+        on this backend.
+      checkpoint_seconds: the least time between checkpoints, taken at ends of epochs.
+      probe_every: epochs between probes; the last epoch always has one.
+      tensorboard: also write TensorBoard files into the workdir.
+      title: for the progress display, which shows on a terminal only.
+      show_progress: False never shows it.
+      mesh: devices to use (`parallel.mesh`); all by default.
+
+    Returns:
+      A result for each seed, in order. A seed that failed does not stop the others.
+
+    Raises:
+      WorkdirError: a workdir that cannot be written, or a full disk, before any step.
+      ValueError: bad epochs, or a batch that does not divide over the devices.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    if probe_every < 1:
+        raise ValueError(f"probe_every must be at least 1, not {probe_every}")
+    mesh = parallel.mesh() if mesh is None else mesh
+    parallel.check_batch(mesh, task.source.batch_size)
+    if vectorize is None:
+        vectorize = backend.forms().seeds == "vmapped"
+    groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
+    if workdir is not None:
+        like = jax.eval_shape(task.start, random.key(0))
+        for seed in seeds:
+            check_workdir(workdir(seed), like)
+    options = _Options(
+        epochs,
+        sources.divisor(task.source.steps_per_epoch, chunk_steps),
+        checkpoint_seconds,
+        probe_every,
+        tensorboard,
+        show_progress,
+        mesh,
+    )
+    compiled: dict = {}
+    results = []
+    for number, group in enumerate(groups, start=1):
+        name = f"{title} seed {', '.join(map(str, group))} ({number}/{len(groups)})"
+        run = _Run(task, group, workdir, options, compiled, name)
+        results.extend(run.train())
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    epochs: int
+    chunk: int
+    checkpoint_seconds: float
+    probe_every: int
+    tensorboard: bool
+    show_progress: bool
+    mesh: Any
+
+
+class _Run:
+    """Seeds that are trained side by side: one, or several under vmap."""
+
+    def __init__(self, task, seeds, workdir, options: _Options, compiled, title):
+        self.task, self.seeds, self.options = task, seeds, options
+        self.title, self.compiled = title, compiled
+        self.vmapped = len(seeds) > 1
+        keys = [random.key(seed) for seed in seeds]
+        self.key = jnp.stack(keys) if self.vmapped else keys[0]
+        start = jax.vmap(task.start) if self.vmapped else task.start
+        self.state = jax.device_put(
+            jax.jit(start)(self.key), parallel.replicated(options.mesh)
+        )
+        self.arrays = jax.device_put(
+            task.source.arrays, parallel.replicated(options.mesh)
+        )
+        self.folders = [workdir(seed) if workdir else None for seed in seeds]
+        self.checkpoints = [
+            Checkpoints(folder / "checkpoints") if folder else None
+            for folder in self.folders
+        ]
+        self.done = self._restore()
+        self.logs = [
+            monitor.Log(folder, self.done, options.tensorboard)
+            for folder in self.folders
+        ]
+        self.failed: list[str | None] = [None] * len(seeds)
+        self.compile_seconds = 0.0
+
+    def lane(self, tree, number: int):
+        """One seed's part of a tree."""
+        return jax.tree.map(lambda x: x[number], tree) if self.vmapped else tree
+
+    def train(self) -> list[Result]:
+        chunk = self._compile()
+        options, saved = self.options, time.monotonic()
+        with monitor.progress(
+            self.title, options.epochs, self.done, options.show_progress
+        ) as advance:
+            for epoch in range(self.done, options.epochs):
+                began = time.monotonic()
+                metrics = self._epoch(chunk, epoch)
+                alive = np.atleast_1d(np.asarray(self.state.alive))
+                seconds = (time.monotonic() - began) / len(self.seeds)
+                last = epoch + 1 == options.epochs
+                for number in range(len(self.seeds)):
+                    if self.failed[number]:
+                        continue
+                    if not alive[number]:
+                        self.failed[number] = self._explain(number, epoch)
+                        continue
+                    row = {"epoch": epoch + 1, "seconds": seconds}
+                    row |= {k: float(v[number]) for k, v in metrics.items()}
+                    if last or (epoch + 1) % options.probe_every == 0:
+                        row |= self._probe(number, epoch)
+                    self.logs[number].add(row)
+                if all(self.failed):
+                    break
+                if last or time.monotonic() - saved >= options.checkpoint_seconds:
+                    self._save(epoch + 1)
+                    saved = time.monotonic()
+                advance(_summary(self.logs))
+        return self._results()
+
+    def _compile(self) -> Callable:
+        """The compiled chunk, shared by all groups of the same size."""
+        if self.done == self.options.epochs:
+            return lambda *_: None
+        size = len(self.seeds)
+        if size not in self.compiled:
+            one = functools.partial(_chunk, self.task, self.options.mesh)
+            if self.vmapped:
+                one = jax.vmap(one, in_axes=(0, None, 0, 0))
+            began = time.monotonic()
+            example = next(self._items(self.done))
+            jitted = backend.jit(one, donate_argnums=0)
+            lowered = jitted.lower(self.state, self.arrays, example, self.key)
+            self.compiled[size] = lowered.compile()
+            self.compile_seconds = time.monotonic() - began
+        return self.compiled[size]
+
+    def _items(self, epoch: int):
+        """Chunks of an epoch, stacked over the seeds."""
+        chunks = [
+            self.task.source.chunks(random.key(seed), epoch, self.options.chunk)
+            for seed in self.seeds
+        ]
+        for parts in zip(*chunks, strict=True):
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+            item = stacked if self.vmapped else parts[0]
+            yield jax.device_put(item, parallel.replicated(self.options.mesh))
+
+    def _epoch(self, chunk, epoch: int) -> dict[str, np.ndarray]:
+        """Runs an epoch; returns means of the metrics per seed, [seeds]."""
+        collected = []
+        for item in self._items(epoch):
+            self.state, metrics = chunk(self.state, self.arrays, item, self.key)
+            collected.append(metrics)
+        collected = jax.device_get(collected)
+        return {
+            name: np.mean(
+                [np.atleast_2d(part[name]).mean(-1) for part in collected], axis=0
+            )
+            for name in collected[0]
+        }
+
+    def _probe(self, number: int, epoch: int) -> dict[str, float]:
+        if self.task.probe is None:
+            return {}
+        began = time.monotonic()
+        state = self.lane(self.state, number)
+        key = stream(random.key(self.seeds[number]), "probe", epoch)
+        values = self.task.probe(state.params, state.model.collections, key)
+        return values | {"probe_seconds": time.monotonic() - began}
+
+    def _explain(self, number: int, epoch: int) -> str:
+        """Where and why a seed stopped, from the last good state."""
+        state = self.lane(self.state, number)
+        at = int(state.model.step) - epoch * self.task.source.steps_per_epoch
+        key = random.key(self.seeds[number])
+        chunks = list(self.task.source.chunks(key, epoch, self.options.chunk))
+        which, row = divmod(at, self.options.chunk)
+        item = jax.tree.map(lambda x: x[row], chunks[which])
+        batch = self.task.source.batch(self.task.source.arrays, item)
+        arguments = (
+            state.params,
+            state.model,
+            batch,
+            stream(key, "noise", state.model.step),
+        )
+        layer = self.task.locate(*arguments) if self.task.locate else None
+        if layer:
+            where = f"layer {layer} is the first whose output is not finite"
+        else:
+            grads = jax.grad(lambda p, *rest: self.task.loss(p, *rest)[0])(*arguments)
+            where = f"gradients not finite in {_bad_layers(grads)}"
+        message = (
+            f"seed {self.seeds[number]}: the loss is not finite at epoch {epoch + 1}, "
+            f"step {at + 1} of {self.task.source.steps_per_epoch}: {where}"
+        )
+        checkpoints = self.checkpoints[number]
+        if checkpoints is None:
+            return message
+        kept = checkpoints.epochs()
+        good = f"after epoch {kept[-1]}" if kept else "none yet"
+        return f"{message}; last good checkpoint: {good} in {self.folders[number]}"
+
+    def _restore(self) -> int:
+        """Takes up the newest checkpoint that all seeds have; returns its epoch."""
+        if self.checkpoints[0] is None:
+            return 0
+        common = set.intersection(*(set(c.epochs()) for c in self.checkpoints))
+        common = {epoch for epoch in common if epoch <= self.options.epochs}
+        if not common:
+            return 0
+        epoch = max(common)
+        lanes = [
+            checkpoints.restore(epoch, self.lane(self.state, number))
+            for number, checkpoints in enumerate(self.checkpoints)
+        ]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
+        self.state = stacked if self.vmapped else lanes[0]
+        return epoch
+
+    def _save(self, epoch: int) -> None:
+        for number, checkpoints in enumerate(self.checkpoints):
+            if checkpoints is not None and not self.failed[number]:
+                checkpoints.save(epoch, self.lane(self.state, number))
+
+    def _results(self) -> list[Result]:
+        for log, checkpoints in zip(self.logs, self.checkpoints, strict=True):
+            log.close()
+            if checkpoints is not None:
+                checkpoints.close()
+        return [
+            Result(
+                seed,
+                self.lane(self.state, number),
+                self.logs[number].rows,
+                self.failed[number],
+                self.compile_seconds,
+            )
+            for number, seed in enumerate(self.seeds)
+        ]
+
+
+def _chunk(task: Task, mesh, state: TrainState, arrays, items, key: Key):
+    """K steps; items have a leading axis of K."""
+    return lax.scan(
+        lambda carry, item: step(task, mesh, carry, arrays, item, key), state, items
+    )
+
+
+def _bad_layers(grads) -> str:
+    """Layers with a gradient that is not finite, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_posterior)
+    bad = [path_name(path) for path, g in leaves if not _all_finite(g)]
+    return ", ".join(dict.fromkeys(bad)) or "no layer (the loss itself)"
+
+
+def _all_finite(tree) -> bool:
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(tree))
+
+
+def _summary(logs) -> str:
+    rows = [log.rows[-1] for log in logs if log.rows]
+    keys = ("loss", "det", "stoch", "ens")
+    return " ".join(
+        f"{key} {np.mean([row[key] for row in rows]):.4g}"
+        for key in keys
+        if rows and all(key in row for row in rows)
+    )

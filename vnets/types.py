@@ -1,0 +1,27 @@
+"""Names shared by the whole library, and the glossary of shapes in its docstrings.
+
+B batch    S samples    H, W height and width    C channels
+I input units    O output units    K classes    N examples in a data set
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+Params = Any  # a tree whose leaves are arrays and posterior nodes
+Shape = tuple[int, ...]
+Initializer = Callable[[Key, Shape], Array]
+
+
+def choose(kind: str, name: str, choices):
+    """Returns `choices[name]` of a mapping, or `name` itself of another collection.
+
+    Raises:
+      ValueError: the name is unknown; the message lists the valid ones.
+    """
+    if name not in choices:
+        raise ValueError(f"unknown {kind} {name!r}; choose from {sorted(choices)}")
+    return choices[name] if isinstance(choices, Mapping) else name
