@@ -7,6 +7,7 @@ the field and the valid choices.
 import inspect
 from collections.abc import Callable, Mapping
 
+import jax
 import optax
 
 from vnets import nets, posteriors, priors, projections
@@ -54,6 +55,12 @@ def pick(field: str, name: str, choices):
         return choose(f"config.{field}", name, choices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def positive(field: str, value: int) -> None:
+    """Refuses a count below one."""
+    if value < 1:
+        raise ConfigError(f"config.{field} must be at least 1, not {value}")
 
 
 def posterior(field: str, spec: Mapping) -> Factory:
@@ -118,12 +125,6 @@ def _faster_log_alpha(factor: float) -> optax.GradientTransformation:
 
     def update(updates, params):
         del params
-        return _map_nodes(scale, updates)
+        return jax.tree.map(scale, updates, is_leaf=is_posterior)
 
     return optax.stateless(update)
-
-
-def _map_nodes(change, tree):
-    import jax
-
-    return jax.tree.map(change, tree, is_leaf=is_posterior)

@@ -4,14 +4,16 @@ Exit codes: 0 done, 1 it could not be done (data, disk, a diverged run), 2 it wa
 for wrongly (flags, config).
 """
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.build import ConfigError
+from experiments.reproduce import load_config
 from experiments.table_specs import TableError
 from vnets.checkpoint import WorkdirError
 from vnets.data import DataError
@@ -27,8 +29,7 @@ def define_config():
 
 def run_name(config) -> str:
     """ "configs/<file>.py:<variant>" of the --config flag, for the record."""
-    path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    return f"configs/{path.name}:{config.variant}"
+    return f"configs/{_config_file().name}:{config.variant}"
 
 
 def no_arguments(argv: list[str]) -> None:
@@ -41,6 +42,7 @@ def run(main: Callable[[list[str]], int]) -> None:
     """`app.run` that turns the errors a user can mend into one message."""
 
     def guarded(argv: list[str]) -> int:
+        logging.set_verbosity(logging.WARNING)  # JAX tells of each missing backend
         try:
             return main(argv)
         except (ConfigError, TableError) as error:
@@ -53,14 +55,44 @@ def run(main: Callable[[list[str]], int]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def _config_file() -> Path:
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    return Path(name.partition(":")[0])
+
+
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; a bad config, key or value ends with a message and exit code 2."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            file = _config_file()
+            if not file.is_file():
+                valid = ", ".join(map(str, sorted(Path("configs").glob("*.py"))))
+                raise flags.Error(f"no config file {file}; there are {valid}")
+        return rest
     except flags.Error as error:
+        # A config file's own error arrives as a traceback in the text: its last line.
+        message = str(error).strip().splitlines()
+        message = message[-1] if "Traceback" in str(error) else "\n".join(message)
+    except (AttributeError, KeyError) as error:
+        # An override of a field that is not there passes through absl unchanged.
+        wrong = re.search(r"\w+", str(error)).group()
+        message = f"the config has no field {wrong!r}; it has {_fields(argv)}"
+    except (TypeError, ValueError) as error:
         message = str(error)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # What a config file or an override raises passes through absl unchanged.
-        message = str(error.args[0] if error.args else error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _fields(argv: list[str]) -> str:
+    """All fields of the config that the command line names."""
+    (which,) = (a.partition("=")[2] for a in argv if a.startswith("--config="))
+    return ", ".join(_names(load_config(which)))
+
+
+def _names(config, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in config.items():
+        inner = hasattr(value, "items")
+        names += _names(value, f"{prefix}{name}.") if inner else [prefix + name]
+    return names

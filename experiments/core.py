@@ -61,6 +61,7 @@ def run(
     workdir: Callable[[int], Path],
     seeds: Sequence[int],
     *,
+    checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
 ) -> dict[int, results.Record]:
     """Trains and evaluates a config for some seeds; writes a record for each.
@@ -72,6 +73,7 @@ def run(
       run_name: "configs/<file>.py:<variant>", for the record.
       workdir: seed -> folder.
       seeds: which to run.
+      checkpoint_seconds: the least time between checkpoints.
       tensorboard: also write TensorBoard files.
 
     Returns:
@@ -82,17 +84,17 @@ def run(
     """
     plain = plain_config(config)
     folders = {seed: Path(workdir(seed)) for seed in seeds}
+    experiment = build(config)
     environments = {
         seed: claim_workdir(folder, plain) for seed, folder in folders.items()
     }
-    began = time.monotonic()
-    experiment = build(config)
     outcomes = train.fit(
         experiment.task,
         epochs=config.epochs,
         seeds=seeds,
         workdir=folders.__getitem__,
         chunk_steps=config.chunk_steps,
+        checkpoint_seconds=checkpoint_seconds,
         probe_every=config.probe.every,
         tensorboard=tensorboard,
         title=f"{config.variant} {config.scale}",
@@ -110,7 +112,7 @@ def run(
             config=plain,
             dataset=_describe(experiment.dataset),
             environment=environments[outcome.seed],
-            wall_seconds=_wall(outcome, evaluate_seconds, time.monotonic() - began),
+            wall_seconds=_wall(outcome, evaluate_seconds),
             evals=evals,
             history=outcome.history,
             failed=outcome.failed,
@@ -213,7 +215,7 @@ def _describe(dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def _wall(outcome: train.Result, evaluate_seconds: float, total: float):
+def _wall(outcome: train.Result, evaluate_seconds: float) -> dict[str, float]:
     train_seconds = sum(row["seconds"] for row in outcome.history)
     probes = sum(row.get("probe_seconds", 0.0) for row in outcome.history)
     return {

@@ -11,13 +11,13 @@ from vnets.results import Record
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load_config(run: str, scale: str):
-    """The config of a row's "configs/<file>.py:<variant>" at a scale."""
-    file, _, variant = run.partition(":")
+def load_config(which: str):
+    """The config of "configs/<file>.py:<variant>[,<scale>]"."""
+    file, _, variant = which.partition(":")
     spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(f"{variant},{scale}")
+    return module.get_config(variant)
 
 
 def train_missing(
@@ -44,7 +44,7 @@ def train_missing(
     """
     records = {}
     for row in table.row:
-        config = load_config(row.run, scale)
+        config = load_config(f"{row.run},{scale}")
 
         def folder(seed: int, row=row) -> Path:
             return home / row.name / f"seed{seed}"

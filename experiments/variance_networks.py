@@ -5,6 +5,8 @@ Meet Your Expectations"): a net whose weights have no mean is at chance when its
 is switched off, and as good as dropout when its predictions are averaged.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import random
@@ -14,6 +16,7 @@ from experiments.core import Experiment, load_data
 from vnets import evaluate, objectives, sources, train
 from vnets.edits import path_name
 from vnets.posteriors import is_noisy, is_posterior, log_alpha
+from vnets.priors import kl
 from vnets.rng import stream
 
 PROBED = ("det", "stoch", "ens")
@@ -21,6 +24,15 @@ PROBED = ("det", "stoch", "ens")
 
 def build(config) -> Experiment:
     """The experiment of a config; see `configs/lenet5_mnist.py` for its fields."""
+    for field in ("epochs", "batch_size", "chunk_steps"):
+        parts.positive(field, config[field])
+    for group, field in (
+        ("evals", "batch_size"),
+        ("evals", "samples"),
+        ("probe", "samples"),
+        ("probe", "every"),
+    ):
+        parts.positive(f"{group}.{field}", config[group][field])
     dataset = load_data(config.dataset)
     model = parts.model(config.model, dataset.classes)
     source = parts.call(
@@ -32,10 +44,7 @@ def build(config) -> Experiment:
     example = jnp.zeros((1, *dataset.train.image.shape[1:]), jnp.float32)
     test = dataset.validation or dataset.test
 
-    def init(key):
-        variables = model.init({"params": key, "noise": stream(key, "noise")}, example)
-        collections = {k: v for k, v in variables.items() if k != "params"}
-        return variables["params"], collections
+    init = train.initializer(model, example)
 
     def columns(params, collections, key, specs):
         variables = {"params": params, **collections}
@@ -61,9 +70,10 @@ def build(config) -> Experiment:
         specs = evaluate.standard_evals(config.evals.samples, config.evals.threshold)
         return columns(params, collections, key, specs)
 
+    prior = parts.prior(config.prior)
     loss = objectives.classification_loss(
         model,
-        parts.prior(config.prior),
+        prior,
         source.n,
         parts.schedule("kl_weight", config.kl_weight, total_steps),
     )
@@ -76,7 +86,9 @@ def build(config) -> Experiment:
         probe=probe,
         locate=objectives.first_nonfinite_layer(model),
     )
-    jax.eval_shape(init, random.key(0))  # a net that does not fit the data says so
+    # A net that does not fit the data, or a prior the posteriors, says so here.
+    params, _ = jax.eval_shape(init, random.key(0))
+    parts.call("prior", lambda: jax.eval_shape(partial(kl, prior=prior), params), {})
     return Experiment(task, dataset, evaluations)
 
 

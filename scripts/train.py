@@ -17,6 +17,9 @@ from experiments import cli
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+CHECKPOINT_SECONDS = flags.DEFINE_float(
+    "checkpoint_seconds", 60.0, "Least time between checkpoints.", lower_bound=0.0
+)
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
 
 
@@ -36,6 +39,7 @@ def main(argv: list[str]) -> int:
             cli.run_name(config),
             lambda _: workdir,
             [config.seed],
+            checkpoint_seconds=CHECKPOINT_SECONDS.value,
             tensorboard=TENSORBOARD.value,
         )
         record = records[config.seed]

@@ -26,6 +26,7 @@ _SUBMODULES = (
     "evaluate",
     "layers",
     "metrics",
+    "monitor",
     "nets",
     "noise",
     "objectives",
@@ -36,6 +37,7 @@ _SUBMODULES = (
     "projections",
     "results",
     "rng",
+    "sources",
     "train",
     "types",
 )

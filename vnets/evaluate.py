@@ -149,8 +149,8 @@ def evaluate(
       prepare: pixels to inputs.
 
     Returns:
-      accuracy (0 to 1), nll (nats), brier, ece, samples, and sparsity where the edit
-      makes exact zeros.
+      accuracy (0 to 1), nll (nats), brier, ece, samples, and sparsity, the fraction of
+      exact zeros among the means after the edit.
     """
     params = spec.edit(variables["params"], stream(key, "edit"))
     variables = {**variables, "params": params}
@@ -162,4 +162,5 @@ def evaluate(
         for i in range(-(-len(labels) // batch_size))
     ]
     result = functools.reduce(lambda a, b: a + b, parts).compute()
+    result["sparsity"] = metrics.sparsity(params)
     return {**result, "samples": spec.samples}

@@ -40,6 +40,11 @@ class Mode:
 
     def __post_init__(self):
         choose("norm", self.norm, ("batch", "running"))
+        if not callable(self.estimator):
+            raise TypeError(
+                f"estimator must be a function of vnets.estimators, such as "
+                f"{sorted(estimators.ESTIMATORS)}, not {self.estimator!r}"
+            )
 
 
 TRAIN = Mode(norm="batch")

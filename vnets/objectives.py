@@ -43,19 +43,17 @@ def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
     Raises:
       ValueError: points that are not pairs, or whose times do not rise.
     """
-    pairs = [tuple(map(float, point)) for point in points]
-    times = [pair[0] for pair in pairs]
-    if (
-        not pairs
-        or any(len(pair) != 2 for pair in pairs)
-        or any(a >= b for a, b in itertools.pairwise(times))
-    ):
+    try:
+        times, values = zip(*((float(t), float(v)) for t, v in points), strict=True)
+    except (TypeError, ValueError):
+        times, values = (), ()
+    if not times or any(a >= b for a, b in itertools.pairwise(times)):
         raise ValueError(
             "a schedule is a list of [time, value] pairs with rising times, "
             f"not {points!r}"
         )
     xs = jnp.asarray(times, jnp.float32) * unit
-    ys = jnp.asarray([pair[1] for pair in pairs], jnp.float32)
+    ys = jnp.asarray(values, jnp.float32)
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), xs, ys)
 
 

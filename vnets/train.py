@@ -82,6 +82,22 @@ class Task:
         )
 
 
+def initializer(model, example: Array) -> Callable[[Key], tuple[Params, dict]]:
+    """`Task.init` of a Flax model, or of one that `layers.stochastic` made.
+
+    Args:
+      model: has `init(rngs, x)`.
+      example: an input of any batch size, [B, ...].
+    """
+
+    def init(key: Key) -> tuple[Params, dict]:
+        rngs = {"params": key, "noise": stream(key, "noise")}
+        variables = dict(model.init(rngs, example))
+        return variables.pop("params"), variables
+
+    return init
+
+
 @dataclasses.dataclass
 class Result:
     """What became of one seed.
@@ -108,7 +124,7 @@ def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
         state.params, state.model, batch, stream(key, "noise", state.model.step)
     )
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(grads))
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
     new = TrainState(
         params=task.project(optax.apply_updates(state.params, updates)),
         model=model.replace(step=model.step + 1),

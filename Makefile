@@ -1,0 +1,72 @@
+# `make` or `make help` lists the targets. Everything runs in .venv, made here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+SEEDS ?= 3
+FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev setup-bench test test-slow lint format reproduce-table \
+	tables publish bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make .venv and install the project (uv is used if it is there)
+setup-dev: $(VENV)/.installed-dev ## The same with what tests and lint need
+setup-bench: $(VENV)/.installed-bench ## The same with PyTorch, for `make bench`
+
+reproduce-table: setup ## Train what has no record here, show the table [TABLE= SCALE= SEEDS=]
+	$(BIN)/python scripts/reproduce.py $(FLAGS) --seeds=$(SEEDS)
+
+tables: setup ## Render tables and figures from the committed records alone [TABLE= SCALE=]
+	$(BIN)/python scripts/tables.py $(FLAGS)
+
+publish: setup ## Copy this machine's records into results/ (TABLE= SCALE=)
+	$(BIN)/python scripts/publish.py $(FLAGS)
+
+bench: setup-bench ## Measure speed and memory side by side, PyTorch included
+	$(BIN)/python scripts/bench.py
+
+test: setup-dev ## Run the tests (under ten minutes on two cores)
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup-dev ## Run the tests that take minutes each
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: setup-dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup-dev ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and caches; runs/ and results/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vnets needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+ifdef UV
+	$(UV) venv --python $(PYTHON) $(VENV)
+else
+	$(PYTHON) -m venv $(VENV)
+endif
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(call install,.)
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(call install,.[dev])
+	@touch $(VENV)/.installed
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(call install,.[bench])
+	@touch $(VENV)/.installed
+
+define install
+	$(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check) -e '$(1)'
+	@touch $@
+endef

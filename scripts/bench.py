@@ -1,0 +1,50 @@
+"""Measures training steps, draws and estimators, and writes a report.
+
+    python scripts/bench.py [--only=lenet5,noise,lrt_layer] [--rounds=30] [--quick]
+
+Writes <out>/<benchmark>.json and, generated from them, <out>/README.md and the figure;
+prints the tables. A full run takes some ten minutes on two idle cores. With --quick
+everything is tiny: it shows that all runs, and the numbers mean nothing.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.bench import report, timing
+from vnets import results
+
+ONLY = flags.DEFINE_list("only", list(report.BENCHMARKS), "Which benchmarks to run.")
+ROUNDS = flags.DEFINE_integer("rounds", 0, "Rounds; 0: each benchmark's own.", 0)
+QUICK = flags.DEFINE_bool("quick", False, "Tiny sizes, to see that it runs.")
+OUT = flags.DEFINE_string("out", "results/bench", "Folder of the reports.")
+
+
+def main(argv: list[str]) -> int:
+    unknown = [name for name in ONLY.value if name not in report.BENCHMARKS]
+    if argv[1:] or unknown or not ONLY.value:
+        wrong = " ".join([*argv[1:], *unknown]) or "nothing to run"
+        valid = ", ".join(report.BENCHMARKS)
+        print(f"{wrong}: no such benchmark; --only takes {valid}", file=sys.stderr)
+        return 2
+    from rich.console import Console
+
+    timing.use_threads()  # before JAX starts
+    console = Console()
+    for name in ONLY.value:
+        try:
+            measured = report.measure(name, quick=QUICK.value, rounds=ROUNDS.value)
+            path = report.save(Path(OUT.value), measured)
+        except (timing.BenchError, results.RecordError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        report.show(measured, console)
+        console.print(f"Written: {path}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

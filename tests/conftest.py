@@ -1,0 +1,90 @@
+"""Eight fake CPU devices, strict rank promotion, and the tools of the law tests.
+
+A tolerance is derived, not chosen: a Monte-Carlo mean is compared within five of its
+own standard errors, anything else within what float32 rounding can do.
+
+`train.fit` uses a mesh over all devices unless it is given one: take a batch divisible
+by eight, or the fixture `one_device`.
+"""
+
+import os
+
+DEVICES = 8
+FLAGS = (
+    f"--xla_force_host_platform_device_count={DEVICES}",
+    # Nearly all the time goes into compiling: half of it saved at LLVM's -O0. What XLA
+    # itself does to a program (fusion, partitioning) stays as it is.
+    "--xla_backend_optimization_level=0",
+)
+os.environ["XLA_FLAGS"] = " ".join((*FLAGS, os.environ.get("XLA_FLAGS", ""))).strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax  # noqa: E402 (the flags above are read when JAX is imported)
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+STANDARD_ERRORS = 5  # missed once in 1.7 million comparisons of a right estimate
+ROUNDING = 1e-5  # relative; float32 sums of some thousand terms
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """A mesh over the first device only: any batch size fits."""
+    from vnets import parallel
+
+    return parallel.mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def assert_mean():
+    """assert_mean(draws [n, ...], expected): their mean, within its standard errors."""
+
+    def check(draws, expected):
+        draws = np.asarray(draws, np.float64)
+        expected = np.asarray(expected, np.float64)
+        error = draws.std(axis=0) / np.sqrt(len(draws))
+        # Draws without any spread (noise of +-1, squared) still have rounding.
+        slack = ROUNDING * (np.abs(expected) + np.abs(draws).max())
+        gap = np.abs(draws.mean(axis=0) - expected)
+        worst = np.max(gap - STANDARD_ERRORS * error - slack)
+        assert worst <= 0, f"off by up to {np.max(gap / (error + slack)):.1f} errors"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_moments(assert_mean):
+    """assert_moments(draws [n, ...], mean, var), within standard errors."""
+
+    def check(draws, mean, var):
+        draws = np.asarray(draws, np.float64)
+        assert_mean(draws, np.broadcast_to(mean, draws.shape[1:]))
+        squares = (draws - np.asarray(mean, np.float64)) ** 2
+        assert_mean(squares, np.broadcast_to(var, draws.shape[1:]))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_same_moments():
+    """assert_same_moments(a [n, ...], b [m, ...]): equal means and variances."""
+
+    def check(a, b):
+        a, b = (np.asarray(draws, np.float64) for draws in (a, b))
+        centre = (a.mean(axis=0) + b.mean(axis=0)) / 2
+        for first, second in ((a, b), ((a - centre) ** 2, (b - centre) ** 2)):
+            error = np.sqrt(first.var(axis=0) / len(a) + second.var(axis=0) / len(b))
+            slack = ROUNDING * np.abs(first).max()
+            gap = np.abs(first.mean(axis=0) - second.mean(axis=0))
+            assert np.all(gap <= STANDARD_ERRORS * error + slack), np.max(gap / error)
+
+    return check
+
+
+def pytest_sessionstart(session):
+    """Fails at once where JAX was imported before the flags were set."""
+    del session
+    if jax.device_count() != DEVICES:
+        raise pytest.UsageError(f"{jax.device_count()} devices instead of {DEVICES}")

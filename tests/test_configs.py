@@ -1,0 +1,169 @@
+"""Every config, variant and scale builds; every net runs one compiled step."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import random
+
+from experiments import build, core, table_specs, variance_networks
+from experiments.reproduce import load_config
+from vnets import data, parallel, train
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = {
+    "mnist": (28, 28, 1),
+    "digits": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "cifar100": (32, 32, 3),
+}
+
+
+def modules():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield path.stem, module
+
+
+EVERY = [
+    (name, variant, scale)
+    for name, module in modules()
+    for variant in module.VARIANTS
+    for scale in module.SCALES
+]
+
+
+@pytest.fixture
+def fake_data(monkeypatch):
+    """Data of the right shape and size of batch; no config asks for the pixels."""
+
+    def load(spec):
+        rng = np.random.default_rng(0)
+        shape = SHAPES[spec.name]
+
+        def split(n):
+            image = rng.integers(0, 256, (n, *shape)).astype(np.uint8)
+            return data.Split(image, np.arange(n, dtype=np.int32) % 10)
+
+        return data.Dataset(spec.name, split(400), None, split(50), 10, {}, "fake")
+
+    monkeypatch.setattr(variance_networks, "load_data", load)
+
+
+@pytest.mark.parametrize(("name", "variant", "scale"), EVERY)
+def test_builds(name, variant, scale, fake_data):
+    config = load_config(f"configs/{name}.py:{variant},{scale}")
+    assert (config.variant, config.scale) == (variant, scale)
+    task = core.build(config).task
+    mesh = parallel.mesh(jax.devices()[:1])
+    state = jax.eval_shape(task.start, random.key(0))
+    item = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
+
+    def one(state, arrays, item, key):
+        return train.step(task, mesh, state, arrays, item, key)
+
+    key = jax.eval_shape(lambda: random.key(0))
+    new, metrics = jax.eval_shape(one, state, task.source.arrays, item, key)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    shapes = jax.tree.map(lambda a, b: a.shape == b.shape, new, state)
+    assert all(jax.tree.leaves(shapes))
+    dtypes = jax.tree.map(lambda a, b: a.dtype == b.dtype, new, state)
+    assert all(jax.tree.leaves(dtypes))
+    assert all(metric.shape == () for metric in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), sorted({(name, variant) for name, variant, _ in EVERY})
+)
+def test_one_compiled_step_and_every_column(name, variant, fake_data, one_device):
+    config = load_config(f"configs/{name}.py:{variant},quick")
+    config.batch_size, config.evals.samples, config.probe.samples = 8, 2, 2
+    experiment = core.build(config)
+    source = experiment.task.source
+    source.steps_per_epoch = 1  # one step of the real net
+    [result] = train.fit(
+        experiment.task, epochs=1, seeds=[0], mesh=one_device, show_progress=False
+    )
+    assert result.failed is None
+    assert np.isfinite(result.history[0]["loss"])
+    state = result.state
+    evals = experiment.evaluations(state.params, state.model.collections, random.key(0))
+    assert set(evals) == {"det", "stoch", "ens", "zero_mean", "permuted", "pruned"}
+    for metrics in evals.values():
+        assert 0 <= metrics["accuracy"] <= 1
+        assert np.isfinite(metrics["nll"])
+
+
+def test_every_table_row_is_a_variant():
+    for name in table_specs.names():
+        table = table_specs.find(name)
+        for row in table.row:
+            for scale in table.scale:
+                assert load_config(f"{row.run},{scale}").scale == scale
+
+
+@pytest.mark.parametrize("which", ["varience", "variance,tiny"])
+def test_unknown_variant_or_scale_lists_the_valid_ones(which):
+    _, module = next(modules())
+    with pytest.raises(ValueError, match="choose from"):
+        module.get_config(which)
+
+
+def quick(**changes):
+    config = load_config("configs/lenet5_mnist.py:variance,quick")
+    with config.unlocked():
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"experiment": "nope"}, ["config.experiment", "variance_networks"]),
+        ({"prior": "nope"}, ["config.prior", "log_uniform", "ard"]),
+        ({"model__name": "nope"}, ["config.model.name", "lenet5", "mlp"]),
+        ({"model__widths": 3}, ["config.model", "widths", "batch_norm"]),
+        (
+            {"model__posteriors": {"dense9": {"kind": "variance"}}},
+            ["dense9", "conv1", "dense2"],
+        ),
+        (
+            {"model__posteriors": {"dense1": {"kind": "varience"}}},
+            ["posteriors.dense1.kind", "variance", "gaussian"],
+        ),
+        (
+            {"model__posteriors": {"dense1": {"kind": "variance", "rate": 1}}},
+            ["posteriors.dense1", "rate", "noise", "init"],
+        ),
+        (
+            {"model__posteriors": {"dense1": {"kind": "dropout", "rate": 1.5}}},
+            ["posteriors.dense1", "1.5"],
+        ),
+        ({"optimizer__name": "nope"}, ["config.optimizer.name", "adam"]),
+        ({"optimizer__beta": 1}, ["config.optimizer", "beta", "b1"]),
+        ({"optimizer__learning_rate": [[1, 0], [0, 1]]}, ["learning_rate", "rising"]),
+        ({"kl_weight": [3.0]}, ["config.kl_weight", "pairs"]),
+        ({"batch_size": 5000}, ["config.batch_size", "1437"]),
+        ({"epochs": 0}, ["epochs"]),
+        ({"evals__samples": 0}, ["samples"]),
+    ],
+)
+def test_bad_values_name_the_field_and_the_valid_ones(changes, words):
+    with pytest.raises(build.ConfigError) as caught:
+        core.build(quick(**changes))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_prior_that_does_not_fit_is_refused_before_training():
+    with pytest.raises(build.ConfigError, match=r"config.prior: .*ZeroMean"):
+        core.build(quick(prior="log_uniform_2015"))

@@ -1,0 +1,287 @@
+"""Laws of the edits, which are the test-time modes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from vnets import edits
+from vnets.nets import MLP
+from vnets.posteriors import (
+    Dropout,
+    Gaussian,
+    Point,
+    Scaled,
+    ZeroMean,
+    dropout,
+    gaussian,
+    is_noisy,
+    is_posterior,
+    log_alpha,
+    multiplicative,
+    point,
+    variance,
+)
+
+SHAPE = (6, 5)
+MAKERS = {
+    "point": point(),
+    "gaussian": gaussian(-2.0),
+    "layer": multiplicative(0.5),
+    "weight": multiplicative(0.5, "weight"),
+    "variance": variance(),
+    "sign": variance("sign"),
+    "dropout": dropout(0.5),
+    "dropout-gaussian": dropout(0.5, gaussian(-2.0)),
+    "dropout-variance": dropout(0.2, variance(), axis="out"),
+}
+
+
+def make_params(names=MAKERS):
+    params = {
+        name: {
+            "kernel": MAKERS[name](random.fold_in(random.key(0), i), SHAPE),
+            "bias": jnp.full((5,), 7.0, jnp.float32),
+        }
+        for i, name in enumerate(names)
+    }
+    if "weight" in params:  # a different alpha for each weight
+        q = params["weight"]["kernel"]
+        spread = jnp.linspace(-9, 9, 30, dtype=jnp.float32).reshape(SHAPE)
+        params["weight"]["kernel"] = q.replace(log_alpha=spread)
+    return params
+
+
+PARAMS = make_params()
+NOISY = [name for name in MAKERS if name != "point"]
+
+
+def kernels(params):
+    return {name: layer["kernel"] for name, layer in params.items()}
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def mean_of(q):
+    mean = q.moments()[0]
+    return np.zeros(SHAPE) if mean is None else np.asarray(mean)
+
+
+def weight_of(q):
+    return q.weight if isinstance(q, Scaled) else q
+
+
+def test_mean_only_ignores_the_key_and_silences_every_noise():
+    quiet = edits.mean_only(PARAMS)
+    assert_same(quiet, edits.mean_only(PARAMS, random.key(1)))
+    assert_same(quiet, edits.mean_only(PARAMS, random.key(2)))
+    for name, q in kernels(quiet).items():
+        assert isinstance(q, Point)
+        assert not is_noisy(q)
+        np.testing.assert_array_equal(q.mean, mean_of(kernels(PARAMS)[name]))
+    assert not np.any(quiet["variance"]["kernel"].mean)
+
+
+@pytest.mark.parametrize("edit", [edits.mean_only, edits.zero_mean, edits.draw])
+def test_biases_and_points_stay(edit):
+    edited = edit(PARAMS, random.key(0))
+    assert set(edited) == set(PARAMS)
+    assert_same(edited["point"], PARAMS["point"])
+    for name in MAKERS:
+        assert_same(edited[name]["bias"], PARAMS[name]["bias"])
+
+
+def net_and_variables(make):
+    net = MLP((16,), 4, posteriors={"dense1": make, "dense2": make})
+    x = random.normal(random.key(1), (30, 6))
+    rngs = {"params": random.key(0), "noise": random.key(0)}
+    variables = jax.jit(net.init)(rngs, x)
+    biased = jax.tree.map(
+        lambda leaf: (
+            leaf if is_posterior(leaf) else leaf + jnp.cos(jnp.arange(leaf.size))
+        ),
+        variables["params"],
+        is_leaf=is_posterior,
+    )
+    return net, biased, x
+
+
+@pytest.mark.parametrize("make", [variance(), dropout(0.5, variance())])
+def test_a_zero_mean_net_is_constant_when_deterministic(make):
+    net, params, x = net_and_variables(make)
+    quiet = edits.mean_only(params)
+    logits = np.asarray(net.apply({"params": quiet}, x))  # and needs no key
+    np.testing.assert_array_equal(logits, np.stack([logits[0]] * len(x)))
+    np.testing.assert_allclose(logits[0], params["dense2"]["bias"])
+    noisy = net.apply({"params": params}, x, rngs={"noise": random.key(0)})
+    assert np.ptp(np.asarray(noisy), axis=0).min() > 0
+
+
+def test_dropout_is_silenced_in_a_net():
+    net, params, x = net_and_variables(dropout(0.5))
+    quiet = edits.mean_only(params)
+    plain = MLP((16,), 4)
+    weights = jax.tree.map(
+        lambda q: q.weight if isinstance(q, Scaled) else q, params, is_leaf=is_posterior
+    )
+    np.testing.assert_allclose(
+        net.apply({"params": quiet}, x), plain.apply({"params": weights}, x), rtol=1e-6
+    )
+
+
+def test_zero_mean_keeps_variances():
+    edited = kernels(edits.zero_mean(PARAMS))
+    for name in NOISY:
+        before, after = weight_of(kernels(PARAMS)[name]), weight_of(edited[name])
+        if not is_noisy(before):
+            assert_same(edited[name], kernels(PARAMS)[name])
+            continue
+        assert isinstance(after, ZeroMean)
+        assert after.noise == before.noise
+        mean, var = after.moments()
+        assert mean is None
+        np.testing.assert_allclose(var, before.moments()[1], rtol=1e-6)
+    assert isinstance(edited["dropout-gaussian"].scale, Dropout)
+
+
+def test_permuting_keeps_means_and_the_multiset_of_variances():
+    edited = kernels(edits.permute_variance(PARAMS, random.key(3)))
+    moved = 0
+    for name in NOISY:
+        before, after = weight_of(kernels(PARAMS)[name]), weight_of(edited[name])
+        if not is_noisy(before):
+            assert_same(edited[name], kernels(PARAMS)[name])
+            continue
+        assert after.noise == before.noise
+        np.testing.assert_array_equal(mean_of(after), mean_of(before))
+        was, now = (np.asarray(q.moments()[1]) for q in (before, after))
+        # Through exp and log: log variances are about -10, so 10 float32 roundings.
+        np.testing.assert_allclose(
+            np.sort(now.ravel()), np.sort(was.ravel()), rtol=1e-5
+        )
+        moved += not np.allclose(was, now, rtol=1e-4)
+    assert moved == len(
+        [n for n in NOISY if n not in ("gaussian", "dropout", "dropout-gaussian")]
+    )
+
+
+def test_permuting_again_permutes_differently():
+    a, b = (edits.permute_variance(PARAMS, random.key(i)) for i in (1, 2))
+    assert not np.array_equal(
+        a["variance"]["kernel"].scale, b["variance"]["kernel"].scale
+    )
+
+
+def test_prune_at_infinity_is_the_identity():
+    assert_same(edits.prune(float("inf"))(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("threshold", [3.0, -1.0])
+def test_prune_removes_what_is_above_the_threshold(threshold):
+    q = gaussian(-4.0)(random.key(5), SHAPE)
+    params = {
+        **PARAMS,
+        "wide": {
+            "kernel": Gaussian(
+                q.mean, jnp.linspace(-12, 3, 30, dtype=jnp.float32).reshape(SHAPE)
+            )
+        },
+    }
+    edited = edits.prune(threshold)(params)
+    removed = 0
+    for name, layer in params.items():
+        before, after = weight_of(layer["kernel"]), weight_of(edited[name]["kernel"])
+        assert type(after) is type(before)
+        gone = np.asarray(log_alpha(before) > threshold)
+        removed += gone.any() and not gone.all()
+        for was, now in zip(before.moments(), after.moments(), strict=True):
+            if was is not None:
+                np.testing.assert_array_equal(now, np.where(gone, 0, was))
+    assert removed >= 2
+    assert not np.any(edited["variance"]["kernel"].scale)
+    assert isinstance(edited["dropout"]["kernel"].scale, Dropout)
+
+
+def test_pruned_weights_make_no_noise():
+    edited = edits.prune(0.0)(PARAMS)
+    gone = np.asarray(log_alpha(PARAMS["weight"]["kernel"]) > 0)
+    sample = np.asarray(edited["weight"]["kernel"].sample(random.key(0)))
+    np.testing.assert_array_equal(sample == 0, gone)
+
+
+def test_draw_gives_points_with_the_moments_of_the_node(assert_moments):
+    keys = random.split(random.key(0), 4000)
+    drawn = jax.jit(jax.vmap(edits.draw, in_axes=(None, 0)))(PARAMS, keys)
+    for name in NOISY:
+        q = drawn[name]["kernel"]
+        assert isinstance(q, Point)
+        mean, var = (0.0 if m is None else m for m in kernels(PARAMS)[name].moments())
+        assert_moments(q.mean, mean, var)
+
+
+def test_layers_draw_independently():
+    twins = {name: {"kernel": variance()(random.key(0), SHAPE)} for name in "ab"}
+    drawn = edits.draw(twins, random.key(0))
+    assert not np.allclose(drawn["a"]["kernel"].mean, drawn["b"]["kernel"].mean)
+
+
+@pytest.mark.parametrize("edit", [edits.draw, edits.permute_variance])
+def test_a_layer_does_not_depend_on_the_others(edit):
+    alone = {"variance": PARAMS["variance"]}
+    key = random.key(4)
+    assert_same(edit(alone, key)["variance"], edit(PARAMS, key)["variance"])
+
+
+def test_where_limits_an_edit_to_layers():
+    params = {"block": PARAMS, "head": PARAMS["gaussian"]}
+    seen = []
+
+    def where(layer):
+        seen.append(layer)
+        return layer in ("block/gaussian", "block/dropout")
+
+    edited = edits.edit(edits.mean_of, where)(params)
+    assert isinstance(edited["block"]["gaussian"]["kernel"], Point)
+    assert isinstance(edited["block"]["dropout"]["kernel"], Point)
+    assert_same(edited["head"], params["head"])
+    assert_same(edited["block"]["variance"], params["block"]["variance"])
+    assert set(seen) == {"head", *(f"block/{name}" for name in NOISY)}
+
+
+def test_chain_applies_from_left_to_right():
+    both = edits.chain(edits.prune(3.0), edits.mean_only)
+    assert_same(both(PARAMS), edits.mean_only(edits.prune(3.0)(PARAMS)))
+    assert_same(edits.chain()(PARAMS), PARAMS)
+    # zero_mean first leaves nothing for the means; after mean_only nothing is noisy.
+    dead = edits.chain(edits.zero_mean, edits.mean_only)(PARAMS)
+    assert not np.any(dead["gaussian"]["kernel"].mean)
+    alive = edits.chain(edits.mean_only, edits.zero_mean)(PARAMS)
+    np.testing.assert_array_equal(
+        alive["gaussian"]["kernel"].mean, PARAMS["gaussian"]["kernel"].mean
+    )
+
+
+def test_edits_in_a_chain_draw_from_different_keys():
+    identity = edits.edit(lambda node, key: node)
+    key = random.key(0)
+    first = edits.chain(edits.draw)(PARAMS, key)
+    second = edits.chain(identity, edits.draw)(PARAMS, key)
+    assert not np.allclose(
+        first["variance"]["kernel"].mean, second["variance"]["kernel"].mean
+    )
+
+
+def test_edits_leave_their_input_alone():
+    before = jax.tree.map(np.array, PARAMS)
+    for edit in (edits.mean_only, edits.zero_mean, edits.permute_variance, edits.draw):
+        edit(PARAMS, random.key(0))
+    assert_same(jax.tree.map(np.array, PARAMS), before)
+
+
+def test_prune_refuses_a_node_without_a_rule():
+    with pytest.raises(TypeError, match="Dropout"):
+        edits.prune(1.0)({"a": {"kernel": Dropout(0.5, 3)}})

@@ -1,0 +1,179 @@
+"""Laws of the test-time modes: what is averaged, what is computed once, exactness."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from vnets import backend, edits
+from vnets.data import Split
+from vnets.evaluate import EvalSpec, evaluate, predict, standard_evals
+from vnets.layers import Mode
+from vnets.nets import MLP
+from vnets.posteriors import Point, gaussian, variance
+from vnets.rng import stream
+
+N, SHAPE, K = 53, (4, 5, 1), 3
+WIDE = 256
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (N, *SHAPE), np.uint8)
+    return Split(image, rng.integers(0, K, N).astype(np.uint8))
+
+
+def build(posteriors):
+    net = MLP((WIDE, WIDE), K, posteriors=posteriors)
+    rngs = {"params": random.key(0), "noise": random.key(0)}
+    return net, jax.jit(net.init)(rngs, jnp.zeros((1, *SHAPE), jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return build({"dense3": gaussian(-2.0)})
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    return build({})
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(noisy, split):
+    net, variables = noisy
+    x = split.image.astype(np.float32) / 255
+    key, samples = random.key(3), 7
+    ensemble = jax.jit(lambda v: predict(net, v, x, EvalSpec(samples=samples), key))(
+        variables
+    )
+
+    @jax.jit
+    def one(sample):
+        rngs = {"noise": stream(key, "sample", sample)}
+        return jax.nn.softmax(net.apply(variables, x, rngs=rngs))
+
+    each = np.stack([one(jnp.int32(s)) for s in range(samples)])
+    np.testing.assert_allclose(
+        np.exp(ensemble), each.mean(axis=0), rtol=1e-4, atol=1e-6
+    )
+    assert each.std(axis=0).max() > 0.01
+    np.testing.assert_allclose(np.exp(ensemble).sum(axis=1), 1, rtol=1e-5)
+    # Sample number 0 is what a test with one sample sees.
+    first = jax.jit(lambda v: predict(net, v, x, EvalSpec(), key))(variables)
+    np.testing.assert_allclose(np.exp(first), each[0], rtol=1e-4, atol=1e-6)
+
+
+def flops(net, variables, samples):
+    x = jnp.zeros((16, *SHAPE), jnp.float32)
+
+    def run(variables, key):
+        return predict(net, variables, x, EvalSpec(samples=samples), key)
+
+    lowered = jax.jit(run).lower(variables, random.key(0))
+    return lowered.compile().cost_analysis()["flops"]
+
+
+def test_what_precedes_the_noise_is_computed_once(noisy):
+    """Only the last of three layers is noisy: 20 samples cost nothing like 20 nets."""
+    one, many = (flops(*noisy, samples) for samples in (1, 20))
+    prefix = 2 * 16 * (20 + WIDE) * WIDE  # multiplications and additions
+    last = 2 * 2 * 16 * WIDE * K  # LRT: two products
+    assert one > prefix
+    # Twenty last layers and one prefix; as much again for draws and softmax.
+    assert many < 2 * (prefix + 20 * last)
+    assert many < 5 * one
+    # With a noisy first layer everything behind it is computed for each sample.
+    net, variables = build({"dense1": gaussian(-2.0)})
+    assert flops(net, variables, 20) > 10 * flops(net, variables, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 10, N, 500])
+def test_any_batch_size_is_exact(batch_size, quiet, split):
+    net, variables = quiet
+    x = split.image.astype(np.float32) / 255
+    log_p = jax.nn.log_softmax(jax.jit(net.apply)(variables, x))
+    got = evaluate(net, variables, split, EvalSpec(), random.key(0), batch_size)
+    assert got["accuracy"] == pytest.approx(np.mean(np.argmax(log_p, 1) == split.label))
+    nll = -np.mean(np.asarray(log_p)[np.arange(N), split.label])
+    assert got["nll"] == pytest.approx(nll, rel=1e-4)
+    assert got["samples"] == 1
+
+
+def test_the_key_decides_the_draws(noisy, split):
+    net, variables = noisy
+    a, same, b = (
+        evaluate(net, variables, split, EvalSpec(), random.key(i)) for i in (1, 1, 2)
+    )
+    assert a == same
+    assert a["nll"] != b["nll"]
+
+
+def test_batches_draw_apart(noisy):
+    """Two equal halves as two batches do not see the same noise."""
+    net, variables = noisy
+    image = np.zeros((20, *SHAPE), np.uint8) + 128
+    zeros = np.zeros(20, np.uint8)
+    halves = Split(image[:10], zeros[:10])
+    both = evaluate(net, variables, Split(image, zeros), EvalSpec(), random.key(1), 10)
+    half = evaluate(net, variables, halves, EvalSpec(), random.key(1), 10)
+    assert both["nll"] != pytest.approx(half["nll"], rel=1e-6)
+
+
+def test_standard_columns(split):
+    net, variables = build({"dense2": variance()})
+    evals = standard_evals(samples=5)
+    assert set(evals) == {"det", "stoch", "ens", "zero_mean", "permuted", "pruned"}
+    results = {
+        name: evaluate(net, variables, split, spec, random.key(0))
+        for name, spec in evals.items()
+    }
+    assert results["ens"]["samples"] == 5
+    # A variance layer: no mean, so det is the constant net, and pruned is too.
+    most = max(np.mean(split.label == k) for k in range(K))
+    assert results["det"]["accuracy"] <= most
+    assert results["det"] == {**results["pruned"], "samples": 1}
+    # There is no mean to drop.
+    assert results["zero_mean"] == results["stoch"]
+    assert results["permuted"]["nll"] != results["stoch"]["nll"]
+
+
+def test_the_edit_is_made_once_for_all_batches(noisy, split):
+    net, variables = noisy
+    calls = []
+
+    def edit(params, key):
+        calls.append(key)
+        return edits.draw(params, key)
+
+    evaluate(net, variables, split, EvalSpec(edit=edit), random.key(0), 10)
+    assert len(calls) == 1
+
+
+def test_evaluating_changes_no_parameters(noisy, split):
+    net, variables = noisy
+    before = jax.tree.map(np.array, variables)
+    evaluate(net, variables, split, EvalSpec(edit=edits.mean_only), random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    assert not isinstance(variables["params"]["dense3"]["kernel"], Point)
+
+
+def test_other_forms_are_traced_anew(noisy, split):
+    """The compiled sums are cached; another backend form must not find them."""
+    net, variables = noisy
+    default = evaluate(net, variables, split, EvalSpec(), random.key(0))
+    with backend.use(normal="inverse_cdf"):
+        other = evaluate(net, variables, split, EvalSpec(), random.key(0))
+    assert default["nll"] != other["nll"]
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_at_least_one_sample(samples):
+    with pytest.raises(ValueError, match="at least 1"):
+        EvalSpec(samples=samples)
+
+
+def test_specs_are_hashable_and_equal_by_value():
+    assert hash(EvalSpec(samples=3)) == hash(EvalSpec(samples=3))
+    assert EvalSpec(mode=Mode(norm="batch")) != EvalSpec()

@@ -1,0 +1,222 @@
+"""Laws of Mode, the layers, and `stochastic` on models that are not ours."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import random
+
+from vnets import estimators
+from vnets.edits import mean_only
+from vnets.layers import TEST, TRAIN, Conv, Dense, Mode, stochastic
+from vnets.posteriors import (
+    Gaussian,
+    Point,
+    ZeroMean,
+    dropout,
+    gaussian,
+    point,
+    variance,
+)
+
+IMAGE = (3, 9, 8, 2)
+
+
+class Theirs(nn.Module):
+    """Somebody's model: strides, SAME, integer and uneven padding, a nested block."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2, name="stem")(x))
+        x = nn.relu(Block(name="block")(x))
+        return nn.Dense(5, name="head")(x.reshape(x.shape[0], -1))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3), padding=1, use_bias=False, name="conv1")(x)
+        x = nn.Conv(3, (2, 3), padding=((1, 0), (0, 1)), name="conv2")(x)
+        return nn.Conv(3, (2, 2), strides=(1, 2), padding="VALID", name="conv3")(x)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return random.normal(random.key(1), IMAGE)
+
+
+@pytest.fixture(scope="module")
+def variables(image):
+    """Of the original model, with biases that are not zero."""
+    made = jax.jit(Theirs().init)(random.key(0), image)
+    return jax.tree.map(lambda leaf: leaf + 0.01, made)
+
+
+def paths(tree, **kwargs):
+    return {
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree, **kwargs)
+    }
+
+
+def test_modes_are_checked_hashable_and_static():
+    with pytest.raises(ValueError, match=r"'both'.*batch.*running"):
+        Mode(norm="both")
+    assert Mode() == TEST
+    assert hash(Mode()) == hash(TEST)
+    assert Mode(norm="batch") == TRAIN != TEST
+    assert jax.tree.leaves(TEST) == []
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def f(mode, x):
+        traces.append(mode)
+        return x
+
+    for mode in (Mode(), TEST, Mode(norm="running"), Mode(estimators.weight_sampling)):
+        f(mode, jnp.float32(1))
+    assert len(traces) == 2
+    jax.jit(lambda mode, x: x)(TEST, jnp.float32(1))  # as a leafless tree
+
+
+def test_stochastic_keeps_the_paths_of_the_parameters(image, variables):
+    net = stochastic(Theirs(), {"stem": gaussian(), "block/*": variance()})
+    made = jax.eval_shape(net.init, random.key(0), image)
+    is_node = {"is_leaf": lambda node: isinstance(node, Gaussian | ZeroMean | Point)}
+    assert paths(made, **is_node) == paths(variables)
+    kinds = {
+        name: type(made["params"]["block"][name]["kernel"])
+        for name in ("conv1", "conv2", "conv3")
+    }
+    assert set(kinds.values()) == {ZeroMean}
+    assert type(made["params"]["stem"]["kernel"]) is Gaussian
+    assert not isinstance(made["params"]["head"]["kernel"], Point)  # left as it was
+
+
+@pytest.mark.parametrize("patterns", [{}, {"*": point()}, {"*": gaussian()}])
+def test_stochastic_equals_the_model_when_nothing_is_noisy(patterns, image, variables):
+    """A trained model's parameters fit as they are, and as points."""
+    net = stochastic(Theirs(), patterns)
+    expected = jax.jit(Theirs().apply)(variables, image)
+    got = jax.jit(net.apply)(variables, image)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    if patterns:
+        nodes = {"params": as_points(variables["params"])}
+        np.testing.assert_array_equal(jax.jit(net.apply)(nodes, image), got)
+
+
+def as_points(params):
+    return {
+        name: (Point(value) if name == "kernel" else value)
+        if not isinstance(value, dict)
+        else as_points(value)
+        for name, value in params.items()
+    }
+
+
+def test_stochastic_layers_are_noisy_and_can_be_edited(image):
+    net = stochastic(Theirs(), {"head": gaussian(-2.0), "stem": dropout(0.5)})
+    made = jax.jit(net.init)(random.key(0), image)
+    apply = jax.jit(net.apply)
+    a, b = (apply(made, image, rngs={"noise": random.key(i)}) for i in (1, 2))
+    assert not np.allclose(a, b)
+    quiet = {"params": mean_only(made["params"])}
+    plain = jax.tree.map(
+        lambda q: q.mean if isinstance(q, Point) else q,
+        quiet,
+        is_leaf=lambda q: isinstance(q, Point),
+    )
+    np.testing.assert_allclose(
+        jax.jit(net.apply)(quiet, image),
+        jax.jit(Theirs().apply)(plain, image),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_the_mode_reaches_stochastic_layers(image):
+    """One weight sample for the batch: equal images, equal outputs."""
+    net = stochastic(Theirs(), {"head": gaussian(0.0)})
+    made = jax.jit(net.init)(random.key(0), image)
+    same = jnp.broadcast_to(image[:1], image.shape)
+    for estimator in (estimators.lrt, estimators.weight_sampling):
+        y = net.apply(made, same, mode=Mode(estimator), rngs={"noise": random.key(1)})
+        shared = np.allclose(y[0], y[1], rtol=1e-4)
+        assert shared == (estimator is estimators.weight_sampling)
+
+
+def test_the_first_matching_pattern_counts(image):
+    net = stochastic(Theirs(), {"block/conv2": variance(), "block/*": gaussian()})
+    block = jax.eval_shape(net.init, random.key(0), image)["params"]["block"]
+    kinds = [type(block[f"conv{i}"]["kernel"]) for i in (1, 2, 3)]
+    assert kinds == [Gaussian, ZeroMean, Gaussian]
+
+
+def test_a_path_that_matches_nothing_is_refused(image):
+    net = stochastic(Theirs(), {"head": gaussian(), "blocks/*": gaussian()})
+    with pytest.raises(ValueError, match=r"'blocks/\*'.*'block/conv1'.*'head', 'stem'"):
+        jax.eval_shape(net.init, random.key(0), image)
+
+
+def test_stochastic_is_hashable():
+    posteriors = {"head": gaussian()}
+    assert hash(stochastic(Theirs(), posteriors)) == hash(
+        stochastic(Theirs(), posteriors)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"feature_group_count": 2}, "takes no feature_group_count"),
+        ({"kernel_dilation": 2}, "takes no kernel_dilation"),
+        ({"input_dilation": 2}, "takes no input_dilation"),
+        ({"padding": "CIRCULAR"}, "padding must be SAME, VALID"),
+    ],
+)
+def test_convolutions_that_are_not_plain_are_refused(options, message, image):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Conv(4, (3, 3), name="conv", **options)(x)
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            stochastic(Model(), {"conv": gaussian()}).init, random.key(0), image
+        )
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6)])
+def test_dense_is_flax_dense(shape):
+    x = random.normal(random.key(0), shape)
+    made = Dense(5).init(random.key(1), x)
+    q = made["params"]["kernel"]
+    plain = {"params": {"kernel": q.mean, "bias": made["params"]["bias"]}}
+    expected = nn.Dense(5).apply(plain, x)
+    np.testing.assert_allclose(Dense(5).apply(made, x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))])
+def test_conv_is_flax_conv(strides, padding, image):
+    ours = Conv(5, (3, 2), strides, padding)
+    made = jax.jit(ours.init)(random.key(1), image)
+    q = made["params"]["kernel"]
+    plain = {"params": {"kernel": q.mean, "bias": made["params"]["bias"] + 1}}
+    expected = jax.jit(nn.Conv(5, (3, 2), strides, padding).apply)(plain, image)
+    got = jax.jit(ours.apply)(plain, image)  # an array is a point
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_of_the_wrong_shape_is_refused():
+    made = Dense(5).init(random.key(0), jnp.ones((2, 3), jnp.float32))
+    with pytest.raises(ValueError, match=r"kernel is \(3, 5\).*needs \(4, 5\)"):
+        Dense(5).apply(made, jnp.ones((2, 4), jnp.float32))
+
+
+def test_a_layer_without_bias_has_none():
+    made = Dense(5, use_bias=False).init(random.key(0), jnp.ones((2, 3), jnp.float32))
+    assert set(made["params"]) == {"kernel"}

@@ -1,0 +1,115 @@
+"""Laws of the loss: its scale, its schedules, its state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from vnets.layers import TEST
+from vnets.nets import MLP
+from vnets.objectives import (
+    ModelState,
+    classification_loss,
+    cross_entropy,
+    knots,
+    neg_elbo,
+)
+from vnets.posteriors import gaussian, point
+from vnets.priors import kl, log_uniform
+
+BATCH = {
+    "image": np.asarray(random.normal(random.key(1), (12, 5))),
+    "label": np.arange(12) % 3,
+}
+STATE = ModelState(step=jnp.int32(0), collections={})
+
+
+def net_and_params(make):
+    net = MLP((7,), 3, posteriors={"dense1": make})
+    rngs = {"params": random.key(0), "noise": random.key(0)}
+    return net, jax.jit(net.init)(rngs, BATCH["image"])["params"]
+
+
+def test_cross_entropy_is_minus_log_probability():
+    logits = 5 * random.normal(random.key(0), (20, 4))
+    labels = jnp.arange(20) % 4
+    wide = np.asarray(logits, np.float64)
+    p = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
+    expected = -np.log(p[np.arange(20), np.asarray(labels)])
+    np.testing.assert_allclose(
+        cross_entropy(logits, labels), expected, rtol=1e-5, atol=1e-6
+    )
+    assert np.isfinite(cross_entropy(1e4 * logits, labels)).all()
+
+
+def test_neg_elbo_has_per_example_scale():
+    nll = jnp.asarray([1.0, 3.0], jnp.float32)
+    assert float(neg_elbo(nll, jnp.float32(50), 100)) == pytest.approx(2.5)
+    assert float(neg_elbo(nll, jnp.float32(50), 100, beta=0.1)) == pytest.approx(2.05)
+
+
+def test_loss_is_the_bound_and_its_metrics_add_up():
+    net, params = net_and_params(gaussian(-3.0))
+    loss = classification_loss(net, log_uniform, 1000)
+    value, (state, metrics) = jax.jit(loss)(params, STATE, BATCH, random.key(2))
+    assert float(value) == float(metrics["loss"])
+    assert float(metrics["kl"]) == pytest.approx(
+        float(kl(params, log_uniform)), rel=1e-6
+    )
+    expected = float(metrics["nll"]) + float(metrics["kl"]) / 1000
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+    # The bound of the whole training set is -N times the loss (at beta = 1).
+    assert float(metrics["elbo"]) == pytest.approx(-1000 * float(value), rel=1e-5)
+    data_term = float(metrics["data_term"])
+    assert data_term == pytest.approx(-1000 * float(metrics["nll"]), rel=1e-6)
+    assert state.collections == {}
+    logits = net.apply(
+        {"params": params}, BATCH["image"], rngs={"noise": random.key(2)}
+    )
+    accuracy = np.mean(np.asarray(logits).argmax(axis=-1) == BATCH["label"])
+    assert float(metrics["accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_beta_follows_the_step_and_does_not_touch_the_likelihood():
+    net, params = net_and_params(gaussian(-3.0))
+    loss = jax.jit(
+        classification_loss(net, log_uniform, 1000, knots([[0, 0], [2, 1]], 10))
+    )
+    for step, beta in ((0, 0.0), (5, 0.25), (20, 1.0), (99, 1.0)):
+        state = STATE.replace(step=jnp.int32(step))
+        value, (_, metrics) = loss(params, state, BATCH, random.key(2))
+        expected = float(metrics["nll"]) + beta * float(metrics["kl"]) / 1000
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_deterministic_loss_is_the_mean_over_any_batches():
+    net, params = net_and_params(point())
+    loss = jax.jit(classification_loss(net, log_uniform, 12, mode=TEST))
+    whole, _ = loss(params, STATE, BATCH, random.key(0))
+    halves = [
+        loss(params, STATE, {n: v[i : i + 6] for n, v in BATCH.items()}, random.key(0))[
+            0
+        ]
+        for i in (0, 6)
+    ]
+    assert float(whole) == pytest.approx(float(sum(halves)) / 2, rel=1e-5)
+
+
+def test_knots_interpolate_and_hold_their_ends():
+    schedule = knots([[1, 2.0], [3, 6.0], [4, 0.0]], unit=10)
+    expected = {0: 2, 10: 2, 15: 3, 30: 6, 35: 3, 40: 0, 1000: 0}
+    for step, value in expected.items():
+        assert float(schedule(step)) == pytest.approx(value, abs=1e-6)
+        assert float(jax.jit(schedule)(jnp.int32(step))) == pytest.approx(
+            value, abs=1e-6
+        )
+    assert schedule(0).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "points", [[], [[1, 2], [1, 3]], [[2, 0], [1, 0]], [[1, 2, 3]]]
+)
+def test_points_that_are_no_schedule_are_refused(points):
+    with pytest.raises(ValueError, match="pairs with rising times"):
+        knots(points, 10)

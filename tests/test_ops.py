@@ -1,0 +1,201 @@
+"""Laws of the linear maps: every form computes the same function."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import random
+
+from vnets import backend, ops
+from vnets.layers import relu_max_pool
+
+# (size, kernel, padding, tile)
+VALID = ((0, 0), (0, 0))
+CONVS = [
+    ((6, 6), (3, 3), VALID, 2),
+    ((28, 28), (5, 5), VALID, 2),
+    ((7, 5), (3, 3), ((1, 1), (1, 1)), 2),
+    ((7, 5), (3, 3), ((1, 1), (1, 1)), 3),
+    ((5, 8), (1, 1), VALID, 1),
+    ((5, 8), (1, 1), VALID, 2),
+    ((6, 7), (2, 2), VALID, 2),
+    ((6, 7), (4, 2), ((1, 2), (0, 1)), 2),
+    ((6, 7), (4, 2), ((1, 2), (0, 1)), 1),
+    ((5, 5), (5, 5), VALID, 2),
+    ((4, 4), (3, 5), ((0, 3), (4, 0)), 4),
+    ((1, 9), (1, 3), ((0, 0), (1, 1)), 2),
+    ((9, 1), (3, 3), ((1, 1), (1, 1)), 2),
+]
+
+
+def tensors(size, kernel, seed=0, inputs=3, outputs=4):
+    keys = random.split(random.key(seed), 2)
+    x = random.normal(keys[0], (2, *size, inputs))
+    return x, random.normal(keys[1], (*kernel, inputs, outputs))
+
+
+def run(op, x, w):
+    return op.lower(op.apply(op.lift(x), w))
+
+
+def value_and_pullback(op):
+    """Outputs and gradients for fixed, generic cotangents."""
+
+    @jax.jit
+    def f(x, w):
+        y, pullback = jax.vjp(functools.partial(run, op), x, w)
+        g = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+        return y, pullback(g)
+
+    return f
+
+
+def close(a, b):
+    """Equal up to the order of float32 sums of at most some hundred terms."""
+    for got, want in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert got.shape == want.shape
+        np.testing.assert_allclose(
+            got, want, rtol=1e-5, atol=1e-5 * max(1, np.abs(want).max())
+        )
+
+
+@pytest.mark.parametrize(("size", "kernel", "padding", "tile"), CONVS)
+def test_tiles_compute_the_convolution(size, kernel, padding, tile):
+    x, w = tensors(size, kernel)
+    tiled = ops.TiledConv(size, kernel, padding, tile)
+    native = ops.NativeConv((1, 1), padding)
+    close(value_and_pullback(tiled)(x, w), value_and_pullback(native)(x, w))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (1, 3))])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize("features", [4, ops.WIDE])
+def test_conv_is_the_convolution_in_either_form(padding, strides, features):
+    size, kernel = (7, 8), (3, 4)
+    x, w = tensors(size, kernel, outputs=features)
+    expected = jax.lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=ops.DIMENSIONS
+    )
+    for form in ("tiled", "native"):
+        with backend.use(convolution=form):
+            op = ops.conv(size, kernel, features, strides, padding)
+        tiled = form == "tiled" and strides == (1, 1)
+        assert isinstance(op, ops.TiledConv if tiled else ops.NativeConv)
+        close(jax.jit(functools.partial(run, op))(x, w), expected)
+
+
+def test_the_tile_is_one_where_tiles_do_not_pay():
+    assert ops.conv((8, 8), (3, 3), ops.WIDE - 1).tile == 2
+    assert ops.conv((8, 8), (3, 3), ops.WIDE).tile == 1
+    assert ops.conv((8, 8), (1, 1), 4).tile == 1
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        ops.DENSE,
+        ops.NativeConv((2, 1), ((1, 0), (0, 1))),
+        ops.TiledConv((5, 6), (3, 2), ((1, 0), (0, 1)), 2),
+    ],
+)
+def test_lift_commutes_with_squaring(op):
+    """What lets one lift serve both moments."""
+    x, _ = tensors((5, 6), (3, 2))
+    np.testing.assert_array_equal(jnp.square(op.lift(x)), op.lift(jnp.square(x)))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3), (2, 4, 5, 3)])
+def test_dense_is_a_matrix_product(shape):
+    keys = random.split(random.key(0), 2)
+    x, w = random.normal(keys[0], shape), random.normal(keys[1], (3, 6))
+    plain = jax.vjp(lambda x, w: jnp.einsum("...i,io->...o", x, w), x, w)
+    ours = jax.vjp(functools.partial(run, ops.DENSE), x, w)
+    close(ours[0], plain[0])
+    g = random.normal(random.key(1), plain[0].shape)
+    close(ours[1](g), plain[1](g))
+
+
+@pytest.mark.parametrize("form", ["tiled", "native"])
+@pytest.mark.parametrize("over", ["x", "w", "both"])
+def test_vmap_equals_a_loop(form, over):
+    size, kernel = (5, 6), (3, 3)
+    with backend.use(convolution=form):
+        op = ops.conv(size, kernel, 4)
+    many = [tensors(size, kernel, seed) for seed in (0, 1)]
+    xs, ws = (jnp.stack(part) for part in zip(*many, strict=True))
+    f = value_and_pullback(op)
+    if over == "both":
+        together = jax.jit(jax.vmap(f))(xs, ws)
+        apart = [f(x, w) for x, w in zip(xs, ws, strict=True)]
+    elif over == "x":
+        together = jax.jit(jax.vmap(f, (0, None)))(xs, ws[0])
+        apart = [f(x, ws[0]) for x in xs]
+    else:
+        together = jax.jit(jax.vmap(f, (None, 0)))(xs[0], ws)
+        apart = [f(xs[0], w) for w in ws]
+    close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *apart))
+
+
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        ("same", "SAME, VALID or pairs, not 'same'"),
+        (((1, 1),), r"\(low, high\) pair for H and W"),
+        (((1, 1, 1), (1, 1)), r"\(low, high\) pair for H and W"),
+        ("VALID", r"kernel \(9, 3\) is larger"),
+    ],
+)
+def test_impossible_convolutions_are_refused(padding, message):
+    with pytest.raises(ValueError, match=message):
+        ops.conv((5, 5), (9, 3), 4, padding=padding)
+
+
+# Pooling (in layers.py, chosen by the backend like the convolutions).
+
+
+def pool_and_pullback(form):
+    """Compiled anew for each form."""
+
+    def f(x):
+        y, pullback = jax.vjp(lambda x: relu_max_pool(x), x)
+        g = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+        return y, pullback(g)[0]
+
+    def traced(x):
+        with backend.use(convolution=form):
+            return jax.jit(lambda x: f(x))(x)
+
+    return traced
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (24, 24), (2, 3), (1, 4)])
+def test_pooling_is_relu_of_the_maximum(size):
+    x = random.normal(random.key(0), (3, *size, 5))  # no ties
+    y, x_bar = pool_and_pullback("tiled")(x)
+    np.testing.assert_array_equal(y, nn.relu(nn.max_pool(x, (2, 2), (2, 2))))
+    native, native_bar = pool_and_pullback("native")(x)
+    np.testing.assert_array_equal(y, native)
+    np.testing.assert_array_equal(x_bar, native_bar)
+
+
+def test_of_equal_maxima_the_first_gets_the_gradient():
+    x = jnp.ones((1, 2, 2, 1), jnp.float32)
+    slopes = jax.grad(lambda x: relu_max_pool(x).sum())(x)
+    np.testing.assert_array_equal(slopes.ravel(), [1, 0, 0, 0])
+    for first, second in ((0, 1), (0, 3), (1, 2), (1, 3), (2, 3)):
+        values = np.zeros(4, np.float32)
+        values[[first, second]] = 2.0
+        slopes = jax.grad(lambda x: relu_max_pool(x).sum())(values.reshape(1, 2, 2, 1))
+        expected = np.zeros(4)
+        expected[first] = 1
+        np.testing.assert_array_equal(slopes.ravel(), expected)
+
+
+def test_no_gradient_where_nothing_is_positive():
+    for value in (0.0, -1.0):
+        x = jnp.full((1, 4, 4, 2), value, jnp.float32)
+        slopes = jax.grad(lambda x: relu_max_pool(x).sum())(x)
+        assert not np.any(slopes)

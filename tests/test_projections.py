@@ -1,0 +1,70 @@
+"""Laws of the projections applied after each update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from vnets.posteriors import Multiplicative, Scaled, gaussian, multiplicative, variance
+from vnets.projections import at_most_one, clip_log_alpha
+
+
+@pytest.fixture
+def params():
+    key, shape = random.key(0), (3, 4)
+    vd = multiplicative(0.0, "weight")(key, shape)
+    wild = vd.replace(
+        log_alpha=jnp.linspace(-30, 30, 12, dtype=jnp.float32).reshape(shape)
+    )
+    scale = Multiplicative(jnp.ones(3, jnp.float32), jnp.full((1,), 50.0, jnp.float32))
+    return {
+        "vd": {"kernel": wild, "bias": jnp.full((4,), 99.0, jnp.float32)},
+        "scaled": {"kernel": Scaled(scale, wild)},
+        "gaussian": {"kernel": gaussian(40.0)(key, shape)},
+        "variance": {"kernel": variance()(key, shape)},
+    }
+
+
+def log_alphas(params):
+    return [
+        params["vd"]["kernel"].log_alpha,
+        params["scaled"]["kernel"].scale.log_alpha,
+        params["scaled"]["kernel"].weight.log_alpha,
+    ]
+
+
+def test_clips_every_log_alpha_and_nothing_else(params):
+    clipped = jax.jit(clip_log_alpha(-20, 20))(params)
+    for before, after in zip(log_alphas(params), log_alphas(clipped), strict=True):
+        np.testing.assert_array_equal(after, np.clip(before, -20, 20))
+        assert not np.array_equal(after, before)
+        assert (after.shape, after.dtype) == (before.shape, before.dtype)
+    assert jax.tree.structure(clipped) == jax.tree.structure(params)
+    changed = sum(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(clipped), strict=True)
+    )
+    assert changed == 3
+
+
+def test_a_projection_is_idempotent(params):
+    once = clip_log_alpha(-8, 8)(params)
+    jax.tree.map(np.testing.assert_array_equal, clip_log_alpha(-8, 8)(once), once)
+
+
+def test_at_most_one_bounds_alpha_from_above_only(params):
+    for before, after in zip(
+        log_alphas(params), log_alphas(at_most_one(params)), strict=True
+    ):
+        np.testing.assert_array_equal(after, np.minimum(before, 0))
+
+
+def test_without_bounds_it_is_the_identity(params):
+    jax.tree.map(np.testing.assert_array_equal, clip_log_alpha()(params), params)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, -1), (0, 0), (float("nan"), 1)])
+def test_bounds_out_of_order_are_refused(low, high):
+    with pytest.raises(ValueError, match=r"low .* must be below high"):
+        clip_log_alpha(low, high)

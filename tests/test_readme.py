@@ -1,0 +1,58 @@
+"""The README's example runs as it stands, and its commands exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_library_example_gives_chance_and_a_good_ensemble():
+    (example,) = blocks("python")
+    # In a process of its own: one device, as its reader has.
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    printed = {name: float(value) for name, value in lines}
+    assert set(printed) == {"det", "stoch", "ens"}
+    assert printed["det"] <= 0.3
+    assert printed["stoch"] >= 0.8
+    assert printed["ens"] >= 0.9
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    used = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert used
+    assert used <= targets
+
+
+def test_scripts_exist():
+    used = set(re.findall(r"scripts/[a-z_]+\.py", README))
+    assert used
+    for script in used:
+        assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize(
+    "link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README)))
+)
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()

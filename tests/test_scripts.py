@@ -1,0 +1,174 @@
+"""The scripts as a user calls them: exit codes, messages, a kill in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vnets import results
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "--config=configs/lenet5_mnist.py:variance,quick"
+# One MLP of eight units: what is tested here is not the net.
+SMALL = (
+    "--config.model={'name': 'mlp', 'widths': (8,), "
+    "'posteriors': {'dense1': {'kind': 'variance'}}}",
+)
+
+
+def environment(tmp_path):
+    hidden = {"TFDS_DATA_DIR", "VNETS_CACHE_DIR", "XLA_FLAGS"}
+    env = {k: v for k, v in os.environ.items() if k not in hidden}
+    env["TFDS_DATA_DIR"] = str(tmp_path / "no-tfds")
+    env["VNETS_CACHE_DIR"] = str(tmp_path / "no-cache")
+    return env
+
+
+def start(tmp_path, script, *arguments, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, f"scripts/{script}.py", *arguments],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def call(tmp_path, script, *arguments):
+    process = start(tmp_path, script, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.epoch=2"], ["no field 'epoch'", "epochs", "optimizer.name"]),
+        (["--config.epochs=two"], ["epochs", "two"]),
+        (["--config.dataset.name=mnits"], ["mnits", "digits", "mnist"]),
+        (["--config.prior=nope"], ["config.prior", "log_uniform"]),
+        (["--nosuchflag"], ["nosuchflag"]),
+        (["word"], ["unexpected", "word"]),
+    ],
+)
+def test_wrong_calls_are_answered_without_a_traceback(tmp_path, arguments, words):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    code, _, err = call(tmp_path, "train", CONFIG, workdir, *arguments)
+    assert code in (1, 2)
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("configs/lenet5_mnist.py:varience", ["varience", "vd_layer"]),
+        ("configs/lenet5_mnist.py:variance,tiny", ["tiny", "quick", "paper"]),
+        ("configs/nope.py:variance", ["nope.py", "configs/lenet5_mnist.py"]),
+    ],
+)
+def test_wrong_configs_list_the_valid_ones(tmp_path, config, words):
+    code, _, err = call(tmp_path, "train", f"--config={config}", "--workdir=unused")
+    assert code == 2
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_missing_data_are_named_soon_and_nothing_else_is_used(tmp_path):
+    began = time.monotonic()
+    code, _, err = call(
+        tmp_path,
+        "train",
+        "--config=configs/lenet5_mnist.py:variance",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    if code == 0 or "Downloading" in err:  # pragma: no cover
+        pytest.skip("there is a network here")
+    assert code == 1
+    assert time.monotonic() - began < 60  # ten seconds, and a busy machine's share
+    for word in ("no-tfds", "no-cache", "fetch_data.py", "TFDS_DATA_DIR", "digits"):
+        assert word in err
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--table=nope"], ["nope", "lenet5_mnist"]),
+        (["--scale=nope"], ["nope", "quick", "short", "paper"]),
+        (["--rows=nope"], ["nope", "dropout", "variance"]),
+        (["--seeds=0"], ["seeds"]),
+    ],
+)
+def test_reproduce_refuses_what_there_is_not(tmp_path, arguments, words):
+    code, _, err = call(tmp_path, "reproduce", *arguments)
+    assert code in (1, 2)
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def values(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def test_killed_and_called_again_ends_as_if_never_killed(tmp_path):
+    arguments = [CONFIG, *SMALL, "--config.probe.every=100", "--checkpoint_seconds=0"]
+
+    def train(name, epochs):
+        folder = f"--workdir={tmp_path / name}"
+        return [*arguments, folder, f"--config.epochs={epochs}"]
+
+    code, _, err = call(tmp_path, "train", *train("whole", 60))
+    assert code == 0, err
+    process = start(tmp_path, "train", *train("cut", 60))
+    log = tmp_path / "cut" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_bytes()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "record.json").exists()
+    survived = len(log.read_text().splitlines())
+    assert 1 <= survived < 60
+    code, _, err = call(tmp_path, "train", *train("cut", 60))
+    assert code == 0, err
+    whole, cut = (
+        results.read(tmp_path / name / "record.json") for name in ("whole", "cut")
+    )
+    assert whole["evals"] == cut["evals"]
+    assert values(tmp_path / "whole" / "metrics.jsonl") == values(log)
+
+
+def test_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
+    folder = f"--workdir={tmp_path / 'run'}"
+    code, _, err = call(tmp_path, "train", CONFIG, *SMALL, folder, "--config.epochs=1")
+    assert code == 0, err
+    record = (tmp_path / "run" / "record.json").read_bytes()
+    code, _, err = call(tmp_path, "train", CONFIG, *SMALL, folder, "--config.epochs=2")
+    assert code == 2
+    assert "differs in epochs" in err
+    assert (tmp_path / "run" / "record.json").read_bytes() == record
+
+
+def test_diverged_run_says_where_and_exits_with_1(tmp_path):
+    rate = "--config.optimizer.learning_rate=[[0.0, 1e30], [1.0, 1e30]]"
+    code, _, err = call(
+        tmp_path, "train", CONFIG, *SMALL, f"--workdir={tmp_path / 'run'}", rate
+    )
+    assert code == 1
+    assert "not finite at epoch 1, step" in err
+    assert "layer dense" in err
+    record = results.read(tmp_path / "run" / "record.json")
+    assert "not finite" in record["status"]["failed"]

@@ -1,0 +1,267 @@
+"""The trainer: one compile, exact resume, seeds that fail alone, clear refusals."""
+
+import dataclasses
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import random
+
+from vnets import nets, objectives, parallel, posteriors, priors, sources, train
+from vnets.checkpoint import WorkdirError
+from vnets.data import Split
+from vnets.rng import stream
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Forty separable 4 x 4 images in four classes."""
+    rng = np.random.default_rng(0)
+    label = np.arange(40, dtype=np.int32) % 4
+    image = rng.integers(0, 60, (40, 4, 4, 1)).astype(np.uint8)
+    image[np.arange(40), label, :, 0] += 150
+    return Split(image, label)
+
+
+def make_task(split, optimizer=None, source=None, **kwargs):
+    model = nets.MLP(
+        widths=(16,),
+        classes=4,
+        posteriors={"dense1": posteriors.multiplicative()},
+    )
+    source = source or sources.Resident(split, BATCH)
+    return train.Task(
+        init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
+        loss=objectives.classification_loss(model, priors.log_uniform, source.n),
+        optimizer=optimizer or optax.adam(1e-2),
+        source=source,
+        locate=objectives.first_nonfinite_layer(model),
+        **kwargs,
+    )
+
+
+def fit(task, one_device, **kwargs):
+    kwargs = {"epochs": 3, "seeds": [0], "mesh": one_device} | kwargs
+    return train.fit(task, show_progress=False, **kwargs)
+
+
+def leaves_equal(a, b):
+    same = jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), a, b)
+    return all(jax.tree.leaves(same))
+
+
+def test_learns_and_reports_each_epoch(split, one_device):
+    [result] = fit(make_task(split), one_device, epochs=20)
+    assert [row["epoch"] for row in result.history] == list(range(1, 21))
+    assert result.history[-1]["nll"] < 0.5 * result.history[0]["nll"]
+    last = result.history[-1]
+    assert last["elbo"] == pytest.approx(last["data_term"] - last["kl"], rel=1e-5)
+    assert last["data_term"] == pytest.approx(-40 * last["nll"], rel=1e-5)
+
+
+def test_step_compiles_once_for_all_seeds(split, one_device, caplog):
+    task = make_task(split)
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        fit(task, one_device, seeds=[0, 1], epochs=4, vectorize=False, chunk_steps=2)
+    compiled = [record.getMessage() for record in caplog.records]
+    compiled = [m for m in compiled if m.startswith("Compiling") and "_chunk" in m]
+    assert len(compiled) == 1
+
+
+def test_chunks_do_not_change_the_result(split, one_device):
+    task = make_task(split)
+    [one] = fit(task, one_device, chunk_steps=1)
+    [five] = fit(task, one_device, chunk_steps=5)
+    for a, b in zip(
+        jax.tree.leaves(one.state), jax.tree.leaves(five.state), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_resumed_equals_uninterrupted(split, one_device, tmp_path):
+    task = make_task(split)
+    [whole] = fit(task, one_device, epochs=6, workdir=lambda s: tmp_path / "whole")
+    cut = {"workdir": lambda s: tmp_path / "cut", "checkpoint_seconds": 0.0}
+    fit(task, one_device, epochs=3, **cut)
+    # Rows of epochs after the checkpoint, from before a kill, must not stay.
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "nll": 99.0}\n{"epoch": 5, "nl')
+    [resumed] = fit(task, one_device, epochs=6, **cut)
+    assert leaves_equal(whole.state, resumed.state)
+
+    def values(result):
+        return [
+            {k: v for k, v in row.items() if "seconds" not in k}
+            for row in result.history
+        ]
+
+    assert values(whole) == values(resumed)
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 7))
+
+
+def test_vmapped_seeds_equal_seeds_in_turn(split, one_device):
+    task = make_task(split)
+    together = fit(task, one_device, seeds=[3, 4], vectorize=True)
+    apart = fit(task, one_device, seeds=[3, 4], vectorize=False)
+    for a, b in zip(together, apart, strict=True):
+        assert a.seed == b.seed
+        assert a.history[-1]["nll"] == pytest.approx(b.history[-1]["nll"], rel=1e-3)
+
+
+def test_vmapped_seeds_resume(split, one_device, tmp_path):
+    task = make_task(split)
+    kwargs = {"seeds": [0, 1], "vectorize": True, "checkpoint_seconds": 0.0}
+    whole = fit(task, one_device, epochs=4, **kwargs)
+    kwargs["workdir"] = lambda seed: tmp_path / str(seed)
+    fit(task, one_device, epochs=2, **kwargs)
+    resumed = fit(task, one_device, epochs=4, **kwargs)
+    for a, b in zip(whole, resumed, strict=True):
+        assert leaves_equal(a.state, b.state)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_one_seed_that_fails_does_not_stop_the_others(
+    split, one_device, tmp_path, vectorize
+):
+    task = make_task(split)
+    victim = stream(random.key(1), "noise", 7)
+
+    def loss(params, state, batch, key):
+        value, aux = task.loss(params, state, batch, key)
+        hit = jnp.all(random.key_data(key) == random.key_data(victim))
+        return jnp.where(hit, jnp.nan, value), aux
+
+    failing = dataclasses.replace(task, loss=loss)
+    good, bad = fit(
+        failing,
+        one_device,
+        seeds=[0, 1],
+        vectorize=vectorize,
+        checkpoint_seconds=0.0,
+        workdir=lambda seed: tmp_path / str(seed),
+    )
+    assert good.failed is None
+    assert len(good.history) == 3
+    # Five steps an epoch: step 7 is the third of epoch 2.
+    assert "seed 1" in bad.failed
+    assert "epoch 2, step 3 of 5" in bad.failed
+    assert "after epoch 1" in bad.failed
+    assert len(bad.history) == 1
+    assert int(bad.state.model.step) == 7
+    finite = [bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(bad.state)]
+    assert all(finite)
+
+
+def test_failure_names_the_layer(split, one_device):
+    task = make_task(split, optimizer=optax.sgd(1e30))
+    [result] = fit(task, one_device)
+    assert "layer dense1" in result.failed or "layer dense2" in result.failed
+    assert "last good checkpoint" not in result.failed  # there is no workdir
+
+
+def test_nan_gradient_of_a_finite_loss_is_caught(split, one_device):
+    task = make_task(split)
+
+    def loss(params, state, batch, key):
+        value, aux = task.loss(params, state, batch, key)
+        return value + 0.0 * jnp.sqrt(jnp.sum(0.0 * params["dense2"]["bias"])), aux
+
+    [result] = fit(dataclasses.replace(task, loss=loss), one_device)
+    assert "epoch 1, step 1 of 5" in result.failed
+    assert "gradients not finite in dense2" in result.failed
+
+
+def test_projection_holds_after_each_update(split, one_device):
+    from vnets import projections
+
+    task = make_task(split, optimizer=optax.adam(1.0), project=projections.at_most_one)
+    [result] = fit(task, one_device)
+    assert float(result.state.params["dense1"]["kernel"].log_alpha.max()) <= 0.0
+
+
+def test_streamed_equals_resident_batches(split, one_device):
+    resident = sources.Resident(split, BATCH)
+
+    def epochs(seed, epoch):
+        # The order that a resident source would take for seed 0.
+        order = np.asarray(next(resident.chunks(random.key(0), epoch, 5)))
+        for row in order:
+            image = split.image[row].astype(np.float32) / 255
+            yield {"image": image, "label": split.label[row]}
+
+    streamed = make_task(split, source=sources.Streamed(epochs, 40, BATCH))
+    [a] = fit(make_task(split), one_device)
+    [b] = fit(streamed, one_device)
+    assert a.history[-1]["nll"] == pytest.approx(b.history[-1]["nll"], rel=1e-5)
+
+
+def test_short_stream_is_an_error(split, one_device):
+    batch = {"image": np.zeros((BATCH, 4, 4, 1), np.float32), "label": np.zeros(BATCH)}
+    source = sources.Streamed(lambda seed, epoch: iter([batch]), 40, BATCH)
+    with pytest.raises(ValueError, match="ended before 5 batches"):
+        fit(make_task(split, source=source), one_device)
+
+
+def test_same_losses_on_one_and_many_devices(split):
+    task = make_task(split)
+    losses = {}
+    for n in (1, 2, 8):
+        mesh = parallel.mesh(jax.devices()[:n])
+        [result] = train.fit(task, epochs=4, seeds=[0], mesh=mesh, show_progress=False)
+        losses[n] = [row["loss"] for row in result.history]
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
+    np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
+
+
+def test_refusals_name_what_is_valid(split, one_device, tmp_path):
+    task = make_task(split)
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        fit(task, one_device, epochs=0)
+    with pytest.raises(ValueError, match="between 1 and 40"):
+        sources.Resident(split, 41)
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(WorkdirError, match="cannot write"):
+        fit(task, one_device, workdir=lambda seed: blocked / "run")
+
+
+def test_full_disk_is_refused_at_the_start(split, one_device, tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(WorkdirError, match="MiB free"):
+        fit(make_task(split), one_device, workdir=lambda seed: tmp_path / "run")
+
+
+def test_tensorboard_files_hold_the_metrics(split, one_device, tmp_path):
+    fit(
+        make_task(split),
+        one_device,
+        workdir=lambda seed: tmp_path,
+        tensorboard=True,
+    )
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "at_most", "expected"),
+    [(300, 50, 50), (7, 50, 7), (22, 5, 2), (13, 5, 1)],
+)
+def test_divisor(steps, at_most, expected):
+    assert sources.divisor(steps, at_most) == expected
+
+
+def test_epoch_visits_each_example_at_most_once(split):
+    source = sources.Resident(split, 16)
+    first = np.concatenate(list(source.chunks(random.key(0), 0, 1))).ravel()
+    second = np.concatenate(list(source.chunks(random.key(0), 1, 1))).ravel()
+    assert len(set(first.tolist())) == len(first) == 32
+    assert first.tolist() != second.tolist()
