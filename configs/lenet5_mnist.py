@@ -7,12 +7,14 @@ layer), vd_layer (dense1, one alpha). Scales: quick (the embedded digits), short
 (MNIST, 12 epochs), paper (MNIST, the 200 epochs of the authors' `lenet5-vn.py`).
 
 The net, Adam from 1e-3 linearly to 0, batches of 200, pixels in [0, 1] and N CE + KL
-are the authors' (PyTorch code). Where a scale deviates: vd_layer starts from
-log alpha 0 (quick) or -2 (short) instead of -5 and trains it 200 or 20 times faster, so
-that its transition fits in; quick uses batches of 50. The output layer keeps its mean in variance_all: with a
-variance layer there, logits are symmetric around the bias for every input, so by Jensen
-no weights give a better expected log likelihood than a constant prediction. We test with running statistics of batch normalization, the
-authors with those of the test batch.
+are the authors' (PyTorch code). Where a scale deviates: vd_layer starts from log alpha
+0 (quick) or -2 (short) instead of -5 and trains it 200 or 20 times faster, so that its
+transition fits in; quick uses batches of 50.
+
+The output layer keeps its mean in variance_all: with a variance layer there, logits are
+symmetric around the bias for every input, so by Jensen no weights give a better
+expected log likelihood than a constant prediction. We test with running statistics of
+batch normalization, the authors with those of the test batch.
 """
 
 from ml_collections import ConfigDict

@@ -42,11 +42,11 @@ def markdown(outcome: Outcome) -> str:
         f"{summary(outcome)}. {scale.text}",
         legend(outcome),
         f"![The table as a figure]({scale.name}.png)",
-        _markdown_grid(accuracies),
+        markdown_grid(accuracies),
     ]
     blocks += ["\n".join(f"- {note}" for note in notes(outcome))]
     for grid in others:
-        blocks += [f"## {grid.title}", grid.text, _markdown_grid(grid)]
+        blocks += [f"## {grid.title}", grid.text, markdown_grid(grid)]
     blocks += [
         "## Sources",
         "\n".join(
@@ -261,7 +261,8 @@ def _commit(git: dict) -> str:
     return f"{commit} + changes" if git["commit"] and git["dirty"] else commit
 
 
-def _markdown_grid(grid: Grid) -> str:
+def markdown_grid(grid: Grid) -> str:
+    """Returns a grid as a Markdown table, without its title."""
     lines = [grid.header, ["---"] * len(grid.header), *grid.lines]
     return "\n".join(
         "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |"

@@ -14,6 +14,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments import readme, table_specs, tables
 from experiments.bench import report, timing
 from vnets import results
 
@@ -43,6 +44,9 @@ def main(argv: list[str]) -> int:
             return 1
         report.show(measured, console)
         console.print(f"Written: {path}", markup=False)
+    if Path(OUT.value).resolve() == readme.RESULTS / "bench":
+        tables_there = tables.outcomes(table_specs.select(), "", readme.RESULTS)
+        readme.update(tables_there)
     return 0
 
 

@@ -15,7 +15,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import render, show, table_specs, tables
+from experiments import readme, render, show, table_specs, tables
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", "", "Table by name; empty: all with records.")
@@ -37,9 +37,10 @@ def main(argv: list[str]) -> int:
         if not outcomes:
             wanted = f"{TABLE.value or '<table>'}/{SCALE.value or '<scale>'}"
             raise results.RecordError(f"no records in {RECORDS.value}/{wanted}")
-        shown = [
-            _check(*item) if CHECK.value else show.show(*item) for item in outcomes
-        ]
+        act = _check if CHECK.value else show.show
+        shown = [act(*item) for item in outcomes]
+        if Path(RECORDS.value).resolve() == readme.RESULTS and not CHECK.value:
+            readme.update(tables.outcomes(table_specs.select(), "", readme.RESULTS))
     except ValueError as error:  # RecordError, TableError
         print(error, file=sys.stderr)
         return 1

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import readme, table_specs, tables
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -34,6 +36,16 @@ def test_library_example_gives_chance_and_a_good_ensemble():
     assert printed["det"] <= 0.3
     assert printed["stoch"] >= 0.8
     assert printed["ens"] >= 0.9
+
+
+def test_generated_parts_are_what_the_records_give():
+    outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
+    assert readme.generate(outcomes) == README
+
+
+def test_marks_are_required():
+    with pytest.raises(ValueError, match="0 pairs"):
+        readme.with_block(README, "nothing", "")
 
 
 def test_make_targets_exist():

@@ -26,8 +26,8 @@ from vnets.posteriors import (
 from vnets.rng import stream
 from vnets.types import Key, Params
 
-Edit = Callable[[Params, Key | None], Params]
-Change = Callable[[Posterior, Key | None], Posterior]
+Edit = Callable[[Params, Key], Params]
+Change = Callable[[Posterior, Key], Posterior]
 
 
 def path_name(path) -> str:
@@ -50,7 +50,7 @@ def edit(change: Change, where: Callable[[str], bool] = everywhere) -> Edit:
       where: takes a layer's path ("dense1", "block/conv"); False leaves it alone.
     """
 
-    def apply(params: Params, key: Key | None = None) -> Params:
+    def apply(params: Params, key: Key = None) -> Params:
         def visit(path, node):
             if not (is_posterior(node) and is_noisy(node) and where(path_name(path))):
                 return node
@@ -65,7 +65,7 @@ def edit(change: Change, where: Callable[[str], bool] = everywhere) -> Edit:
 def chain(*edits: Edit) -> Edit:
     """Applies edits from left to right."""
 
-    def apply(params: Params, key: Key | None = None) -> Params:
+    def apply(params: Params, key: Key = None) -> Params:
         for number, one in enumerate(edits):
             params = one(params, None if key is None else stream(key, number))
         return params
@@ -76,7 +76,7 @@ def chain(*edits: Edit) -> Edit:
 def _on_weight(change: Change) -> Change:
     """Applies a change of weights inside Scaled nodes too, and leaves their scale."""
 
-    def apply(node: Posterior, key: Key | None) -> Posterior:
+    def apply(node: Posterior, key: Key) -> Posterior:
         if not isinstance(node, Scaled):
             return change(node, key)
         if not is_noisy(node.weight):
@@ -86,7 +86,7 @@ def _on_weight(change: Change) -> Change:
     return apply
 
 
-def mean_of(node: Posterior, key: Key | None = None) -> Point:
+def mean_of(node: Posterior, key: Key = None) -> Point:
     """The node's mean without noise (zero for a variance layer); ignores the key."""
     del key
     mean, _ = node.moments()
@@ -94,7 +94,7 @@ def mean_of(node: Posterior, key: Key | None = None) -> Point:
 
 
 @_on_weight
-def without_mean(node: Posterior, key: Key | None = None) -> ZeroMean:
+def without_mean(node: Posterior, key: Key = None) -> ZeroMean:
     """N(mean, var) -> N(0, var); ignores the key."""
     del key
     _, std = node.location_scale()
@@ -116,7 +116,7 @@ def pruned_at(threshold: float) -> Change:
     """Sets mean and variance to zero where log alpha > threshold."""
 
     @_on_weight
-    def change(node: Posterior, key: Key | None = None) -> Posterior:
+    def change(node: Posterior, key: Key = None) -> Posterior:
         del key
         keep = log_alpha(node) <= threshold
         if isinstance(node, Gaussian):

@@ -26,7 +26,7 @@ def _with_scaled(estimate_weight):
     """Extends an estimator of plain nodes to Scaled ones: noise on the units."""
 
     @functools.wraps(estimate_weight)
-    def estimate(op, q: Posterior, x: Array, key: Key | None) -> Array:
+    def estimate(op, q: Posterior, x: Array, key: Key) -> Array:
         if not is_noisy(q):
             return op.lower(op.apply(op.lift(x), q.sample(None)))
         if not isinstance(q, Scaled):
@@ -51,7 +51,7 @@ def _unit_noise(q: Scaled, x: Array, key: Key) -> Array:
 
 
 @_with_scaled
-def lrt(op, q: Posterior, x: Array, key: Key | None) -> Array:
+def lrt(op, q: Posterior, x: Array, key: Key) -> Array:
     """Local reparameterization: samples the pre-activation instead of the weight.
 
     y = m + sqrt(v) eps with m = x mean, v = x^2 var and one eps for each pre-activation
@@ -76,13 +76,13 @@ def lrt(op, q: Posterior, x: Array, key: Key | None) -> Array:
 
 
 @_with_scaled
-def weight_sampling(op, q: Posterior, x: Array, key: Key | None) -> Array:
+def weight_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
     """One weight sample for the whole batch; right for every noise family."""
     return op.lower(op.apply(op.lift(x), q.sample(key)))
 
 
 @_with_scaled
-def per_example_sampling(op, q: Posterior, x: Array, key: Key | None) -> Array:
+def per_example_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
     """A weight sample for each example, drawn in blocks, and again for the gradient.
 
     An example's weights depend on the key and its place in the batch only.

@@ -21,6 +21,7 @@ from jax import lax
 
 from vnets import backend, estimators, ops
 from vnets.posteriors import Factory, Point, is_noisy, is_posterior, point
+from vnets.rng import stream
 from vnets.types import Array, choose
 
 
@@ -186,15 +187,15 @@ class Stochastic:
     model: nn.Module
     posteriors: Mapping[str, Factory]
 
-    def init(self, rngs, *args, mode: Mode = TEST, **kwargs):
+    def init(self, rngs: Any, *args, mode: Mode = TEST, **kwargs):
         """The model's `init`; `rngs` is a key, or a dict with "params" and "noise".
 
         Raises:
           ValueError: a path that matches no Dense or Conv layer; the message lists
             those of the model.
         """
-        if not isinstance(rngs, Mapping):
-            rngs = {"params": rngs, "noise": jax.random.fold_in(rngs, 0)}
+        if not isinstance(rngs, dict):
+            rngs = {"params": rngs, "noise": stream(rngs, "noise")}
         seen: dict[str, set] = {}
         with self._intercepted(mode, seen):
             variables = self.model.init(rngs, *args, **kwargs)

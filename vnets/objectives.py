@@ -116,7 +116,7 @@ def classification_loss(
             "elbo": data_term - divergence,
             "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"]),
         }
-        return value, (state.replace(collections=collections), metrics)
+        return value, (ModelState(state.step, collections), metrics)
 
     return loss
 

@@ -29,6 +29,8 @@ from vnets import backend
 from vnets.types import Array
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+Pair = tuple[int, ...]  # one for H, one for W
+Pads = tuple[tuple[int, int], ...]  # (low, high) for H and for W
 
 
 @jax.custom_vjp
@@ -76,8 +78,8 @@ class Dense:
 class NativeConv:
     """x [B, H, W, I] convolved with w [kh, kw, I, O] by XLA's own convolution."""
 
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
+    strides: Pair
+    padding: Pads
 
     def lift(self, x: Array) -> Array:
         return x
@@ -102,9 +104,9 @@ class TiledConv:
       tile: outputs computed together along each of H, W.
     """
 
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
+    size: Pair
+    kernel: Pair
+    padding: Pads
     tile: int
 
     @property
@@ -193,10 +195,10 @@ WIDE = 64  # from this many output channels on, tiles only add multiplications
 
 
 def conv(
-    size: tuple[int, int],
-    kernel: tuple[int, int],
+    size: Pair,
+    kernel: Pair,
     features: int,
-    strides: tuple[int, int] = (1, 1),
+    strides: Pair = (1, 1),
     padding: str | Sequence[tuple[int, int]] = "SAME",
 ) -> NativeConv | TiledConv:
     """The form of a convolution that the backend runs fastest.

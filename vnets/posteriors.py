@@ -22,7 +22,7 @@ from flax import struct
 from jax import random
 
 from vnets import noise as noises
-from vnets.types import Array, Initializer, Key, Shape, choose
+from vnets.types import Array, Initializer, Key, Moment, Shape, choose
 
 LOG_FLOOR = 1e-16  # inside logarithms of squared weights
 Factory = Callable[[Key, Shape], "Posterior"]
@@ -38,16 +38,16 @@ class Posterior:
 
     noise: str = "normal"
 
-    def location_scale(self) -> tuple[Array | None, Array | None]:
+    def location_scale(self) -> tuple[Moment, Moment]:
         """Mean and standard deviation (of either sign); None stands for zero."""
         raise TypeError(f"{type(self).__name__} is not a location-scale family")
 
-    def moments(self) -> tuple[Array | None, Array | None]:
+    def moments(self) -> tuple[Moment, Moment]:
         """Mean and variance of each weight, [..., I, O]; None stands for zero."""
         mean, std = self.location_scale()
         return mean, None if std is None else jnp.square(std)
 
-    def sample(self, key: Key | None, batch: Shape = ()) -> Array:
+    def sample(self, key: Key, batch: Shape = ()) -> Array:
         """Independent draws, [*batch, *shape]; a noiseless node needs no key."""
         mean, std = self.location_scale()
         if std is None:
@@ -152,7 +152,7 @@ class Dropout(Posterior):
         mean = jnp.ones((self.units,), jnp.float32)
         return mean, jnp.full((self.units,), std, jnp.float32) if std else None
 
-    def sample(self, key: Key | None, batch: Shape = ()) -> Array:
+    def sample(self, key: Key, batch: Shape = ()) -> Array:
         if self.noise != "binary" or not self.rate:
             return super().sample(key, batch)
         keep = random.bernoulli(key, 1.0 - self.rate, (*batch, self.units))
@@ -198,7 +198,7 @@ class Scaled(Posterior):
         second = _second_moment(s_mean, s_var) * _second_moment(w_mean, w_var)
         return mean, second if mean is None else second - jnp.square(mean)
 
-    def sample(self, key: Key | None, batch: Shape = ()) -> Array:
+    def sample(self, key: Key, batch: Shape = ()) -> Array:
         key_scale, key_weight = (None, None) if key is None else random.split(key)
         s = self._column(self.scale.sample(key_scale, batch))
         middle = (1,) * (len(self.weight.shape) - 2)  # a convolution's kernel axes
@@ -210,7 +210,7 @@ class Scaled(Posterior):
         return self.weight.shape
 
 
-def _second_moment(mean, var):
+def _second_moment(mean: Moment, var: Moment) -> Array:
     if mean is None:
         return var
     return jnp.square(mean) if var is None else jnp.square(mean) + var

@@ -228,14 +228,14 @@ class _Run:
         keys = [random.key(seed) for seed in seeds]
         self.key = jnp.stack(keys) if self.vmapped else keys[0]
         start = jax.vmap(task.start) if self.vmapped else task.start
-        self.state = jax.device_put(
+        self.state: Any = jax.device_put(
             jax.jit(start)(self.key), parallel.replicated(options.mesh)
         )
         self.arrays = jax.device_put(
             task.source.arrays, parallel.replicated(options.mesh)
         )
         self.folders = [workdir(seed) if workdir else None for seed in seeds]
-        self.checkpoints = [
+        self.checkpoints: list[Any] = [
             Checkpoints(folder / "checkpoints") if folder else None
             for folder in self.folders
         ]

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 
 Array = jax.Array
-Key = jax.Array
+Key = Any  # a PRNG key, typed or legacy; None where nothing is drawn
+Moment = Any  # an array, or None for zero
 Params = Any  # a tree whose leaves are arrays and posterior nodes
 Shape = tuple[int, ...]
 Initializer = Callable[[Key, Shape], Array]
 
 
-def choose(kind: str, name: str, choices):
+def choose(kind: str, name: str, choices) -> Any:
     """Returns `choices[name]` of a mapping, or `name` itself of another collection.
 
     Raises:

@@ -94,7 +94,7 @@ def _section(report: Report) -> str:
     parts = [f"## {report['title']}", _where(report)]
     if report["quick"]:
         parts.append("**A quick run with tiny sizes: these numbers mean nothing.**")
-    parts += [_markdown_table(*table) for table in tables(report)]
+    parts += [markdown_table(*table) for table in tables(report)]
     if report["name"] in WITH_FIGURE:
         parts.append(f"![{report['title']}]({report['name']}.png)")
     parts += report["notes"]
@@ -159,7 +159,8 @@ def _peak(case: dict) -> str:
     return "not measured" if case["peak_mib"] is None else f"{case['peak_mib']:.0f}"
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """One of `tables` as Markdown; the first column is text, the others numbers."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     # A bar in a name, as in P(|eps| > 4), would end the cell.
     return "\n".join(

@@ -15,11 +15,11 @@ class MLP(Net):
     Layers are named dense1, dense2, ...
 
     Attributes:
-      widths: units of each hidden layer.
+      widths: units of each hidden layer; none makes a linear model.
       classes: K.
     """
 
-    widths: Sequence[int]
+    widths: Sequence[int] = ()
     classes: int = 10
 
     @property
