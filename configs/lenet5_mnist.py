@@ -54,14 +54,14 @@ def get_config(which: str = "variance") -> ConfigDict:
         "posteriors": POSTERIORS[variant],
     }
     config.prior = "log_uniform"
-    # Schedules are [fraction of the run, value] knots.
-    config.kl_weight = [[0.0, 1.0]]
+    # Schedules are (fraction of the run, value) knots.
+    config.kl_weight = ((0.0, 1.0),)
     config.epochs = {"quick": 20, "short": 12, "paper": 200}[scale]
     config.batch_size = 200
     config.chunk_steps = 50
     config.optimizer = {
         "name": "adam",
-        "learning_rate": [[0.0, 1e-3], [1.0, 0.0]],
+        "learning_rate": ((0.0, 1e-3), (1.0, 0.0)),
         "b1": 0.9,
         "log_alpha_rate": 1.0,
     }

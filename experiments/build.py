@@ -87,7 +87,7 @@ def prior(name: str):
 
 
 def schedule(field: str, points, total_steps: int):
-    """A piecewise linear schedule from [fraction of the run, value] knots."""
+    """A piecewise linear schedule from (fraction of the run, value) knots."""
     return call(field, knots, {"points": points, "unit": total_steps})
 
 

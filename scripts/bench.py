@@ -1,6 +1,7 @@
 """Measures training steps, draws and estimators, and writes a report.
 
-    python scripts/bench.py [--only=lenet5,noise,lrt_layer] [--rounds=30] [--quick]
+    python scripts/bench.py [--only=lenet5,forms,noise,lrt_layer] [--rounds=30]
+        [--quick] [--out=results/bench]
 
 Writes <out>/<benchmark>.json and, generated from them, <out>/README.md and the figure;
 prints the tables. A full run takes some ten minutes on two idle cores. With --quick

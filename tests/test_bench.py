@@ -11,10 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench import lenet5, lrt_layer, noise, report, timing, torch_lenet5
+from experiments.bench import (
+    forms,
+    lenet5,
+    lrt_layer,
+    noise,
+    report,
+    timing,
+    torch_lenet5,
+)
 
 ROOT = Path(report.__file__).resolve().parents[2]
 MODULES = {"lenet5": lenet5, "noise": noise, "lrt_layer": lrt_layer}
+# forms is lenet5 compiled four times over: a minute of its own.
+assert set(report.BENCHMARKS) == {*MODULES, "forms"}
 COMMITTED = ROOT / "results" / "bench"
 
 
@@ -32,13 +42,13 @@ def reports(tmp_path_factory):
     folder, said = tmp_path_factory.mktemp("bench"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)  # as where it is not installed
-        for name in report.BENCHMARKS:
+        for name in MODULES:
             measured = report.measure(name, quick=True, rounds=2, say=said.append)
             report.save(folder, measured)
     return folder, said
 
 
-@pytest.mark.parametrize("name", report.BENCHMARKS)
+@pytest.mark.parametrize("name", MODULES)
 def test_quick_form_reports_every_case_with_finite_numbers(name, reports):
     measured = json.loads((reports[0] / f"{name}.json").read_text("utf-8"))
     cases = {case for case in MODULES[name].cases(True) if "torch" not in case}
@@ -152,3 +162,10 @@ def test_a_folder_that_cannot_be_written_is_a_message(tmp_path):
     assert done.returncode == 1
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_forms_differ_only_in_speed():
+    measured = report.measure("forms", quick=True, rounds=2, say=lambda line: None)
+    assert set(measured["cases"]) == set(forms.CHANGES)
+    assert all(x > 0 for x in _numbers(measured["ratios"]))

@@ -36,7 +36,7 @@ def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
     """A piecewise linear schedule through (time, value) points, constant outside.
 
     Args:
-      points: [[time, value], ...] with rising times, e.g. [[0, 1e-3], [200, 0]].
+      points: (time, value), ... with rising times, e.g. ((0, 1e-3), (200, 0)).
       unit: updates in a unit of time: those of an epoch, or of the whole run if times
         are fractions of it.
 
@@ -49,7 +49,7 @@ def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
         times, values = (), ()
     if not times or any(a >= b for a, b in itertools.pairwise(times)):
         raise ValueError(
-            "a schedule is a list of [time, value] pairs with rising times, "
+            "a schedule is a list of (time, value) pairs with rising times, "
             f"not {points!r}"
         )
     xs = jnp.asarray(times, jnp.float32) * unit

@@ -18,7 +18,6 @@ from jax import random
 from experiments.bench import timing, torch_lenet5
 from vnets import backend, objectives, parallel, posteriors, priors, sources, train
 from vnets.nets.lenet import LeNet5
-from vnets.rng import stream
 
 TITLE = "Training step of LeNet-5"
 UNIT = "ms per step"
@@ -50,22 +49,19 @@ def cases(quick: bool) -> dict[str, timing.Case]:
     """vnets and PyTorch; that PyTorch is there is checked by `run`."""
     batch, steps = sizes(quick)
     ours = {
-        f"vnets {net}": timing.Case(functools.partial(_build, net, batch, steps), steps)
+        f"vnets {net}": timing.Case(functools.partial(build, net, batch, steps), steps)
         for net in NETS
     }
     split = random_split(batch * steps)
     return ours | torch_lenet5.cases(split, batch, steps, TRAINING_SET)
 
 
-def _build(net: str, batch: int, steps: int) -> timing.Thunk:
+def build(net: str, batch: int, steps: int) -> timing.Thunk:
+    """A compiled chunk of the net's training steps, ready to be called."""
     model = LeNet5(posteriors=NETS[net])
     source = sources.Resident(random_split(batch * steps), batch)
 
-    def init(key):
-        rngs = {"params": key, "noise": stream(key, "noise")}
-        variables = model.init(rngs, jnp.zeros((1, 28, 28, 1), jnp.float32))
-        return variables["params"], {}
-
+    init = train.initializer(model, jnp.zeros((1, 28, 28, 1), jnp.float32))
     loss = objectives.classification_loss(model, priors.log_uniform, TRAINING_SET)
     task = train.Task(init, loss, optax.adam(1e-3), source)
     mesh, key = parallel.mesh(jax.devices()[:1]), random.key(0)

@@ -12,7 +12,7 @@ from vnets import results
 
 Report = dict[str, Any]
 
-BENCHMARKS = ("lenet5", "noise", "lrt_layer")
+BENCHMARKS = ("lenet5", "forms", "noise", "lrt_layer")
 WITH_FIGURE = ("lenet5",)
 SCHEMA = 1
 INTRODUCTION = """\
