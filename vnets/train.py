@@ -251,6 +251,12 @@ class _Run:
         """One seed's part of a tree."""
         return jax.tree.map(lambda x: x[number], tree) if self.vmapped else tree
 
+    def _joined(self, trees):
+        """One tree from one for each seed; the inverse of `lane`."""
+        if not self.vmapped:
+            return trees[0]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
     def train(self) -> list[Result]:
         chunk = self._compile()
         options, saved = self.options, time.monotonic()
@@ -306,8 +312,7 @@ class _Run:
             for seed in self.seeds
         ]
         for parts in zip(*chunks, strict=True):
-            stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-            item = stacked if self.vmapped else parts[0]
+            item = self._joined(parts)
             yield jax.device_put(item, parallel.replicated(self.options.mesh))
 
     def _epoch(self, chunk, epoch: int) -> dict[str, np.ndarray]:
@@ -378,8 +383,7 @@ class _Run:
             checkpoints.restore(epoch, self.lane(self.state, number))
             for number, checkpoints in enumerate(self.checkpoints)
         ]
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
-        self.state = stacked if self.vmapped else lanes[0]
+        self.state = self._joined(lanes)
         return epoch
 
     def _save(self, epoch: int) -> None:
