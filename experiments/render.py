@@ -73,10 +73,15 @@ def terminal(outcome: Outcome, console: "Console") -> None:
         console.print(Text(f"\n{grid.title}", style="bold"))
         if grid.text:
             console.print(Text(grid.text))
-        shown = Table(box=HORIZONTALS, pad_edge=False)
+        shown = Table(box=HORIZONTALS, pad_edge=False, collapse_padding=True)
         for name, *fields in zip(grid.header, *grid.lines, strict=True):
             short = max(map(len, fields)) <= UNWRAPPED
-            shown.add_column(Text(name), overflow="fold", no_wrap=short)
+            longest = max(
+                len(word) for field in fields for word in field.split() or "-"
+            )
+            shown.add_column(
+                Text(name), overflow="fold", no_wrap=short, min_width=min(longest, 12)
+            )
         starts = [line[0] != "" for line in grid.lines]
         grouped = not all(starts)
         for line, new_next in zip(grid.lines, [*starts[1:], False], strict=True):
