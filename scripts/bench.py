@@ -4,7 +4,7 @@
         [--quick] [--out=results/bench]
 
 Writes <out>/<benchmark>.json and, generated from them, <out>/README.md and the figure;
-prints the tables. A full run takes some ten minutes on two idle cores. With --quick
+prints the tables. With --quick
 everything is tiny: it shows that all runs, and the numbers mean nothing.
 """
 

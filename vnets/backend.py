@@ -2,15 +2,17 @@
 
 Every form computes the same function (tests compare them); they differ in speed.
 
-CPU. XLA's own convolution inside a compiled loop is ten times slower than outside, so
-convolutions are matrix products of patches (`ops.py`). Its inverse-error-function
-normals cost as much as a layer, so normals are made by Box and Muller's transform of
-16-bit halves (`noise.py`). XLA:CPU also drops optimization barriers before it fuses,
-and then computes cheap-looking producers (random bits, transposed gradients) again in
-each consumer; `jit` here asks it to keep them. Convolutional nets of several seeds run
-faster in turn, since there is no idle hardware for `vmap` to fill.
+CPU. XLA's own convolution is many times slower inside a compiled loop, so
+convolutions are matrix products of patches (`ops.py`). Normals are made by Box and
+Muller's transform of 16-bit halves (`noise.py`), faster than the inverse error
+function. XLA:CPU also drops optimization barriers before it fuses, and then computes
+cheap-looking producers (random bits, transposed gradients) again in each consumer;
+`jit` here asks it to keep them.
+results/bench has each of these undone in turn, measured (`forms`) and the draws alone
+(`noise`). Seeds are trained in turn, a choice for convolutional nets on few cores that
+no benchmark here measures; `train.fit(vectorize=True)` overrides it.
 
-GPU and TPU. The compiler's own forms, and seeds side by side.
+GPU and TPU. The compiler's own forms, and seeds side by side: not measured here yet.
 """
 
 import contextlib
