@@ -17,6 +17,8 @@ expected log likelihood than a constant prediction. We test with running statist
 batch normalization, the authors with those of the test batch.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 SCALES = ("quick", "short", "paper")
@@ -35,13 +37,31 @@ VARIANTS = tuple(POSTERIORS)
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = split(which, VARIANTS)
+    config = base(variant, scale)
+    config.model.posteriors = POSTERIORS[variant]
+    if variant == "vd_layer":
+        start, rate = {"quick": (0.0, 200.0), "short": (-2.0, 20.0)}.get(
+            scale, (-5.0, 1.0)
+        )
+        config.model.posteriors.dense1.log_alpha = start
+        config.optimizer.log_alpha_rate = rate
+    return config
+
+
+def split(which: str, variants: Sequence[str]) -> tuple[str, str]:
+    """ "VARIANT[,SCALE]" as the two; both must be known."""
     variant, _, scale = which.partition(",")
     scale = scale or "paper"
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; choose from {VARIANTS}")
+    if variant not in variants:
+        raise ValueError(f"unknown variant {variant!r}; choose from {tuple(variants)}")
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; choose from {SCALES}")
+    return variant, scale
 
+
+def base(variant: str, scale: str) -> ConfigDict:
+    """What all LeNet-5 configs share; every layer is a point still."""
     config = ConfigDict()
     config.experiment = "variance_networks"
     config.variant = variant
@@ -51,7 +71,7 @@ def get_config(which: str = "variance") -> ConfigDict:
     config.model = {
         "name": "lenet5",
         "batch_norm": True,
-        "posteriors": POSTERIORS[variant],
+        "posteriors": {},
     }
     config.prior = "log_uniform"
     # Schedules are (fraction of the run, value) knots.
@@ -77,10 +97,4 @@ def get_config(which: str = "variance") -> ConfigDict:
     if scale == "paper":
         config.evals.samples = 100
         config.probe.samples = 20
-    if variant == "vd_layer":
-        start, rate = {"quick": (0.0, 200.0), "short": (-2.0, 20.0)}.get(
-            scale, (-5.0, 1.0)
-        )
-        config.model.posteriors.dense1.log_alpha = start
-        config.optimizer.log_alpha_rate = rate
     return config

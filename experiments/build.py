@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 import jax
 import optax
 
-from vnets import nets, posteriors, priors, projections
+from vnets import edits, nets, posteriors, priors, projections
+from vnets.estimators import ESTIMATORS
+from vnets.layers import Mode
 from vnets.objectives import knots
-from vnets.posteriors import Factory, Multiplicative, Scaled, is_posterior
+from vnets.posteriors import Factory, Gaussian, Multiplicative, Scaled, is_posterior
 from vnets.types import choose
 
 POSTERIORS: dict[str, Callable[..., Factory]] = {
@@ -81,9 +83,29 @@ def model(spec: Mapping, classes: int):
     return call("model", net, {**arguments, "classes": classes})
 
 
-def prior(name: str):
-    """A prior by name, with its own parameters at their defaults."""
-    return pick("prior", name, priors.PRIORS)()
+EDITS: dict[str, edits.Edit] = {
+    "nothing": edits.chain(),
+    "mean_only": edits.mean_only,
+    "zero_mean": edits.zero_mean,
+    "permute_variance": edits.permute_variance,
+}
+
+
+def edit(field: str, spec: Mapping) -> edits.Edit:
+    """The edit that a spec of a net names in "edit"; none leaves the net as it is."""
+    return pick(f"{field}.edit", spec.get("edit", "nothing"), EDITS)
+
+
+def mode(estimator: str) -> Mode:
+    """How a net is tested, by the name of its estimator."""
+    return Mode(pick("estimator", estimator, ESTIMATORS))
+
+
+def prior(spec: str | Mapping):
+    """A prior by name, or from {"kind": name, **arguments}."""
+    arguments = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    make = pick("prior", arguments.pop("kind", ""), priors.PRIORS)
+    return call("prior", make, arguments)
 
 
 def schedule(field: str, points, total_steps: int):
@@ -91,10 +113,11 @@ def schedule(field: str, points, total_steps: int):
     return call(field, knots, {"points": points, "unit": total_steps})
 
 
-def projection(max_log_alpha: float, prior_name: str):
+def projection(max_log_alpha: float, prior_spec: str | Mapping):
     """Keeps log alpha within the config's bound and the prior's domain."""
+    kind = prior_spec if isinstance(prior_spec, str) else prior_spec.get("kind")
     high = min(
-        float(max_log_alpha), 0.0 if prior_name == "log_uniform_2015" else float("inf")
+        float(max_log_alpha), 0.0 if kind == "log_uniform_2015" else float("inf")
     )
     if high == float("inf"):
         return lambda params: params
@@ -102,7 +125,11 @@ def projection(max_log_alpha: float, prior_name: str):
 
 
 def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
-    """An optax optimizer whose rate is scheduled; log alpha may learn faster."""
+    """An optax optimizer whose rate is scheduled; noise may learn faster.
+
+    `log_alpha_rate` multiplies the updates of every log alpha, and of every log sigma^2
+    of additive noise, which moves its log alpha.
+    """
     arguments = dict(spec)
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
     rate = schedule(
@@ -114,13 +141,15 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
 
 
 def _faster_log_alpha(factor: float) -> optax.GradientTransformation:
-    """Multiplies the updates of every log alpha; Adam's own scaling comes before."""
+    """Multiplies the updates of what sets alpha; Adam's own scaling comes before."""
 
     def scale(node):
         if isinstance(node, Scaled):
             return node.replace(scale=scale(node.scale), weight=scale(node.weight))
         if isinstance(node, Multiplicative):
             return node.replace(log_alpha=factor * node.log_alpha)
+        if isinstance(node, Gaussian):
+            return node.replace(log_var=factor * node.log_var)
         return node
 
     def update(updates, params):

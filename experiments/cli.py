@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.build import ConfigError
-from experiments.reproduce import load_config
+from experiments.config_files import load_config
 from experiments.table_specs import TableError
 from vnets.checkpoint import WorkdirError
 from vnets.data import DataError

@@ -10,32 +10,104 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax import random
 
 from experiments.build import ConfigError, pick
-from vnets import checkpoint, data, results, train
+from experiments.config_files import load_config, run_folder
+from vnets import checkpoint, data, edits, results, train
 from vnets.rng import stream
 
-MODULES = ("variance_networks",)
+MODULES = (
+    "adversarial",
+    "diversity",
+    "mean_propagation",
+    "policy_gradient",
+    "toy_four_classes",
+    "toy_regression",
+    "uncertainty",
+    "variance_networks",
+)
 RECORD, CONFIG = "record.json", "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an experiment found, as numbers.
+
+    Attributes:
+      evals: {evaluation: {metric: number}}, the cells of a table.
+      curves: {curve: {axis: numbers}}, what figures are drawn from; the axes of a curve
+        are equally long.
+    """
+
+    evals: dict[str, dict[str, float]]
+    curves: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetSpec:
+    """Trained nets that an experiment starts from: `members` seeds of a run.
+
+    Attributes:
+      run: "configs/<file>.py:<variant>"; the scale is the experiment's own.
+      members: K; seed s of the experiment has the seeds s K ... s K + K - 1 of the run.
+    """
+
+    run: str
+    members: int = 1
+
+    def seeds(self, seed: int) -> range:
+        """The member seeds that belong to a seed of the experiment."""
+        return range(seed * self.members, (seed + 1) * self.members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A trained net: `model.apply({"params": params, **collections}, x, ...)`."""
+
+    model: Any
+    params: Any
+    collections: dict
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a module's `build(config)` returns.
+    """What a module's `build(config)` returns if it trains a net.
 
     Attributes:
       task: for `train.fit`.
-      dataset: as loaded.
-      evaluations: (params, collections, key) -> {column: metrics}, on the test set.
+      evaluations: (params, collections, key) -> what was measured on the test set.
+      model: the net, for those who measure it further; None if it is not a Flax model.
+      dataset: as loaded; None where data are made on the fly.
+      start: nets whose parameters the training starts from, and
+      start_edit: what is done to these first.
     """
 
     task: train.Task
-    dataset: data.Dataset
-    evaluations: Callable[..., dict[str, dict[str, float]]]
+    evaluations: Callable[..., Measured]
+    model: Any = None
+    dataset: data.Dataset | None = None
+    start: NetSpec | None = None
+    start_edit: edits.Edit | None = None
 
 
-def build(config) -> Experiment:
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a module's `build(config)` returns if it measures nets of other configs.
+
+    Attributes:
+      nets: what it measures, by name; trained first where there is none yet.
+      measure: ({name: the members}, key) -> what was measured.
+      dataset: as loaded.
+    """
+
+    nets: dict[str, NetSpec]
+    measure: Callable[[dict[str, list[Net]], Any], Measured]
+    dataset: data.Dataset | None = None
+
+
+def build(config) -> Experiment | Study:
     """The experiment that a config describes.
 
     Raises:
@@ -61,6 +133,7 @@ def run(
     workdir: Callable[[int], Path],
     seeds: Sequence[int],
     *,
+    home: Path = Path("runs"),
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
 ) -> dict[int, results.Record]:
@@ -73,6 +146,8 @@ def run(
       run_name: "configs/<file>.py:<variant>", for the record.
       workdir: seed -> folder.
       seeds: which to run.
+      home: folder of this machine's runs, where the nets that it starts from lie, or
+        are put.
       checkpoint_seconds: the least time between checkpoints.
       tensorboard: also write TensorBoard files.
 
@@ -88,32 +163,31 @@ def run(
     environments = {
         seed: claim_workdir(folder, plain) for seed, folder in folders.items()
     }
-    outcomes = train.fit(
-        experiment.task,
-        epochs=config.epochs,
-        seeds=seeds,
-        workdir=folders.__getitem__,
-        chunk_steps=config.chunk_steps,
-        checkpoint_seconds=checkpoint_seconds,
-        probe_every=config.probe.every,
-        tensorboard=tensorboard,
-        title=f"{config.variant} {config.scale}",
-    )
+    if isinstance(experiment, Study):
+        outcomes = (_study(experiment, config, seed, home) for seed in seeds)
+    else:
+        outcomes = _train(
+            experiment,
+            config,
+            folders,
+            home,
+            checkpoint_seconds=checkpoint_seconds,
+            tensorboard=tensorboard,
+        )
     records = {}
     for outcome in outcomes:
         folder = folders[outcome.seed]
-        evaluated = time.monotonic()
-        evals = {} if outcome.failed else _evaluate(experiment, outcome)
-        evaluate_seconds = time.monotonic() - evaluated
         record = results.build(
             run=run_name,
             scale=config.scale,
             seed=outcome.seed,
             config=plain,
-            dataset=_describe(experiment.dataset),
+            dataset=_describe(experiment.dataset, plain),
             environment=environments[outcome.seed],
-            wall_seconds=_wall(outcome, evaluate_seconds),
-            evals=evals,
+            wall_seconds=outcome.wall,
+            evals=outcome.measured.evals,
+            curves=outcome.measured.curves,
+            nets=outcome.nets,
             history=outcome.history,
             failed=outcome.failed,
         )
@@ -122,10 +196,125 @@ def run(
     return records
 
 
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    seed: int
+    measured: Measured
+    wall: dict[str, float]
+    nets: dict[str, dict]
+    history: list[dict] = dataclasses.field(default_factory=list)
+    failed: str | None = None
+
+
+def _train(experiment: Experiment, config, folders, home, **options):
+    """Trains and tests; yields an outcome for each seed."""
+    nets: dict[int, dict] = {seed: {} for seed in folders}
+    warm_start = None
+    if experiment.start is not None:
+        held = {
+            seed: _trained(home, experiment.start, config.scale, seed)
+            for seed in folders
+        }
+        nets = {seed: identities for seed, (_, identities) in held.items()}
+        change = experiment.start_edit or edits.chain()
+
+        def warm_start(seed: int):
+            [net] = held[seed][0]
+            key = stream(random.key(seed), "start")
+            return change(net.params, key), net.collections
+
+    fitted = train.fit(
+        experiment.task,
+        epochs=config.epochs,
+        seeds=list(folders),
+        workdir=folders.__getitem__,
+        warm_start=warm_start,
+        chunk_steps=config.chunk_steps,
+        probe_every=config.probe.every,
+        title=f"{config.variant} {config.scale}",
+        **options,
+    )
+    for one in fitted:
+        began = time.monotonic()
+        measured = Measured({})
+        if not one.failed:
+            key = stream(random.key(one.seed), "evaluate")
+            measured = experiment.evaluations(
+                one.state.params, one.state.model.collections, key
+            )
+        yield _Outcome(
+            one.seed,
+            measured,
+            _wall(one, time.monotonic() - began),
+            nets[one.seed],
+            one.history,
+            one.failed,
+        )
+
+
+def _study(study: Study, config, seed: int, home: Path) -> _Outcome:
+    """Measures the nets of other configs, which are trained here if need be."""
+    nets, identities = {}, {}
+    for name, spec in study.nets.items():
+        nets[name], who = _trained(home, spec, config.scale, seed)
+        identities |= who
+    began = time.monotonic()
+    measured = study.measure(nets, stream(random.key(seed), "evaluate"))
+    seconds = time.monotonic() - began
+    wall = {"train": 0.0, "compile": 0.0, "evaluate": seconds, "total": seconds}
+    return _Outcome(seed, measured, wall, identities)
+
+
+def _trained(
+    home: Path, spec: NetSpec, scale: str, seed: int
+) -> tuple[list[Net], dict[str, dict]]:
+    """The members of a spec, trained first where they are not, and who they are."""
+    config = load_config(f"{spec.run},{scale}")
+
+    def folder(member: int) -> Path:
+        return run_folder(home, spec.run, scale, member)
+
+    seeds = spec.seeds(seed)
+    missing = [m for m in seeds if held_record(folder(m), config) is None]
+    for member in missing:
+        set_aside(folder(member), config, Path(home) / "stale")
+    if missing:
+        names = ", ".join(map(str, missing))
+        print(f"{spec.run}, {scale}: training seeds {names} ...", flush=True)
+        run(config, spec.run, folder, missing, home=home)
+    experiment = build(config)
+    nets, identities = [], {}
+    for member in seeds:
+        record = held_record(folder(member), config)
+        if record["status"] != "done":
+            raise results.RecordError(
+                f"{folder(member)}: this net failed: {record['status']['failed']}"
+            )
+        like = jax.eval_shape(experiment.task.start, random.key(0))
+        state = checkpoint.latest(folder(member) / "checkpoints", like)
+        nets.append(Net(experiment.model, state.params, state.model.collections))
+        identities[f"{spec.run} seed {member}"] = {
+            "config_hash": record["config_hash"],
+            "commit": record["git"]["commit"],
+            "checksum": record["checksum"],
+        }
+    return nets, identities
+
+
 def plain_config(config) -> dict[str, Any]:
-    """The config without its seed, as plain JSON types: what identifies a row."""
+    """The config without its seed, as plain JSON types: what identifies a row.
+
+    A run that starts from other nets depends on their configs too: `net_configs` has
+    the hash of each.
+    """
     plain = config.to_dict()
     plain.pop("seed", None)
+    runs = sorted({spec["run"] for spec in plain.get("nets", {}).values()})
+    if runs:
+        plain["net_configs"] = {
+            run: results.config_hash(plain_config(load_config(f"{run},{config.scale}")))
+            for run in runs
+        }
     return json.loads(json.dumps(plain).replace("Infinity", '"inf"'))
 
 
@@ -189,7 +378,8 @@ def set_aside(folder: Path, config, stale: Path) -> Path | None:
     held = json.loads(path.read_text(encoding="utf-8"))["config"]
     if held == plain_config(config):
         return None
-    target = stale / f"{folder.name}-{results.config_hash(held)[:8]}"
+    name = "-".join((*Path(folder).parts[-4:], results.config_hash(held)[:8]))
+    target = stale / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target = target.with_name(f"{target.name}-{os.getpid()}-{time.time_ns()}")
@@ -197,13 +387,10 @@ def set_aside(folder: Path, config, stale: Path) -> Path | None:
     return target
 
 
-def _evaluate(experiment: Experiment, outcome: train.Result):
-    key = stream(random.key(outcome.seed), "evaluate")
-    state = outcome.state
-    return experiment.evaluations(state.params, state.model.collections, key)
-
-
-def _describe(dataset: data.Dataset) -> dict[str, Any]:
+def _describe(dataset: data.Dataset | None, config: dict) -> dict[str, Any]:
+    if dataset is None:
+        made = str(config["dataset"]["name"])
+        return {"name": made, "source": "made on the fly", "checksum": {}, "sizes": {}}
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.validation is not None:
         splits["validation"] = dataset.validation

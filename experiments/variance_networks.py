@@ -5,6 +5,7 @@ Meet Your Expectations"): a net whose weights have no mean is at chance when its
 is switched off, and as good as dropout when its predictions are averaged.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import random
 
 from experiments import build as parts
-from experiments.core import Experiment, load_data
+from experiments.core import Experiment, Measured, NetSpec, load_data
 from vnets import evaluate, objectives, sources, train
 from vnets.edits import path_name
 from vnets.posteriors import is_noisy, is_posterior, log_alpha
@@ -20,6 +21,7 @@ from vnets.priors import kl
 from vnets.rng import stream
 
 PROBED = ("det", "stoch", "ens")
+TESTED = ("det", "stoch", "ens", "zero_mean", "permuted", "pruned")
 
 
 def build(config) -> Experiment:
@@ -45,37 +47,59 @@ def build(config) -> Experiment:
     test = dataset.validation or dataset.test
 
     init = train.initializer(model, example)
+    prior = parts.prior(config.prior)
+    probed = config.probe.get("columns", PROBED)
+    tested = config.evals.get("columns", TESTED)
+    for field, names in (("probe.columns", probed), ("evals.columns", tested)):
+        for name in names:
+            parts.pick(field, name, evaluate.standard_evals())
+    elbo_samples = config.evals.get("elbo_samples", 0)
+    train_samples = config.get("train_samples", 1)
+    parts.positive("train_samples", train_samples)
+    mode = parts.mode(config.get("estimator", "lrt"))
 
-    def columns(params, collections, key, specs):
+    def columns(params, collections, key, names, *settings):
+        specs = evaluate.standard_evals(*settings, mode=mode)
         variables = {"params": params, **collections}
         return {
             name: evaluate.evaluate(
                 model,
                 variables,
                 test,
-                spec,
+                specs[name],
                 stream(key, name),
                 batch_size=config.evals.batch_size,
             )
-            for name, spec in specs.items()
+            for name in names
         }
 
     def probe(params, collections, key):
-        specs = evaluate.standard_evals(config.probe.samples)
-        specs = {name: specs[name] for name in PROBED}
-        measured = columns(params, collections, key, specs)
+        measured = columns(params, collections, key, probed, config.probe.samples)
         return {k: v["accuracy"] for k, v in measured.items()} | log_alphas(params)
 
     def evaluations(params, collections, key):
-        specs = evaluate.standard_evals(config.evals.samples, config.evals.threshold)
-        return columns(params, collections, key, specs)
+        settings = (config.evals.samples, config.evals.threshold)
+        measured = columns(params, collections, key, tested, *settings)
+        if elbo_samples:
+            measured["train"] = evaluate.elbo(
+                model,
+                {"params": params, **collections},
+                dataset.train,
+                prior,
+                stream(key, "train"),
+                samples=elbo_samples,
+                batch_size=config.evals.batch_size,
+                mode=mode,
+            )
+        return Measured(measured)
 
-    prior = parts.prior(config.prior)
     loss = objectives.classification_loss(
         model,
         prior,
         source.n,
         parts.schedule("kl_weight", config.kl_weight, total_steps),
+        mode=dataclasses.replace(mode, norm="batch"),
+        samples=train_samples,
     )
     task = train.Task(
         init=init,
@@ -89,7 +113,15 @@ def build(config) -> Experiment:
     # A net that does not fit the data, or a prior the posteriors, says so here.
     params, _ = jax.eval_shape(init, random.key(0))
     parts.call("prior", lambda: jax.eval_shape(partial(kl, prior=prior), params), {})
-    return Experiment(task, dataset, evaluations)
+    start = config.get("nets", {}).get("start")
+    return Experiment(
+        task,
+        evaluations,
+        model,
+        dataset,
+        start=None if start is None else NetSpec(start.run),
+        start_edit=None if start is None else parts.edit("nets.start", start),
+    )
 
 
 def log_alphas(params) -> dict[str, float]:

@@ -3,7 +3,7 @@
     python scripts/reproduce.py [--table=lenet5_mnist] [--scale=quick] [--seeds=3] \
         [--rows=variance,dropout]
 
-Runs lie in RUNS/TABLE/SCALE/ROW/seed<k>. Interrupted, it goes on where it was; a run of
+Runs lie in RUNS/CONFIG/SCALE/VARIANT/seed<k>. Interrupted, it goes on where it was; a run of
 a config that has changed since is moved to RUNS/stale and trained anew.
 """
 
@@ -30,11 +30,11 @@ def main(argv: list[str]) -> int:
     table = table_specs.find(TABLE.value, SCALE.value)
     for row in ROWS.value:
         table_specs.choice(row, [one.name for one in table.row], "row")
-    home = Path(RUNS.value) / table.name / SCALE.value
+    home = Path(RUNS.value)
     records = reproduce.train_missing(
         table, SCALE.value, range(SEEDS.value), home, ROWS.value
     )
-    show.show(home, tables.aggregate(table, SCALE.value, records))
+    show.show(home / table.name / SCALE.value, tables.aggregate(table, SCALE.value, records))
     return 0
 
 

@@ -61,6 +61,24 @@ class Checkpoints:
         self._manager.close()
 
 
+def latest(folder: Path | str, like):
+    """The newest checkpoint under a folder, as a tree like `like` (see `restore`).
+
+    Raises:
+      WorkdirError: there is none.
+    """
+    if not Path(folder).is_dir():
+        raise WorkdirError(f"no checkpoints in {folder}")
+    checkpoints = Checkpoints(folder)
+    try:
+        epochs = checkpoints.epochs()
+        if not epochs:
+            raise WorkdirError(f"no checkpoints in {folder}")
+        return checkpoints.restore(epochs[-1], like)
+    finally:
+        checkpoints.close()
+
+
 def _abstract(leaf):
     sharding = getattr(leaf, "sharding", None)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -51,6 +51,13 @@ class Mode:
 TRAIN = Mode(norm="batch")
 TEST = Mode()
 
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,  # slope 0.01 below zero, PyTorch's default too
+    "tanh": nn.tanh,
+    "abs": jnp.abs,
+}
+
 
 class Dense(nn.Module):
     """A dense layer, [B, ..., I] -> [B, ..., features].
@@ -121,11 +128,40 @@ def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mo
     return y
 
 
-def batch_norm(name: str, mode: Mode, momentum: float = 0.9) -> nn.BatchNorm:
-    """Flax's batch normalization, switched by `mode.norm` and by nothing else."""
+def batch_norm(
+    name: str, mode: Mode, momentum: float = 0.9, affine: bool = True
+) -> nn.BatchNorm:
+    """Flax's batch normalization, switched by `mode.norm` and by nothing else.
+
+    Args:
+      name: of the module.
+      mode: says which statistics count.
+      momentum: of the running statistics.
+      affine: with a learned scale and bias.
+    """
     return nn.BatchNorm(
-        use_running_average=mode.norm == "running", momentum=momentum, name=name
+        use_running_average=mode.norm == "running",
+        momentum=momentum,
+        use_scale=affine,
+        use_bias=affine,
+        name=name,
     )
+
+
+def activate_max_pool(x: Array, activation: str = "relu") -> Array:
+    """An activation and 2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+    Args:
+      x: an odd last row or column is left out.
+      activation: a name in `ACTIVATIONS`.
+    """
+    if activation == "relu":
+        return relu_max_pool(x)
+    y = ACTIVATIONS[activation](x)
+    if backend.forms().convolution == "native":
+        return nn.max_pool(y, (2, 2), (2, 2))
+    a, b, c, d = _corners(y)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
 def relu_max_pool(x: Array) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax import random
 
 from vnets.layers import TRAIN, Mode
 from vnets.priors import kl
@@ -76,7 +77,12 @@ def neg_elbo(nll: Array, kl: Array, n_train: int, beta: float | Array = 1.0) -> 
 
 
 def classification_loss(
-    model, prior, n_train: int, beta: Schedule | None = None, mode: Mode = TRAIN
+    model,
+    prior,
+    n_train: int,
+    beta: Schedule | None = None,
+    mode: Mode = TRAIN,
+    samples: int = 1,
 ) -> Callable:
     """The loss of a classifier, in the form that `train.fit` takes.
 
@@ -86,6 +92,9 @@ def classification_loss(
       n_train: size of the training set.
       beta: weight of the KL as a function of the step; 1 by default.
       mode: how the net is run in training.
+      samples: K draws whose predictions are averaged before the logarithm, so that the
+        loss is that of an ensemble of K (the authors' `--train-ens`; Neklyudov et al.
+        2019); from 2 on it is no longer the ELBO, but a tighter bound.
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
@@ -94,14 +103,25 @@ def classification_loss(
       whole training set.
     """
 
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+
     def loss(params, state: ModelState, batch, key):
-        logits, collections = model.apply(
-            {"params": params, **state.collections},
-            batch["image"],
-            mode=mode,
-            rngs={"noise": key},
-            mutable=list(state.collections),
-        )
+        def one(key):
+            return model.apply(
+                {"params": params, **state.collections},
+                batch["image"],
+                mode=mode,
+                rngs={"noise": key},
+                mutable=list(state.collections),
+            )
+
+        if samples == 1:
+            logits, collections = one(key)
+        else:
+            draws, each = jax.vmap(one)(random.split(key, samples))
+            collections = jax.tree.map(lambda x: jnp.mean(x, 0), each)
+            logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
         nll = cross_entropy(logits, batch["label"])
         divergence = kl(params, prior)
         value = neg_elbo(

@@ -118,18 +118,21 @@ class Multiplicative(Posterior):
 
 @struct.dataclass
 class ZeroMean(Posterior):
-    """scale * noise: a variance layer. There is no mean to store or to train.
+    """gain * scale * noise: a variance layer. There is no mean to store or to train.
 
     Attributes:
-      scale: standard deviation of either sign, [..., I, O].
+      scale: [..., I, O], of either sign.
       noise: a family of `vnets.noise`.
+      gain: the standard deviation is gain |scale|. A gain of 1/2 makes sign noise that
+        of the authors' code, in {-1/2, 1/2}; 12^(-1/2) makes uniform noise U(-1/2, 1/2).
     """
 
     scale: Array
     noise: str = static(default="normal")
+    gain: float = static(default=1.0)
 
     def location_scale(self):
-        return None, self.scale
+        return None, self.scale if self.gain == 1.0 else self.gain * self.scale
 
 
 @struct.dataclass
@@ -293,10 +296,12 @@ def multiplicative(
     )
 
 
-def variance(noise: str = "normal", init: Initializer = fan_in_uniform) -> Factory:
-    """Makes a variance layer; `init` draws its signed scale."""
+def variance(
+    noise: str = "normal", init: Initializer = fan_in_uniform, gain: float = 1.0
+) -> Factory:
+    """Makes a variance layer; `init` draws its signed scale, `gain` multiplies it."""
     noises.sampler(noise)
-    return lambda key, shape: ZeroMean(init(key, shape), noise)
+    return lambda key, shape: ZeroMean(init(key, shape), noise, gain)
 
 
 DROPOUT_NOISES = {"binary": None, **noises.FAMILIES}

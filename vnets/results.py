@@ -72,6 +72,8 @@ def build(
     wall_seconds: Mapping[str, float],
     evals: Mapping[str, Mapping[str, float]],
     history: Iterable[Mapping[str, Any]] = (),
+    curves: Mapping[str, Mapping[str, Any]] | None = None,
+    nets: Mapping[str, Mapping[str, Any]] | None = None,
     failed: str | None = None,
 ) -> Record:
     """Returns the record of one run, in plain JSON types.
@@ -87,6 +89,9 @@ def build(
       wall_seconds: total, compile, train, evaluate.
       evals: for each evaluation its metrics (accuracy as a fraction) and `samples`.
       history: one mapping an epoch; its floats keep six significant digits.
+      curves: {curve: {axis: numbers}} for figures; six significant digits are kept.
+      nets: the trained nets that it started from, by run and seed, with the hash of
+        their config, the commit and the checksum of their record.
       failed: why the run stopped, for a run that did not reach its end.
 
     Raises:
@@ -110,6 +115,10 @@ def build(
         "history": [_shorten(_plain(entry, "history")) for entry in history],
         "status": "done" if failed is None else {"failed": failed},
     }
+    if curves:
+        record["curves"] = _shorten(_plain(curves, "curves"))
+    if nets:
+        record["nets"] = nets
     record = _plain(record, "record")
     _require_fields(record, run)
     return record
@@ -178,8 +187,9 @@ def read(path: str | os.PathLike) -> Record:
             f"{path} was altered: its checksum does not match its content"
         )
     _require_fields(record, path)
-    for field in ("evals", "history"):
-        record[field] = _decode(record[field])
+    for field in ("evals", "history", "curves"):
+        if field in record:
+            record[field] = _decode(record[field])
     return {**record, "checksum": checksum}
 
 

@@ -73,7 +73,10 @@ class Task:
 
     def start(self, key: Key) -> TrainState:
         """The state before the first step."""
-        params, collections = self.init(stream(key, "init"))
+        return self.begin(*self.init(stream(key, "init")))
+
+    def begin(self, params: Params, collections: dict) -> TrainState:
+        """The state before the first step from given parameters."""
         return TrainState(
             params=params,
             model=ModelState(jnp.zeros((), jnp.int32), collections),
@@ -141,6 +144,7 @@ def fit(
     epochs: int,
     seeds: Sequence[int],
     workdir: Callable[[int], Path] | None = None,
+    warm_start: Callable[[int], tuple[Params, dict]] | None = None,
     chunk_steps: int = 50,
     vectorize: bool | None = None,
     checkpoint_seconds: float = 60.0,
@@ -158,6 +162,8 @@ def fit(
       seeds: one run each.
       workdir: seed -> folder for checkpoints, metrics.jsonl and TensorBoard; nothing is
         written without it.
+      warm_start: seed -> (params, collections) that training starts from, in place of
+        `task.init`; nodes may be of other types than there.
       chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
         steps is taken.
       vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster
@@ -186,7 +192,7 @@ def fit(
         vectorize = backend.forms().seeds == "vmapped"
     groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
     if workdir is not None:
-        like = jax.eval_shape(task.start, random.key(0))
+        like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
         for seed in seeds:
             check_workdir(workdir(seed), like)
     options = _Options(
@@ -202,7 +208,7 @@ def fit(
     results = []
     for number, group in enumerate(groups, start=1):
         name = f"{title} seed {', '.join(map(str, group))} ({number}/{len(groups)})"
-        run = _Run(task, group, workdir, options, compiled, name)
+        run = _Run(task, group, workdir, warm_start, options, compiled, name)
         results.extend(run.train())
     return results
 
@@ -221,15 +227,16 @@ class _Options:
 class _Run:
     """Seeds that are trained side by side: one, or several under vmap."""
 
-    def __init__(self, task, seeds, workdir, options: _Options, compiled, title):
+    def __init__(
+        self, task, seeds, workdir, warm_start, options: _Options, compiled, title
+    ):
         self.task, self.seeds, self.options = task, seeds, options
         self.title, self.compiled = title, compiled
         self.vmapped = len(seeds) > 1
         keys = [random.key(seed) for seed in seeds]
         self.key = jnp.stack(keys) if self.vmapped else keys[0]
-        start = jax.vmap(task.start) if self.vmapped else task.start
         self.state: Any = jax.device_put(
-            jax.jit(start)(self.key), parallel.replicated(options.mesh)
+            self._start(warm_start), parallel.replicated(options.mesh)
         )
         self.arrays = jax.device_put(
             task.source.arrays, parallel.replicated(options.mesh)
@@ -246,6 +253,13 @@ class _Run:
         ]
         self.failed: list[str | None] = [None] * len(seeds)
         self.compile_seconds = 0.0
+
+    def _start(self, warm_start) -> TrainState:
+        """The states of all seeds before the first step."""
+        if warm_start is not None:
+            return self._joined([self.task.begin(*warm_start(s)) for s in self.seeds])
+        start = jax.vmap(self.task.start) if self.vmapped else self.task.start
+        return jax.jit(start)(self.key)
 
     def lane(self, tree, number: int):
         """One seed's part of a tree."""

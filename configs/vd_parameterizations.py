@@ -1,0 +1,56 @@
+"""Four ways to share the noise of variational dropout, its priors and its start.
+
+    configs/vd_parameterizations.py:VARIANT[,SCALE]
+
+LeNet-5 with noise on dense1, as `configs/phase_transition.py` trains it (`base` there):
+neuron (alpha_j mu^2), weight (alpha_ij mu^2), additive (sigma_ij^2). The fourth, layer
+(alpha mu^2), is `configs/phase_transition.py:accelerated`. Weight and additive start
+from small variances, as the authors say they did: log alpha -2 and log sigma^2 -10
+(weights start from U(+-0.035), so log alpha is about -2 there too).
+
+LeNet-300-100 with additive noise on all layers: mlp_log_uniform, mlp_ard and
+mlp_student_t_<nu> change the prior; start_<log sigma^2> changes where it starts, which
+the talk says is why sparse variational dropout is sparse. These train with Adam at one
+rate for all parameters and KL weight 1.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist, phase_transition
+
+SCALES = lenet5_mnist.SCALES
+NOISE = {
+    "neuron": {"kind": "multiplicative", "per": "output", "log_alpha": -2.0},
+    "weight": {"kind": "multiplicative", "per": "weight", "log_alpha": -2.0},
+    "additive": {"kind": "gaussian", "log_var": -10.0},
+}
+PRIORS = {
+    "mlp_log_uniform": "log_uniform",
+    "mlp_ard": "ard",
+    "mlp_student_t_1": {"kind": "student_t", "nu": 1.0},
+    "mlp_student_t_1e-4": {"kind": "student_t", "nu": 1e-4},
+    "mlp_student_t_1e-8": {"kind": "student_t", "nu": 1e-8},
+}
+STARTS = {f"start_{-log_var}": -log_var for log_var in (8, 6, 4, 2, 0)}
+VARIANTS = (*NOISE, *PRIORS, *STARTS)
+MLP_EPOCHS = {"quick": 20, "short": 30, "paper": 200}
+
+
+def get_config(which: str = "neuron") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    if variant in NOISE:
+        config = phase_transition.base(variant, scale)
+        config.model.posteriors = {"dense1": NOISE[variant]}
+        return config
+    config = lenet5_mnist.base(variant, scale)
+    noise = {"kind": "gaussian", "log_var": float(STARTS.get(variant, -10))}
+    layers = ("dense1", "dense2", "dense3")
+    config.model = {
+        "name": "lenet_300_100",
+        "posteriors": dict.fromkeys(layers, noise),
+    }
+    config.prior = PRIORS.get(variant, "log_uniform")
+    config.epochs = MLP_EPOCHS[scale]
+    config.evals.elbo_samples = 10
+    return config
