@@ -15,24 +15,31 @@ RESULTS = ROOT / "results"
 
 
 def results_block(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
-    """Each table at the largest scale that has records: figure, numbers and claims.
+    """Each table at the largest scale that has records: a figure, what holds, claims.
 
     Args:
       outcomes: folder and outcome, a table's scales from small to large.
     """
     largest = {outcome.table.name: outcome for _, outcome in outcomes}
-    parts = []
-    for name, outcome in largest.items():
-        image = f"results/{name}/{outcome.scale.name}"
-        parts += [
-            f"### {render.heading(outcome)}",
-            f"{render.summary(outcome)}. {outcome.scale.text}",
-            f"![{outcome.table.title}]({image}.png)",
-        ]
-        for grid in render.grids(outcome)[:2]:
-            parts += [render.markdown_grid(grid)]
-        parts.append(f"More, with the sources: [{image}.md]({image}.md).")
-    return "\n\n".join(parts)
+    order = sorted(largest.values(), key=lambda outcome: not outcome.table.main)
+    return "\n\n".join(part for outcome in order for part in _table(outcome))
+
+
+def _table(outcome: Outcome) -> list[str]:
+    folder = f"results/{outcome.table.name}"
+    parts = [
+        f"### {render.heading(outcome)}",
+        f"{render.summary(outcome)}. {outcome.scale.text}",
+        outcome.scale.reading,
+        *(f"![{title}]({folder}/{name})" for title, name in render.images(outcome)[:1]),
+    ]
+    numbers, *others = render.grids(outcome)
+    shown = [numbers] if outcome.table.main else []
+    shown += [grid for grid in others if grid.title == "Claims"]
+    text = f"{folder}/{outcome.scale.name}.md"
+    parts += [render.markdown_grid(grid) for grid in shown]
+    parts.append(f"All numbers, figures, runs and sources: [{text}]({text}).")
+    return [part for part in parts if part]
 
 
 def bench_block(reports: Sequence[report.Report]) -> str:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from experiments import render, table_figure
+from experiments import figures, render, table_figure
 from experiments.tables import Outcome
 from vnets import results
 
 
 def show(folder: Path, outcome: Outcome) -> bool:
-    """Prints a table, writes <folder>.md and <folder>.png and prints their paths.
+    """Prints a table, writes <folder>.md and its figures and prints their paths.
 
     Returns:
       True.
@@ -16,10 +16,15 @@ def show(folder: Path, outcome: Outcome) -> bool:
     from rich.console import Console
 
     render.terminal(outcome, Console())
-    for path in outcome.unused:
-        print(f"not used, no row of this table and scale: {path}")
-    text, image = folder.with_suffix(".md"), folder.with_suffix(".png")
+    text = folder.with_suffix(".md")
     results.write_text(text, render.markdown(outcome))
-    table_figure.save(outcome, image)
-    print(f"\nWritten: {text}, {image}\n")
+    if outcome.table.plain:
+        table_figure.save(outcome, folder.with_suffix(".png"))
+    for figure in outcome.table.figure:
+        if figures.has_data(figure, outcome):
+            figures.save(
+                figure, outcome, text.with_name(f"{folder.name}-{figure.name}.png")
+            )
+    written = [str(text), *(str(text.with_name(n)) for _, n in render.images(outcome))]
+    print(f"\nWritten: {', '.join(written)}\n")
     return True

@@ -81,8 +81,8 @@ def _panel(axes: "Axes", outcome: Outcome, span: Span) -> None:
     for i, measured in enumerate(outcome.rows):
         if i % 2 == 0:
             axes.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
-        for j, column in enumerate(table.column):
-            _marks(axes, measured, column.eval, j, _height(i, j, outcome), outcome)
+        for j, column in enumerate(table.plain):
+            _marks(axes, measured, column.key, j, _height(i, j, outcome), outcome)
     if span.low <= table.chance <= span.high:
         axes.axvline(table.chance, zorder=1, **CHANCE_STYLE)
     axes.set_xlim(span.low, span.high)
@@ -122,11 +122,11 @@ def _write_numbers(axes: "Axes", outcome: Outcome) -> None:
     edge = axes.get_yaxis_transform()
     axes.text(1.02, -0.55, "mean ± std", transform=edge, va="bottom", fontsize=8)
     for i, measured in enumerate(outcome.rows):
-        for j, column in enumerate(outcome.table.column):
+        for j, column in enumerate(outcome.table.plain):
             axes.text(
                 1.02,
                 _height(i, j, outcome),
-                cell_text(measured, column.eval),
+                cell_text(measured, column),
                 transform=edge,
                 color=COLOURS[j % len(COLOURS)] if measured.records else "#777777",
                 va="center",
@@ -135,7 +135,7 @@ def _write_numbers(axes: "Axes", outcome: Outcome) -> None:
 
 
 def _height(i: int, j: int, outcome: Outcome) -> float:
-    return i + (j - (len(outcome.table.column) - 1) / 2) * 0.29
+    return i + (j - (len(outcome.table.plain) - 1) / 2) * 0.29
 
 
 def _paper_style(k: int) -> dict:
@@ -159,7 +159,7 @@ def _legend_handles(outcome: Outcome) -> list:
         Line2D(
             [], [], color=COLOURS[j], marker=MARKERS[j], linestyle="-", label=c.label
         )
-        for j, c in enumerate(outcome.table.column)
+        for j, c in enumerate(outcome.table.plain)
     ]
     handles.append(
         Line2D([], [], color="#555555", marker=".", linestyle="none", label="one seed")
@@ -175,14 +175,14 @@ def _legend_handles(outcome: Outcome) -> list:
 
 
 def _spans(outcome: Outcome) -> list[Span]:
-    numbers = [
-        v for m in outcome.rows for cell in m.cells.values() for v in cell.values
-    ]
+    shown = {column.key for column in outcome.table.plain}
+    numbers = [v for m in outcome.rows for key in shown for v in m.cells[key].values]
     numbers += [
         gap.published
         for measured in outcome.rows
         for gaps in measured.gaps.values()
-        for gap in gaps.values()
+        for key, gap in gaps.items()
+        if key in shown
     ]
     numbers = [number for number in numbers if math.isfinite(number)]
     if outcome.table.unit != "%":

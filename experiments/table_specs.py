@@ -23,6 +23,7 @@ TAGS = {
     "F": "a figure, by eye",
 }
 BOUNDS = ("at_most", "at_least", "within")
+KINDS = ("lines", "history", "history_lines", "points", "band")
 
 
 class TableError(ValueError):
@@ -31,19 +32,38 @@ class TableError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How large the runs are; tolerances by column, where the paper is comparable."""
+    """How large the runs are; tolerances by column, where the paper is comparable.
+
+    `rows` names those that this scale has (all, if empty); `reading` says in words what
+    came out.
+    """
 
     name: str
     text: str
     tolerance: dict[str, float] = dataclasses.field(default_factory=dict)
+    rows: list[str] = dataclasses.field(default_factory=list)
+    reading: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """An evaluation of the records."""
+    """A metric of an evaluation of the records.
+
+    `name` is what the rest of the file calls it (its `eval`, if empty). A column with
+    its own `metric` has its own `factor`, `unit` and `digits` too.
+    """
 
     eval: str
     label: str
+    name: str = ""
+    metric: str = ""
+    factor: float = 1.0
+    unit: str = ""
+    digits: int = 2
+
+    @property
+    def key(self) -> str:
+        return self.name or self.eval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +78,31 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A run and its published numbers, paper[version][column]."""
+    """A run and its published numbers, paper[version][column].
+
+    `seeds` caps how many are run (an ablation, a costly row); `without` names columns
+    that the row cannot have.
+    """
 
     name: str
     label: str
     run: str
     paper: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     note: str = ""
+    seeds: int = 0
+    without: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A bound, by scale, on a row's mean or on its distance to the row `other`."""
+    """A bound, by scale, on a row's mean, or on what it exceeds another mean by: that
+    of the row `other`, of the column `other_column`, or of both."""
 
     text: str
     row: str
     column: str
     other: str = ""
+    other_column: str = ""
     at_most: dict[str, float] = dataclasses.field(default_factory=dict)
     at_least: dict[str, float] = dataclasses.field(default_factory=dict)
     within: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -86,20 +114,59 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure drawn from the records; `experiments.figures` has the kinds.
+
+    `curve` is one of the records' (none: their history), `x` and `y` are its axes,
+    `rows` limits it to some rows.
+    """
+
+    name: str
+    title: str
+    kind: str
+    x: str = "epoch"
+    y: list[str] = dataclasses.field(default_factory=list)
+    curve: str = ""
+    by: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    labels: list[str] = dataclasses.field(default_factory=list)
+    rows: list[str] = dataclasses.field(default_factory=list)
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
-    """A table's file, validated. `chance` is in the table's unit."""
+    """A table's file, validated. `chance` is in the table's unit.
+
+    `factor` and `unit` hold for the columns without a metric of their own. The README
+    shows the numbers of a `main` table, of others the claims.
+    """
 
     name: str
     title: str
     metric: str
     scale: dict[str, Scale]
     column: list[Column]
-    published: list[Published]
     row: list[Row]
+    published: list[Published] = dataclasses.field(default_factory=list)
     claim: list[Claim] = dataclasses.field(default_factory=list)
+    figure: list[Figure] = dataclasses.field(default_factory=list)
     factor: float = 1.0
     unit: str = ""
     chance: float = math.nan
+    main: bool = False
+
+    def rows_at(self, scale: str) -> list[Row]:
+        """The rows of a scale."""
+        wanted = self.scale[scale].rows
+        return [row for row in self.row if not wanted or row.name in wanted]
+
+    @property
+    def plain(self) -> list[Column]:
+        """The columns of the table's own metric."""
+        return [column for column in self.column if not column.metric]
 
 
 def names(folder: Path = SPECS) -> list[str]:
@@ -146,7 +213,13 @@ def load(path: Path) -> Table:
 
 
 def _read_table(name: str, entry: dict[str, Any]) -> Table:
-    parts = {"column": Column, "published": Published, "row": Row, "claim": Claim}
+    parts = {
+        "column": Column,
+        "published": Published,
+        "row": Row,
+        "claim": Claim,
+        "figure": Figure,
+    }
     scales = entry.get("scale")
     if not isinstance(scales, dict):
         raise TableError("[scale.<name>] is missing")
@@ -203,7 +276,7 @@ def _conforms(value: Any, kind: Any) -> bool:
 def _check(table: Table) -> None:
     """Holds every name in the file to what it names."""
     rows = [row.name for row in table.row]
-    columns = [column.eval for column in table.column]
+    columns = [column.key for column in table.column]
     versions = [version.name for version in table.published]
     runs = [row.run for row in table.row]
     for what, given in (("row", rows), ("column", columns), ("run", runs)):
@@ -212,12 +285,22 @@ def _check(table: Table) -> None:
     for scale in table.scale.values():
         for column in scale.tolerance:
             choice(column, columns, f"column in the tolerance of scale {scale.name}")
+        for row in scale.rows:
+            choice(row, rows, f"row of scale {scale.name}")
+    for figure in table.figure:
+        choice(figure.kind, KINDS, f"kind of figure {figure.name}")
+        for row in figure.rows:
+            choice(row, rows, f"row of figure {figure.name}")
+        if not figure.y or figure.labels and len(figure.labels) != len(figure.y):
+            raise TableError(f"figure {figure.name}: y, and labels as many or none")
     for version in table.published:
         choice(version.tag, TAGS, f"tag of published {version.name}")
     for row in table.row:
         path, _, variant = row.run.partition(":")
         if not (path.endswith(".py") and variant):
             raise TableError(f"row {row.name}: run = '<config>.py:<variant>'")
+        for column in row.without:
+            choice(column, columns, f"column that row {row.name} is without")
         for version, numbers in row.paper.items():
             choice(version, versions, f"published version in row {row.name}")
             for column in numbers:
@@ -234,10 +317,12 @@ def _check_claim(
     kinds = [kind for kind in BOUNDS if getattr(claim, kind)]
     if len(kinds) != 1:
         raise TableError(f"{where}: give one of {', '.join(BOUNDS)}, not {kinds}")
-    if (kinds == ["within"]) != bool(claim.other):
-        raise TableError(f"{where}: within and other, a row, go together")
+    if kinds == ["within"] and not (claim.other or claim.other_column):
+        raise TableError(f"{where}: within needs other, a row, or other_column")
     if claim.other:
         choice(claim.other, rows, f"other of {where}")
+    if claim.other_column:
+        choice(claim.other_column, columns, f"other_column of {where}")
     for scale in claim.bound[1]:
         choice(scale, table.scale, f"scale of {where}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import table_specs
+from experiments.config_files import scale_folder
 from experiments.table_specs import Claim, Column, Row, Scale, Table, TableError
 from vnets import results
 
@@ -74,52 +75,61 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A table at one scale, filled from records; `unused` matched no row or scale."""
+    """A table at one scale, filled from records."""
 
     table: Table
     scale: Scale
     rows: list[Measured]
     verdicts: list[Verdict]
-    unused: list[Path]
 
 
 def aggregate(table: Table, scale: str, records: dict[Path, results.Record]) -> Outcome:
-    """Returns `table` filled from those of `records` that have a row's run and `scale`.
+    """Returns `table` filled from those of `records` that have a row's run and `scale`;
+    configs are shared between tables, so there may be others.
 
     Raises:
       TableError: unknown scale; a seed of a row twice; records of one row with
         different configurations; a finished record without a column's evaluation.
     """
     table_specs.choice(scale, table.scale, f"scale of table {table.name}")
-    runs = {row.run: {} for row in table.row}
-    unused = []
+    shown = table.rows_at(scale)
+    runs = {row.run: {} for row in shown}
     for path, record in sorted(records.items()):
         if record["scale"] == scale and record["run"] in runs:
             runs[record["run"]][path] = record
-        else:
-            unused.append(path)
-    rows = [_measure(table, table.scale[scale], r, runs[r.run]) for r in table.row]
+    rows = [_measure(table, table.scale[scale], r, runs[r.run]) for r in shown]
+    cells = {measured.row.name: measured.cells for measured in rows}
     verdicts = [
-        _judge(claim, scale, {measured.row.name: measured.cells for measured in rows})
+        _judge(claim, scale, cells)
         for claim in table.claim
-        if scale in claim.bound[1]
+        if scale in claim.bound[1] and {claim.row, claim.other or claim.row} <= {*cells}
     ]
-    return Outcome(table, table.scale[scale], rows, verdicts, unused)
+    return Outcome(table, table.scale[scale], rows, verdicts)
 
 
 def outcomes(
     tables: Iterable[Table], scale: str, folder: Path
 ) -> list[tuple[Path, Outcome]]:
     """Returns the outcome of each table and scale ("": every one) that has records,
-    with the folder of these records, <folder>/<table>/<scale>."""
+    with <folder>/<table>/<scale>, where it is shown."""
     found = []
     for table in tables:
         for name in [scale] if scale else table.scale:
-            home = folder / table.name / name
-            records = results.collect(home)
+            records = collect(table, name, folder)
             if records:
+                home = folder / table.name / name
                 found.append((home, aggregate(table, name, records)))
     return found
+
+
+def collect(table: Table, scale: str, folder: Path) -> dict[Path, results.Record]:
+    """Returns the records of a table's rows below a folder of runs or of results."""
+    runs = {row.run for row in table.rows_at(scale)}
+    homes = dict.fromkeys(scale_folder(folder, run, scale) for run in sorted(runs))
+    records = {}
+    for home in homes:
+        records |= results.collect(home)
+    return {path: r for path, r in records.items() if r["run"] in runs}
 
 
 def _measure(
@@ -134,7 +144,11 @@ def _measure(
     }
     done = dict(sorted(done.items(), key=lambda item: item[1]["seed"]))
     cells = {
-        column.eval: Cell([_value(table, column, *item) for item in done.items()])
+        column.key: Cell(
+            []
+            if column.key in row.without
+            else [_value(table, column, *item) for item in done.items()]
+        )
         for column in table.column
     }
     gaps = {
@@ -166,11 +180,13 @@ def _group(records: dict[Path, results.Record], key: str) -> dict[Any, list[str]
 
 
 def _value(table: Table, column: Column, path: Path, record: results.Record) -> float:
+    metric = column.metric or table.metric
+    factor = column.factor if column.metric else table.factor
     try:
-        return table.factor * float(record["evals"][column.eval][table.metric])
+        return factor * float(record["evals"][column.eval][metric])
     except (KeyError, TypeError) as error:
         raise TableError(
-            f"{path} has no number {table.metric} of evaluation {column.eval}; "
+            f"{path} has no number {metric} of evaluation {column.eval}; "
             f"its evaluations are {', '.join(record['evals']) or 'none'}"
         ) from error
 
@@ -187,8 +203,9 @@ def _judge(claim: Claim, scale: str, cells: dict[str, dict[str, Cell]]) -> Verdi
     kind, bounds = claim.bound
     bound = bounds[scale]
     value = cells[claim.row][claim.column].mean
-    if kind == "within" and value is not None:
-        other = cells[claim.other][claim.column].mean
+    if (claim.other or claim.other_column) and value is not None:
+        row, column = claim.other or claim.row, claim.other_column or claim.column
+        other = cells[row][column].mean
         value = None if other is None else value - other
     if value is None:
         return Verdict(claim, kind, bound, None, None)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import random
 
 from experiments import build as parts
+from experiments import transition
 from experiments.core import Experiment, Measured, NetSpec, load_data
 from vnets import evaluate, objectives, sources, train
 from vnets.edits import path_name
@@ -54,6 +55,8 @@ def build(config) -> Experiment:
         for name in names:
             parts.pick(field, name, evaluate.standard_evals())
     elbo_samples = config.evals.get("elbo_samples", 0)
+    layer = config.probe.get("channels", "")
+    channels = transition.probe(model, layer, test) if layer else None
     train_samples = config.get("train_samples", 1)
     parts.positive("train_samples", train_samples)
     mode = parts.mode(config.get("estimator", "lrt"))
@@ -75,7 +78,8 @@ def build(config) -> Experiment:
 
     def probe(params, collections, key):
         measured = columns(params, collections, key, probed, config.probe.samples)
-        return {k: v["accuracy"] for k, v in measured.items()} | log_alphas(params)
+        values = {k: v["accuracy"] for k, v in measured.items()} | log_alphas(params)
+        return values | (channels(params, collections, key) if channels else {})
 
     def evaluations(params, collections, key):
         settings = (config.evals.samples, config.evals.threshold)
@@ -91,7 +95,8 @@ def build(config) -> Experiment:
                 batch_size=config.evals.batch_size,
                 mode=mode,
             )
-        return Measured(measured)
+        cost = transition.substitution(params, layer) if layer else None
+        return Measured(measured | ({"substitution": cost} if cost else {}))
 
     loss = objectives.classification_loss(
         model,
@@ -112,6 +117,13 @@ def build(config) -> Experiment:
     )
     # A net that does not fit the data, or a prior the posteriors, says so here.
     params, _ = jax.eval_shape(init, random.key(0))
+    if layer:
+        node = partial(transition.dense_node, layer=layer)
+        parts.call(
+            "probe.channels",
+            lambda: jax.eval_shape(lambda p: node(p).moments(), params),
+            {},
+        )
     parts.call("prior", lambda: jax.eval_shape(partial(kl, prior=prior), params), {})
     start = config.get("nets", {}).get("start")
     return Experiment(

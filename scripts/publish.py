@@ -15,6 +15,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import table_specs
+from experiments.config_files import scale_folder, split_run
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", None, "Table by name.", required=True)
@@ -32,18 +33,20 @@ def main(argv: list[str]) -> int:
     except table_specs.TableError as error:
         print(error, file=sys.stderr)
         return 2
-    folder = Path(RUNS.value) / TABLE.value / SCALE.value
-    paths = results.find(folder)
+    runs = [row.run for row in table.rows_at(SCALE.value)]
+    folders = {scale_folder(Path(RUNS.value), run, SCALE.value) for run in runs}
+    variants = {split_run(run) for run in runs}
+    paths = [
+        path
+        for folder in sorted(folders)
+        for path in results.find(folder)
+        if (folder.parent.name, path.relative_to(folder).parts[0]) in variants
+    ]
     if not paths:
-        print(f"no records in {folder}", file=sys.stderr)
+        names = ", ".join(map(str, sorted(folders)))
+        print(f"no records of this table in {names}", file=sys.stderr)
         return 1
-    done = results.publish(
-        paths,
-        RESULTS.value,
-        TABLE.value,
-        runs=[row.run for row in table.row],
-        replace=REPLACE.value,
-    )
+    done = results.publish(paths, RESULTS.value, runs=runs, replace=REPLACE.value)
     for path in done.written:
         print(f"written    {path}")
     for path in done.unchanged:

@@ -46,14 +46,10 @@ def main(argv: list[str]) -> int:
     if record["status"] != "done":
         print(record["status"]["failed"], file=sys.stderr)
         return 1
-    table = Table("test", "accuracy %", "NLL", "Brier", "ECE", "samples")
+    table = Table("evaluation", "metrics")
     for name, values in record["evals"].items():
-        numbers = (100 * values["accuracy"], *(values[k] for k in ("nll", "brier")))
-        table.add_row(
-            name,
-            *(f"{number:.3f}" for number in (*numbers, values["ece"])),
-            str(values["samples"]),
-        )
+        numbers = (f"{metric} {number:.5g}" for metric, number in values.items())
+        table.add_row(name, ", ".join(numbers))
     Console().print(table)
     print(f"Record: {workdir / core.RECORD}")
     return 0

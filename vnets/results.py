@@ -217,12 +217,11 @@ class Publication:
 def publish(
     paths: Iterable[str | os.PathLike],
     results_dir: str | os.PathLike,
-    table: str,
     *,
     runs: Collection[str] | None = None,
     replace: bool = False,
 ) -> Publication:
-    """Copies records to results_dir/<table>/<scale>/<variant>-seed<k>.json.
+    """Copies records to results_dir/<config file>/<scale>/<variant>-seed<k>.json.
 
     Refused, with the reason, are records that fail verification, did not finish, come
     from code that no commit holds, belong to none of `runs` (where given), or would
@@ -234,7 +233,8 @@ def publish(
             record = read(path)
             _require_publishable(record, runs)
             name = f"{record['variant']}-seed{record['seed']}.json"
-            target = Path(results_dir) / table / record["scale"] / name
+            config_file = Path(record["run"].partition(":")[0]).stem
+            target = Path(results_dir) / config_file / record["scale"] / name
             if _in_place(target, record, replace):
                 done.unchanged.append(target)
             else:
