@@ -109,6 +109,7 @@ def base(variant: str, scale: str) -> ConfigDict:
     config.optimizer.log_alpha_rate = 100.0
     config.kl_weight = ((0.0, 12.0), (0.7, 12.0), (1.0, 1.0))
     config.evals.elbo_samples = 10
+    config.evals.columns = (*COLUMNS, "permuted_ens")
     config.probe.columns = COLUMNS
     config.probe.channels = "dense1"
     if scale == "quick":
