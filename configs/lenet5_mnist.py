@@ -1,15 +1,13 @@
-"""LeNet-5 on MNIST: dropout, variance layers, layer-wise variational dropout.
+"""LeNet-5 on MNIST: dropout and variance layers; the base of the other LeNet-5 configs.
 
     configs/lenet5_mnist.py:VARIANT[,SCALE]
 
 Variants: dropout (0.5 before dense1), variance (dense1), variance_all (every hidden
-layer), vd_layer (dense1, one alpha). Scales: quick (the embedded digits), short
-(MNIST, 12 epochs), paper (MNIST, the 200 epochs of the authors' `lenet5-vn.py`).
+layer). Scales: quick (the embedded digits), short (MNIST, 12 epochs), paper (MNIST, the
+200 epochs of the authors' `lenet5-vn.py`).
 
 The net, Adam from 1e-3 linearly to 0, batches of 200, pixels in [0, 1] and N CE + KL
-are the authors' (PyTorch code). Where a scale deviates: vd_layer starts from log alpha
-0 (quick) or -2 (short) instead of -5 and trains it 200 or 20 times faster, towards the
-transition (quick still ends before it); quick takes batches of 50 and Adam from 2e-3.
+are the authors' (PyTorch code); quick takes batches of 50 and Adam from 2e-3.
 
 The output layer keeps its mean in variance_all: with a variance layer there, logits are
 symmetric around the bias for every input, so by Jensen no weights give a better
@@ -30,7 +28,6 @@ POSTERIORS = {
         layer: {"kind": "variance", "noise": "normal"}
         for layer in ("conv1", "conv2", "dense1")
     },
-    "vd_layer": {"dense1": {"kind": "multiplicative", "per": "layer"}},
 }
 VARIANTS = tuple(POSTERIORS)
 
@@ -40,12 +37,6 @@ def get_config(which: str = "variance") -> ConfigDict:
     variant, scale = split(which, VARIANTS)
     config = base(variant, scale)
     config.model.posteriors = POSTERIORS[variant]
-    if variant == "vd_layer":
-        start, rate = {"quick": (0.0, 200.0), "short": (-2.0, 20.0)}.get(
-            scale, (-5.0, 1.0)
-        )
-        config.model.posteriors.dense1.log_alpha = start
-        config.optimizer.log_alpha_rate = rate
     return config
 
 

@@ -59,7 +59,8 @@ def get_config(which: str = "accelerated") -> ConfigDict:
         layer: {"kind": "multiplicative", "per": "layer", "log_alpha": -2.0}
         for layer in layers
     }
-    config.prior = PRIORS.get(variant, "log_uniform")
+    with config.ignore_type():  # a name, or a name with arguments
+        config.prior = PRIORS.get(variant, "log_uniform")
     if variant in STOPPED:
         part = STOPPED[variant]
         config.epochs = int(part * config.epochs)

@@ -50,7 +50,8 @@ def get_config(which: str = "neuron") -> ConfigDict:
         "name": "lenet_300_100",
         "posteriors": dict.fromkeys(layers, noise),
     }
-    config.prior = PRIORS.get(variant, "log_uniform")
+    with config.ignore_type():  # a name, or a name with arguments
+        config.prior = PRIORS.get(variant, "log_uniform")
     config.epochs = MLP_EPOCHS[scale]
     config.evals.elbo_samples = 10
     return config

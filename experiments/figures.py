@@ -109,7 +109,10 @@ def _lines(figure: Figure, outcome: Outcome) -> list[Panel]:
         return draw
 
     labels = figure.labels or figure.y
-    return [(_title(label, figure.y), panel(y)) for y, label in zip(figure.y, labels, strict=True)]
+    return [
+        (_title(label, figure.y), panel(y))
+        for y, label in zip(figure.y, labels, strict=True)
+    ]
 
 
 def _title(label: str, among: list[str]) -> str:

@@ -291,7 +291,7 @@ def _check(table: Table) -> None:
         choice(figure.kind, KINDS, f"kind of figure {figure.name}")
         for row in figure.rows:
             choice(row, rows, f"row of figure {figure.name}")
-        if not figure.y or figure.labels and len(figure.labels) != len(figure.y):
+        if not figure.y or (figure.labels and len(figure.labels) != len(figure.y)):
             raise TableError(f"figure {figure.name}: y, and labels as many or none")
     for version in table.published:
         choice(version.tag, TAGS, f"tag of published {version.name}")

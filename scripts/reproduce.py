@@ -3,8 +3,9 @@
     python scripts/reproduce.py [--table=lenet5_mnist] [--scale=quick] [--seeds=3] \
         [--rows=variance,dropout]
 
-Runs lie in RUNS/CONFIG/SCALE/VARIANT/seed<k>. Interrupted, it goes on where it was; a run of
-a config that has changed since is moved to RUNS/stale and trained anew.
+Runs lie in RUNS/CONFIG/SCALE/VARIANT/seed<k>, where tables share them. Interrupted, it
+goes on where it was; a run of a config that has changed since is moved to RUNS/stale
+and trained anew.
 """
 
 import sys
@@ -34,7 +35,9 @@ def main(argv: list[str]) -> int:
     records = reproduce.train_missing(
         table, SCALE.value, range(SEEDS.value), home, ROWS.value
     )
-    show.show(home / table.name / SCALE.value, tables.aggregate(table, SCALE.value, records))
+    show.show(
+        home / table.name / SCALE.value, tables.aggregate(table, SCALE.value, records)
+    )
     return 0
 
 

@@ -275,6 +275,65 @@ def test_labels_out_of_range_are_refused(monkeypatch):
         data.load("three")
 
 
+# notMNIST, a test set in a file of arrays.
+
+
+def write_notmnist(folder, **changes):
+    image, label = random_split(3, 30, (28, 28))
+    (folder / "notmnist").mkdir(parents=True)
+    np.savez(
+        folder / "notmnist" / "test.npz", **{"image": image, "label": label} | changes
+    )
+    return image, label
+
+
+def test_notmnist_is_a_test_set_only(places):
+    image, label = write_notmnist(places[0])
+    loaded = data.load("notmnist")
+    assert_holds(loaded.test, image[..., None], label)
+    assert (len(loaded.train), loaded.validation, loaded.classes) == (0, None, 10)
+    assert loaded.train.image.shape == (0, 28, 28, 1)
+    assert loaded.checksum.keys() == {"test"}
+    assert loaded.checksum == data.load("notmnist", data_dir=places[0]).checksum
+    with pytest.raises(data.DataError, match="from 0 to 0 for notmnist, not 1"):
+        data.load("notmnist", validation=1)
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_a_missing_notmnist_says_where_it_was_looked_for(download, places):
+    with pytest.raises(data.DataError) as error:
+        data.load("notmnist", download=download)
+    words = (str(places[0] / "notmnist" / "test.npz"), "TFDS_DATA_DIR", "numpy.savez")
+    for part in words:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image": np.zeros((30, 28, 28), np.float32)}, "images are float32"),
+        ({"image": np.zeros((30, 32, 32), np.uint8)}, r"uint8 \(30, 32, 32\)"),
+        ({"label": np.zeros(29, np.int64)}, r"labels are int64 \(29,\)"),
+        ({"label": np.full(30, 10, np.int64)}, r"label outside 0\.\.9"),
+    ],
+)
+def test_a_notmnist_of_another_form_is_refused(changes, words, places):
+    write_notmnist(places[0], **changes)
+    with pytest.raises(data.DataError, match=words):
+        data.load("notmnist")
+
+
+def test_a_damaged_notmnist_is_named(places):
+    write_notmnist(places[0])
+    path = places[0] / "notmnist" / "test.npz"
+    for damage in (truncate, flip, lambda path: np.savez(path, pixels=np.zeros(3))):
+        write = path.read_bytes()
+        damage(path)
+        with pytest.raises(data.DataError, match=r"test\.npz is damaged or not what"):
+            data.load("notmnist")
+        path.write_bytes(write)
+
+
 # What is not there, and no network.
 
 

@@ -285,3 +285,44 @@ def test_edits_leave_their_input_alone():
 def test_prune_refuses_a_node_without_a_rule():
     with pytest.raises(TypeError, match="Dropout"):
         edits.prune(1.0)({"a": {"kernel": Dropout(0.5, 3)}})
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 3.0])
+def test_scaling_noise_scales_the_variance_alone(factor):
+    """Var(f noise) = f^2 Var; where units and weights are noisy, each of the two."""
+    for name, q in kernels(PARAMS).items():
+        p = edits.scale_noise(factor)({"kernel": q})["kernel"]
+        parts = [(q, p)]
+        if isinstance(q, Scaled):
+            parts = [(q.scale, p.scale), (q.weight, p.weight)]
+        for before, after in parts:
+            (mean, var), (new_mean, new_var) = before.moments(), after.moments()
+            if mean is not None:
+                np.testing.assert_array_equal(new_mean, mean, err_msg=name)
+            var, new_var = (0.0 if v is None else v for v in (var, new_var))
+            np.testing.assert_allclose(
+                new_var, np.asarray(var) * factor**2, rtol=1e-5, err_msg=name
+            )
+            if factor:
+                assert type(after) is type(before)
+                assert after.noise == before.noise
+
+
+def test_without_noise_left_a_sample_is_the_mean():
+    for name, layer in PARAMS.items():
+        silent = edits.scale_noise(0.0)({name: layer})
+        sample = edits.draw(silent, random.key(0))
+        for node, expected in zip(
+            kernels(sample).values(),
+            kernels(edits.mean_only({name: layer})).values(),
+            strict=True,
+        ):
+            if isinstance(node, Scaled):  # no noise at all: `draw` has nothing to do
+                node = Point(node.sample(None))
+            np.testing.assert_array_equal(node.mean, expected.mean, err_msg=name)
+
+
+@pytest.mark.parametrize("factor", [-1.0, np.inf, np.nan])
+def test_a_factor_that_scales_nothing_is_refused(factor):
+    with pytest.raises(ValueError, match="at least 0 and finite"):
+        edits.scale_noise(factor)

@@ -12,9 +12,14 @@ from vnets import noise as noises
 from vnets import ops
 from vnets.estimators import (
     ESTIMATORS,
+    MAGNITUDE_MEAN,
+    MAGNITUDE_STD,
     VAR_FLOOR,
     _perturb,
     lrt,
+    magnitude,
+    magnitude_gaussian,
+    magnitude_mean,
     per_example_sampling,
     weight_sampling,
 )
@@ -32,6 +37,9 @@ from vnets.posteriors import (
     variance,
 )
 
+# Those that sample the pre-activation itself; the magnitudes sample another layer.
+SAMPLERS = (lrt, weight_sampling, per_example_sampling)
+MAGNITUDES = (magnitude, magnitude_gaussian, magnitude_mean)
 DRAWS = 2000
 DENSE_X, DENSE_W = (2, 3), (3, 4)
 CONV_X, CONV_W = (2, 4, 5, 2), (3, 3, 2, 3)
@@ -80,7 +88,7 @@ def linear(op, x, w):
 def all_draws(op, q, x):
     return [
         compiled(estimator, op)(q, x, random.split(random.key(number), DRAWS))
-        for number, estimator in enumerate(ESTIMATORS.values())
+        for number, estimator in enumerate(SAMPLERS)
     ]
 
 
@@ -145,7 +153,7 @@ def test_examples_are_independent_unless_weights_are_shared():
     op, q, _ = problem("dense", gaussian(0.0))
     x = jnp.ones(DENSE_X, jnp.float32)
     keys = random.split(random.key(0), DRAWS)
-    for estimator in ESTIMATORS.values():
+    for estimator in SAMPLERS:
         draws = np.asarray(compiled(estimator, op)(q, x, keys))
         correlation = np.corrcoef(draws[:, 0, 0], draws[:, 1, 0])[0, 1]
         if estimator is weight_sampling:
@@ -191,7 +199,7 @@ def test_without_noise_an_estimator_is_the_linear_map(case, estimator):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("estimator", ESTIMATORS.values())
+@pytest.mark.parametrize("estimator", SAMPLERS)
 def test_a_vanishing_alpha_is_a_point(case, estimator):
     """At log alpha -60 the noise is 1e-13 of a weight; LRT's floor adds 1e-8."""
     op, q, x = problem(case, multiplicative(-60.0, "weight"))
@@ -267,7 +275,7 @@ def test_perturb_and_its_gradient():
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("estimator", ESTIMATORS.values())
+@pytest.mark.parametrize("estimator", SAMPLERS)
 def test_an_example_does_not_see_the_rest_of_its_batch(case, estimator):
     """Draws are numbered by row, so the first rows are the same in any batch."""
     op, q, x = problem(case, gaussian(-1.0))
@@ -365,3 +373,62 @@ def test_sharing_alpha_keeps_the_mean_gradient_unbiased(assert_same_moments):
     ]
     error = np.hypot(*(m.std(0) / np.sqrt(DRAWS) for m in means))
     assert np.all(np.abs(means[0].mean(0) - means[1].mean(0)) < 5 * error)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_magnitudes_have_the_moments_of_a_half_normal(case, assert_moments):
+    """The mean is sqrt(2 v / pi), the variance (1 - 2 / pi) v; `magnitude_mean` has the
+    mean alone."""
+    op, q, x = problem(case, variance())
+    std = np.sqrt(linear(op, jnp.square(x), q.moments()[1]))
+    keys = random.split(random.key(7), DRAWS)
+    for estimator in (magnitude, magnitude_gaussian):
+        draws = compiled(estimator, op)(q, x, keys)
+        assert_moments(draws, MAGNITUDE_MEAN * std, (MAGNITUDE_STD * std) ** 2)
+        # Different laws of the same moments: only |eps| is never negative.
+        assert (np.min(draws) >= 0) == (estimator is magnitude)
+    quiet = magnitude_mean(op, q, x, None)
+    np.testing.assert_allclose(quiet, MAGNITUDE_MEAN * std, rtol=1e-5, atol=1e-7)
+
+
+def test_the_magnitude_is_that_of_lrt_and_its_noise_that_of_dropout():
+    op, q, x = problem("conv", variance())
+    key = random.key(8)
+    np.testing.assert_allclose(
+        magnitude(op, q, x, key), jnp.abs(lrt(op, q, x, key)), rtol=1e-6
+    )
+    ratio = (MAGNITUDE_STD / MAGNITUDE_MEAN) ** 2
+    assert ratio == pytest.approx(np.pi / 2 - 1, rel=1e-12)
+
+
+@pytest.mark.parametrize("estimator", MAGNITUDES)
+def test_magnitudes_are_of_variance_layers_only(estimator):
+    for make in (gaussian(), multiplicative(), variance("sign"), dropout(0.5)):
+        op, q, x = problem("dense", make)
+        if isinstance(q, Scaled):  # noise on the units of a point: nothing to refuse
+            assert estimator(op, q, x, random.key(0)).shape == (2, 4)
+            continue
+        with pytest.raises(ValueError, match="variance layers with normal noise, not"):
+            estimator(op, q, x, random.key(0))
+
+
+@pytest.mark.parametrize("estimator", MAGNITUDES)
+def test_magnitudes_have_finite_gradients_and_those_of_the_formula(estimator):
+    op, q, x = problem("dense", variance())
+    key = random.key(9)
+
+    def loss(scale, x):
+        return jnp.sum(jnp.sin(estimator(op, q.replace(scale=scale), x, key)))
+
+    std = jnp.sqrt(jnp.square(x) @ jnp.square(q.scale))
+    factor = estimator(op, q, x, key) / std  # does not depend on the scale
+
+    def plain(scale, x):
+        return jnp.sum(jnp.sin(factor * jnp.sqrt(jnp.square(x) @ jnp.square(scale))))
+
+    slopes = jax.grad(loss, argnums=(0, 1))
+    ours, expected = slopes(q.scale, x), jax.grad(plain, argnums=(0, 1))(q.scale, x)
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for leaf in slopes(q.scale, x.at[0].set(0)):
+        assert np.all(np.isfinite(leaf))

@@ -19,6 +19,7 @@ LAYERS = (
     ("layers",),
     ("nets",),
     ("objectives", "metrics", "evaluate", "sources"),
+    ("uncertainty", "attacks", "curvature", "propagation"),
     ("train",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.

@@ -110,6 +110,32 @@ def test_unknown_layers_are_refused(name):
         NETS[name](posteriors={"dense9": variance(), layers[0]: variance()})
 
 
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("relu", [0.0, 2.0]),
+        ("leaky_relu", [-0.02, 2.0]),
+        ("tanh", [-np.tanh(2.0), np.tanh(2.0)]),
+        ("abs", [2.0, 2.0]),
+    ],
+)
+def test_activations_stand_between_the_layers_of_a_perceptron(activation, expected):
+    """With identities for kernels, the output is the activation of the input."""
+    identity = {"kernel": jnp.eye(2), "bias": jnp.zeros(2, jnp.float32)}
+    params = {"dense1": identity, "dense2": identity}
+    x = jnp.asarray([[-2.0, 2.0]], jnp.float32)
+    y = MLP((2,), 2, activation).apply({"params": params}, x)
+    np.testing.assert_allclose(y, [expected], rtol=1e-6)
+    if activation == "relu":
+        default = MLP((2,), 2).apply({"params": params}, x)
+        np.testing.assert_array_equal(y, default)
+
+
+def test_unknown_activations_are_refused():
+    with pytest.raises(ValueError, match=r"'sine'.*abs.*leaky_relu.*relu.*tanh"):
+        MLP((2,), 2, "sine")
+
+
 def test_points_take_no_noise_key():
     net = MLP((5,), 3)
     x = jnp.ones((2, 4), jnp.float32)

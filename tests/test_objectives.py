@@ -12,6 +12,7 @@ from vnets.objectives import (
     ModelState,
     classification_loss,
     cross_entropy,
+    gaussian_nll,
     knots,
     neg_elbo,
 )
@@ -41,6 +42,16 @@ def test_cross_entropy_is_minus_log_probability():
         cross_entropy(logits, labels), expected, rtol=1e-5, atol=1e-6
     )
     assert np.isfinite(cross_entropy(1e4 * logits, labels)).all()
+
+
+def test_gaussian_nll_is_minus_the_log_of_a_density():
+    std = 0.5
+    grid = jnp.linspace(-4, 6, 2001, dtype=jnp.float32)
+    density = np.exp(-np.asarray(gaussian_nll(jnp.float32(1.0), grid, std), np.float64))
+    step = 10 / 2000
+    # Sums over a grid much finer than the width are exact to rounding.
+    assert density.sum() * step == pytest.approx(1, rel=1e-5)
+    assert (density * (grid - 1.0) ** 2).sum() * step == pytest.approx(std**2, rel=1e-4)
 
 
 def test_neg_elbo_has_per_example_scale():

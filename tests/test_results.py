@@ -195,7 +195,7 @@ def test_publish_copies_what_can_be_trusted(tmp_path):
     path.write_text(path.read_text().replace("0.99", "0.999"))
 
     rows = ["configs/lenet5_mnist.py:variance"]
-    done = results.publish(results.find(runs), target, "lenet5_mnist", runs=rows)
+    done = results.publish(results.find(runs), target, runs=rows)
     place = target / "lenet5_mnist" / "short" / "variance-seed0.json"
     assert done.written == [place]
     assert same(results.read(place), results.read(good))
@@ -209,13 +209,13 @@ def test_publish_copies_what_can_be_trusted(tmp_path):
 
 def test_publish_replaces_only_when_told(tmp_path):
     path = results.write(tmp_path / "runs" / "record.json", make(accuracy=0.98))
-    first = results.publish([path], tmp_path, "t")
-    assert results.publish([path], tmp_path, "t").unchanged == first.written
+    first = results.publish([path], tmp_path)
+    assert results.publish([path], tmp_path).unchanged == first.written
     results.write(path, make(accuracy=0.97))
-    refused = results.publish([path], tmp_path, "t").refused
+    refused = results.publish([path], tmp_path).refused
     assert "different record is in place" in refused[path]
     assert results.read(first.written[0])["evals"]["det"]["accuracy"] == 0.98
-    assert results.publish([path], tmp_path, "t", replace=True).written
+    assert results.publish([path], tmp_path, replace=True).written
     assert results.read(first.written[0])["evals"]["det"]["accuracy"] == 0.97
 
 

@@ -71,7 +71,7 @@ def test_wrong_calls_are_answered_without_a_traceback(tmp_path, arguments, words
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("configs/lenet5_mnist.py:varience", ["varience", "vd_layer"]),
+        ("configs/lenet5_mnist.py:varience", ["varience", "variance_all"]),
         ("configs/lenet5_mnist.py:variance,tiny", ["tiny", "quick", "paper"]),
         ("configs/nope.py:variance", ["nope.py", "configs/lenet5_mnist.py"]),
     ],

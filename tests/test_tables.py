@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import render, table_figure, table_specs, tables
+from experiments.config_files import load_config
 from experiments.table_specs import TableError
 from vnets import results
 
@@ -111,7 +112,7 @@ def make(variant, seed, stoch=0.99, det=0.993, scale="short", failed=None, epoch
 def store(folder, *records):
     for record in records:
         name = f"{record['variant']}-seed{record['seed']}.json"
-        results.write(folder / "toy" / record["scale"] / name, record)
+        results.write(folder / "x" / record["scale"] / name, record)
     return results.collect(folder)
 
 
@@ -128,7 +129,6 @@ def test_aggregation_is_numpys(tmp_path):
     assert first.gaps["paper"]["stoch"].difference == pytest.approx(0.11, abs=1e-9)
     assert first.gaps["paper"]["stoch"].within
     assert second.cells["stoch"].mean is None
-    assert [path.parent.name for path in outcome.unused] == ["quick"]
 
 
 def test_one_seed_has_no_spread(tmp_path):
@@ -289,7 +289,15 @@ def test_tables_load_nothing_heavy():
         ("at_most =", "at_lest =", "key of claim 2: 'at_lest'; valid: .*at_least"),
         ("at_most = { short = 12.0 }", "", "claim 2: give one of at_most"),
         ('row = "b"\nother', 'row = "c"\nother', "row of claim 3: 'c'; valid: a, b"),
-        ('other = "a"', "", "claim 3: within and other"),
+        ('other = "a"', "", "claim 3: within needs other"),
+        ('other = "a"', 'other_column = "c"', "other_column of claim 3: 'c'"),
+        ("[scale.quick]", "[scale.quick]\nrows = ['c']", "row of scale quick: 'c'"),
+        ("note =", "without = ['c']\nnote =", "row b is without: 'c'; valid: stoch"),
+        (
+            "[[row]]",
+            "[[figure]]\nname = 'f'\ntitle = ''\nkind = 'pie'\n[[row]]",
+            "kind of figure f: 'pie'; valid: lines",
+        ),
         ("[scale.quick]", "[scales.quick]", "'scales'; valid"),
         ("[[column]]", "[column", "toy.toml"),
     ],
@@ -314,8 +322,8 @@ def test_unknown_names_are_told_with_the_valid_ones(tmp_path):
 def test_tables_in_the_repository_load(name):
     table = table_specs.find(name)
     for row in table.row:
-        path, _, variant = row.run.partition(":")
-        assert variant.isidentifier()
+        path = row.run.partition(":")[0]
+        assert load_config(f"{row.run},{min(table.scale)}")
         assert (ROOT / path).is_file(), f"{row.run}: no such config"
     for version in table.published:
         assert version.source
@@ -325,8 +333,18 @@ def test_committed_tables_agree_with_records():
     for folder, outcome in tables.outcomes(table_specs.select(), "", ROOT / "results"):
         committed = folder.with_suffix(".md").read_text(encoding="utf-8")
         assert committed == render.markdown(outcome), f"run scripts/tables.py: {folder}"
-        assert not outcome.unused
-        assert folder.with_suffix(".png").is_file()
+        for _, image in render.images(outcome):
+            assert (folder.parent / image).is_file()
+
+
+def test_every_committed_record_is_in_a_table():
+    shown = {
+        path
+        for table in table_specs.select()
+        for scale in table.scale
+        for path in tables.collect(table, scale, ROOT / "results")
+    }
+    assert shown == set(results.collect(ROOT / "results"))
 
 
 def run(script, *arguments):

@@ -18,8 +18,10 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "attacks",
     "backend",
     "checkpoint",
+    "curvature",
     "data",
     "edits",
     "estimators",
@@ -35,11 +37,13 @@ _SUBMODULES = (
     "posteriors",
     "priors",
     "projections",
+    "propagation",
     "results",
     "rng",
     "sources",
     "train",
     "types",
+    "uncertainty",
 )
 
 __all__ = ["__version__", *_SUBMODULES]

@@ -6,6 +6,7 @@ limits an edit to layers by path, as in `edit(mean_of, where=("dense1",).__conta
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import random
 
 from vnets.posteriors import (
+    Dropout,
     Gaussian,
     Multiplicative,
     Point,
@@ -134,6 +136,36 @@ def pruned_at(threshold: float) -> Change:
     return change
 
 
+def noise_times(factor: float) -> Change:
+    """Multiplies the standard deviation of the noise; means stay as they are.
+
+    Of a Scaled node both noises are multiplied, that of the units and that of the
+    weights. Binary dropout stays binary: its rate changes.
+    """
+    log_square = 2 * math.log(factor) if factor else -math.inf
+
+    def change(node: Posterior, key: Key = None) -> Posterior:
+        del key
+        if isinstance(node, Scaled):
+            return dataclasses.replace(
+                node, scale=change(node.scale), weight=change(node.weight)
+            )
+        if isinstance(node, Gaussian):
+            return dataclasses.replace(node, log_var=node.log_var + log_square)
+        if isinstance(node, Multiplicative):
+            return dataclasses.replace(node, log_alpha=node.log_alpha + log_square)
+        if isinstance(node, ZeroMean):
+            return dataclasses.replace(node, scale=node.scale * factor)
+        if isinstance(node, Dropout):
+            variance = factor**2 * node.rate / (1 - node.rate)
+            return dataclasses.replace(node, rate=variance / (1 + variance))
+        if isinstance(node, Point):
+            return node
+        raise TypeError(f"scale_noise: no rule for {type(node).__name__}")
+
+    return change
+
+
 mean_only = edit(mean_of)
 zero_mean = edit(without_mean)
 permute_variance = edit(with_permuted_variance)
@@ -147,3 +179,14 @@ def prune(threshold: float = 3.0) -> Edit:
     `mean_only` does. At threshold +inf nothing changes.
     """
     return edit(pruned_at(threshold))
+
+
+def scale_noise(factor: float) -> Edit:
+    """Multiplies the standard deviation of all noise: 0 silences it, 1 changes nothing.
+
+    Raises:
+      ValueError: a factor that is negative or not finite.
+    """
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"a factor of noise must be at least 0 and finite: {factor}")
+    return edit(noise_times(factor))

@@ -5,6 +5,7 @@ divided by the number of training examples. It is the same at any batch size.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -62,6 +63,12 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     """-log p(label) for each example, in nats: [B, K], int [B] -> [B]."""
     log_p = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+
+
+def gaussian_nll(mean: Array, target: Array, std: float) -> Array:
+    """-log N(target; mean, std^2) elementwise, in nats; std is the same for all."""
+    squared = jnp.square((target - mean) / std)
+    return 0.5 * squared + math.log(std) + 0.5 * math.log(2 * math.pi)
 
 
 def neg_elbo(nll: Array, kl: Array, n_train: int, beta: float | Array = 1.0) -> Array:

@@ -123,8 +123,8 @@ class ZeroMean(Posterior):
     Attributes:
       scale: [..., I, O], of either sign.
       noise: a family of `vnets.noise`.
-      gain: the standard deviation is gain |scale|. A gain of 1/2 makes sign noise that
-        of the authors' code, in {-1/2, 1/2}; 12^(-1/2) makes uniform noise U(-1/2, 1/2).
+      gain: the standard deviation is gain |scale|. The authors' code has sign noise
+        in {-1/2, 1/2}, a gain of 1/2, and uniform noise U(-1/2, 1/2), one of 12^(-1/2).
     """
 
     scale: Array

@@ -42,6 +42,7 @@ FIELDS = {
     "history": list,
     "status": (str, dict),
 }
+OPTIONAL = {"curves": dict, "nets": dict}
 KEYS = {
     "dataset": {"name", "source", "checksum", "sizes"},
     "git": {"commit", "dirty"},
@@ -318,10 +319,12 @@ def _cpu_model() -> str | None:
 
 def _require_fields(record: Record, where: object) -> None:
     missing = sorted(FIELDS.keys() - record.keys())
-    unknown = sorted(record.keys() - FIELDS.keys())
+    unknown = sorted(record.keys() - FIELDS.keys() - OPTIONAL.keys())
     if missing or unknown:
         raise RecordError(f"{where}: fields missing {missing}, unknown {unknown}")
-    for name, kind in FIELDS.items():
+    for name, kind in (FIELDS | OPTIONAL).items():
+        if name not in record:
+            continue
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise RecordError(f"{where}: field {name} is {record[name]!r}")
     for name, keys in KEYS.items():

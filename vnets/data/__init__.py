@@ -3,7 +3,8 @@
 `load(name)` gives every split as NumPy arrays. MNIST and its relatives and CIFAR
 are read from a directory prepared by TensorFlow Datasets (TFDS) in its array_record
 format, decoded once and then kept in a checksummed cache; `prepare` downloads them
-and writes such a directory. `digits` comes with scikit-learn and needs no network.
+and writes such a directory. `digits` comes with scikit-learn and needs no network;
+`notmnist`, a test set only, is a file of arrays that one has to bring.
 What is asked for is what is loaded: there is no stand-in for a data set that is not
 there, only a `DataError` that says how to get it.
 

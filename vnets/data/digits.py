@@ -21,7 +21,7 @@ def read(name: str, places: Places, download: bool) -> Arrays:
     del name, places, download  # the package has them
     from sklearn.datasets import load_digits
 
-    small, label = load_digits(return_X_y=True)
+    small, label = (np.asarray(part) for part in load_digits(return_X_y=True))
     image = _resize(small.reshape(-1, 8, 8))
     in_test = np.zeros(len(label), bool)
     in_test[stratified(label, TEST_SIZE, TEST_SEED)] = True

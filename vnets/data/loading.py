@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vnets.data import cache, digits, preparation, records
+from vnets.data import cache, digits, notmnist, preparation, records
 from vnets.data.splits import stratified
 from vnets.data.types import (
+    SPLITS,
     Arrays,
     DataError,
     Dataset,
@@ -35,11 +36,12 @@ class Source:
     """Where a data set comes from: `read(name, places, download)` gives its arrays.
 
     `labels` maps each kind of label to its feature, the default one first; None is the
-    only kind of a data set that has but one.
+    only kind of a data set that has but one. `splits` are those it has.
     """
 
     read: Callable[[str, Places, bool], Arrays]
     labels: Mapping[str | None, Label]
+    splits: tuple[str, ...] = SPLITS
 
 
 def read_tfds(name: str, places: Places, download: bool) -> Arrays:
@@ -86,6 +88,7 @@ SOURCES: Mapping[str, Source] = {
     "mnist": Source(read_tfds, TEN_CLASSES),
     "fashion_mnist": Source(read_tfds, TEN_CLASSES),
     "kmnist": Source(read_tfds, TEN_CLASSES),
+    "notmnist": Source(notmnist.read, TEN_CLASSES, splits=("test",)),
     "cifar10": Source(read_tfds, TEN_CLASSES),
     "cifar100": Source(
         read_tfds,
@@ -106,10 +109,13 @@ def load(
 ) -> Dataset:
     """Loads a data set as uint8 images [N, H, W, C] and int32 labels [N].
 
+    The training split of a data set that has none ("notmnist") holds no images and has
+    no checksum.
+
     Args:
       name: one of NAMES. All but "digits" are read from `data_dir` (by default
-        $TFDS_DATA_DIR or ~/tensorflow_datasets) and cached, decoded, in `cache_dir`
-        (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
+        $TFDS_DATA_DIR or ~/tensorflow_datasets) and all but "notmnist" cached, decoded,
+        in `cache_dir` (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
       labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).
       validation: how many images to take from the training split as a validation
         split: stratified by (fine) class, the same in every run.
@@ -122,11 +128,14 @@ def load(
     if name not in SOURCES:
         raise DataError(f"Unknown data set {name!r}; choose from {', '.join(NAMES)}")
     label = _choose_label(name, labels)
-    data = SOURCES[name].read(name, Places.resolve(data_dir, cache_dir), download)
-    for split in ("train", "test"):
+    source = SOURCES[name]
+    data = source.read(name, Places.resolve(data_dir, cache_dir), download)
+    for split in source.splits:
         _check_labels(name, split, data.arrays[f"{split}_{label.feature}"], label)
-    train, test = (_split(data, split, label) for split in ("train", "test"))
-    sums = {split: _whole_sum(data, split, label) for split in ("train", "test")}
+    test = _split(data, "test", label)
+    nothing = test.take(np.arange(0))
+    train = _split(data, "train", label) if "train" in source.splits else nothing
+    sums = {split: _whole_sum(data, split, label) for split in source.splits}
     held_out = None
     size = _validation_size(name, validation, len(train))
     if size:
@@ -151,12 +160,13 @@ def _choose_label(name: str, kind: str | None) -> Label:
 
 
 def _validation_size(name: str, size: int, available: int) -> int:
-    limits = f"validation must be a whole number from 0 to {available - 1} for {name}"
+    most = max(available - 1, 0)
+    limits = f"validation must be a whole number from 0 to {most} for {name}"
     try:
         count = operator.index(size)
     except TypeError:
         raise DataError(f"{limits}, not {size!r}") from None
-    if not 0 <= count < available:
+    if not 0 <= count <= most:
         raise DataError(f"{limits}, not {count}")
     return count
 

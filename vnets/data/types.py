@@ -32,7 +32,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set ready for use.
+    """A data set ready for use; `train` is empty where there is a test set only.
 
     `checksum` maps each split there is to the SHA-256 (hex) that stands for its
     pixels and labels, in order (see `checksum`): two runs with equal checksums saw
@@ -53,7 +53,7 @@ class Arrays:
     """A data set as its source has it, with every kind of label.
 
     `arrays` holds "train_image", "train_label", "test_image", "test_label" and any
-    further "{split}_{feature}"; `sha256` the digest of each.
+    further "{split}_{feature}", of the splits there are; `sha256` the digest of each.
     """
 
     arrays: Mapping[str, np.ndarray]

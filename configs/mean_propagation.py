@@ -1,0 +1,59 @@
+"""Which weights of dense1 need their noise, and prediction without any sampling.
+
+    configs/mean_propagation.py:VARIANT[,SCALE]
+
+Trains nothing: each variant measures trained nets. vd (layer-wise variational dropout
+past its transition; kappa also of two nets of the same run stopped before), variance
+(dense1 has no mean), dropout (0.5 before dense1: its noise belongs to units, so there
+is no kappa of its weights, only the prediction from moments).
+
+Scales: quick (the embedded digits), short and paper (MNIST). kappa is summed over the
+first `kappa.images` training images and scaled to the whole training set.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist
+
+SCALES = lenet5_mnist.SCALES
+TRANSITION = "configs/phase_transition.py:accelerated"
+# "net" is tested; of the others, kappa is measured too.
+NETS = {
+    "vd": {
+        "early": f"{TRANSITION}_early",
+        "middle": f"{TRANSITION}_middle",
+        "net": TRANSITION,
+    },
+    "variance": {"net": "configs/lenet5_mnist.py:variance"},
+    "dropout": {"net": "configs/lenet5_mnist.py:dropout"},
+}
+VARIANTS = tuple(NETS)
+# log10 of kappa0: a wide grid, and where the authors' slides give accuracies.
+THRESHOLDS = (*(step / 2 for step in range(-8, 7)), 2.4, 2.6, 2.8)
+
+
+def get_config(which: str = "vd") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    config = ConfigDict()
+    config.experiment = "mean_propagation"
+    config.variant = variant
+    config.scale = scale
+    config.seed = 0
+    config.dataset = {"name": "mnist", "labels": "", "validation": 0}
+    config.nets = {
+        name: {"run": run, "members": 1} for name, run in NETS[variant].items()
+    }
+    config.samples = {"quick": 20, "short": 20, "paper": 100}[scale]
+    config.batch_size = {"paper": 100}.get(scale, 500)
+    config.kappa = {
+        "layer": "" if variant == "dropout" else "dense1",  # none: no kappa
+        "images": {"paper": 10000}.get(scale, 1000),
+        "batch_size": 100,
+        "threshold": 1.5,  # log10 of the authors' kappa0
+        "thresholds": tuple(sorted(THRESHOLDS)),
+        "histogram": {"low": -10.0, "high": 4.0, "bins": 140},
+    }
+    if scale == "quick":
+        config.dataset.name = "digits"
+    return config

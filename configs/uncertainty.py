@@ -1,0 +1,65 @@
+"""Uncertainty of LeNet-5 on MNIST: inputs from elsewhere, and rotated digits.
+
+    configs/uncertainty.py:VARIANT[,SCALE]
+
+Trains nothing: each variant is a way to predict with trained nets. deterministic (no
+noise), dropout (0.5 before dense1), variance (dense1 has no mean), vd (layer-wise
+variational dropout on dense1, past its transition), deep_ensemble (five seeds of the
+deterministic net). `samples` noise draws of each net are averaged.
+
+Scales: quick (the embedded digits; the inputs from elsewhere are the test digits with
+their pixels shuffled, for no data set of that kind comes without a download), short and
+paper (MNIST; elsewhere is notMNIST, or any data set of `vnets.data` with such images,
+as `shift.name`). All three measure what nets trained at their scale do.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist
+
+SCALES = lenet5_mnist.SCALES
+DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
+# The run and its members; nets without noise have one draw.
+NETS = {
+    "deterministic": (DETERMINISTIC, 1),
+    "dropout": ("configs/lenet5_mnist.py:dropout", 1),
+    "variance": ("configs/lenet5_mnist.py:variance", 1),
+    "vd": ("configs/phase_transition.py:accelerated", 1),
+    "deep_ensemble": (DETERMINISTIC, 5),
+}
+VARIANTS = tuple(NETS)
+SAMPLES = {"quick": 20, "short": 20, "paper": 100}
+
+
+def get_config(which: str = "variance") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    config = base("uncertainty", variant, scale, *NETS[variant])
+    step = {"quick": 45, "short": 15, "paper": 10}[scale]
+    config.rotation = {
+        "degrees": tuple(range(0, 181, step)),
+        "images": {"short": 2000}.get(scale, 10000),
+    }
+    return config
+
+
+def base(
+    experiment: str, variant: str, scale: str, run: str, members: int
+) -> ConfigDict:
+    """What this study and `configs/diversity.py` share."""
+    config = ConfigDict()
+    config.experiment = experiment
+    config.variant = variant
+    config.scale = scale
+    config.seed = 0
+    config.dataset = {"name": "mnist", "labels": "", "validation": 0}
+    config.nets = {"net": {"run": run, "members": members}}
+    config.samples = 1 if run == DETERMINISTIC else SAMPLES[scale]
+    # At most as many test images, and as many from elsewhere.
+    config.images = 10000
+    config.batch_size = {"paper": 100}.get(scale, 200)
+    config.shift = {"name": "notmnist"}
+    if scale == "quick":
+        config.dataset.name = "digits"
+        config.shift.name = "shuffled_pixels"
+    return config

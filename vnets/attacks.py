@@ -1,0 +1,176 @@
+"""Attacks on images within an L-inf ball: FGSM and its iteration, through any noise.
+
+What is attacked is a predictor, `log_p(x [B, ...], key) -> [S, B, K]`: S draws of log
+probabilities (noise, members of an ensemble, or both; S = 1 for a plain net). Images
+are in [0, 1], and so is what comes out.
+
+A stochastic net is attacked through the gradient of an average over its draws, fresh
+ones at every update (expectation over transformation: Athalye, Engstrom, Ilyas and Kwok
+2018). With a single draw the noise of the gradient is easily taken for robustness, so
+always state S. Success is judged by other draws than those of the attack, and by as
+many as the net uses to predict.
+
+Sources: Goodfellow, Shlens and Szegedy 2015 (FGSM); Kurakin, Goodfellow and Bengio 2017
+(its iteration, without a random start); Madry et al. 2018 (as projected ascent).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from vnets.rng import stream
+from vnets.types import Array, Key
+from vnets.uncertainty import log_mean
+
+Predictor = Callable[[Array, Key], Array]
+Loss = Callable[[Array, Array], Array]
+
+
+@struct.dataclass
+class Attacked:
+    """What an iterated attack made of a batch.
+
+    Attributes:
+      image: after the last update, [B, ...] in [0, 1].
+      log_p: the judge's log predictive probabilities after 0, 1, ..., T updates,
+        [T + 1, B, K]; those after 0 are of the original images, with draws of their
+        own.
+    """
+
+    image: Array
+    log_p: Array
+
+
+def mean_cross_entropy(log_p: Array, label: Array) -> Array:
+    """The mean over draws of -log p(label), nats: [S, B, K], int [B] -> [B].
+
+    Its gradient is unbiased at any number of draws, so noise cannot hide it for ever.
+    """
+    return -jnp.take_along_axis(log_p, label[None, :, None], axis=-1)[..., 0].mean(0)
+
+
+def cross_entropy_of_mean(log_p: Array, label: Array) -> Array:
+    """-log of the mean over draws of p(label), nats: [S, B, K], int [B] -> [B].
+
+    What is judged, exactly, but its gradient is biased at few draws, and it follows
+    only those draws that are right still.
+    """
+    return mean_cross_entropy(log_mean(log_p)[None], label)
+
+
+LOSSES: dict[str, Loss] = {
+    "mean_cross_entropy": mean_cross_entropy,
+    "cross_entropy_of_mean": cross_entropy_of_mean,
+}
+
+
+def gradient_sign(
+    log_p: Predictor, x: Array, label: Array, key: Key, loss: Loss = mean_cross_entropy
+) -> Array:
+    """The direction of an update, -1, 0 or 1 for each pixel, [B, ...].
+
+    The examples do not mix as long as the net does not mix them: batch normalization
+    must run on its running statistics.
+    """
+    total = jax.grad(lambda image: jnp.sum(loss(log_p(image, key), label)))
+    return jnp.sign(total(x))
+
+
+def fgsm(
+    log_p: Predictor,
+    x: Array,
+    label: Array,
+    epsilon: float | Array,
+    key: Key,
+    loss: Loss = mean_cross_entropy,
+) -> Array:
+    """One step of length epsilon along the sign of the gradient, kept in [0, 1].
+
+    Args:
+      log_p: the predictor, with the attack's number of draws.
+      x: images in [0, 1], [B, ...].
+      label: true classes, int [B]; the attack leads away from them.
+      epsilon: how far each pixel may move, in units of its range.
+      key: of the draws.
+      loss: what is ascended, (draws [S, B, K], label [B]) -> [B].
+
+    Returns:
+      Images [B, ...].
+    """
+    return jnp.clip(x + epsilon * gradient_sign(log_p, x, label, key, loss), 0.0, 1.0)
+
+
+def iterated(
+    log_p: Predictor,
+    x: Array,
+    label: Array,
+    *,
+    epsilon: float | Array,
+    step: float | Array,
+    updates: int,
+    key: Key,
+    judge: Predictor | None = None,
+    loss: Loss = mean_cross_entropy,
+) -> Attacked:
+    """Sign steps, each projected onto the L-inf ball around x and onto [0, 1].
+
+    It starts from x itself. Everything but `updates` and the functions may be traced:
+    one compiled attack serves every epsilon.
+
+    Args:
+      log_p: the predictor, with the attack's number of draws; fresh at each update.
+      x: images in [0, 1], [B, ...].
+      label: true classes, int [B]; the attack leads away from them.
+      epsilon: radius of the ball, in units of the pixels' range.
+      step: length of an update, in the same units.
+      updates: T.
+      key: of all draws; those of the judge do not depend on those of the attack.
+      judge: the predictor as it is used, with its own number of draws; `log_p` itself
+        by default.
+      loss: what is ascended, (draws [S, B, K], label [B]) -> [B].
+
+    Raises:
+      ValueError: less than one update.
+    """
+    if updates < 1:
+        raise ValueError(f"updates must be at least 1, not {updates}")
+    judge = judge or log_p
+    low, high = jnp.maximum(x - epsilon, 0.0), jnp.minimum(x + epsilon, 1.0)
+
+    def judged(image: Array, update: int | Array) -> Array:
+        return log_mean(judge(image, stream(key, "judge", update)))
+
+    def one(image: Array, update: Array) -> tuple[Array, Array]:
+        own = stream(key, "attack", update)
+        direction = gradient_sign(log_p, image, label, own, loss)
+        image = jnp.clip(image + step * direction, low, high)
+        return image, judged(image, update)
+
+    first = judged(x, 0)
+    image, rest = lax.scan(one, x, jnp.arange(1, updates + 1, dtype=jnp.int32))
+    return Attacked(image, jnp.concatenate([first[None], rest]))
+
+
+def is_right(log_p: Array, label: Array) -> Array:
+    """Whether the label is the most probable class, [..., B, K] -> [..., B]."""
+    return jnp.argmax(log_p, -1) == jnp.broadcast_to(label, log_p.shape[:-1])
+
+
+def success_rate(log_p: Array, label: Array, counted: Array) -> Array:
+    """The fraction of the counted images that are misclassified, [..., B, K] -> [...].
+
+    Args:
+      log_p: log predictive probabilities of attacked images, [..., B, K].
+      label: true classes, int [B].
+      counted: whether an image counts, bool [B]: give those that were classified
+        correctly before, by draws other than any in `log_p`. A noisy net then has a
+        rate above zero without any attack, which belongs beside the attack's.
+
+    Returns:
+      Rates in [0, 1]; NaN if nothing counts.
+    """
+    wrong = ~is_right(log_p, label) & jnp.broadcast_to(counted, log_p.shape[:-1])
+    return jnp.sum(wrong, -1) / jnp.sum(counted)
