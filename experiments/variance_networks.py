@@ -47,7 +47,6 @@ def build(config) -> Experiment:
     example = jnp.zeros((1, *dataset.train.image.shape[1:]), jnp.float32)
     test = dataset.validation or dataset.test
 
-    init = train.initializer(model, example)
     prior = parts.prior(config.prior)
     probed = config.probe.get("columns", PROBED)
     tested = config.evals.get("columns", TESTED)
@@ -60,6 +59,7 @@ def build(config) -> Experiment:
     train_samples = config.get("train_samples", 1)
     parts.positive("train_samples", train_samples)
     mode = parts.mode(config.get("estimator", "lrt"))
+    init = train.initializer(model, example, mode=mode)
 
     def columns(params, collections, key, names, *settings):
         specs = evaluate.standard_evals(*settings, mode=mode)

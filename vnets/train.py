@@ -85,17 +85,21 @@ class Task:
         )
 
 
-def initializer(model, example: Array) -> Callable[[Key], tuple[Params, dict]]:
+def initializer(
+    model, example: Array, **kwargs
+) -> Callable[[Key], tuple[Params, dict]]:
     """`Task.init` of a Flax model, or of one that `layers.stochastic` made.
 
     Args:
-      model: has `init(rngs, x)`.
+      model: has `init(rngs, x, **kwargs)`.
       example: an input of any batch size, [B, ...].
+      **kwargs: what the model needs besides, such as a `mode` whose estimator fits its
+        noise.
     """
 
     def init(key: Key) -> tuple[Params, dict]:
         rngs = {"params": key, "noise": stream(key, "noise")}
-        variables = dict(model.init(rngs, example))
+        variables = dict(model.init(rngs, example, **kwargs))
         return variables.pop("params"), variables
 
     return init
