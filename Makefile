@@ -8,7 +8,7 @@ FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-bench test test-slow lint format reproduce-table \
-	tables publish bench clean
+	reproduce-all tables publish bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ setup-bench: $(VENV)/.installed-bench ## The same with PyTorch, for `make bench`
 
 reproduce-table: setup ## Train what has no record here, show the table [TABLE= SCALE= SEEDS=]
 	$(BIN)/python scripts/reproduce.py $(FLAGS) --seeds=$(SEEDS)
+
+reproduce-all: SEEDS = 1
+reproduce-all: setup ## The same for every table, one seed unless told otherwise [SCALE= SEEDS=]
+	$(BIN)/python scripts/reproduce.py --table= $(FLAGS) --seeds=$(SEEDS)
 
 tables: setup ## Render tables and figures from the committed records alone [TABLE= SCALE=]
 	$(BIN)/python scripts/tables.py $(FLAGS)

@@ -24,7 +24,8 @@ and (after 4 epochs) 4.9: Adam's second moment remembers the large early gradien
 With b2 = 0.98 they ended at 5.1 (6 epochs) and 6.4 (7 epochs): log alpha is then held
 by the data term and waits for the weights. With the KL weighted 30 it passed 10 in
 epoch 3; we take 12, so that the transition spreads over more epochs (20, on the test
-set, passed within one).
+set, passed within one). Quick, with its few steps, takes b2 = 0.9, chosen on 300
+validation digits: 0.98 ended at 6.4, whatever the weight of the KL.
 """
 
 from ml_collections import ConfigDict
@@ -45,9 +46,9 @@ VARIANTS = (
     "variance",
 )
 COLUMNS = ("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted")
-EPOCHS = {"quick": 24, "short": 8, "paper": 200}
-AUTHORS_EPOCHS = {"quick": 24, "short": 60, "paper": 200}
-CONTINUED_EPOCHS = {"quick": 8, "short": 4, "paper": 50}
+EPOCHS = {"quick": 16, "short": 8, "paper": 200}
+AUTHORS_EPOCHS = {"quick": 16, "short": 60, "paper": 200}
+CONTINUED_EPOCHS = {"quick": 4, "short": 4, "paper": 50}
 
 
 def get_config(which: str = "accelerated") -> ConfigDict:
@@ -106,7 +107,7 @@ def base(variant: str, scale: str) -> ConfigDict:
     rate = config.optimizer.learning_rate[0][1]
     config.epochs = EPOCHS[scale]
     config.optimizer.learning_rate = ((0.0, rate), (0.6, rate), (1.0, 0.0))
-    config.optimizer.b2 = 0.98
+    config.optimizer.b2 = 0.9 if scale == "quick" else 0.98
     config.optimizer.log_alpha_rate = 100.0
     config.kl_weight = ((0.0, 12.0), (0.7, 12.0), (1.0, 1.0))
     config.evals.elbo_samples = 10
@@ -114,5 +115,5 @@ def base(variant: str, scale: str) -> ConfigDict:
     config.probe.columns = COLUMNS
     config.probe.channels = "dense1"
     if scale == "quick":
-        config.probe.every = 2
+        config.probe.every, config.probe.samples = 2, 5
     return config

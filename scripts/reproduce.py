@@ -3,6 +3,8 @@
     python scripts/reproduce.py [--table=lenet5_mnist] [--scale=quick] [--seeds=3] \
         [--rows=variance,dropout]
 
+With an empty table (`--table=`) it reproduces all of them.
+
 Runs lie in RUNS/CONFIG/SCALE/VARIANT/seed<k>, where tables share them. Interrupted, it
 goes on where it was; a run of a config that has changed since is moved to RUNS/stale
 and trained anew.
@@ -17,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
 
-TABLE = flags.DEFINE_string("table", "lenet5_mnist", "Table, of configs/tables.")
+TABLE = flags.DEFINE_string(
+    "table", "lenet5_mnist", "Table, of configs/tables; all of them if empty."
+)
 SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those the table knows.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each row.", lower_bound=1)
 ROWS = flags.DEFINE_list("rows", [], "Rows to train; all by default.")
@@ -28,16 +32,17 @@ def main(argv: list[str]) -> int:
     from experiments import reproduce, show, table_specs, tables
 
     cli.no_arguments(argv)
-    table = table_specs.find(TABLE.value, SCALE.value)
+    specs = table_specs.select(TABLE.value, SCALE.value)
     for row in ROWS.value:
-        table_specs.choice(row, [one.name for one in table.row], "row")
+        table_specs.choice(row, [one.name for t in specs for one in t.row], "row")
     home = Path(RUNS.value)
-    records = reproduce.train_missing(
-        table, SCALE.value, range(SEEDS.value), home, ROWS.value
-    )
-    show.show(
-        home / table.name / SCALE.value, tables.aggregate(table, SCALE.value, records)
-    )
+    for table in specs:
+        if SCALE.value in table.scale:
+            records = reproduce.train_missing(
+                table, SCALE.value, range(SEEDS.value), home, ROWS.value
+            )
+            outcome = tables.aggregate(table, SCALE.value, records)
+            show.show(home / table.name / SCALE.value, outcome)
     return 0
 
 

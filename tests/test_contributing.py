@@ -1,0 +1,73 @@
+"""The worked example of CONTRIBUTING.md runs as it stands, and keeps its laws."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from configs import variance_lenet5
+from experiments import build, core, table_specs
+from vnets import noise, posteriors, priors
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The names that the example defines; what it registers is undone afterwards."""
+    registries = (noise.FAMILIES, priors.PRIORS, build.EDITS, variance_lenet5.NOISE)
+    before = [dict(registry) for registry in registries]
+    monkeypatch.setattr(variance_lenet5, "VARIANTS", variance_lenet5.VARIANTS)
+    names: dict = {}
+    for block in blocks("python"):
+        exec(block, names)
+    yield names
+    for registry, held in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(held)
+
+
+def test_the_noise_family_is_known_by_name(example, assert_moments):
+    draws = noise.sampler("laplace")(random.key(0), (20000, 3), jnp.float32)
+    assert_moments(draws, 0.0, 1.0)
+    node = posteriors.variance(noise="laplace")(random.key(0), (4, 3))
+    assert node.sample(random.key(1)).shape == (4, 3)
+
+
+def test_the_prior_is_the_best_normal_one(example):
+    node = posteriors.gaussian(log_var=-2.0)(random.key(0), (6, 5))
+    mean, var = node.moments()
+    best = float(jnp.sqrt(jnp.mean(jnp.square(mean) + var)))
+    ours = build.prior("empirical_normal")(node)
+    np.testing.assert_allclose(ours, priors.standard_normal(best)(node), rtol=1e-5)
+    for other in (0.9 * best, 1.1 * best):
+        assert ours < priors.standard_normal(other)(node)
+
+
+def test_the_edit_is_known_by_name(example):
+    node = posteriors.gaussian()(random.key(0), (6, 5))
+    params = {"dense1": {"kernel": node}}
+    change = build.edit("nets.start", {"edit": "rounded"})
+    rounded = change(params, random.key(1))["dense1"]["kernel"].mean
+    np.testing.assert_allclose(rounded, np.round(node.mean, 2), atol=1e-6)
+    assert float(jnp.max(jnp.abs(rounded - node.mean))) > 0
+
+
+def test_the_variant_builds_and_the_row_loads(example, tmp_path):
+    config = variance_lenet5.get_config("laplace,quick")
+    posterior = config.model.posteriors.dense1
+    assert (posterior.kind, posterior.noise) == ("variance", "laplace")
+    assert isinstance(core.build(config), core.Experiment)
+    [row] = blocks("toml")
+    table = (table_specs.SPECS / "variance_lenet5.toml").read_text(encoding="utf-8")
+    path = tmp_path / "variance_lenet5.toml"
+    path.write_text(f"{table}\n{row}")
+    assert table_specs.load(path).row[-1].run == "configs/variance_lenet5.py:laplace"
