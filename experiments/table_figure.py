@@ -9,15 +9,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.figures import COLOURS
 from experiments.render import cell_text, heading, summary
 from experiments.tables import Measured, Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart with any colour vision; markers say it again.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "v")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")  # say again what colours say
 PAPER_COLOUR = "#222222"
 # Published numbers are carets whose tip is the number: filled inside an outline where
 # two versions agree.
@@ -51,7 +50,8 @@ def save(outcome: Outcome, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     spans = _spans(outcome)
     with matplotlib.rc_context(STYLE):
-        size = (9.0, 1.6 + 0.85 * len(outcome.rows))
+        lines = max(3, len(outcome.table.plain))
+        size = (9.0, 1.6 + 0.28 * lines * len(outcome.rows))
         figure = Figure(figsize=size, dpi=160, layout="constrained")
         panels = figure.subplots(
             1, len(spans), sharey=True, squeeze=False, width_ratios=RATIOS[: len(spans)]
@@ -135,7 +135,8 @@ def _write_numbers(axes: "Axes", outcome: Outcome) -> None:
 
 
 def _height(i: int, j: int, outcome: Outcome) -> float:
-    return i + (j - (len(outcome.table.plain) - 1) / 2) * 0.29
+    count = len(outcome.table.plain)
+    return i + (j - (count - 1) / 2) * 0.87 / max(3, count)
 
 
 def _paper_style(k: int) -> dict:
@@ -157,7 +158,12 @@ def _legend_handles(outcome: Outcome) -> list:
 
     handles = [
         Line2D(
-            [], [], color=COLOURS[j], marker=MARKERS[j], linestyle="-", label=c.label
+            [],
+            [],
+            color=COLOURS[j % len(COLOURS)],
+            marker=MARKERS[j % len(MARKERS)],
+            linestyle="-",
+            label=c.label,
         )
         for j, c in enumerate(outcome.table.plain)
     ]

@@ -8,10 +8,11 @@ from jax import random
 
 from vnets import backend, edits
 from vnets.data import Split
-from vnets.evaluate import EvalSpec, evaluate, predict, standard_evals
+from vnets.evaluate import EvalSpec, elbo, evaluate, predict, standard_evals
 from vnets.layers import Mode
 from vnets.nets import MLP
 from vnets.posteriors import Point, gaussian, variance
+from vnets.priors import kl, log_uniform
 from vnets.rng import stream
 
 N, SHAPE, K = 53, (4, 5, 1), 3
@@ -124,7 +125,10 @@ def test_batches_draw_apart(noisy):
 def test_standard_columns(split):
     net, variables = build({"dense2": variance()})
     evals = standard_evals(samples=5)
-    assert set(evals) == {"det", "stoch", "ens", "zero_mean", "permuted", "pruned"}
+    assert set(evals) == {
+        *("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted"),
+        *("permuted_ens", "pruned", "det_batch", "stoch_batch", "ens_batch"),
+    }
     results = {
         name: evaluate(net, variables, split, spec, random.key(0))
         for name, spec in evals.items()
@@ -177,3 +181,39 @@ def test_at_least_one_sample(samples):
 def test_specs_are_hashable_and_equal_by_value():
     assert hash(EvalSpec(samples=3)) == hash(EvalSpec(samples=3))
     assert EvalSpec(mode=Mode(norm="batch")) != EvalSpec()
+
+
+def test_batch_columns_use_the_statistics_of_the_batch():
+    batch = {name for name, s in standard_evals().items() if s.mode.norm == "batch"}
+    assert batch == {"det_batch", "stoch_batch", "ens_batch"}
+    for name in batch:
+        plain = standard_evals(7)[name.removesuffix("_batch")]
+        changed = standard_evals(7)[name]
+        assert (plain.samples, plain.edit) == (changed.samples, changed.edit)
+
+
+@pytest.mark.parametrize("batch_size", [7, N])
+def test_the_elbo_is_the_sum_over_the_split_less_the_kl(split, batch_size):
+    net, variables = build({"dense2": gaussian(-30.0)})  # noise below rounding
+    got = elbo(
+        net,
+        variables,
+        split,
+        log_uniform,
+        random.key(0),
+        samples=3,
+        batch_size=batch_size,
+    )
+    det = evaluate(net, variables, split, EvalSpec(), random.key(0))
+    assert got["data_term"] == pytest.approx(-N * det["nll"], rel=1e-4)
+    assert got["kl"] == pytest.approx(float(kl(variables["params"], log_uniform)))
+    assert got["elbo"] == pytest.approx(got["data_term"] - got["kl"])
+    assert got["accuracy"] == det["accuracy"]
+
+
+def test_the_data_term_averages_logarithms_not_probabilities(split):
+    """By Jensen it is below the log of the averaged prediction."""
+    net, variables = build({"dense1": variance()})
+    got = elbo(net, variables, split, log_uniform, random.key(0), samples=20)
+    ens = evaluate(net, variables, split, EvalSpec(samples=20), random.key(0))
+    assert got["data_term"] < -N * ens["nll"]

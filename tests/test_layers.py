@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import random
 
-from vnets import estimators
+from vnets import estimators, layers
 from vnets.edits import mean_only
 from vnets.layers import TEST, TRAIN, Conv, Dense, Mode, stochastic
 from vnets.posteriors import (
@@ -220,3 +220,28 @@ def test_a_kernel_of_the_wrong_shape_is_refused():
 def test_a_layer_without_bias_has_none():
     made = Dense(5, use_bias=False).init(random.key(0), jnp.ones((2, 3), jnp.float32))
     assert set(made["params"]) == {"kernel"}
+
+
+@pytest.mark.parametrize("activation", sorted(layers.ACTIVATIONS))
+@pytest.mark.parametrize("height", [4, 5])
+def test_activate_max_pool_is_the_plain_thing(activation, height):
+    x = random.normal(random.key(0), (2, height, 6, 3))
+
+    def plain(x):
+        y = layers.ACTIVATIONS[activation](x)
+        return nn.max_pool(y, (2, 2), (2, 2))
+
+    def ours(x):
+        return layers.activate_max_pool(x, activation)
+
+    np.testing.assert_array_equal(ours(x), plain(x))
+    grads = [jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, plain)]
+    np.testing.assert_allclose(*grads, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_without_affine_has_no_parameters():
+    x = random.normal(random.key(0), (8, 3))
+    for affine in (True, False):
+        module = layers.batch_norm("norm", layers.TRAIN, affine=affine)
+        variables = module.init(random.key(0), x)
+        assert ("params" in variables) == affine

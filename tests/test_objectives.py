@@ -124,3 +124,22 @@ def test_knots_interpolate_and_hold_their_ends():
 def test_points_that_are_no_schedule_are_refused(points):
     with pytest.raises(ValueError, match="pairs with rising times"):
         knots(points, 10)
+
+
+def test_the_loss_of_an_ensemble_is_that_of_the_averaged_prediction():
+    net, params = net_and_params(gaussian(0.0))
+    key = random.key(3)
+    loss = classification_loss(net, log_uniform, 1000, samples=4)
+    _, (state, metrics) = jax.jit(loss)(params, STATE, BATCH, key)
+    draws = [
+        net.apply({"params": params}, BATCH["image"], rngs={"noise": one})
+        for one in random.split(key, 4)
+    ]
+    p = np.mean([jax.nn.softmax(logits) for logits in draws], axis=0)
+    nll = -np.mean(np.log(p[np.arange(12), BATCH["label"]]))
+    assert float(metrics["nll"]) == pytest.approx(nll, rel=1e-5)
+    single = np.mean([np.mean(cross_entropy(y, BATCH["label"])) for y in draws])
+    assert nll < single  # Jensen
+    assert state.collections == {}
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        classification_loss(net, log_uniform, 1000, samples=0)

@@ -267,3 +267,15 @@ def test_fan_in_uniform_starts_as_the_authors_do():
 def test_wrong_choices_are_refused_with_the_right_ones(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_gain_multiplies_the_standard_deviation(assert_moments):
+    key = random.key(0)
+    plain = variance("sign")(key, (3, 2))
+    half = variance("sign", gain=0.5)(key, (3, 2))
+    np.testing.assert_array_equal(half.scale, plain.scale)
+    np.testing.assert_allclose(half.moments()[1], plain.moments()[1] / 4, rtol=1e-6)
+    draws = half.sample(random.key(1), (4000,))
+    # The authors' symmetric Bernoulli noise: w = scale * {-1/2, 1/2}.
+    np.testing.assert_allclose(abs(draws), abs(half.scale[None]) / 2 + 0 * draws)
+    assert_moments(draws, 0.0, half.moments()[1])

@@ -31,6 +31,7 @@ from vnets.priors import (
     log_uniform_2015_kl,
     log_uniform_kl,
     standard_normal,
+    student_t,
 )
 
 SHAPE = (3, 4)
@@ -314,3 +315,44 @@ def test_a_prior_refuses_a_node_it_does_not_fit(prior, node, message):
     if not isinstance(node, Point):
         with pytest.raises(TypeError, match=message):
             kl({"a": {"kernel": node}}, prior)
+
+
+@pytest.mark.parametrize("nu", [1e-8, 1e-3, 1.0, 5.0])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(0.0, 0.3), (0.1, 0.05), (0.5, 0.01), (2.0, 3.0), (1e-3, 0.2)]
+)
+def test_student_t_is_the_integral(nu, mean, std):
+    node = Gaussian(f32([[mean]]), f32([[2 * np.log(std)]]))
+    eps = (np.arange(400_000) + 0.5) / 400_000 * 20 - 10
+    w = mean + std * eps
+    gap = stats.norm.logpdf(w, mean, std) - stats.t.logpdf(w, nu)
+    expected = np.sum(stats.norm.pdf(eps) * gap) * (20 / 400_000)
+    # 0.01 (nu + 1) / 2 is documented; the midpoint rule here adds a little.
+    assert float(student_t(nu)(node)) == pytest.approx(
+        expected, abs=0.006 * (nu + 1), rel=1e-5
+    )
+
+
+def test_student_t_tends_to_log_uniform_up_to_a_constant():
+    """Neklyudov et al. 2019: the log-uniform prior is the limit nu -> 0."""
+    log_alphas = np.arange(-6.0, 7.0, 1.5)
+    nodes = [Multiplicative(f32([[0.3]]), f32([[a]])) for a in log_alphas]
+    differences = [float(student_t(1e-12)(n)) - float(log_uniform(n)) for n in nodes]
+    # The two fits are within 0.01 each.
+    assert np.ptp(differences) < 0.04
+
+
+def test_student_t_takes_layers_and_refuses_what_it_does_not_fit():
+    node = multiplicative(-1.0)(random.key(0), SHAPE)
+    each = [
+        float(student_t(0.1)(Multiplicative(m.reshape(1, 1), node.log_alpha)))
+        for m in node.mean.ravel()
+    ]
+    assert float(student_t(0.1)(node)) == pytest.approx(sum(each), rel=1e-4)
+    grads = jax.grad(lambda n: student_t(1e-8)(n))(node)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
+    assert np.isfinite(float(student_t()(variance()(random.key(0), SHAPE))))
+    with pytest.raises(TypeError, match="sign noise"):
+        student_t()(variance("sign")(random.key(0), SHAPE))
+    with pytest.raises(ValueError, match="must be positive"):
+        student_t(0.0)

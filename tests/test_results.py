@@ -262,3 +262,16 @@ def test_environment_fits_a_record():
     assert environment["versions"]["jax"]
     assert environment["device"]["count"] >= 1
     make(environment=environment)
+
+
+def test_curves_and_nets_are_kept_and_may_be_absent(tmp_path):
+    curve = {"x": [0.1234567891, 1.0], "y": [float("nan"), 2.0]}
+    nets = {"configs/a.py:b seed 0": {"checksum": "c"}}
+    record = make()
+    assert not {"curves", "nets"} & set(record)
+    record |= {"curves": {"c": curve}, "nets": nets}
+    back = results.read(results.write(tmp_path / "record.json", record))
+    assert np.isnan(back["curves"]["c"]["y"][0])
+    assert back["nets"] == nets
+    with pytest.raises(RecordError, match="unknown"):
+        results.write(tmp_path / "record.json", record | {"curve": {}})

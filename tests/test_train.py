@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax import random
 
-from vnets import nets, objectives, parallel, posteriors, priors, sources, train
+from vnets import edits, nets, objectives, parallel, posteriors, priors, sources, train
 from vnets.checkpoint import WorkdirError
 from vnets.data import Split
 from vnets.rng import stream
@@ -265,3 +265,36 @@ def test_epoch_visits_each_example_at_most_once(split):
     second = np.concatenate(list(source.chunks(random.key(0), 1, 1))).ravel()
     assert len(set(first.tolist())) == len(first) == 32
     assert first.tolist() != second.tolist()
+
+
+def test_a_warm_start_begins_at_the_given_parameters(split, one_device):
+    """Nodes may change their type: a variance layer from variational dropout."""
+    task = make_task(split, optimizer=optax.sgd(0.0))
+    [first] = fit(task, one_device, epochs=1)
+    params = edits.zero_mean(first.state.params, random.key(0))
+
+    def start(seed):
+        return params, {}
+
+    [second] = fit(task, one_device, epochs=1, warm_start=start)
+    assert isinstance(second.state.params["dense1"]["kernel"], posteriors.ZeroMean)
+    assert leaves_equal(second.state.params, params)
+    both = fit(task, one_device, seeds=[0, 1], warm_start=start, vectorize=True)
+    for result in both:
+        assert leaves_equal(result.state.params, params)
+
+
+def test_a_warm_start_is_not_taken_again_when_a_run_resumes(
+    split, one_device, tmp_path
+):
+    task = make_task(split)
+    [source] = fit(task, one_device, epochs=1)
+    options = {
+        "warm_start": lambda seed: (source.state.params, {}),
+        "checkpoint_seconds": 0.0,
+    }
+    [whole] = fit(task, one_device, epochs=4, **options)
+    folder = {"workdir": lambda seed: tmp_path / str(seed)}
+    fit(task, one_device, epochs=2, **options, **folder)
+    [resumed] = fit(task, one_device, epochs=4, **options, **folder)
+    assert leaves_equal(resumed.state.params, whole.state.params)

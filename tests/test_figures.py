@@ -1,0 +1,141 @@
+"""Every kind of figure draws what the records hold, and the probes become a GIF."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import animation, figures, table_specs, tables
+from vnets import results
+from vnets.results import RecordError
+
+SPEC = """
+title = "A table"
+metric = "accuracy"
+
+[scale.short]
+text = "The data."
+
+[[column]]
+eval = "det"
+label = "Deterministic"
+
+[[row]]
+name = "a"
+label = "Net A"
+run = "configs/x.py:a"
+
+[[row]]
+name = "b"
+label = "Net B"
+run = "configs/x.py:b"
+"""
+FIGURES = {
+    "lines": 'curve = "c"\nx = "u"\ny = ["v", "w"]\nlog_x = true',
+    "history": 'y = ["det", "log_alpha/*", "-loss"]',
+    "history_lines": 'y = ["det"]\nrows = ["a"]',
+    "points": 'curve = "c"\nx = "v"\ny = ["w"]\nby = "class"',
+    "band": 'curve = "c"\nx = "u"\ny = ["v", "low", "high", "w"]',
+}
+
+
+def record(variant, seed):
+    u = np.linspace(1, 5, 9)
+    curve = {"u": u, "v": u + seed, "w": u**2, "low": u - 1, "high": u + 2}
+    curve["class"] = np.arange(9) % 3
+    rows = [
+        {"epoch": e, "det": e / 4, "loss": 1 / e, "log_alpha/dense1": e - 3.0 + seed}
+        for e in (1, 2, 3)
+    ]
+    return results.build(
+        run=f"configs/x.py:{variant}",
+        scale="short",
+        seed=seed,
+        config={"epochs": 3, "dataset": {"name": "mnist"}},
+        dataset={"name": "mnist", "source": "tfds", "checksum": {}, "sizes": {}},
+        environment={
+            "git": {"commit": "0123456789abcdef", "dirty": False},
+            "versions": {},
+            "device": {"platform": "cpu", "kind": "a CPU", "count": 1, "threads": 2},
+        },
+        wall_seconds={"total": 9.0, "compile": 1.0, "train": 8.0, "evaluate": 0.0},
+        evals={"det": {"accuracy": 0.5}},
+        history=rows,
+        curves={"c": {name: list(map(float, axis)) for name, axis in curve.items()}},
+    )
+
+
+@pytest.fixture
+def outcome(tmp_path):
+    def make(kind, records):
+        figure = f"[[figure]]\nname = 'f'\ntitle = 'A figure'\nkind = '{kind}'\n"
+        path = tmp_path / "toy.toml"
+        path.write_text(f"{SPEC}\n{figure}{FIGURES[kind]}\n")
+        held = {tmp_path / f"{i}": one for i, one in enumerate(records)}
+        return tables.aggregate(table_specs.load(path), "short", held)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", table_specs.KINDS)
+def test_each_kind_draws_something(kind, outcome, tmp_path):
+    records = [record("a", 0), record("a", 1), record("b", 0)]
+    filled = outcome(kind, records)
+    [figure] = filled.table.figure
+    assert figures.has_data(figure, filled)
+    first, second = tmp_path / "1.png", tmp_path / "2.png"
+    figures.save(figure, filled, first)
+    figures.save(figure, filled, second)
+    assert first.read_bytes() == second.read_bytes()  # no clock in it
+    pixels = np.asarray(Image.open(first).convert("RGB"))
+    coloured = (np.ptp(pixels.astype(int), axis=-1) > 40).mean()
+    assert coloured > 0.0002  # lines or points, not the grey frame alone
+
+
+@pytest.mark.parametrize("kind", table_specs.KINDS)
+def test_without_records_there_is_nothing_to_draw(kind, outcome):
+    empty = outcome(kind, [])
+    assert not figures.has_data(empty.table.figure[0], empty)
+
+
+def test_means_and_bands_are_over_the_seeds(outcome):
+    from matplotlib.figure import Figure
+
+    filled = outcome("lines", [record("a", 0), record("a", 2)])
+    [figure] = filled.table.figure
+    title, draw = figures._lines(figure, filled)[0]
+    axes = Figure().subplots()
+    draw(axes)
+    [line] = axes.get_lines()
+    assert title == "v"
+    np.testing.assert_allclose(line.get_ydata(), np.linspace(1, 5, 9) + 1)
+    [band] = axes.collections
+    edges = band.get_paths()[0].vertices[:, 1]
+    assert edges.max() == pytest.approx(6 + np.sqrt(2))  # std of 0 and 2 is sqrt 2
+
+
+def test_a_run_or_a_record_becomes_a_gif(tmp_path):
+    rows = record("a", 0)["history"]
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (workdir / "metrics.jsonl").write_text(lines + '{"epoch": 4, "de')  # still going
+    assert animation.history(workdir) == rows
+    path = results.write(tmp_path / "record.json", record("a", 0))
+    gif = tmp_path / "out" / "probes.gif"
+    animation.save(animation.history(path), gif, title="a run", frames_per_second=5)
+    with Image.open(gif) as image:
+        assert image.n_frames >= len(rows)
+        image.seek(0)
+        first = np.asarray(image.convert("L"), int)
+        image.seek(len(rows) - 1)
+        assert np.abs(np.asarray(image.convert("L"), int) - first).max() > 50
+
+
+def test_a_run_without_probes_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="no run at"):
+        animation.history(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
+    with pytest.raises(RecordError, match="no probes"):
+        animation.history(tmp_path)
