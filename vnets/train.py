@@ -261,7 +261,9 @@ class _Run:
     def _start(self, warm_start) -> TrainState:
         """The states of all seeds before the first step."""
         if warm_start is not None:
-            return self._joined([self.task.begin(*warm_start(s)) for s in self.seeds])
+            # Copies: the step consumes its state, and these arrays are the caller's.
+            given = [jax.tree.map(jnp.copy, warm_start(seed)) for seed in self.seeds]
+            return self._joined([self.task.begin(*start) for start in given])
         start = jax.vmap(self.task.start) if self.vmapped else self.task.start
         return jax.jit(start)(self.key)
 
