@@ -42,6 +42,7 @@ def get_config(which: str = "neuron") -> ConfigDict:
     if variant in NOISE:
         config = phase_transition.base(variant, scale)
         config.model.posteriors = {"dense1": NOISE[variant]}
+        config.evals.columns = (*config.evals.columns, "pruned")
         return config
     config = lenet5_mnist.base(variant, scale)
     noise = {"kind": "gaussian", "log_var": float(STARTS.get(variant, -10))}

@@ -13,6 +13,7 @@ Lines are means over the seeds, with a band of one sample standard deviation.
 
 import fnmatch
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
 }
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 4
+LEGEND_WIDTH, LETTERS = 2.1, 11  # inches of an entry; letters of a title to the inch
 POINT_PANELS = 8
 
 
@@ -87,11 +89,12 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
                 handles.values(),
                 handles.keys(),
                 loc="outside lower center",
-                ncols=min(len(handles), 6),
+                ncols=max(1, min(len(handles), int(size[0] / LEGEND_WIDTH))),
                 frameon=False,
             )
         title = f"{figure.title} (scale {outcome.scale.name})"
-        canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
+        lines = textwrap.wrap(title, int(size[0] * LETTERS))
+        canvas.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
         # Without the library's version in it, the same records give the same bytes.
         canvas.savefig(path, metadata={"Software": None})
 

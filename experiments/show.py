@@ -6,6 +6,8 @@ from experiments import figures, render, table_figure
 from experiments.tables import Outcome
 from vnets import results
 
+WIDTH = 180  # columns, where the output is no terminal
+
 
 def show(folder: Path, outcome: Outcome) -> bool:
     """Prints a table, writes <folder>.md and its figures and prints their paths.
@@ -15,7 +17,10 @@ def show(folder: Path, outcome: Outcome) -> bool:
     """
     from rich.console import Console
 
-    render.terminal(outcome, Console())
+    console = Console()
+    if not console.is_terminal:  # a log has room
+        console = Console(width=WIDTH)
+    render.terminal(outcome, console)
     text = folder.with_suffix(".md")
     results.write_text(text, render.markdown(outcome))
     if outcome.table.plain:

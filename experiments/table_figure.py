@@ -43,11 +43,13 @@ class Span:
 
 
 def save(outcome: Outcome, path: Path) -> None:
-    """Writes the figure as a PNG."""
+    """Writes the figure as a PNG; rows that were not run are left to the table."""
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: no state is shared
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    ran = [measured for measured in outcome.rows if measured.records or measured.failed]
+    outcome = dataclasses.replace(outcome, rows=ran or outcome.rows)
     spans = _spans(outcome)
     with matplotlib.rc_context(STYLE):
         lines = max(3, len(outcome.table.plain))
@@ -208,6 +210,4 @@ def _around(numbers: list[float], title: str) -> Span:
 
 def _row_label(measured: Measured) -> str:
     label = measured.row.label.replace(", ", ",\n", 1)
-    if not measured.records and not measured.failed:
-        label += "\n(not run)"
     return f"{label}\n({len(measured.failed)} failed)" if measured.failed else label
