@@ -1,5 +1,6 @@
 """The generated parts of the README: between marks, from committed records alone."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,19 +27,27 @@ def results_block(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
 
 
 def _table(outcome: Outcome) -> list[str]:
+    """A table: its own figure, the claims that were measured, a main one's numbers."""
     folder = f"results/{outcome.table.name}"
+    images = render.images(outcome)
+    images = images[:1] if outcome.table.main else (images[1:] or images)[:1]
+    measured = dataclasses.replace(
+        outcome, verdicts=[v for v in outcome.verdicts if v.holds is not None]
+    )
+    grids = [grid for grid in render.grids(measured) if grid.title != "Runs"]
+    if not outcome.table.main:
+        grids = [grid for grid in grids if grid.title == "Claims"]
+    left = len(outcome.verdicts) - len(measured.verdicts)
+    text = f"{folder}/{outcome.scale.name}.md"
     parts = [
         f"### {render.heading(outcome)}",
         f"{render.summary(outcome)}. {outcome.scale.text}",
         outcome.scale.reading,
-        *(f"![{title}]({folder}/{name})" for title, name in render.images(outcome)[:1]),
+        *(f"![{title}]({folder}/{name})" for title, name in images),
+        *(render.markdown_grid(grid) for grid in grids),
+        f"Claims whose rows are not run yet: {left}." if left else "",
+        f"All numbers, figures, runs and sources: [{text}]({text}).",
     ]
-    numbers, *others = render.grids(outcome)
-    shown = [numbers] if outcome.table.main else []
-    shown += [grid for grid in others if grid.title == "Claims"]
-    text = f"{folder}/{outcome.scale.name}.md"
-    parts += [render.markdown_grid(grid) for grid in shown]
-    parts.append(f"All numbers, figures, runs and sources: [{text}]({text}).")
     return [part for part in parts if part]
 
 

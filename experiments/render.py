@@ -129,9 +129,9 @@ def summary(outcome: Outcome) -> str:
     records = [record for measured in outcome.rows for record in measured.records]
     data = distinct(data_text(record) for record in records)
     seeds = len({record["seed"] for record in records})
-    return (
-        f"Data: {data}. Epochs: {distinct(map(epochs_text, records))}. Seeds: {seeds}"
-    )
+    epochs = distinct(text for text in map(epochs_text, records) if text)
+    told = f" Epochs: {epochs}." if epochs != NONE else ""  # a study has none
+    return f"Data: {data}.{told} Seeds: {seeds}"
 
 
 def legend(outcome: Outcome) -> str:
@@ -170,7 +170,7 @@ def run_facts(measured: Measured) -> dict[str, str]:
     records = measured.records
     return {
         "Data": distinct(data_text(record) for record in records),
-        "Epochs": distinct(map(epochs_text, records)),
+        "Epochs": distinct(text for text in map(epochs_text, records) if text),
         "Ensemble samples": distinct(
             str(record["evals"].get("ens", {}).get("samples", "?"))
             for record in records
@@ -195,7 +195,7 @@ def cell_text(measured: Measured, column: Column) -> str:
 
 
 def epochs_text(record: dict) -> str:
-    return str(record["config"].get("epochs", "?"))
+    return str(record["config"].get("epochs", ""))
 
 
 def data_text(record: dict) -> str:

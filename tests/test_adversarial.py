@@ -151,6 +151,7 @@ def test_an_attack_of_radius_one_always_succeeds(linear):
     assert found.evals["draws2"]["success"] < 1.0  # while a small radius is not enough
 
 
+@pytest.mark.slow
 def test_noise_alone_is_told_from_an_attack(linear):
     """Weights that are nothing but noise err without any attack, and all attacks start
     from there, at the entropy of clean images."""

@@ -52,6 +52,7 @@ def wanted(row):
     return {(column.eval, column.metric or table.metric) for column in columns}
 
 
+@pytest.mark.slow
 def test_variational_dropout_has_every_cell_and_curve(small_data):
     config = quick("vd")
     study = core.build(config)

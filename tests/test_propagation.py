@@ -258,6 +258,16 @@ def test_without_noise_it_is_the_net_itself(lenet):
     np.testing.assert_array_equal(logits.mean, net.apply(quiet, x))
 
 
+def test_normalization_without_scale_and_shift_is_not_left_out():
+    net, shape = LeNet5(batch_norm=True, norm_affine=False), (16, 16, 1)
+    variables = dict(start(net, shape))
+    variables["batch_stats"] = jax.tree.map(lambda x: x + 0.3, variables["batch_stats"])
+    x = random.uniform(random.key(0), (2, *shape), jnp.float32)
+    logits = propagation.moments(net, variables, x)
+    np.testing.assert_array_equal(logits.mean, net.apply(variables, x))
+
+
+@pytest.mark.slow
 def test_lenet_with_noise_everywhere_is_near_its_samples(lenet):
     """Approximate: correlated pixels, and ReLU and pooling of what is not Gaussian.
 
@@ -296,6 +306,10 @@ def test_it_is_tested_as_any_model_is():
 def test_unknown_nets_are_named():
     with pytest.raises(TypeError, match=r"MLP.*LeNet5.*register"):
         propagation.hidden(object(), propagation.Layers({}), jnp.zeros((1, 1)))
-    net = MLP((4,), K, activation="tanh")
-    with pytest.raises(ValueError, match="relu, not 'tanh'"):
-        propagation.moments(net, start(net), jnp.zeros((1, *SHAPE), jnp.float32))
+    for net, shape in (
+        (MLP((4,), K, activation="tanh"), SHAPE),
+        (LeNet5(activation="tanh"), (16, 16, 1)),
+    ):
+        x = jnp.zeros((1, *shape), jnp.float32)
+        with pytest.raises(ValueError, match="relu, not 'tanh'"):
+            propagation.moments(net, start(net, shape), x)

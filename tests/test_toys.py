@@ -349,6 +349,7 @@ def curves(one_device):
     return found
 
 
+@pytest.mark.slow
 def test_measures_of_regression_nets(curves):
     evals = curves["variance"][2].evals
     assert evals["predictive"]["samples"] == 5

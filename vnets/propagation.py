@@ -81,7 +81,7 @@ def moments(model, variables: dict, x: Array) -> Logits:
 
     Raises:
       TypeError: a net that `hidden` does not know.
-      ValueError: an MLP whose activation is not ReLU.
+      ValueError: a net whose activation is not ReLU.
     """
     layers = Layers(variables)
     last = model.layers[-1]
@@ -156,13 +156,15 @@ class Layers:
 
     def norm(self, name: str, h: Moments) -> Moments:
         """Batch normalization on running statistics: an affine map of each channel."""
-        if name not in self.variables["params"]:
+        statistics = self.variables.get("batch_stats", {}).get(name)
+        if statistics is None:
             return h
-        params = self.variables["params"][name]
-        statistics = self.variables["batch_stats"][name]
-        layer = batch_norm(name, TEST)
+        params = self.variables["params"].get(name, {})
+        layer = batch_norm(name, TEST, affine=bool(params))
         bound = layer.bind({"params": params, "batch_stats": statistics})
-        slope = params["scale"] * jax.lax.rsqrt(statistics["var"] + layer.epsilon)
+        slope = jax.lax.rsqrt(statistics["var"] + layer.epsilon)
+        if params:
+            slope = slope * params["scale"]
         factor = _over_units(jnp.square(slope), h.mean)
         return Moments(bound(h.mean), None if h.var is None else h.var * factor)
 
@@ -188,8 +190,7 @@ def hidden(model, layers: Layers, x: Array) -> Moments:
 
 @hidden.register
 def _mlp(model: MLP, layers: Layers, x: Array) -> Moments:
-    if model.activation != "relu":
-        raise ValueError(f"moments pass through relu, not {model.activation!r}")
+    _require_relu(model)
     h = Moments(x.reshape(x.shape[0], -1))
     for name in model.layers[:-1]:
         h = relu(layers.dense(name, h))
@@ -198,7 +199,7 @@ def _mlp(model: MLP, layers: Layers, x: Array) -> Moments:
 
 @hidden.register
 def _lenet5(model: LeNet5, layers: Layers, x: Array) -> Moments:
-    del model
+    _require_relu(model)
     h = Moments(x)
     for number in (1, 2):
         h = layers.norm(f"norm{number}", layers.conv(f"conv{number}", h, "VALID"))
@@ -206,6 +207,11 @@ def _lenet5(model: LeNet5, layers: Layers, x: Array) -> Moments:
     flat: Shape = (x.shape[0], -1)
     h = Moments(h.mean.reshape(flat), None if h.var is None else h.var.reshape(flat))
     return relu(layers.norm("norm3", layers.dense("dense1", h)))
+
+
+def _require_relu(model) -> None:
+    if model.activation != "relu":
+        raise ValueError(f"moments pass through relu, not {model.activation!r}")
 
 
 def linear(op, q: Posterior, h: Moments) -> Moments:
