@@ -100,6 +100,7 @@ def test_bad_predictors_are_refused(linear):
         predictors.log_p_function([linear()], 0)
 
 
+@pytest.mark.slow
 def test_a_deterministic_net_and_its_twins(linear, dataset, images):
     """Draws change nothing, copies change nothing, and the attack is the library's."""
     config = small("deterministic", attack__draws=(1, 2))

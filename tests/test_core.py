@@ -102,6 +102,7 @@ def test_a_study_trains_its_nets_once_and_names_them(tmp_path, shrunk, study, ca
     assert len(study[1]["net"]) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_net_makes_the_study_stale(tmp_path, shrunk, study):
     config = study_config(members=1)
     run(config, tmp_path)

@@ -252,6 +252,7 @@ def config(policy="variance", **changes) -> ConfigDict:
     return found
 
 
+@pytest.mark.slow
 def test_one_step_on_eight_devices_and_every_column():
     """Without noise in its weights, a policy plays the same episodes in all columns."""
     experiment = core.build(

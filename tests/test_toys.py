@@ -366,6 +366,7 @@ def test_measures_of_regression_nets(curves):
     assert curves["variance"][1].history[-1]["width_inside"] > 0
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mixture_of_its_members(curves):
     experiment, result, alone = curves["deterministic"]
     study = core.build(regression("ensemble"))
