@@ -3,7 +3,7 @@
 `load(name)` gives every split as NumPy arrays. MNIST and its relatives and CIFAR
 are read from a directory prepared by TensorFlow Datasets (TFDS) in its array_record
 format, decoded once and then kept in a checksummed cache; `prepare` downloads them
-and writes such a directory. `digits` comes with scikit-learn and needs no network;
+and writes such a directory. The digits come with scikit-learn and need no network;
 `notmnist`, a test set only, is a file of arrays that one has to bring.
 What is asked for is what is loaded: there is no stand-in for a data set that is not
 there, only a `DataError` that says how to get it.
@@ -12,8 +12,19 @@ Importing this package loads NumPy and nothing heavier. A further data set is on
 of `vnets.data.loading.SOURCES` and a function that reads its arrays.
 """
 
+from vnets.data.changes import with_noise_features, with_random_labels
 from vnets.data.loading import NAMES, load
 from vnets.data.preparation import PREPARABLE, prepare
 from vnets.data.types import DataError, Dataset, Split
 
-__all__ = ["NAMES", "PREPARABLE", "DataError", "Dataset", "Split", "load", "prepare"]
+__all__ = [
+    "NAMES",
+    "PREPARABLE",
+    "DataError",
+    "Dataset",
+    "Split",
+    "load",
+    "prepare",
+    "with_noise_features",
+    "with_random_labels",
+]

@@ -1,8 +1,9 @@
 """The 1,797 handwritten digits that come with scikit-learn: real data, no network.
 
 8x8 images of 17 grey levels (the test part of the UCI optical recognition data set,
-Alpaydin and Kaynak 1998), brought to the size and range of MNIST. scikit-learn has no
-train and test split; ours is fixed: 360 stratified test images.
+Alpaydin and Kaynak 1998), brought to the range of MNIST, and as "digits" to its size
+too; "digits_8x8" keeps theirs. scikit-learn has no train and test split; ours is fixed:
+360 stratified test images, the same in both.
 """
 
 import numpy as np
@@ -10,19 +11,20 @@ import numpy as np
 from vnets.data.splits import stratified
 from vnets.data.types import Arrays, Places
 
-SIDE = 28
+SIDES = {"digits": 28, "digits_8x8": 8}
 TEST_SIZE = 360  # 20 %
 TEST_SEED = 1797  # another seed would be another data set
 GREY_MAX = 16
 
 
 def read(name: str, places: Places, download: bool) -> Arrays:
-    """Gives train [1437, 28, 28, 1] and test [360, 28, 28, 1], uint8, with labels."""
-    del name, places, download  # the package has them
+    """Gives train [1437, H, W, 1] and test [360, H, W, 1], uint8, with labels."""
+    del places, download  # the package has them
     from sklearn.datasets import load_digits
 
     small, label = (np.asarray(part) for part in load_digits(return_X_y=True))
-    image = _resize(small.reshape(-1, 8, 8))
+    side = SIDES[name]
+    image = _resize(small.reshape(-1, 8, 8), side)
     in_test = np.zeros(len(label), bool)
     in_test[stratified(label, TEST_SIZE, TEST_SEED)] = True
     return Arrays(
@@ -32,15 +34,19 @@ def read(name: str, places: Places, download: bool) -> Arrays:
             "test_image": image[in_test],
             "test_label": label[in_test].astype(np.int32),
         },
-        source="scikit-learn load_digits, resized to 28x28",
+        source=f"scikit-learn load_digits, {_form(side)}",
     )
 
 
-def _resize(small: np.ndarray) -> np.ndarray:
-    """Scales grey levels [N, 8, 8] of 0..16 to uint8 [N, 28, 28, 1], bilinearly."""
+def _form(side: int) -> str:
+    return "8x8" if side == 8 else f"resized to {side}x{side}"
+
+
+def _resize(small: np.ndarray, side: int) -> np.ndarray:
+    """Scales grey levels [N, 8, 8] of 0..16 to uint8 [N, side, side, 1], bilinearly."""
     from PIL import Image
 
     grey = np.rint(small * (255 / GREY_MAX)).astype(np.uint8)
     bilinear = Image.Resampling.BILINEAR
-    large = [Image.fromarray(g).resize((SIDE, SIDE), bilinear) for g in grey]
+    large = [Image.fromarray(g).resize((side, side), bilinear) for g in grey]
     return np.stack([np.asarray(image) for image in large])[..., None]

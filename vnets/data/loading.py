@@ -94,6 +94,7 @@ SOURCES: Mapping[str, Source] = {
         read_tfds,
         {"fine": Label("label", 100), "coarse": Label("coarse_label", 20)},
     ),
+    "digits_8x8": Source(digits.read, TEN_CLASSES),
 }
 NAMES = tuple(SOURCES)
 
@@ -113,7 +114,7 @@ def load(
     no checksum.
 
     Args:
-      name: one of NAMES. All but "digits" are read from `data_dir` (by default
+      name: one of NAMES. All but the digits are read from `data_dir` (by default
         $TFDS_DATA_DIR or ~/tensorflow_datasets) and all but "notmnist" cached, decoded,
         in `cache_dir` (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
       labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).

@@ -1,0 +1,72 @@
+"""Laws of the changed data sets: what is redrawn, what stays; a seed names the data."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vnets import data
+
+SEED = 74632
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits_8x8", validation=200)
+
+
+def test_small_digits_are_the_same_split_in_their_own_size():
+    small, large = data.load("digits_8x8"), data.load("digits")
+    for split in ("train", "test"):
+        one, other = getattr(small, split), getattr(large, split)
+        np.testing.assert_array_equal(one.label, other.label)
+        assert one.image.shape == (len(other), 8, 8, 1)
+    grey = np.unique(small.train.image)
+    np.testing.assert_array_equal(grey, np.rint(np.arange(17) * 255 / 16))
+    assert "8x8" in small.source
+
+
+def test_random_labels_are_uniform_fixed_and_of_the_training_images_only(digits):
+    changed = data.with_random_labels(digits, SEED)
+    again = data.with_random_labels(digits, SEED)
+    other = data.with_random_labels(digits, SEED + 1)
+    for split in ("train", "validation"):
+        label = getattr(changed, split).label
+        assert label.dtype == np.int32
+        np.testing.assert_array_equal(label, getattr(again, split).label)
+        assert np.any(label != getattr(other, split).label)
+        assert getattr(changed, split).image is getattr(digits, split).image
+        assert changed.checksum[split] != digits.checksum[split]
+    assert changed.test is digits.test
+    assert changed.checksum["test"] == digits.checksum["test"]
+    assert str(SEED) in changed.source
+    # A label agrees with the true one as often as chance: binomial, within 5 errors.
+    n = len(changed.train)
+    agree = np.mean(changed.train.label == digits.train.label)
+    assert abs(agree - 0.1) < 5 * math.sqrt(0.1 * 0.9 / n)
+    counts = np.bincount(changed.train.label, minlength=10)
+    assert len(counts) == 10
+    assert np.all(np.abs(counts / n - 0.1) < 5 * math.sqrt(0.1 * 0.9 / n))
+
+
+def test_noise_features_are_appended_to_all_splits(digits):
+    changed = data.with_noise_features(digits, 50, seed=0)
+    parts = [getattr(changed, s).image for s in ("train", "validation", "test")]
+    for before, after in zip(
+        (digits.train, digits.validation, digits.test), parts, strict=True
+    ):
+        assert after.shape == (len(before), 1, 64 + 50, 1)
+        assert after.dtype == np.uint8
+        pixels = after[:, 0, :64, 0].reshape(before.image.shape)
+        np.testing.assert_array_equal(pixels, before.image)
+    noise = [part[:, 0, 64:, 0] for part in parts]
+    assert not np.array_equal(noise[0][:100], noise[1][:100])
+    x = np.concatenate(noise).astype(np.float64).ravel() / 255
+    # Symmetric around 1/2; the quartiles of the normal are not reached by clipping.
+    assert abs(x.mean() - 0.5) < 5 * x.std() / math.sqrt(len(x))
+    inside = np.mean(np.abs(x - 0.5) < 0.6745 * 5 / 16)
+    rounding = 2 * 0.5 / 255 / (5 / 16)  # of a density below 1, in all two ends
+    assert abs(inside - 0.5) < 5 * 0.5 / math.sqrt(len(x)) + rounding
+    assert changed.source.endswith("50 noise features, seed 0")
+    with pytest.raises(data.DataError, match="at least 1"):
+        data.with_noise_features(digits, 0, seed=0)

@@ -1,0 +1,83 @@
+"""Data sets changed on purpose: labels without meaning, features without meaning.
+
+Each change is drawn once from the raw bits of PCG64, which stay the same in every
+version of NumPy, so a seed names a data set. `source` says what was changed and the
+checksums are those of the changed data.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from vnets.data.types import DataError, Dataset, Split, checksum, digest
+
+PIXEL_MAX = 255
+# Of the digits' noise features in the code of Molchanov et al. 2016: N(0, 5^2) beside
+# pixels of 0..16 whose mean has been taken off.
+NOISE_STD = 5 / 16
+
+
+def with_random_labels(dataset: Dataset, seed: int) -> Dataset:
+    """Redraws every training label uniformly; images and test labels stay.
+
+    Args:
+      dataset: its validation split, if there is one, gets random labels as well.
+      seed: of the draws. The authors' code takes 74632 (with another generator).
+    """
+
+    def redrawn(split: Split, number: int) -> Split:
+        bits = np.random.PCG64([seed, number]).random_raw(len(split))
+        label = (bits % dataset.classes).astype(np.int32)
+        return Split(split.image, label)
+
+    changed = {"train": redrawn(dataset.train, 0)}
+    if dataset.validation is not None:
+        changed["validation"] = redrawn(dataset.validation, 1)
+    return _changed(dataset, changed, f"training labels redrawn, seed {seed}")
+
+
+def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
+    """Appends noise to the pixels: [N, H, W, C] -> [N, 1, H W C + features, 1].
+
+    The noise is normal of standard deviation `NOISE_STD` around 1/2 in units of the
+    greatest pixel value, rounded and clipped to the range of pixels (a tenth of it is).
+
+    Args:
+      dataset: every split gets noise of its own.
+      features: how many.
+      seed: of the draws.
+
+    Raises:
+      DataError: less than one feature.
+    """
+    if features < 1:
+        raise DataError(f"noise_features must be at least 1, not {features}")
+
+    def widened(split: Split, number: int) -> Split:
+        bits = np.random.PCG64([seed, number]).random_raw(2 * len(split) * features)
+        u, v = (bits.reshape(2, len(split), features) + 0.5) / 2.0**64  # in (0, 1)
+        normal = np.sqrt(-2 * np.log(u)) * np.cos(2 * math.pi * v)
+        noise = np.rint(PIXEL_MAX * (0.5 + NOISE_STD * normal)).clip(0, PIXEL_MAX)
+        pixels = split.image.reshape(len(split), -1)
+        both = np.concatenate([pixels, noise.astype(np.uint8)], axis=1)
+        return Split(both[:, None, :, None], split.label)
+
+    splits = {"train": dataset.train, "test": dataset.test}
+    if dataset.validation is not None:
+        splits["validation"] = dataset.validation
+    changed = {name: widened(s, i) for i, (name, s) in enumerate(splits.items())}
+    return _changed(dataset, changed, f"{features} noise features, seed {seed}")
+
+
+def _changed(dataset: Dataset, splits: dict[str, Split], what: str) -> Dataset:
+    sums = {
+        name: checksum(digest(split.image), digest(split.label))
+        for name, split in splits.items()
+    }
+    return dataclasses.replace(
+        dataset,
+        **splits,
+        checksum=dataset.checksum | sums,
+        source=f"{dataset.source}; {what}",
+    )
