@@ -129,7 +129,11 @@ def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mo
 
 
 def batch_norm(
-    name: str, mode: Mode, momentum: float = 0.9, affine: bool = True
+    name: str,
+    mode: Mode,
+    momentum: float = 0.9,
+    affine: bool = True,
+    epsilon: float = 1e-5,
 ) -> nn.BatchNorm:
     """Flax's batch normalization, switched by `mode.norm` and by nothing else.
 
@@ -138,10 +142,12 @@ def batch_norm(
       mode: says which statistics count.
       momentum: of the running statistics.
       affine: with a learned scale and bias.
+      epsilon: added to the variance.
     """
     return nn.BatchNorm(
         use_running_average=mode.norm == "running",
         momentum=momentum,
+        epsilon=epsilon,
         use_scale=affine,
         use_bias=affine,
         name=name,
@@ -157,10 +163,14 @@ def activate_max_pool(x: Array, activation: str = "relu") -> Array:
     """
     if activation == "relu":
         return relu_max_pool(x)
-    y = ACTIVATIONS[activation](x)
+    return max_pool(ACTIVATIONS[activation](x))
+
+
+def max_pool(x: Array) -> Array:
+    """2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C]."""
     if backend.forms().convolution == "native":
-        return nn.max_pool(y, (2, 2), (2, 2))
-    a, b, c, d = _corners(y)
+        return nn.max_pool(x, (2, 2), (2, 2))
+    a, b, c, d = _corners(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 

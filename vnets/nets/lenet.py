@@ -1,18 +1,9 @@
 """LeNet-5 in the form of Caffe's example, as the variance-network papers use it."""
 
-from flax import linen as nn
-
-from vnets.layers import (
-    ACTIVATIONS,
-    TEST,
-    Conv,
-    Dense,
-    Mode,
-    activate_max_pool,
-    batch_norm,
-)
+from vnets.layers import ACTIVATIONS
 from vnets.nets.net import Net
-from vnets.types import Array, choose
+from vnets.plan import Activation, Conv, Dense, Flatten, MaxPool, Norm
+from vnets.types import choose
 
 
 class LeNet5(Net):
@@ -41,28 +32,17 @@ class LeNet5(Net):
         super().__post_init__()
 
     @property
-    def layers(self):
-        return ("conv1", "conv2", "dense1", "dense2")
-
-    @nn.compact
-    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        def normalize(x: Array, number: int) -> Array:
-            if not self.batch_norm:
-                return x
-            return batch_norm(f"norm{number}", mode, affine=self.norm_affine)(x)
-
-        def options(name: str) -> dict:
-            bias = not self.batch_norm or name == "dense2"
-            return {
-                "name": name,
-                "posterior": self.posterior(name),
-                "use_bias": bias,
-            }
-
+    def plan(self):
+        norm = self.batch_norm
+        act = Activation(self.activation)
+        maps = []
         for number, features in enumerate((20, 50), start=1):
-            conv = Conv(features, (5, 5), padding="VALID", **options(f"conv{number}"))
-            x = activate_max_pool(normalize(conv(x, mode), number), self.activation)
-        x = x.reshape(x.shape[0], -1)
-        x = normalize(Dense(500, **options("dense1"))(x, mode), 3)
-        x = ACTIVATIONS[self.activation](x)
-        return Dense(self.classes, **options("dense2"))(x, mode)
+            conv = Conv(
+                f"conv{number}", features, (5, 5), padding="VALID", bias=not norm
+            )
+            maps += [conv, *self._norm(number), act, MaxPool()]
+        hidden = [Dense("dense1", 500, bias=not norm), *self._norm(3), act]
+        return (*maps, Flatten(), *hidden, Dense("dense2", self.classes))
+
+    def _norm(self, number: int) -> list[Norm]:
+        return [Norm(f"norm{number}", self.norm_affine)] if self.batch_norm else []

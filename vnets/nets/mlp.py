@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from flax import linen as nn
-
-from vnets.layers import ACTIVATIONS, TEST, Dense, Mode
+from vnets.layers import ACTIVATIONS
 from vnets.nets.net import Net
-from vnets.types import Array, choose
+from vnets.plan import Activation, Dense, Flatten
+from vnets.types import choose
 
 
 class MLP(Net):
@@ -32,17 +31,12 @@ class MLP(Net):
         super().__post_init__()
 
     @property
-    def layers(self):
-        return [f"dense{i}" for i in range(1, len(self.widths) + 2)]
-
-    @nn.compact
-    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        x = x.reshape(x.shape[0], -1)
-        for name, width in zip(self.layers, (*self.widths, self.classes), strict=True):
-            if name != self.layers[0]:
-                x = ACTIVATIONS[self.activation](x)
-            x = Dense(width, self.posterior(name), name=name)(x, mode)
-        return x
+    def plan(self):
+        hidden = []
+        for number, width in enumerate(self.widths, start=1):
+            hidden += [Dense(f"dense{number}", width), Activation(self.activation)]
+        last = Dense(f"dense{len(self.widths) + 1}", self.classes)
+        return (Flatten(), *hidden, last)
 
 
 def lenet_300_100(classes: int = 10, posteriors=None) -> MLP:

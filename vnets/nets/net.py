@@ -1,4 +1,4 @@
-"""What all nets share: a posterior factory per layer, by name."""
+"""What all nets share: a plan, and a posterior factory for each layer by name."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,25 @@ from collections.abc import Mapping, Sequence
 from flax import linen as nn
 from flax.core import FrozenDict
 
+from vnets import plan as steps
+from vnets.layers import (
+    ACTIVATIONS,
+    TEST,
+    Conv,
+    Dense,
+    Mode,
+    activate_max_pool,
+    batch_norm,
+    max_pool,
+)
 from vnets.posteriors import Factory, point
+from vnets.types import Array
 
 
 class Net(nn.Module):
-    """A module with named layers, any subset of which is stochastic.
+    """A chain of named layers, any subset of which is stochastic.
+
+    A family says what its `plan` is; running it is the same for all.
 
     Attributes:
       posteriors: layer name to factory; a point where none is named.
@@ -31,10 +45,48 @@ class Net(nn.Module):
         super().__post_init__()
 
     @property
+    def plan(self) -> steps.Plan:
+        """The steps of the net, in order of execution."""
+        raise NotImplementedError
+
+    @property
     def layers(self) -> Sequence[str]:
         """Names of the layers that can be stochastic, in order of execution."""
-        raise NotImplementedError
+        return steps.linear_layers(self.plan)
 
     def posterior(self, layer: str) -> Factory:
         """The layer's factory; a point where none is named."""
         return self.posteriors.get(layer, point())
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
+        plan = self.plan
+        neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
+        for before, step, after in neighbours:
+            if isinstance(step, steps.Conv | steps.Dense):
+                x = _linear(step, self.posterior(step.name))(x, mode)
+            elif isinstance(step, steps.Norm):
+                norm = batch_norm(
+                    step.name, mode, affine=step.affine, epsilon=step.epsilon
+                )
+                x = norm(x)
+            elif isinstance(step, steps.Flatten):
+                x = x.reshape(x.shape[0], -1)
+            elif isinstance(step, steps.Activation):
+                # Pooling is done with the activation: the two together are faster.
+                pools = isinstance(after, steps.MaxPool)
+                if pools:
+                    x = activate_max_pool(x, step.kind)
+                else:
+                    x = ACTIVATIONS[step.kind](x)
+            elif not isinstance(before, steps.Activation):
+                x = max_pool(x)
+        return x
+
+
+def _linear(step: steps.Conv | steps.Dense, posterior: Factory) -> nn.Module:
+    """The module of a linear step, named within the net that calls this."""
+    options = {"name": step.name, "posterior": posterior, "use_bias": step.bias}
+    if isinstance(step, steps.Dense):
+        return Dense(step.features, **options)
+    return Conv(step.features, step.kernel, step.strides, step.padding, **options)
