@@ -15,7 +15,8 @@ ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 LAYERS = (
     ("types", "rng", "backend", "noise"),
     ("posteriors",),
-    ("edits", "priors", "estimators", "ops", "projections"),
+    ("scales",),
+    ("edits", "priors", "group_priors", "estimators", "ops", "projections"),
     ("layers",),
     ("nets",),
     ("objectives", "metrics", "evaluate", "sources"),

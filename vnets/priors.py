@@ -10,6 +10,7 @@ that it tends to 0 for alpha -> infinity. Under it a variance layer (ZeroMean, w
 its noise) costs nothing, since the prior does not know the scale.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -35,7 +36,23 @@ from vnets.types import Array, Params
 Prior = Callable[[Posterior], Array]
 
 
-def kl(params: Params, prior: Prior | Mapping[str, Prior]) -> Array:
+@dataclasses.dataclass(frozen=True)
+class ScaledPrior:
+    """The prior of `Scaled` nodes, whose parts have different ones.
+
+    Attributes:
+      scale: of the noise on units.
+      weight: of the weight as it is before scaling, and of nodes that are not Scaled.
+    """
+
+    scale: Prior
+    weight: Prior
+
+
+AnyPrior = Prior | ScaledPrior
+
+
+def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
     """Sum of the KL over all posterior nodes of a tree, in nats; a float32 scalar.
 
     Args:
@@ -50,18 +67,19 @@ def kl(params: Params, prior: Prior | Mapping[str, Prior]) -> Array:
     total = jnp.zeros((), jnp.float32)
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     for path, node in leaves:
-        for part in _parts(node):
-            total += _for_layer(prior, path_name(path))(part)
+        for part, role in _parts(node):
+            own = _for_layer(prior, path_name(path))
+            total += (getattr(own, role) if isinstance(own, ScaledPrior) else own)(part)
     return total
 
 
-def _parts(node) -> list[Posterior]:
-    """The nodes whose KLs add up to this leaf's."""
+def _parts(node, role: str = "weight") -> list[tuple[Posterior, str]]:
+    """The nodes whose KLs add up to this leaf's, each a "weight" or a "scale"."""
     if isinstance(node, Scaled):
-        return _parts(node.scale) + _parts(node.weight)
+        return _parts(node.scale, "scale") + _parts(node.weight, role)
     if not is_posterior(node) or isinstance(node, Point | Dropout):
         return []
-    return [node]
+    return [(node, role)]
 
 
 def _for_layer(prior, layer: str) -> Prior:
@@ -252,7 +270,7 @@ def student_t(nu: float = 1e-8) -> Prior:
     return student
 
 
-PRIORS: dict[str, Callable[..., Prior]] = {
+PRIORS: dict[str, Callable[..., AnyPrior]] = {
     "student_t": student_t,
     "standard_normal": standard_normal,
     "log_uniform": lambda: log_uniform,

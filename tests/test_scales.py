@@ -1,0 +1,252 @@
+"""Laws of the noise on units: moments, draws and gradients of every scale node."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from scipy import special
+
+from vnets import edits, estimators, ops, scales
+from vnets.layers import Dense, Mode
+from vnets.posteriors import Gaussian, Point, Scaled, gaussian
+from vnets.priors import kl, log_uniform
+from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal
+
+LOW, HIGH = -20.0, 0.0
+# mu and log sigma of every kind of unit: kept (far above the interval), dropped (wide),
+# and narrow ones in between.
+GRID = list(itertools.product((-20.0, -12.0, -5.0, -1.0, 0.0, 0.5, 5.0), range(-7, 6)))
+DRAWS = 20_000
+
+
+def f32(values):
+    return jnp.asarray(values, jnp.float32)
+
+
+def truncated(pairs=GRID):
+    mean, log_std = np.asarray(pairs, np.float64).T
+    return TruncatedLogNormal(f32(mean), f32(log_std))
+
+
+def log_mass(low, high):
+    """log(Phi(high) - Phi(low)) in double precision, both on one side of zero."""
+    flip = low + high > 0
+    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+    top = special.log_ndtr(high)
+    return top + np.log1p(-np.exp(special.log_ndtr(low) - top))
+
+
+def closed_form(pairs=GRID):
+    """log E z, log E z^2 and the KL by the formulas of Neklyudov et al. 2017."""
+    mean, log_std = np.asarray(pairs, np.float64).T
+    std = np.exp(log_std)
+    low, high = (LOW - mean) / std, (HIGH - mean) / std
+    log_z = log_mass(low, high)
+    logs = [
+        k * mean + k**2 * std**2 / 2 + log_mass(low - k * std, high - k * std) - log_z
+        for k in (1, 2)
+    ]
+    edges = [
+        end * np.exp(-0.5 * end**2 - 0.5 * np.log(2 * np.pi) - log_z)
+        for end in (low, high)
+    ]
+    kl = -log_std - log_z - (edges[0] - edges[1]) / 2
+    kl += np.log(HIGH - LOW) - 0.5 * np.log(2 * np.pi * np.e)
+    return *logs, kl
+
+
+def test_truncated_moments_are_the_closed_forms():
+    """Relative 1e-4: float32 exponents up to 20 are rounded by 1e-6 each, and the
+    closed form itself loses digits where z^2's mean is all but the mean's square."""
+    first, second, _ = closed_form()
+    mean, var = truncated().moments()
+    np.testing.assert_allclose(mean, np.exp(first), rtol=1e-4)
+    np.testing.assert_allclose(mean**2 + var, np.exp(second), rtol=1e-4)
+    ratio = np.expm1(second - 2 * first)
+    clear = ratio > 1e-8  # 1e-11 is the closed form's own error far out
+    log_alpha = truncated().log_alpha()
+    np.testing.assert_allclose(log_alpha[clear], np.log(ratio[clear]), atol=2e-3)
+    assert np.all(np.asarray(log_alpha)[~clear] < np.log(1e-7))
+
+
+def test_truncated_kl_is_the_closed_form():
+    """Doubles lose t^4 eps of it, t standard deviations above the interval; there it
+    is that of an exponential of rate mu / sigma^2, within 1 / t^2."""
+    value, expected = np.asarray(truncated().kl()), closed_form()[2]
+    mean, log_std = np.asarray(GRID).T
+    t = np.maximum(mean, 0) / np.exp(log_std)
+    assert np.all(np.abs(value - expected) < 1e-4 + 1e-16 * t**4)
+    far = t > 300
+    exponential = np.log(HIGH - LOW) - 1 + np.log(t[far]) - log_std[far]
+    np.testing.assert_allclose(value[far], exponential, atol=5e-5)
+    assert np.all(value > -1e-5)
+
+
+def test_truncated_kl_by_monte_carlo(assert_mean):
+    """E ln q(x) + ln 20 over draws of the posterior, from its density in doubles."""
+    pairs = [(-3.0, 1.0), (0.0, -1.0), (0.5, -2.0)]
+    q = truncated(pairs)
+    mean, log_std = np.asarray(pairs).T
+    x = np.log(np.asarray(q.sample(random.key(0), (DRAWS,)), np.float64))
+    std = np.exp(log_std)
+    mass = log_mass((LOW - mean) / std, (HIGH - mean) / std)
+    log_q = -0.5 * ((x - mean) / std) ** 2 - log_std - 0.5 * np.log(2 * np.pi) - mass
+    assert_mean(log_q + np.log(HIGH - LOW), np.asarray(q.kl(), np.float64))
+
+
+def test_truncated_draws_have_the_moments(assert_mean):
+    q = truncated()
+    z = np.asarray(q.sample(random.key(1), (DRAWS,)), np.float64)
+    assert np.all((z > 0) & (z <= 1))
+    mean, var = q.moments()
+    # Of a scale next to 0 or 1 the distance to 1 is what varies.
+    assert_mean(z, np.asarray(mean))
+    narrow = [i for i, (_, log_std) in enumerate(GRID) if log_std <= 0]
+    spread = (z - np.asarray(mean, np.float64)) ** 2
+    wide_enough = [i for i in narrow if var[i] > 1e-9 * mean[i] ** 2]
+    relative = (spread / np.asarray(mean, np.float64) ** 2)[:, wide_enough]
+    assert_mean(relative, np.exp(np.asarray(q.log_alpha()))[wide_enough])
+
+
+def test_truncated_gradients_are_finite_and_right():
+    """Of moments and KL, and of draws: E[dz] = d E[z]."""
+    extreme = [*GRID, (-25.0, -25.0), (9.0, 9.0), (9.0, -25.0), (-25.0, 9.0)]
+    q = truncated(extreme)
+
+    def total(q):
+        mean, var = q.moments()
+        return jnp.sum(mean + var + q.log_alpha() + q.kl())
+
+    def drawn(q):
+        return jnp.sum(q.sample(random.key(2), (100,)))
+
+    for function in (total, drawn):
+        value, grad = jax.value_and_grad(function)(q)
+        assert np.isfinite(value)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
+
+
+def test_truncated_draws_are_reparameterized(assert_mean):
+    pairs = [(-2.0, 0.0), (0.0, -1.0), (2.0, -1.5)]
+
+    def of_key(key):
+        return jax.grad(lambda q: jnp.sum(q.sample(key)))(truncated(pairs))
+
+    each = jax.vmap(of_key)(random.split(random.key(3), DRAWS))
+    expected = jax.grad(lambda q: jnp.sum(q.moments()[0]))(truncated(pairs))
+    jax.tree.map(assert_mean, each, expected)
+
+
+def make_scales():
+    units = f32([-2.0, 0.0, 1.0])
+    return {
+        "log_normal": LogNormal(units, f32([-4.0, -1.0, 0.0])),
+        "truncated": TruncatedLogNormal(units, f32([-1.0, -5.0, 1.0])),
+        "horseshoe": Horseshoe(
+            LogNormal(f32([-1.0, 0.5]), f32([-3.0, -2.0])),
+            LogNormal(jnp.stack([units, -units / 2]), jnp.full((2, 3), -1.0)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", make_scales())
+def test_draws_have_the_moments(name, assert_moments):
+    scale = make_scales()[name]
+    assert scale.shape == (3,)
+    assert scale.sample(random.key(0)).shape == (3,)
+    assert scale.sample(random.key(0), (2, 4)).shape == (2, 4, 3)
+    assert_moments(scale.sample(random.key(1), (DRAWS,)), *scale.moments())
+    mean, var = scale.moments()
+    expected = np.log(np.asarray(var) / np.asarray(mean) ** 2)
+    np.testing.assert_allclose(scales.log_alpha(scale), expected, rtol=1e-3)
+
+
+def test_horseshoe_units_share_the_scale_of_the_layer():
+    scale = make_scales()["horseshoe"]
+    logs = np.log(np.asarray(scale.sample(random.key(0), (DRAWS,))))
+    shared = 0.25 * np.exp(np.asarray(scale.shared.log_var)).sum()
+    covariance = np.cov(logs.T)
+    # A covariance of normals has the variance (v v + c^2) / n.
+    error = np.sqrt((covariance[0, 0] * covariance[1, 1] + shared**2) / DRAWS)
+    assert abs(covariance[0, 1] - shared) < 5 * error
+
+
+@pytest.mark.parametrize("name", make_scales())
+@pytest.mark.parametrize("axis", ["in", "out"])
+def test_scaled_weights_agree_with_their_layer(name, axis, assert_same_moments):
+    """Drawing units for each example is one and the same with either estimator."""
+    weight = Gaussian(0.3 * jnp.ones((3, 3)), jnp.full((3, 3), -3.0))
+    q = Scaled(make_scales()[name], weight, axis, "example")
+    x = jnp.tile(f32([[1.0, -2.0, 0.5]]), (DRAWS, 1))
+    draws = [
+        estimate(ops.DENSE, q, x, random.key(i))
+        for i, estimate in enumerate((estimators.lrt, estimators.per_example_sampling))
+    ]
+    assert_same_moments(*draws)
+
+
+@pytest.mark.parametrize("name", make_scales())
+def test_lrt_refuses_a_scale_as_a_weight(name):
+    scale = make_scales()[name]
+    with pytest.raises(ValueError, match="lrt needs normal noise"):
+        estimators.lrt(ops.DENSE, scale, jnp.ones((2, 3)), random.key(0))
+
+
+FACTORIES = {
+    "structured": scales.structured,
+    "group_normal_jeffreys": scales.group_normal_jeffreys,
+    "group_horseshoe": scales.group_horseshoe,
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_factories(name):
+    make = FACTORIES[name]()
+    dense, conv = make(random.key(0), (6, 4)), make(random.key(0), (5, 5, 3, 4))
+    assert (dense.axis, dense.scale.shape, dense.shape) == ("in", (6,), (6, 4))
+    assert (conv.axis, conv.scale.shape, conv.shape) == ("out", (4,), (5, 5, 3, 4))
+    assert dense.per == ("batch" if name == "structured" else "example")
+    assert FACTORIES[name](axis="out")(random.key(0), (6, 4)).scale.shape == (4,)
+    for wrong in ({"axis": "rows"}, {"per": "epoch"}):
+        with pytest.raises(ValueError, match="choose from"):
+            FACTORIES[name](**wrong)
+    # Next to no noise at the start: the net is the one without.
+    mean, weight = edits.mean_of(dense).mean, edits.mean_of(dense.weight).mean
+    np.testing.assert_allclose(mean, weight, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_gradients_reach_scale_and_weight(name):
+    layer = Dense(4, FACTORIES[name]())
+    x = random.normal(random.key(0), (8, 6))
+    rngs = {"params": random.key(1), "noise": random.key(2)}
+    params = layer.init(rngs, x, Mode())["params"]
+
+    def loss(params):
+        y = layer.apply({"params": params}, x, Mode(), rngs={"noise": random.key(3)})
+        return jnp.sum(jnp.square(y - 1))
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)["kernel"]):
+        assert np.all(np.isfinite(leaf))
+        assert np.any(leaf != 0)
+
+
+def test_group_log_alpha():
+    node = gaussian(-3.0)(random.key(0), (2, 3, 4))
+    second = np.asarray(node.mean) ** 2
+    for axis, other in (("in", (0, 2)), ("out", (0, 1))):
+        expected = np.log(np.exp(-3.0) / second.mean(other))
+        found = scales.group_log_alpha(node, axis)
+        assert found.shape == ((1, 3, 1) if axis == "in" else (1, 1, 4))
+        np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-4)
+    with pytest.raises(TypeError, match="no log alpha of units"):
+        scales.group_log_alpha(Point(second), "in")
+
+
+def test_kl_needs_a_prior_for_the_scale():
+    q = scales.structured()(random.key(0), (3, 4))
+    with pytest.raises(TypeError, match="TruncatedLogNormal"):
+        kl({"dense": {"kernel": q}}, log_uniform)
