@@ -23,6 +23,8 @@ MODULES = (
     "diversity",
     "mean_propagation",
     "policy_gradient",
+    "sparsity",
+    "sparse_linear",
     "toy_four_classes",
     "toy_regression",
     "uncertainty",
@@ -118,13 +120,22 @@ def build(config) -> Experiment | Study:
 
 
 def load_data(spec) -> data.Dataset:
-    """The config's data set, downloaded if need be."""
-    return data.load(
+    """The config's data set, downloaded if need be, and changed where it says so.
+
+    `random_labels_seed` redraws the training labels, `noise_features` appends as many
+    (`vnets.data.changes`).
+    """
+    loaded = data.load(
         spec.name,
         labels=spec.labels or None,
         validation=spec.validation,
         download=True,
     )
+    if "random_labels_seed" in spec:
+        loaded = data.with_random_labels(loaded, spec.random_labels_seed)
+    if "noise_features" in spec:
+        loaded = data.with_noise_features(loaded, spec.noise_features, seed=0)
+    return loaded
 
 
 def run(
