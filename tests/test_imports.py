@@ -19,6 +19,7 @@ LAYERS = (
     ("edits", "priors", "group_priors", "estimators", "ops", "projections"),
     ("layers",),
     ("nets",),
+    ("compact",),
     ("objectives", "metrics", "evaluate", "sources"),
     ("uncertainty", "attacks", "curvature", "propagation"),
     ("train",),

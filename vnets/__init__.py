@@ -8,6 +8,7 @@ else is a function of those nodes:
     priors       the KL term of the evidence lower bound
     edits        what to change before a test: mean_only, prune, permute_variance, ...
     layers, nets thin Flax modules over these; `stochastic` converts your own model
+    compact      small files of sparse nets, and predictions without JAX
     train, evaluate, data, checkpoint, results   the way from there to a table
 
 Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
@@ -21,6 +22,7 @@ _SUBMODULES = (
     "attacks",
     "backend",
     "checkpoint",
+    "compact",
     "curvature",
     "data",
     "edits",

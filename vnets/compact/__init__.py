@@ -1,0 +1,33 @@
+"""Small files of sparse nets, and predictions from them without JAX.
+
+    graph = compact.shrink(compact.fold_norms(compact.capture(net, variables, shape)))
+    compact.save("net.vnz", compact.quantize(graph, bits=6))
+    predictor = compact.load("net.vnz")     # NumPy, SciPy and constriction only
+    logits = predictor(images)
+    model, variables = predictor.net.to_flax()
+
+Deep compression (Han, Mao and Dally 2016) is of this form: prune, quantize, code; here
+with range coding in place of Huffman's, and with the dead units cut out first.
+"""
+
+from vnets.compact.codec import dumps, loads, read, save
+from vnets.compact.graph import Graph, capture
+from vnets.compact.predict import Predictor, load
+from vnets.compact.quantize import Compact, fewest_bits, quantize
+from vnets.compact.shrink import fold_norms, shrink
+
+__all__ = [
+    "Compact",
+    "Graph",
+    "Predictor",
+    "capture",
+    "dumps",
+    "fewest_bits",
+    "fold_norms",
+    "load",
+    "loads",
+    "quantize",
+    "read",
+    "save",
+    "shrink",
+]

@@ -1,0 +1,140 @@
+"""What a .vnz file says of its net, as JSON: plan, shape of the inputs, and more."""
+
+import dataclasses
+import json
+import re
+import zlib
+from collections.abc import Mapping
+
+from vnets.plan import (
+    ACTIVATIONS,
+    Activation,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    Plan,
+    Shape,
+    Step,
+)
+
+LARGEST = 2**16  # bytes of JSON
+ABOUT_ENTRIES, ABOUT_CHARACTERS = 32, 256
+STEPS, FEATURES, EXTENT = 512, 2**20, 64
+KINDS = {
+    "conv": Conv,
+    "dense": Dense,
+    "activation": Activation,
+    "max_pool": MaxPool,
+    "flatten": Flatten,
+}
+NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
+
+
+def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
+    """The description as canonical JSON, by zlib.
+
+    Raises:
+      ValueError: a step or an entry that no file holds.
+    """
+    for step in plan:
+        check_step(step)
+    check_about(about)
+    kinds = {kind: name for name, kind in KINDS.items()}
+    steps = [[kinds[type(step)], *dataclasses.astuple(step)] for step in plan]
+    held = {"plan": steps, "shape": list(shape), "about": dict(about)}
+    text = json.dumps(held, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return zlib.compress(text.encode(), 9)
+
+
+def unpack(section: bytes) -> tuple[Plan, Shape, dict]:
+    """Plan, shape and further description; nothing in them is trusted.
+
+    Raises:
+      ValueError: it is no such description.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(section, LARGEST)
+        if not unpacker.eof or unpacker.unused_data:
+            raise ValueError("its description is too long or cut off")
+        held = json.loads(text.decode(), parse_constant=_no_constant)
+    except (zlib.error, RecursionError) as error:
+        raise ValueError("its description cannot be read") from error
+    if not isinstance(held, dict) or set(held) != {"plan", "shape", "about"}:
+        raise ValueError("its description has other fields")
+    plan, shape, about = held["plan"], held["shape"], held["about"]
+    if not (isinstance(plan, list) and len(plan) <= STEPS):
+        raise ValueError(f"its plan is no list of at most {STEPS} steps")
+    if not (
+        isinstance(shape, list)
+        and len(shape) in (1, 3)
+        and all(_whole(n, FEATURES) for n in shape)
+    ):
+        raise ValueError("its inputs have no shape")
+    if not isinstance(about, dict):
+        raise ValueError("its description has no names")
+    check_about(about)
+    return tuple(map(_step, plan)), tuple(shape), about
+
+
+def _step(held) -> Step:
+    if not (isinstance(held, list) and held and isinstance(held[0], str)):
+        raise ValueError("a step has no kind")
+    kind = KINDS.get(held[0])
+    if kind is None:
+        raise ValueError(f"unknown step {held[0]!r}; there are {list(KINDS)}")
+    if len(held) - 1 != len(dataclasses.fields(kind)):
+        raise ValueError(f"a {held[0]} step has other fields")
+    step = kind(*(tuple(v) if isinstance(v, list) else v for v in held[1:]))
+    check_step(step)
+    return step
+
+
+def check_step(step: Step) -> None:
+    """Refuses a step that no file holds, or whose fields are of other types."""
+    if not isinstance(step, tuple(KINDS.values())):
+        raise ValueError(f"a file holds no {type(step).__name__} step")
+    if isinstance(step, Activation) and step.kind not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {step.kind!r}; there are {ACTIVATIONS}")
+    if not isinstance(step, Conv | Dense):
+        return
+    if not (isinstance(step.name, str) and NAME.fullmatch(step.name)):
+        raise ValueError(f"{step.name!r} cannot name a layer")
+    if not (_whole(step.features, FEATURES) and step.bias is True):
+        raise ValueError(
+            f"layer {step.name!r} needs 1 to {FEATURES} units, with biases"
+        )
+    if isinstance(step, Conv):
+        extents = (*_pair(step.kernel), *_pair(step.strides))
+        if not all(_whole(extent, EXTENT) for extent in extents):
+            raise ValueError(f"kernel and strides of {step.name!r} are 1 to {EXTENT}")
+        if step.padding not in ("SAME", "VALID"):
+            raise ValueError(f"padding of {step.name!r} must be SAME or VALID")
+
+
+def check_about(about: Mapping) -> None:
+    """Refuses entries that are not a few short texts and numbers."""
+    good = len(about) <= ABOUT_ENTRIES and all(
+        isinstance(key, str)
+        and len(key) <= ABOUT_CHARACTERS
+        and isinstance(value, str | int | float)
+        and len(str(value)) <= ABOUT_CHARACTERS
+        for key, value in about.items()
+    )
+    if not good:
+        raise ValueError(
+            f"a description is at most {ABOUT_ENTRIES} short texts and numbers by name"
+        )
+
+
+def _pair(value) -> tuple:
+    return value if isinstance(value, tuple) and len(value) == 2 else (0, 0)
+
+
+def _whole(value, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _no_constant(name: str):
+    raise ValueError(f"its description holds {name}")

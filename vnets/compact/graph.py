@@ -1,0 +1,152 @@
+"""A trained chain as NumPy arrays, dense: what is folded, shrunk and quantized."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from vnets.plan import Conv, Dense, Flatten, Norm, Plan, Shape, shapes
+
+LARGEST = 2**28  # weights of one layer, and units of one map of one example
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Batch normalization with running statistics, y = slope x + shift, each [C]."""
+
+    slope: np.ndarray
+    shift: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Linear:
+    """One linear layer by its nonzero weights.
+
+    Attributes:
+      shape: of the kernel, [I, O] or [kh, kw, I, O].
+      positions: of the nonzero weights in the flattened kernel, int64 [n], rising.
+      values: float32 [n].
+      bias: float32 [O].
+    """
+
+    shape: Shape
+    positions: np.ndarray
+    values: np.ndarray
+    bias: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A chain with dense arrays.
+
+    Attributes:
+      plan: the steps.
+      shape: of one example, [H, W, C] or [I].
+      kernels: layer to [I, O] or [kh, kw, I, O], float32.
+      biases: layer to [O], float32; zero where a layer has none.
+      norms: normalization to its slope and shift.
+    """
+
+    plan: Plan
+    shape: Shape
+    kernels: Mapping[str, np.ndarray]
+    biases: Mapping[str, np.ndarray]
+    norms: Mapping[str, Statistics] = dataclasses.field(default_factory=dict)
+
+    def linear(self, name: str) -> Linear:
+        """A layer by its nonzero weights."""
+        flat = self.kernels[name].ravel()
+        positions = np.flatnonzero(flat)
+        return Linear(
+            self.kernels[name].shape, positions, flat[positions], self.biases[name]
+        )
+
+    def nonzeros(self) -> dict[str, int]:
+        """The number of nonzero weights of each layer."""
+        return {name: int(np.count_nonzero(k)) for name, k in self.kernels.items()}
+
+
+def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
+    """The kernel's shape of each linear layer.
+
+    Raises:
+      ValueError: a plan that is no chain of named steps ending in a vector, that does
+        not fit the shape, or whose arrays would be too large.
+    """
+    names = [step.name for step in plan if isinstance(step, Conv | Dense | Norm)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"several steps have the names {repeated}")
+    found = {}
+    held = shapes(plan, shape)
+    for step, before, after in zip(plan, held, held[1:], strict=False):
+        if isinstance(step, Dense):
+            if len(before) != 1:
+                raise ValueError(f"layer {step.name!r} must come after Flatten")
+            found[step.name] = (before[0], step.features)
+        elif isinstance(step, Conv):
+            found[step.name] = (*step.kernel, before[-1], step.features)
+        sizes = [math.prod(before), math.prod(after), *map(math.prod, found.values())]
+        if max(sizes) > LARGEST:
+            raise ValueError(f"{step} makes arrays of more than {LARGEST} numbers")
+    if not found or len(held[-1]) != 1:
+        raise ValueError("a net needs a linear layer, and ends with a vector of units")
+    return found
+
+
+def capture(model, variables: Mapping, shape: Shape) -> Graph:
+    """A net of `vnets.nets` as NumPy arrays, by the means of its weights.
+
+    Args:
+      model: a `nets.Net`: it has a plan.
+      variables: "params" after whatever edit, and "batch_stats" where it normalizes.
+      shape: of one example.
+
+    Raises:
+      ValueError: a model without a plan, or whose plan does not fit the shape.
+    """
+    if not hasattr(model, "plan"):
+        raise ValueError(
+            f"{type(model).__name__} has no plan: only chains of vnets.nets are compact"
+        )
+    plan, params = model.plan, variables["params"]
+    expected = kernel_shapes(plan, shape)
+    kernels, biases, norms = {}, {}, {}
+    for step in plan:
+        if isinstance(step, Conv | Dense):
+            kernels[step.name] = _mean(params[step.name]["kernel"])
+            if kernels[step.name].shape != expected[step.name]:
+                raise ValueError(
+                    f"layer {step.name!r} has a kernel {kernels[step.name].shape}; "
+                    f"examples of shape {shape} need {expected[step.name]}"
+                )
+            bias = params[step.name].get("bias") if step.bias else None
+            zero = np.zeros(step.features, np.float32)
+            biases[step.name] = zero if bias is None else np.asarray(bias, np.float32)
+        elif isinstance(step, Norm):
+            affine = params[step.name] if step.affine else {"scale": 1.0, "bias": 0.0}
+            norms[step.name] = _statistics(
+                step, variables["batch_stats"][step.name], affine
+            )
+    return Graph(plan, tuple(shape), kernels, biases, norms)
+
+
+def _mean(node) -> np.ndarray:
+    """A posterior node's mean, or an array as it is."""
+    if not hasattr(node, "moments"):
+        return np.asarray(node, np.float32)
+    mean, _ = node.moments()
+    return np.zeros(node.shape, np.float32) if mean is None else np.asarray(mean)
+
+
+def _statistics(step: Norm, seen: Mapping, affine: Mapping) -> Statistics:
+    mean, var = (np.asarray(seen[name], np.float64) for name in ("mean", "var"))
+    scale, bias = (np.asarray(affine[name], np.float64) for name in ("scale", "bias"))
+    slope = scale / np.sqrt(var + step.epsilon)
+    return Statistics(slope, bias - mean * slope)
+
+
+def without_flatten(plan: Plan) -> Plan:
+    """The steps that compute; Flatten only renames units."""
+    return tuple(step for step in plan if not isinstance(step, Flatten))

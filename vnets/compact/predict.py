@@ -1,0 +1,188 @@
+"""Predictions of a compact net with NumPy and SciPy.
+
+Arrays inside are [C, H, W, B] or [I, B], the batch last: a row of a sparse matrix then
+adds whole rows of the batch, and flattening a map is free. Convolutions multiply the
+patches of those taps only that have a weight.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import scipy.sparse
+from numpy.lib.stride_tricks import sliding_window_view
+
+from vnets.compact.codec import read
+from vnets.compact.graph import Graph, Linear
+from vnets.compact.quantize import Compact
+from vnets.compact.shrink import activated
+from vnets.plan import (
+    POOL,
+    Activation,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    Step,
+    pads,
+    shapes,
+)
+
+# A layer is sparse below this share of nonzeros among its live inputs times outputs: a
+# sparse multiply-add takes some ten times as long as one of a dense matrix product.
+SPARSE_BELOW = 0.1
+AT_ONCE = 32  # images in a convolutional net: their patches stay in the cache
+Form = Literal["auto", "sparse", "dense"]
+
+
+class Predictor:
+    """A function from inputs to outputs, [B, *shape] -> [B, K] float32.
+
+    Args:
+      net: a compact net, or a graph without normalization.
+      form: of the layers' weights: "sparse", "dense", or what is faster for each.
+
+    Attributes:
+      net: as given.
+      forms: the form of each layer.
+
+    Raises:
+      ValueError: an unknown form, or a graph that is still normalized.
+    """
+
+    def __init__(self, net: Compact | Graph, form: Form = "auto"):
+        if form not in ("auto", "sparse", "dense"):
+            raise ValueError(f"unknown form {form!r}; choose auto, sparse or dense")
+        self.net = net
+        self.forms: dict[str, str] = {}
+        self._steps: list[Callable[[np.ndarray], np.ndarray]] = []
+        maps = None  # [H, W, C] that the next dense layer's inputs were flattened from
+        held = shapes(net.plan, net.shape)
+        for number, (step, before) in enumerate(zip(net.plan, held, strict=False)):
+            last, after = net.plan[number - 1 : number], net.plan[number + 1 :]
+            if isinstance(step, Conv):
+                multiply = self._product(step.name, form, _by_output)
+                self._steps.append(_Convolution(step, before[-1], *multiply))
+            elif isinstance(step, Dense):
+                order = functools.partial(_by_output, maps=maps)
+                multiply = self._product(step.name, form, order)
+                self._steps.append(functools.partial(_dense, *multiply))
+                maps = None
+            elif isinstance(step, Flatten):
+                maps = before if len(before) == 3 else None
+                self._steps.append(_flatten)
+            elif isinstance(step, Activation):
+                act = functools.partial(activated, step.kind)
+                self._steps += [_max_pool, act] if _pools_first(step, after) else [act]
+            elif not isinstance(step, MaxPool):
+                raise ValueError(f"fold the {type(step).__name__} step first")
+            elif not (last and _pools_first(last[0], (step,))):
+                self._steps.append(_max_pool)
+        self._convolves = any(isinstance(step, Conv) for step in net.plan)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Outputs [B, K] for inputs [B, *shape]; uint8 pixels are divided by 255.
+
+        Raises:
+          ValueError: inputs of another shape.
+        """
+        x = np.asarray(x)
+        if x.shape[1:] != tuple(self.net.shape):
+            raise ValueError(f"inputs are {x.shape}, the net takes {self.net.shape}")
+        size = AT_ONCE if self._convolves else max(len(x), 1)
+        parts = [self._run(x[i : i + size]) for i in range(0, max(len(x), 1), size)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        if x.dtype == np.uint8:
+            x = x.astype(np.float32) / np.float32(255)
+        x = x.astype(np.float32, copy=False)
+        h = np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)
+        for step in self._steps:
+            h = step(h)
+        return np.ascontiguousarray(h.T)
+
+    def _product(self, name: str, form: Form, by_output):
+        """The inputs that a layer uses, and its product with them, bias included."""
+        linear = self.net.linear(name)
+        out, into = by_output(linear)
+        outputs = linear.shape[-1]
+        live = np.unique(into)
+        if form == "auto":
+            sparse = linear.values.size < SPARSE_BELOW * live.size * outputs
+            form = "sparse" if sparse else "dense"
+        self.forms[name] = form
+        column = np.searchsorted(live, into)
+        matrix = scipy.sparse.csr_array(
+            (linear.values, (out, column)), (outputs, live.size)
+        )
+        if form == "dense":
+            matrix = matrix.toarray()
+        bias = linear.bias[:, None]
+
+        def product(h: np.ndarray) -> np.ndarray:
+            y = matrix @ h
+            y += bias
+            return y
+
+        return live, product
+
+
+def load(path: Path | str) -> Predictor:
+    """The predictor of a .vnz file; needs NumPy, SciPy and constriction, not JAX.
+
+    Raises:
+      ValueError: the file is no .vnz, of a newer version, damaged or malformed.
+    """
+    return Predictor(read(path))
+
+
+def _by_output(linear: Linear, maps=None) -> tuple[np.ndarray, np.ndarray]:
+    """Output and input of each weight; inputs in the order in which they arrive."""
+    into, out = np.divmod(linear.positions, linear.shape[-1])
+    if maps is not None:
+        place, channel = np.divmod(into, maps[2])
+        into = channel * (maps[0] * maps[1]) + place
+    return out, into
+
+
+def _pools_first(step: Step, after: Sequence[Step]) -> bool:
+    """Pooling may come before a monotone activation: there are fewer numbers then."""
+    monotone = isinstance(step, Activation) and step.kind != "abs"
+    return monotone and bool(after) and isinstance(after[0], MaxPool)
+
+
+def _dense(live, product, h: np.ndarray) -> np.ndarray:
+    return product(h if live.size == len(h) else h[live])
+
+
+def _flatten(h: np.ndarray) -> np.ndarray:
+    return h.reshape(math.prod(h.shape[:-1]), h.shape[-1])
+
+
+def _max_pool(h: np.ndarray) -> np.ndarray:
+    height, width = (n // POOL * POOL for n in h.shape[1:3])
+    corners = [h[:, i:height:POOL, j:width:POOL] for i in (0, 1) for j in (0, 1)]
+    return np.maximum(np.maximum(*corners[:2]), np.maximum(*corners[2:]))
+
+
+class _Convolution:
+    """A convolution of [I, H, W, B]: the product of its weights with live patches."""
+
+    def __init__(self, step: Conv, channels: int, live, product):
+        self._step, self._product = step, product
+        self._live = np.unravel_index(live, (*step.kernel, channels))
+
+    def __call__(self, h: np.ndarray) -> np.ndarray:
+        step = self._step
+        margins = pads(h.shape[1:3], step.kernel, step.strides, step.padding)
+        if any(map(any, margins)):
+            h = np.pad(h, ((0, 0), *margins, (0, 0)))
+        windows = sliding_window_view(h, step.kernel, (1, 2))  # type: ignore
+        windows = windows[:, :: step.strides[0], :: step.strides[1]]
+        patches = windows.transpose(4, 5, 0, 1, 2, 3)[self._live]
+        y = self._product(patches.reshape(len(patches), -1))
+        return y.reshape(step.features, *patches.shape[1:])

@@ -1,0 +1,162 @@
+"""Weights on a uniform grid for each layer, of as few bits as predictions allow."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from vnets.compact.graph import Graph, Linear, kernel_shapes
+from vnets.compact.shrink import shrink
+from vnets.plan import Plan, Shape
+
+MOST_BITS = 8  # of a weight
+BIAS_BITS = 16
+Scalar = str | int | float | bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Quantized:
+    """One linear layer on its grid: weight = step * level, bias = bias_step * level.
+
+    Attributes:
+      positions: of the nonzero weights in the flattened kernel, int64 [n], rising.
+      levels: int64 [n], none of them zero.
+      step: of the weights' grid, a float32.
+      bias_levels: int64 [O].
+      bias_step: of the biases' grid, a float32.
+    """
+
+    positions: np.ndarray
+    levels: np.ndarray
+    step: np.float32
+    bias_levels: np.ndarray
+    bias_step: np.float32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Compact:
+    """A net as its file holds it.
+
+    Attributes:
+      plan: the steps; every linear layer has a bias, nothing is normalized.
+      shape: of one example.
+      layers: the linear layers by name.
+      about: what else the file says of the net.
+    """
+
+    plan: Plan
+    shape: Shape
+    layers: Mapping[str, Quantized]
+    about: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+
+    def linear(self, name: str) -> Linear:
+        """A layer by its nonzero weights."""
+        held = self.layers[name]
+        return Linear(
+            kernel_shapes(self.plan, self.shape)[name],
+            held.positions,
+            held.step * held.levels.astype(np.float32),
+            held.bias_step * held.bias_levels.astype(np.float32),
+        )
+
+    def nonzeros(self) -> dict[str, int]:
+        """The number of nonzero weights of each layer."""
+        return {name: layer.levels.size for name, layer in self.layers.items()}
+
+    def graph(self) -> Graph:
+        """The same net with dense arrays."""
+        kernels, biases = {}, {}
+        for name in self.layers:
+            layer = self.linear(name)
+            kernel = np.zeros(layer.shape, np.float32)
+            kernel.ravel()[layer.positions] = layer.values
+            kernels[name], biases[name] = kernel, layer.bias
+        return Graph(self.plan, self.shape, kernels, biases)
+
+    def to_flax(self):
+        """The dense net in Flax: `(model, variables)`, the same function.
+
+        `model.apply(variables, x)` takes what the predictor takes, as floats.
+        """
+        import jax.numpy as jnp
+
+        from vnets.nets.chain import Chain
+        from vnets.posteriors import Point
+
+        graph = self.graph()
+        params = {
+            name: {"kernel": Point(jnp.asarray(kernel)), "bias": jnp.asarray(bias)}
+            for name, kernel in graph.kernels.items()
+            for bias in (graph.biases[name],)
+        }
+        return Chain(steps=self.plan), {"params": params}
+
+
+def quantize(
+    graph: Graph,
+    bits: int | Mapping[str, int],
+    about: Mapping[str, Scalar] | None = None,
+) -> Compact:
+    """Puts the weights on grids of 2^bits - 1 levels and cuts out what that killed.
+
+    The grid spans the layer's largest weight; a weight within half a step of zero
+    becomes zero. Biases get 16 bits.
+
+    Args:
+      graph: without normalization (`fold_norms`).
+      bits: of each layer, or of all, 2 to 8.
+      about: what the file shall say of the net.
+    """
+    steps, kernels = {}, {}
+    for name, kernel in graph.kernels.items():
+        width = bits if isinstance(bits, int) else bits[name]
+        if not 2 <= width <= MOST_BITS:
+            raise ValueError(f"bits must be 2 to {MOST_BITS}, not {width}")
+        steps[name] = _step(kernel, width)
+        levels = np.rint(kernel / steps[name])
+        kernels[name] = (steps[name] * levels).astype(np.float32)
+    shrunk = shrink(dataclasses.replace(graph, kernels=kernels))
+    layers = {}
+    for name in shrunk.kernels:
+        layer = shrunk.linear(name)
+        bias_step = _step(layer.bias, BIAS_BITS)
+        layers[name] = Quantized(
+            layer.positions,
+            np.rint(layer.values / steps[name]).astype(np.int64),
+            steps[name],
+            np.rint(layer.bias / bias_step).astype(np.int64),
+            bias_step,
+        )
+    return Compact(shrunk.plan, shrunk.shape, layers, dict(about or {}))
+
+
+def fewest_bits(
+    graph: Graph, changed: Callable[[Compact], float], tolerance: float
+) -> dict[str, int]:
+    """The bits of each layer, lowered in turn from 8, the layer of most weights first.
+
+    Args:
+      graph: shrunk.
+      changed: the share of predictions that a quantized net changes, on examples that
+        are not the test set's.
+      tolerance: the most of it, all layers together. Where 8 bits exceed it already
+        they are kept.
+    """
+    bits = dict.fromkeys(graph.kernels, MOST_BITS)
+    nonzeros = graph.nonzeros()
+    for name in sorted(bits, key=lambda name: -nonzeros[name]):
+        while bits[name] > 2:
+            fewer = bits | {name: bits[name] - 1}
+            if changed(quantize(graph, fewer)) > tolerance:
+                break
+            bits = fewer
+    return bits
+
+
+def _step(values: np.ndarray, bits: int) -> np.float32:
+    """The grid's step, so that the largest value is its last level; 1 for zeros."""
+    largest = np.abs(values).max(initial=0.0)
+    if not np.isfinite(largest):
+        raise ValueError("weights and biases must be finite")
+    step = np.float32(largest / (2 ** (bits - 1) - 1))
+    return step if step > 0 else np.float32(1)
