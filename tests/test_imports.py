@@ -20,7 +20,7 @@ LAYERS = (
     ("layers",),
     ("nets",),
     ("compact",),
-    ("objectives", "metrics", "evaluate", "sources"),
+    ("bits", "objectives", "metrics", "evaluate", "sources"),
     ("uncertainty", "attacks", "curvature", "propagation"),
     ("train",),
 )

@@ -1,0 +1,171 @@
+"""Laws of the KLs of units: quadrature, Monte Carlo, optima, and how they combine."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from scipy import integrate, stats
+
+from vnets import group_priors, scales
+from vnets.group_priors import gamma_kl, group_ard, half_cauchy, inverse_gamma_kl
+from vnets.posteriors import (
+    Gaussian,
+    Multiplicative,
+    Point,
+    Scaled,
+    ZeroMean,
+    dropout,
+    gaussian,
+    variance,
+)
+from vnets.priors import ScaledPrior, ard, kl, log_uniform, standard_normal
+from vnets.scales import LogNormal
+
+GRID = [(m, v) for m in (-6.0, -1.0, 0.0, 2.0) for v in (1e-4, 0.1, 1.0, 4.0)]
+
+
+def f32(values):
+    return jnp.asarray(values, jnp.float32)
+
+
+def log_normals():
+    mean, var = np.asarray(GRID).T
+    return LogNormal(f32(mean), f32(np.log(var)))
+
+
+def by_quadrature(log_prior):
+    """KL of each log-normal of the grid, over y = ln x; prior of y: p(x) x."""
+    found = []
+    for mean, var in GRID:
+        q = stats.norm(mean, np.sqrt(var))
+
+        def integrand(y, q=q):
+            return q.pdf(y) * (q.logpdf(y) - log_prior(np.exp(y)) - y)
+
+        ends = q.mean() - 10 * q.std(), q.mean() + 10 * q.std()
+        found.append(integrate.quad(integrand, *ends, epsabs=1e-9, limit=200)[0])
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_gamma_kl_by_quadrature(scale):
+    expected = by_quadrature(stats.gamma(0.5, scale=scale).logpdf)
+    np.testing.assert_allclose(gamma_kl(log_normals(), scale), expected, rtol=1e-5)
+
+
+def test_inverse_gamma_kl_by_quadrature():
+    expected = by_quadrature(stats.invgamma(0.5).logpdf)
+    np.testing.assert_allclose(inverse_gamma_kl(log_normals()), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.2])
+def test_a_gamma_times_an_inverse_gamma_is_a_squared_half_cauchy(scale):
+    rng = np.random.default_rng(0)
+    a = stats.gamma(0.5, scale=scale**2).rvs(20_000, random_state=rng)
+    b = stats.invgamma(0.5).rvs(20_000, random_state=rng)
+    test = stats.kstest(np.sqrt(a * b), stats.halfcauchy(scale=scale).cdf)
+    assert test.pvalue > 1e-3
+
+
+def test_horseshoe_kl_is_that_of_its_factors():
+    q = scales.group_horseshoe(-1.0)(random.key(0), (3, 4)).scale
+    expected = gamma_kl(LogNormal(f32(0.0), f32(-1.0)), 0.04)
+    expected += inverse_gamma_kl(LogNormal(f32(0.0), f32(-1.0)))
+    expected += 3 * 2 * gamma_kl(LogNormal(f32(0.0), f32(-1.0)))
+    assert half_cauchy(0.2)(q) == pytest.approx(float(expected), rel=1e-5)
+
+
+def groups():
+    """A Gaussian weight [2, 3, 4] whose units differ."""
+    key = random.key(0)
+    mean = random.normal(key, (2, 3, 4)) * jnp.exp(f32([[[0, -1, -2, 1]]]))
+    return Gaussian(mean, random.uniform(random.key(1), (2, 3, 4), minval=-4.0))
+
+
+@pytest.mark.parametrize("axis", ["unit", "in", "out"])
+def test_group_ard_is_the_best_gaussian_prior_of_each_unit(axis):
+    node = groups()
+    where = {"unit": -1, "out": -1, "in": -2}[axis]
+    best = 0.0
+    for unit in range(node.shape[where]):
+        part = jax.tree.map(lambda x, u=unit: jnp.take(x, u, where), node)
+        grid = np.exp(np.linspace(-4, 4, 2001))
+        second = np.asarray(part.mean) ** 2 + np.exp(np.asarray(part.log_var))
+        log_std = 0.5 * np.sum(np.asarray(part.log_var))
+        values = second.sum() / (2 * grid**2) + second.size * (np.log(grid) - 0.5)
+        best += values.min() - log_std
+        lambdas = np.sqrt(second.mean())
+        assert grid[values.argmin()] == pytest.approx(lambdas, rel=0.005)
+    assert group_ard(axis)(node) == pytest.approx(best, rel=1e-4)
+
+
+def test_group_ard_of_single_weights_is_ard():
+    node = gaussian(-3.0)(random.key(0), (7, 1))
+    assert group_ard("in")(node) == pytest.approx(float(ard(node)), rel=1e-5)
+
+
+def test_group_ard_of_shared_alpha_is_the_closed_form_of_the_lecture():
+    mean = np.asarray(groups().mean)[0]
+    alpha = 0.3
+    node = Multiplicative(f32(mean), jnp.full((1, 4), np.log(alpha), jnp.float32))
+    m = mean.shape[0]
+    each = m / 2 * np.log(np.mean(mean**2, 0)) - 0.5 * np.log(mean**2).sum(0)
+    each += m / 2 * np.log(1 + 1 / alpha)
+    assert group_ard("out")(node) == pytest.approx(each.sum(), rel=1e-4)
+
+
+def test_each_part_of_a_scaled_node_has_its_own_prior():
+    q = scales.group_normal_jeffreys()(random.key(0), (3, 4))
+    prior = group_priors.group_normal_jeffreys(0.5)
+    assert prior == ScaledPrior(log_uniform, prior.weight)
+    expected = log_uniform(q.scale) + standard_normal(0.5)(q.weight)
+    found = kl({"dense": {"kernel": q}}, prior)
+    assert found == pytest.approx(float(expected), rel=1e-6)
+    # Nested: dropout has no KL, the weight below keeps its role.
+    nested = Scaled(dropout(0.5)(random.key(1), (3, 4)).scale, q, "in")
+    again = kl({"dense": {"kernel": nested}}, {"dense": prior})
+    assert again == pytest.approx(float(expected), rel=1e-6)
+    # A layer that is not Scaled has the weight's.
+    plain = kl({"dense": {"kernel": q.weight}}, prior)
+    assert plain == pytest.approx(float(standard_normal(0.5)(q.weight)), rel=1e-6)
+
+
+def test_structured_pruning_has_a_kl_of_its_scales_only():
+    q = scales.structured()(random.key(0), (5, 4))
+    found = kl({"dense": {"kernel": q}}, group_priors.structured())
+    assert found == pytest.approx(float(jnp.sum(q.scale.kl())), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", group_priors.PRIORS)
+def test_gradients_are_finite(name):
+    make = {
+        "structured": scales.structured(),
+        "group_normal_jeffreys": scales.group_normal_jeffreys(),
+        "group_horseshoe": scales.group_horseshoe(),
+        "group_ard": gaussian(),
+    }[name]
+    params = {"dense": {"kernel": make(random.key(0), (5, 4))}}
+    prior = group_priors.PRIORS[name]()
+    grad = jax.jit(jax.grad(lambda p: kl(p, prior)))(params)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="choose from"):
+        group_ard("rows")
+    for scale in (0.0, -1.0):
+        with pytest.raises(ValueError, match="must be positive"):
+            half_cauchy(scale)
+    wrong = {
+        "group_ard": variance()(random.key(0), (3, 4)),
+        "structured": scales.group_horseshoe()(random.key(0), (3, 4)),
+        "group_horseshoe": scales.structured()(random.key(0), (3, 4)),
+        "group_normal_jeffreys": Scaled(
+            LogNormal(jnp.zeros(3), jnp.zeros(3)), Point(jnp.ones((3, 4))), "in"
+        ),
+    }
+    for name, node in wrong.items():
+        with pytest.raises(TypeError, match="does not fit"):
+            kl({"dense": {"kernel": node}}, group_priors.PRIORS[name]())
+    assert isinstance(wrong["group_ard"], ZeroMean)
