@@ -4,7 +4,9 @@ net = LeNet5(posteriors={"dense1": variance()})
 logits = net.apply(variables, x, Mode(), rngs={"noise": key})
 """
 
+from vnets.nets.chain import Chain
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
+from vnets.nets.vgg import VGG
 
-__all__ = ["MLP", "LeNet5", "lenet_300_100"]
+__all__ = ["MLP", "VGG", "Chain", "LeNet5", "lenet_300_100"]
