@@ -59,6 +59,7 @@ class Predictor:
         self.net = net
         self.forms: dict[str, str] = {}
         self._steps: list[Callable[[np.ndarray], np.ndarray]] = []
+        self._enter = _batch_last
         maps = None  # [H, W, C] that the next dense layer's inputs were flattened from
         held = shapes(net.plan, net.shape)
         for number, (step, before) in enumerate(zip(net.plan, held, strict=False)):
@@ -68,11 +69,17 @@ class Predictor:
                 self._steps.append(_Convolution(step, before[-1], *multiply))
             elif isinstance(step, Dense):
                 order = functools.partial(_by_output, maps=maps)
-                multiply = self._product(step.name, form, order)
-                self._steps.append(functools.partial(_dense, *multiply))
+                live, product = self._product(step.name, form, order)
+                if not self._steps:
+                    # What no weight reads is left out before anything is copied.
+                    self._enter = functools.partial(_chosen, live)
+                    live = np.arange(live.size)
+                self._steps.append(functools.partial(_dense, live, product))
                 maps = None
+            elif isinstance(step, Flatten) and not number:
+                self._enter = functools.partial(_chosen, None)
             elif isinstance(step, Flatten):
-                maps = before if len(before) == 3 else None
+                maps = before if len(before) == 3 else maps
                 self._steps.append(_flatten)
             elif isinstance(step, Activation):
                 act = functools.partial(activated, step.kind)
@@ -99,8 +106,7 @@ class Predictor:
     def _run(self, x: np.ndarray) -> np.ndarray:
         if x.dtype == np.uint8:
             x = x.astype(np.float32) / np.float32(255)
-        x = x.astype(np.float32, copy=False)
-        h = np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)
+        h = self._enter(x.astype(np.float32, copy=False))
         for step in self._steps:
             h = step(h)
         return np.ascontiguousarray(h.T)
@@ -153,6 +159,18 @@ def _pools_first(step: Step, after: Sequence[Step]) -> bool:
     """Pooling may come before a monotone activation: there are fewer numbers then."""
     monotone = isinstance(step, Activation) and step.kind != "abs"
     return monotone and bool(after) and isinstance(after[0], MaxPool)
+
+
+def _batch_last(x: np.ndarray) -> np.ndarray:
+    """[B, H, W, C] -> [C, H, W, B], or [B, I] -> [I, B]."""
+    return np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)
+
+
+def _chosen(live: np.ndarray | None, x: np.ndarray) -> np.ndarray:
+    """[B, ...] -> [live inputs, B]; None stands for all."""
+    flat = x.reshape(len(x), math.prod(x.shape[1:]))
+    every = live is None or live.size == flat.shape[1]
+    return np.ascontiguousarray((flat if every else flat[:, live]).T)
 
 
 def _dense(live, product, h: np.ndarray) -> np.ndarray:
