@@ -4,13 +4,25 @@ Every function takes plain values or a ConfigDict and raises `ConfigError`, whic
 the field and the valid choices.
 """
 
+import fnmatch
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import optax
 
-from vnets import edits, nets, posteriors, priors, projections
+from vnets import (
+    edits,
+    group_priors,
+    nets,
+    posteriors,
+    priors,
+    projections,
+    pruning,
+    scales,
+)
 from vnets.estimators import ESTIMATORS
 from vnets.layers import Mode
 from vnets.objectives import knots
@@ -23,11 +35,16 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "multiplicative": posteriors.multiplicative,
     "variance": posteriors.variance,
     "dropout": posteriors.dropout,
+    "masked": pruning.masked,
+    "structured": scales.structured,
+    "group_normal_jeffreys": scales.group_normal_jeffreys,
+    "group_horseshoe": scales.group_horseshoe,
 }
 NETS: dict[str, Callable] = {
     "lenet5": nets.LeNet5,
     "lenet_300_100": nets.lenet_300_100,
     "mlp": nets.MLP,
+    "vgg": nets.VGG,
 }
 OPTIMIZERS: dict[str, Callable] = {"adam": optax.adam, "sgd": optax.sgd}
 
@@ -91,9 +108,12 @@ EDITS: dict[str, edits.Edit] = {
 }
 
 
-def edit(field: str, spec: Mapping) -> edits.Edit:
-    """The edit that a spec of a net names in "edit"; none leaves the net as it is."""
-    return pick(f"{field}.edit", spec.get("edit", "nothing"), EDITS)
+def edit(field: str, spec: Mapping, also: Mapping = MappingProxyType({})) -> edits.Edit:
+    """The edit that a spec of a net names in "edit"; none leaves the net as it is.
+
+    `also` are edits that only the caller has.
+    """
+    return pick(f"{field}.edit", spec.get("edit", "nothing"), {**EDITS, **also})
 
 
 def mode(estimator: str) -> Mode:
@@ -101,10 +121,13 @@ def mode(estimator: str) -> Mode:
     return Mode(pick("estimator", estimator, ESTIMATORS))
 
 
+PRIORS = ChainMap(priors.PRIORS, group_priors.PRIORS)
+
+
 def prior(spec: str | Mapping):
     """A prior by name, or from {"kind": name, **arguments}."""
     arguments = {"kind": spec} if isinstance(spec, str) else dict(spec)
-    make = pick("prior", arguments.pop("kind", ""), priors.PRIORS)
+    make = pick("prior", arguments.pop("kind", ""), PRIORS)
     return call("prior", make, arguments)
 
 
@@ -120,15 +143,33 @@ def projection(max_log_alpha: float, prior_spec: str | Mapping):
         float(max_log_alpha), 0.0 if kind == "log_uniform_2015" else float("inf")
     )
     if high == float("inf"):
-        return lambda params: params
+        return projections.nothing
     return projections.clip_log_alpha(high=high)
+
+
+PRUNING: dict[str, Callable[..., projections.Projection]] = {
+    "magnitude": pruning.magnitude,
+    "surgery": pruning.surgery,
+}
+
+
+def masks(spec: Mapping, total_steps: int) -> projections.Projection:
+    """When masks change, from {"method": name, **arguments}; times are fractions."""
+    arguments = dict(spec)
+    make = pick("pruning.method", arguments.pop("method", ""), PRUNING)
+    if "ramp" in arguments:
+        arguments["ramp"] = schedule("pruning.ramp", arguments["ramp"], total_steps)
+    for name in {"begin", "end"} & set(arguments):
+        arguments[name] = int(arguments[name] * total_steps)
+    return call("pruning", make, arguments)
 
 
 def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     """An optax optimizer whose rate is scheduled; noise may learn faster.
 
     `log_alpha_rate` multiplies the updates of every log alpha, and of every log sigma^2
-    of additive noise, which moves its log alpha.
+    of additive noise, which moves its log alpha. `factors` multiply the updates of
+    parameters by a pattern of their path, such as "mixture/*"; the first match counts.
     """
     arguments = dict(spec)
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
@@ -136,8 +177,30 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
         "optimizer.learning_rate", arguments.pop("learning_rate"), total_steps
     )
     factor = float(arguments.pop("log_alpha_rate", 1.0))
-    base = call("optimizer", make, {"learning_rate": rate, **arguments})
-    return base if factor == 1.0 else optax.chain(base, _faster_log_alpha(factor))
+    factors = dict(arguments.pop("factors", {}))
+    chain = [call("optimizer", make, {"learning_rate": rate, **arguments})]
+    if factor != 1.0:
+        chain.append(_faster_log_alpha(factor))
+    if factors:
+        chain.append(_faster(factors))
+    return optax.chain(*chain) if len(chain) > 1 else chain[0]
+
+
+def _faster(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies updates by the first factor whose pattern matches their path."""
+
+    def scale(path, value):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, factor in factors.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return factor * value
+        return value
+
+    def update(updates, params):
+        del params
+        return jax.tree.map_with_path(scale, updates)
+
+    return optax.stateless(update)
 
 
 def _faster_log_alpha(factor: float) -> optax.GradientTransformation:

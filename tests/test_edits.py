@@ -326,3 +326,33 @@ def test_without_noise_left_a_sample_is_the_mean():
 def test_a_factor_that_scales_nothing_is_refused(factor):
     with pytest.raises(ValueError, match="at least 0 and finite"):
         edits.scale_noise(factor)
+
+
+def test_carry_means_takes_means_and_everything_without_noise():
+    key, shape = random.key(0), (4, 3)
+    bias = jnp.arange(3.0)
+    trained = {
+        "a": {"kernel": Point(random.normal(key, shape)), "bias": bias},
+        "b": {"kernel": Point(random.normal(random.key(1), shape))},
+        "c": {"kernel": Point(random.normal(random.key(2), shape))},
+    }
+    fresh = {
+        "a": {"kernel": gaussian(-7.0)(key, shape), "bias": jnp.zeros(3)},
+        "b": {"kernel": multiplicative(-3.0, "weight")(key, shape)},
+        "c": {"kernel": dropout(0.5)(key, shape)},
+    }
+    carried = edits.carry_means(trained, fresh)
+    assert jax.tree.structure(carried) == jax.tree.structure(fresh)
+    for layer in "abc":
+        np.testing.assert_array_equal(
+            edits.mean_of(carried[layer]["kernel"]).mean, trained[layer]["kernel"].mean
+        )
+    np.testing.assert_array_equal(carried["a"]["bias"], bias)
+    np.testing.assert_array_equal(carried["a"]["kernel"].log_var, -7.0)
+    np.testing.assert_array_equal(carried["b"]["kernel"].log_alpha, -3.0)
+
+
+def test_carry_means_needs_a_mean():
+    fresh = {"a": {"kernel": variance()(random.key(0), (2, 2))}}
+    with pytest.raises(ValueError, match="a is a ZeroMean, which has no mean"):
+        edits.carry_means(fresh, fresh)

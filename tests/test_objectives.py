@@ -15,6 +15,7 @@ from vnets.objectives import (
     gaussian_nll,
     knots,
     neg_elbo,
+    with_penalty,
 )
 from vnets.posteriors import gaussian, point
 from vnets.priors import kl, log_uniform
@@ -143,3 +144,20 @@ def test_the_loss_of_an_ensemble_is_that_of_the_averaged_prediction():
     assert state.collections == {}
     with pytest.raises(ValueError, match="samples must be at least 1"):
         classification_loss(net, log_uniform, 1000, samples=0)
+
+
+def test_a_penalty_is_added_at_the_scale_of_the_training_set():
+    net, params = net_and_params(gaussian(-3.0))
+    plain = classification_loss(net, log_uniform, n_train=100)
+
+    def penalty(params):
+        return 50 + 0 * params["dense1"]["bias"].sum()
+
+    loss = with_penalty(plain, penalty, 100, weight=lambda step: 0.1 * (step + 1))
+    key = random.key(3)
+    value, (_, metrics) = plain(params, STATE, BATCH, key)
+    more, (_, also) = loss(params, STATE, BATCH, key)
+    assert float(more - value) == pytest.approx(0.1 * 50 / 100, rel=1e-4)
+    assert also["loss"] == more
+    assert also["penalty"] == 50
+    assert set(also) == {*metrics, "penalty"}

@@ -7,7 +7,7 @@ import pytest
 from jax import random
 
 from vnets.posteriors import Multiplicative, Scaled, gaussian, multiplicative, variance
-from vnets.projections import at_most_one, clip_log_alpha
+from vnets.projections import at_most_one, chain, clip_log_alpha, nothing
 
 
 @pytest.fixture
@@ -68,3 +68,16 @@ def test_without_bounds_it_is_the_identity(params):
 def test_bounds_out_of_order_are_refused(low, high):
     with pytest.raises(ValueError, match=r"low .* must be below high"):
         clip_log_alpha(low, high)
+
+
+def test_a_chain_applies_from_left_to_right_and_passes_the_step(params):
+    seen = []
+
+    def note(name):
+        return lambda params, step: seen.append((name, step)) or params
+
+    both = chain(note("first"), clip_log_alpha(-1, 1), note("second"))(params, 7)
+    assert seen == [("first", 7), ("second", 7)]
+    clipped = clip_log_alpha(-1, 1)(params)
+    jax.tree.map(np.testing.assert_array_equal, both, clipped)
+    assert nothing(params, 3) is params

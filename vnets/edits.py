@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import random
 
+from vnets import scales
 from vnets.posteriors import (
     Dropout,
     Gaussian,
@@ -26,7 +27,7 @@ from vnets.posteriors import (
     log_alpha,
 )
 from vnets.rng import stream
-from vnets.types import Key, Params
+from vnets.types import Array, Key, Params
 
 Edit = Callable[[Params, Key], Params]
 Change = Callable[[Posterior, Key], Posterior]
@@ -120,18 +121,46 @@ def pruned_at(threshold: float) -> Change:
     @_on_weight
     def change(node: Posterior, key: Key = None) -> Posterior:
         del key
-        keep = log_alpha(node) <= threshold
-        if isinstance(node, Gaussian):
-            return dataclasses.replace(
-                node,
-                mean=jnp.where(keep, node.mean, 0),
-                log_var=jnp.where(keep, node.log_var, -jnp.inf),
-            )
-        if isinstance(node, Multiplicative):
-            return dataclasses.replace(node, mean=jnp.where(keep, node.mean, 0))
-        if isinstance(node, ZeroMean):
-            return dataclasses.replace(node, scale=jnp.where(keep, node.scale, 0))
-        raise TypeError(f"prune: no rule for {type(node).__name__}")
+        return _kept(node, log_alpha(node) <= threshold, "prune")
+
+    return change
+
+
+def _kept(node: Posterior, keep: Array, name: str) -> Posterior:
+    """Sets mean and variance to zero where `keep`, broadcast, is False."""
+    if isinstance(node, Gaussian):
+        return dataclasses.replace(
+            node,
+            mean=jnp.where(keep, node.mean, 0),
+            log_var=jnp.where(keep, node.log_var, -jnp.inf),
+        )
+    if isinstance(node, Multiplicative | Point):
+        return dataclasses.replace(node, mean=jnp.where(keep, node.mean, 0))
+    if isinstance(node, ZeroMean):
+        return dataclasses.replace(node, scale=jnp.where(keep, node.scale, 0))
+    if isinstance(node, Scaled):
+        return dataclasses.replace(node, weight=_kept(node.weight, keep, name))
+    raise TypeError(f"{name}: no rule for {type(node).__name__}")
+
+
+def units_pruned_at(threshold: float, axis: str = "unit") -> Change:
+    """Sets the weights of units to zero whose `scales.uselessness` > threshold."""
+
+    def change(node: Posterior, key: Key = None) -> Posterior:
+        del key
+        if isinstance(node, Scaled) and isinstance(node.scale, Dropout):
+            weight = node.weight if not is_noisy(node.weight) else change(node.weight)
+            return dataclasses.replace(node, weight=weight)
+        if isinstance(node, Scaled):
+            useless = scales.uselessness(node.scale)
+            useless = jnp.expand_dims(useless, -1 if node.axis == "in" else -2)
+            rank = len(node.shape)
+            useless = useless.reshape((1,) * (rank - useless.ndim) + useless.shape)
+        elif isinstance(node, Gaussian | Multiplicative):
+            useless = scales.group_log_alpha(node, axis)
+        else:
+            raise TypeError(f"prune_units: no rule for {type(node).__name__}")
+        return _kept(node, useless <= threshold, "prune_units")
 
     return change
 
@@ -161,9 +190,19 @@ def noise_times(factor: float) -> Change:
             return dataclasses.replace(node, rate=variance / (1 + variance))
         if isinstance(node, Point):
             return node
+        if isinstance(node, scales.LogNormal):
+            return _log_normal_noise_times(node, factor)
         raise TypeError(f"scale_noise: no rule for {type(node).__name__}")
 
     return change
+
+
+def _log_normal_noise_times(node: scales.LogNormal, factor: float):
+    """The log-normal of the same mean and of factor^2 times the variance."""
+    var = jnp.exp(node.log_var)
+    new = jnp.log1p(factor**2 * jnp.expm1(var))
+    mean = node.log_mean + 0.5 * (var - new)
+    return dataclasses.replace(node, log_mean=mean, log_var=jnp.log(new))
 
 
 mean_only = edit(mean_of)
@@ -179,6 +218,57 @@ def prune(threshold: float = 3.0) -> Edit:
     `mean_only` does. At threshold +inf nothing changes.
     """
     return edit(pruned_at(threshold))
+
+
+def carry_means(params: Params, into: Params) -> Params:
+    """Puts the means of one tree into the nodes of another, which keep their noise.
+
+    A net trained without noise becomes the start of a noisy one; whatever has no mean
+    (biases, normalization) is taken over as it is.
+
+    Args:
+      params: of the trained net.
+      into: of the same net with other posteriors, freshly initialized. Of a Scaled node
+        the weight receives the mean and the scale stays.
+
+    Raises:
+      ValueError: a node that has no mean to set, or trees of different layers.
+    """
+
+    def carry(path, node, trained):
+        if not is_posterior(node):
+            return trained
+        if isinstance(node, Scaled):
+            return dataclasses.replace(node, weight=carry(path, node.weight, trained))
+        if not hasattr(node, "mean"):
+            raise ValueError(
+                f"carry_means: {path_name(path)} is a {type(node).__name__}, which has "
+                "no mean"
+            )
+        return dataclasses.replace(node, mean=mean_of(trained).mean)
+
+    return jax.tree.map_with_path(carry, into, params, is_leaf=is_posterior)
+
+
+def prune_units(threshold: float = 0.0, axis: str = "unit") -> Edit:
+    """Removes units that are mostly noise: their weights become zero, with no variance.
+
+    Of a Scaled node its scale decides, by log alpha > threshold (0: signal-to-noise
+    ratio below 1, as in structured Bayesian pruning), or by the negative log mode of a
+    horseshoe scale; fixed dropout decides nothing. Of other weights the group does, by
+    log of (sum of variances / sum of squared means), which is for group ARD. Biases
+    stay: a map that is cut is constant. At threshold +inf nothing changes.
+
+    Args:
+      threshold: see above; horseshoes need one of their own.
+      axis: the units of weights that are not Scaled: "in", "out", or "unit", inputs of
+        dense layers and maps of convolutions.
+
+    Raises:
+      ValueError: an axis that does not exist.
+    """
+    scales.resolve(axis, (1, 1))
+    return edit(units_pruned_at(threshold, axis))
 
 
 def scale_noise(factor: float) -> Edit:

@@ -71,10 +71,36 @@ def sums(log_p: Array, labels: Array, weights: Array) -> Sums:
 
 def sparsity(params: Params) -> float:
     """Fraction of exact zeros among the means of all posterior nodes; 0 without any."""
-    means = [
-        edits.mean_of(node).mean
-        for node in jax.tree.leaves(params, is_leaf=is_posterior)
-        if is_posterior(node)
-    ]
-    total = sum(mean.size for mean in means)
-    return sum(int(jnp.sum(mean == 0)) for mean in means) / total if total else 0.0
+    counts = _counts(params).values()
+    total = sum(size for _, size in counts)
+    return sum(zeros for zeros, _ in counts) / total if total else 0.0
+
+
+def sizes(params: Params) -> dict[str, float]:
+    """How many weights are left, as the pruning papers count: biases do not.
+
+    Returns:
+      nonzero (count of non-zero means), compression (weights / non-zeros; all weights
+      if none is left), sparsity (fraction of zeros), and sparsity/<layer> for each.
+    """
+    counts = _counts(params)
+    total = sum(size for _, size in counts.values())
+    nonzero = total - sum(zeros for zeros, _ in counts.values())
+    layers = {f"sparsity/{name}": z / size for name, (z, size) in counts.items()}
+    return {
+        "nonzero": nonzero,
+        "compression": total / max(nonzero, 1),
+        "sparsity": sparsity(params),
+        **layers,
+    }
+
+
+def _counts(params: Params) -> dict[str, tuple[int, int]]:
+    """Zeros among the means and their number, for each layer with a posterior node."""
+    counts = {}
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    for path, node in leaves:
+        if is_posterior(node):
+            mean = edits.mean_of(node).mean
+            counts[edits.path_name(path)] = int(jnp.sum(mean == 0)), mean.size
+    return counts

@@ -7,6 +7,7 @@ divided by the number of training examples. It is the same at any batch size.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,31 @@ def classification_loss(
         return value, (ModelState(state.step, collections), metrics)
 
     return loss
+
+
+def with_penalty(
+    loss: Callable,
+    penalty: Callable[[Any], Array],
+    n_train: int,
+    weight: Schedule,
+) -> Callable:
+    """Adds weight(step) penalty(params) / n_train to a loss, and "penalty" to metrics.
+
+    Args:
+      loss: as `classification_loss` returns it.
+      penalty: params -> nats for the whole training set, such as the negative log of a
+        learned prior (`soft_sharing.penalty`).
+      n_train: size of the training set.
+      weight: of the penalty, as a function of the step.
+    """
+
+    def penalized(params, state: ModelState, batch, key):
+        value, (new, metrics) = loss(params, state, batch, key)
+        extra = penalty(params)
+        value = value + weight(state.step) * extra / n_train
+        return value, (new, metrics | {"loss": value, "penalty": extra})
+
+    return penalized
 
 
 def first_nonfinite_layer(model, mode: Mode = TRAIN) -> Callable[..., str | None]:

@@ -1,4 +1,8 @@
-"""Projections: params -> params, applied after each update of the optimizer."""
+"""Projections: (params, step) -> params, applied after each update of the optimizer.
+
+`step` counts the updates done, this one included; only those that follow a schedule
+need it (`vnets.pruning` has some).
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from vnets.posteriors import Multiplicative, Scaled, is_posterior
-from vnets.types import Params
+from vnets.types import Array, Params
 
-Projection = Callable[[Params], Params]
+Projection = Callable[[Params, Array | None], Params]
 
 
 def clip_log_alpha(low: float = -jnp.inf, high: float = jnp.inf) -> Projection:
@@ -30,7 +34,28 @@ def clip_log_alpha(low: float = -jnp.inf, high: float = jnp.inf) -> Projection:
             return node
         return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
 
-    return lambda params: jax.tree.map(project, params, is_leaf=is_posterior)
+    def apply(params: Params, step: Array | None = None) -> Params:
+        del step
+        return jax.tree.map(project, params, is_leaf=is_posterior)
+
+    return apply
+
+
+def nothing(params: Params, step: Array | None = None) -> Params:
+    """The projection that changes nothing."""
+    del step
+    return params
+
+
+def chain(*projections: Projection) -> Projection:
+    """Applies projections from left to right."""
+
+    def apply(params: Params, step: Array | None = None) -> Params:
+        for project in projections:
+            params = project(params, step)
+        return params
+
+    return apply
 
 
 at_most_one = clip_log_alpha(high=0.0)  # alpha <= 1, the domain of Kingma et al. 2015

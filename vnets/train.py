@@ -27,6 +27,7 @@ from vnets.checkpoint import Checkpoints, check_workdir
 from vnets.edits import path_name
 from vnets.objectives import ModelState
 from vnets.posteriors import is_posterior
+from vnets.projections import Projection, nothing
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -57,7 +58,7 @@ class Task:
       loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
       optimizer: an optax transformation.
       source: `sources.Resident` or `Streamed`.
-      project: params -> params after each update.
+      project: (params, step) -> params after each update (`vnets.projections`).
       probe: (params, collections, key) -> {name: float}, after each epoch.
       locate: (params, state, batch, key) -> the name of the first layer whose output is
         not finite, or None; for the message about a failed seed.
@@ -67,7 +68,7 @@ class Task:
     loss: Callable
     optimizer: optax.GradientTransformation
     source: Any
-    project: Callable[[Params], Params] = lambda params: params
+    project: Projection = nothing
     probe: Callable[[Params, dict, Key], dict[str, float]] | None = None
     locate: Callable[..., str | None] | None = None
 
@@ -132,9 +133,10 @@ def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
     )
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
+    done = model.step + 1
     new = TrainState(
-        params=task.project(optax.apply_updates(state.params, updates)),
-        model=model.replace(step=model.step + 1),
+        params=task.project(optax.apply_updates(state.params, updates), done),
+        model=model.replace(step=done),
         opt_state=opt_state,
         alive=state.alive & finite,
     )

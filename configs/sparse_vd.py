@@ -1,0 +1,132 @@
+"""Sparse variational dropout on MNIST, its ablations, and three ways of pruning.
+
+    configs/sparse_vd.py:NET_METHOD[,SCALE]
+
+NET is lenet_300_100 or lenet5 (Caffe's: no batch normalization). METHOD:
+
+  sparse_vd    additive noise on every layer from log sigma^2 -10, log-uniform prior
+  original     no noise, nothing pruned
+  magnitude    the smallest weights switched off to the published sparsity of each
+               layer, those left retrained (Han et al. 2015)
+  surgery      dynamic network surgery (Guo et al. 2016)
+  sharing      soft weight sharing (Ullrich et al. 2017)
+
+and of LeNet-300-100 only, each one change of sparse_vd: ard (the prior), no_warm_up (KL
+weight 1 from the start), pretrained (starts from `original`), multiplicative (log alpha
+of each weight is trained in place of log sigma^2), long (the 200 epochs of the authors;
+lenet5_sparse_vd_long is the same net at the same length).
+
+All train on the same number of epochs: 60 at short. The authors' recipe: batches of
+100, Adam from 1e-3 linearly to 0 (LeNet-300-100: constant for the first half), KL
+weight 0 for 5 epochs, then linearly to 1 at epoch 20, weights with log alpha >= 3 cut
+at the end. We deviate so: pixels are in [0, 1] and the mean image is not subtracted, weights start
+from U(-1/sqrt(fan in), 1/sqrt(fan in)), the means of weights with log alpha > 3 are not
+cut while training, log alpha is not clipped, and batches are of 200 at short.
+
+The pruning methods train without pruning for a third of the run. Then magnitude prunes
+until the half of it; surgery changes masks until three quarters of it. quick is on the
+digits, which are 40 times fewer: there the KL counts 1/40, as if they were as many.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist
+
+SCALES = lenet5_mnist.SCALES
+LAYERS = {
+    "lenet_300_100": ("dense1", "dense2", "dense3"),
+    "lenet5": ("conv1", "conv2", "dense1", "dense2"),
+}
+METHODS = ("sparse_vd", "original", "magnitude", "surgery", "sharing")
+ABLATIONS = ("ard", "no_warm_up", "pretrained", "multiplicative")
+LONG = tuple(f"{net}_sparse_vd_long" for net in LAYERS)
+VARIANTS = (
+    *(f"{net}_{method}" for net in LAYERS for method in METHODS),
+    *(f"lenet_300_100_{one}" for one in ABLATIONS),
+    *LONG,
+)
+EPOCHS = {"quick": 30, "short": 60, "paper": 200}
+# Han et al. 2015, as the poster of Molchanov et al. gives them.
+PUBLISHED_SPARSITY = {
+    "lenet_300_100": (0.92, 0.91, 0.74),
+    "lenet5": (0.34, 0.88, 0.92, 0.81),
+}
+SURGERY_RATE = {"lenet_300_100": 2.0, "lenet5": 2.0}
+
+
+def get_config(which: str = "lenet_300_100_sparse_vd") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    net = next(name for name in LAYERS if variant.startswith(f"{name}_"))
+    method = variant.removeprefix(f"{net}_").removesuffix("_long")
+    config = base(variant, scale, net)
+    if variant in LONG and scale == "short":
+        config.epochs = EPOCHS["paper"]
+    if method in ("sparse_vd", *ABLATIONS):
+        noisy(config, net, method)
+    if method in ("magnitude", "surgery", "sharing"):
+        pruned(config, net, method)
+    return config
+
+
+def base(variant: str, scale: str, net: str) -> ConfigDict:
+    """What all variants share; every weight is a point still."""
+    config = lenet5_mnist.base(variant, scale)
+    config.experiment = "sparsity"
+    config.model = {"name": net, "posteriors": {}}
+    config.epochs = EPOCHS[scale]
+    config.batch_size = {"quick": 50, "short": 200, "paper": 100}[scale]
+    config.kl_weight = ((0.0, 0.0),)  # points have no KL
+    rate = config.optimizer.learning_rate[0][1]
+    constant = 0.5 if net == "lenet_300_100" else 0.0
+    start = () if constant == 0.0 else ((0.0, rate),)
+    config.optimizer.learning_rate = (*start, (constant, rate), (1.0, 0.0))
+    config.evals.columns = ("det", "pruned")
+    config.probe = {"every": 1, "samples": 1, "columns": ("det", "pruned")}
+    if scale == "quick":
+        config.probe.every = 5
+    return config
+
+
+def noisy(config: ConfigDict, net: str, method: str) -> None:
+    """Noise on all layers, the KL and its warm-up."""
+    noise = {"kind": "gaussian", "log_var": -10.0}
+    if method == "multiplicative":
+        # Weights start near 0.03: the same variance as log sigma^2 -10, about.
+        noise = {"kind": "multiplicative", "per": "weight", "log_alpha": -3.0}
+    config.model.posteriors = dict.fromkeys(LAYERS[net], noise)
+    full = 1 / 40 if config.scale == "quick" else 1.0
+    warm_up = ((5 / config.epochs, 0.0), (20 / config.epochs, full))
+    config.kl_weight = ((0.0, full),) if method == "no_warm_up" else warm_up
+    config.evals.columns = ("det", "pruned", "ens")
+    if method == "ard":
+        config.prior = "ard"
+    if method == "pretrained":
+        run = f"configs/sparse_vd.py:{net}_original"
+        config.nets = {"start": {"run": run, "edit": "carry_means"}}
+
+
+def pruned(config: ConfigDict, net: str, method: str) -> None:
+    """Masks, or a mixture, from a third of the run on."""
+    third, half = 1 / 3, 1 / 2
+    if method == "sharing":
+        config.sharing = {"components": 16, "weight": ((third, 0.0), (half, 0.003))}
+        config.optimizer.factors = {
+            "mixture/means": 0.1,
+            "mixture/log_precision": 3.0,
+            "mixture/logits": 3.0,
+        }
+        config.evals.columns = config.probe.columns = ("det", "shared")
+        return
+    layers = LAYERS[net]
+    surgical = method == "surgery"
+    posterior = {"kind": "masked", "revivable": surgical}
+    config.model.posteriors = dict.fromkeys(layers, posterior)
+    config.pruning = {"method": method}
+    if surgical:
+        rates = {"rate": SURGERY_RATE[net], "begin": third, "end": 0.75, "every": 10}
+        config.pruning.update(rates)
+    else:
+        sparsity = dict(zip(layers, PUBLISHED_SPARSITY[net], strict=True))
+        ramp = ((third, 0.0), (half, 1.0))
+        config.pruning.update({"sparsity": sparsity, "ramp": ramp, "every": 100})

@@ -1,0 +1,190 @@
+"""A classifier of images whose weights are posterior nodes, from its config.
+
+What experiments on such nets share: data, model, loss, optimizer, and evaluation by
+columns. A module adds what it probes and what it measures (`Classifier.experiment`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import random
+
+from experiments import build as parts
+from experiments.core import Experiment, NetSpec, load_data
+from vnets import data, edits, evaluate, objectives, sources, train
+from vnets.edits import path_name
+from vnets.layers import Mode
+from vnets.posteriors import is_noisy, is_posterior, log_alpha
+from vnets.priors import kl
+from vnets.rng import stream
+from vnets.types import Params
+
+COUNTS = (
+    ("", "epochs"),
+    ("", "batch_size"),
+    ("", "chunk_steps"),
+    ("evals", "batch_size"),
+    ("evals", "samples"),
+    ("probe", "samples"),
+    ("probe", "every"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The parts of an experiment that trains a classifier.
+
+    Attributes:
+      config: as given.
+      dataset: as loaded.
+      model: the net.
+      prior: of its weights.
+      mode: its estimator in training and tests, with running statistics.
+      init: key -> (params, collections).
+      source: of batches.
+      total_steps: updates of the whole run.
+    """
+
+    config: Any
+    dataset: data.Dataset
+    model: Any
+    prior: Any
+    mode: Mode
+    init: Callable
+    source: sources.Resident
+    total_steps: int
+
+    @property
+    def test(self) -> data.Split:
+        """What is evaluated: the validation split, if there is one."""
+        return self.dataset.validation or self.dataset.test
+
+    @property
+    def shapes(self) -> Params:
+        """The parameters as shapes; a net that does not fit its data says so here."""
+        return jax.eval_shape(self.init, random.key(0))[0]
+
+    def specs(self, samples: int) -> dict[str, evaluate.EvalSpec]:
+        """The standard columns at this many samples."""
+        threshold = self.config.evals.threshold
+        return evaluate.standard_evals(samples, threshold, mode=self.mode)
+
+    def columns(
+        self, params, collections, key, specs: Mapping[str, evaluate.EvalSpec], **on
+    ) -> dict[str, dict[str, float]]:
+        """Evaluates by columns; `split` is another data set than `test`."""
+        split = on.get("split", self.test)
+        return {
+            name: evaluate.evaluate(
+                self.model,
+                {"params": params, **collections},
+                split,
+                spec,
+                stream(key, name),
+                batch_size=self.config.evals.batch_size,
+            )
+            for name, spec in specs.items()
+        }
+
+    def loss(self, **options) -> Callable:
+        """The loss of `config`; `options` are of `objectives.classification_loss`."""
+        return objectives.classification_loss(
+            self.model,
+            self.prior,
+            self.source.n,
+            parts.schedule("kl_weight", self.config.kl_weight, self.total_steps),
+            mode=dataclasses.replace(self.mode, norm="batch"),
+            **options,
+        )
+
+    def experiment(self, probe, evaluations, loss=None, project=None) -> Experiment:
+        """The experiment; it starts from another net if `config.nets.start` says so.
+
+        Args:
+          probe: (params, collections, key) -> {name: float}, while training.
+          evaluations: (params, collections, key) -> Measured, at the end.
+          loss: `self.loss()` by default.
+          project: after each update; log alpha kept in its bounds by default.
+        """
+        config = self.config
+        task = train.Task(
+            init=self.init,
+            loss=loss or self.loss(),
+            optimizer=parts.optimizer(config.optimizer, self.total_steps),
+            source=self.source,
+            project=project or parts.projection(config.max_log_alpha, config.prior),
+            probe=probe,
+            locate=objectives.first_nonfinite_layer(self.model),
+        )
+        # A prior that does not fit the posteriors says so here.
+        divergence = partial(kl, prior=self.prior)
+        parts.call("prior", lambda: jax.eval_shape(divergence, self.shapes), {})
+        start = config.get("nets", {}).get("start")
+        return Experiment(
+            task,
+            evaluations,
+            self.model,
+            self.dataset,
+            start=None if start is None else NetSpec(start.run),
+            start_edit=None if start is None else self._start_edit(start),
+        )
+
+    def _start_edit(self, spec) -> edits.Edit:
+        """How the parameters of another net become those of this one."""
+
+        def carry(params, key):
+            return edits.carry_means(params, self.init(key)[0])
+
+        return parts.edit("nets.start", spec, {"carry_means": carry})
+
+
+def build(config) -> Classifier:
+    """The parts that a config describes; see `configs/lenet5_mnist.py` for its fields.
+
+    Raises:
+      ConfigError: a value that does not fit; DataError: data that are not there.
+    """
+    for group, field in COUNTS:
+        value = config[group][field] if group else config[field]
+        parts.positive(f"{group}.{field}" if group else field, value)
+    dataset = load_data(config.dataset)
+    source = parts.call(
+        "batch_size",
+        sources.Resident,
+        {"split": dataset.train, "batch_size": config.batch_size},
+    )
+    model = parts.model(config.model, dataset.classes)
+    mode = parts.mode(config.get("estimator", "lrt"))
+    example = jnp.zeros((1, *dataset.train.image.shape[1:]), jnp.float32)
+    classifier = Classifier(
+        config=config,
+        dataset=dataset,
+        model=model,
+        prior=parts.prior(config.prior),
+        mode=mode,
+        init=train.initializer(model, example, mode=mode),
+        source=source,
+        total_steps=config.epochs * source.steps_per_epoch,
+    )
+    jax.eval_shape(classifier.init, random.key(0))
+    return classifier
+
+
+def chosen(field: str, names: Iterable[str], specs: Mapping) -> dict:
+    """Those of `specs` that a config names; the error lists all."""
+    return {name: parts.pick(field, name, specs) for name in names}
+
+
+def log_alphas(params) -> dict[str, float]:
+    """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    means = {
+        f"log_alpha/{path_name(path)}": float(jnp.mean(log_alpha(node)))
+        for path, node in leaves
+        if is_posterior(node) and is_noisy(node)
+    }
+    return {name: value for name, value in means.items() if jnp.isfinite(value)}

@@ -1,0 +1,110 @@
+"""How few weights a classifier needs: error, sparsity of each layer, compression.
+
+Trains whatever the config describes: sparse variational dropout (Molchanov, Ashukha and
+Vetrov 2017), any other posterior that can be pruned, and the baselines that prune by
+magnitude or share weights. Every evaluation says how many weights were left in it.
+"""
+
+import dataclasses
+
+from experiments import build as parts
+from experiments import classifier, structured
+from experiments.core import Experiment, Measured
+from vnets import edits, metrics, soft_sharing
+from vnets.evaluate import EvalSpec
+from vnets.objectives import with_penalty
+from vnets.rng import stream
+
+PROBED = ("det", "pruned")
+TESTED = ("det", "pruned")
+LEFT = ("sparsity", "units/", "flops_ratio")  # of the last probed column
+
+
+def build(config) -> Experiment:
+    """The experiment of a config; see `configs/sparse_vd.py` for its fields."""
+    net = classifier.build(config)
+    probed, tested, trained = (
+        classifier.chosen(field, names, _specs(net, samples))
+        for field, names, samples in (
+            (
+                "probe.columns",
+                config.probe.get("columns", PROBED),
+                config.probe.samples,
+            ),
+            (
+                "evals.columns",
+                config.evals.get("columns", TESTED),
+                config.evals.samples,
+            ),
+            (
+                "evals.train_columns",
+                config.evals.get("train_columns", ()),
+                config.evals.samples,
+            ),
+        )
+    )
+
+    def measure(params, collections, key, specs, **on):
+        measured = net.columns(params, collections, key, specs, **on)
+        for name, spec in specs.items():
+            edited = spec.edit(params, stream(stream(key, name), "edit"))
+            measured[name] |= metrics.sizes(edited)
+            if net.config.evals.get("units", False):
+                variables = {"params": edited, **collections}
+                measured[name] |= structured.left(
+                    net.model, variables, net.test.image.shape[1:]
+                )
+            measured[name]["error"] = 1.0 - measured[name]["accuracy"]
+        return measured
+
+    def probe(params, collections, key):
+        measured = measure(params, collections, key, probed)
+        values = {name: column["accuracy"] for name, column in measured.items()}
+        last = measured[list(probed)[-1]]
+        values |= {k: v for k, v in last.items() if k.startswith(LEFT)}
+        return values | classifier.log_alphas(params)
+
+    def evaluations(params, collections, key):
+        measured = measure(params, collections, key, tested)
+        train = measure(
+            params,
+            collections,
+            stream(key, "train"),
+            trained,
+            split=net.dataset.train,
+        )
+        return Measured(measured | {f"train_{k}": v for k, v in train.items()})
+
+    loss, project = net.loss(), None
+    if "sharing" in config:
+        net, loss = _with_mixture(net, loss)
+    if "pruning" in config:
+        project = parts.masks(config.pruning, net.total_steps)
+    return net.experiment(probe, evaluations, loss=loss, project=project)
+
+
+def _specs(net: classifier.Classifier, samples: int) -> dict[str, EvalSpec]:
+    """The standard columns; "shared": weights replaced by their components; "cut":
+    without the units whose score is above `evals.unit_threshold`."""
+    shared = EvalSpec(edits.chain(edits.mean_only, soft_sharing.share), 1, net.mode)
+    also = {"shared": shared} if "sharing" in net.config else {}
+    if "unit_threshold" in net.config.evals:
+        cut = edits.prune_units(net.config.evals.unit_threshold)
+        also["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, net.mode)
+    return net.specs(samples) | also
+
+
+def _with_mixture(net: classifier.Classifier, loss):
+    """Puts the mixture of `config.sharing` into parameters and loss."""
+    spec = dict(net.config.sharing)
+    weight = parts.schedule("sharing.weight", spec.pop("weight"), net.total_steps)
+    mixture = parts.call("sharing", soft_sharing.mixture, spec)
+
+    plain = net.init
+
+    def init(key):
+        params, collections = plain(key)
+        return {**params, soft_sharing.NAME: mixture}, collections
+
+    net = dataclasses.replace(net, init=init)
+    return net, with_penalty(loss, soft_sharing.penalty, net.source.n, weight)

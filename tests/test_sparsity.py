@@ -1,0 +1,83 @@
+"""The sparsity experiment: what each way of pruning leaves, on a net of a second."""
+
+import numpy as np
+import pytest
+
+from experiments import build, core
+from experiments.config_files import load_config
+from vnets import results
+
+LAYERS = ("dense1", "dense2")
+
+
+def small(method, **changes):
+    """A quick config of `configs/sparse_vd.py` on a smaller net."""
+    config = load_config(f"configs/sparse_vd.py:lenet_300_100_{method},quick")
+    with config.ignore_type(), config.unlocked():
+        noise = config.model.posteriors
+        config.model = {"name": "mlp", "widths": (30,), "posteriors": {}}
+        if noise:
+            config.model.posteriors = dict.fromkeys(LAYERS, noise.dense1.to_dict())
+        if "pruning" in config and "sparsity" in config.pruning:
+            config.pruning.sparsity = dict.fromkeys(LAYERS, 0.8)
+            config.pruning.every = 5
+        config.epochs, config.probe.every = 3, 2
+        config.batch_size = 48
+        for name, value in changes.items():
+            config[name] = value
+    return config
+
+
+def run(config, folder):
+    [record] = core.run(config, "configs/x.py:y", lambda _: folder, [0]).values()
+    assert record["status"] == "done"
+    return record
+
+
+@pytest.mark.parametrize("method", ["magnitude", "surgery", "sharing", "sparse_vd"])
+def test_every_method_says_what_it_leaves(method, tmp_path):
+    config = small(method)
+    record = run(config, tmp_path)
+    last = config.evals.columns[1]
+    left = record["evals"][last]
+    assert left["error"] == pytest.approx(1 - left["accuracy"])
+    weights = 784 * 30 + 30 * 10
+    assert left["compression"] == pytest.approx(weights / max(left["nonzero"], 1))
+    assert left["sparsity"] == pytest.approx(1 - left["nonzero"] / weights)
+    parts = [left[f"sparsity/{layer}"] for layer in LAYERS]
+    assert np.dot(parts, (784 * 30, 300)) == pytest.approx(weights - left["nonzero"])
+    if method == "magnitude":
+        assert parts == [pytest.approx(0.8, abs=0.01)] * 2
+        assert record["evals"]["det"]["sparsity"] == left["sparsity"]
+    if method == "surgery":
+        assert 0.5 < left["sparsity"] < 1
+    if method == "sharing":
+        assert record["history"][-1]["penalty"] != 0
+        assert record["evals"]["det"]["sparsity"] == 0
+    probed = record["history"][-1]
+    assert probed["sparsity"] == pytest.approx(left["sparsity"])
+    assert f"sparsity/{LAYERS[0]}" in probed
+    assert results.read(tmp_path / core.RECORD)["evals"] == record["evals"]
+
+
+def test_columns_on_the_training_set_stand_apart(tmp_path):
+    config = small("original")
+    config.evals.train_columns = ("det",)
+    record = run(config, tmp_path)
+    assert set(record["evals"]) == {"det", "pruned", "train_det"}
+    assert record["evals"]["train_det"] != record["evals"]["det"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pruning": {"method": "no"}}, ["pruning.method", "magnitude", "surgery"]),
+        ({"pruning": {"method": "surgery"}}, ["config.pruning", "begin"]),
+        ({"sharing": {"weight": ((0, 1),), "parts": 3}}, ["sharing", "components"]),
+    ],
+)
+def test_bad_fields_are_named(changes, words):
+    with pytest.raises(build.ConfigError) as caught:
+        core.build(small("original", **changes))
+    for word in words:
+        assert word in str(caught.value)

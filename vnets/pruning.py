@@ -1,0 +1,140 @@
+"""Pruning by magnitude while training: weights with a mask, and when the mask changes.
+
+`Masked` is a point weight of which some entries are switched off. The projections
+decide after an update which ones: `magnitude` those that are smallest (Han, Pool, Tran
+and Dally 2015; gradually as Zhu and Gupta 2017), `surgery` those under a threshold, and
+back again above another (dynamic network surgery; Guo, Yao and Chen 2016).
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from vnets.edits import path_name
+from vnets.posteriors import Factory, Point, fan_in_uniform, is_posterior, static
+from vnets.projections import Projection
+from vnets.types import Array, Initializer, Params
+
+# Masks change below and above these multiples of the threshold: Guo et al. 2016.
+LOW, HIGH = 0.9, 1.1
+
+
+@struct.dataclass
+class Masked(Point):
+    """mean * mask: a weight without noise, some of whose entries are off.
+
+    Attributes:
+      mean: [..., I, O]; entries that are off are kept, but not used.
+      mask: 1 or 0, float32 in the shape of `mean`; it is not trained.
+      revivable: entries that are off still receive the gradient of the weight that
+        they would be, so that they can come back (dynamic network surgery).
+    """
+
+    mask: Array
+    revivable: bool = static(default=False)
+
+    def location_scale(self):
+        mask = lax.stop_gradient(self.mask)
+        if not self.revivable:
+            return self.mean * mask, None
+        return self.mean + lax.stop_gradient(self.mean * mask - self.mean), None
+
+
+def masked(revivable: bool = False, init: Initializer = fan_in_uniform) -> Factory:
+    """Makes a weight that can be pruned; nothing is off at the start."""
+
+    def make(key, shape):
+        return Masked(init(key, shape), jnp.ones(shape, jnp.float32), revivable)
+
+    return make
+
+
+def magnitude(
+    sparsity: Mapping[str, float], ramp: Callable[[Array], Array], every: int = 100
+) -> Projection:
+    """Switches off the smallest weights of each layer, for good.
+
+    Args:
+      sparsity: fraction of each layer's weights that is off at the end, by layer.
+      ramp: step -> the part of these fractions that is due, from 0 to 1.
+      every: updates between changes.
+
+    Raises:
+      ValueError: a fraction outside [0, 1), or `every` below 1.
+    """
+    for layer, fraction in sparsity.items():
+        if not 0 <= fraction < 1:
+            raise ValueError(f"sparsity of {layer!r} must be in [0, 1): {fraction}")
+
+    def change(layer: str, node: Masked, step: Array) -> Array:
+        size = jnp.abs(node.mean * node.mask)
+        due = jnp.clip(ramp(step), 0, 1) * (_of(sparsity, layer) * size.size)
+        count = due.astype(jnp.int32)
+        smallest = jnp.sort(size.ravel())
+        limit = jnp.where(count > 0, smallest[jnp.maximum(count - 1, 0)], -1.0)
+        return (size > limit).astype(jnp.float32)
+
+    return _changing_masks(change, every, lambda step: True)
+
+
+def surgery(
+    rate: float | Mapping[str, float],
+    begin: int,
+    end: int,
+    every: int = 10,
+) -> Projection:
+    """Switches weights off below 0.9 t and on above 1.1 t, t = mean + rate std of |w|.
+
+    The authors fix t at the start and change the mask at random, ever rarer times; here
+    t follows the weights and the times are regular. Needs `Masked(revivable=True)`.
+
+    Args:
+      rate: standard deviations above the mean, for all layers or by layer.
+      begin: first and
+      end: last update at which masks change.
+      every: updates between changes.
+
+    Raises:
+      ValueError: begin after end, or `every` below 1.
+    """
+    if begin > end:
+        raise ValueError(f"surgery begins at {begin}, after its end at {end}")
+
+    def change(layer: str, node: Masked, step: Array) -> Array:
+        del step
+        size = jnp.abs(node.mean)
+        own = rate if isinstance(rate, int | float) else _of(rate, layer)
+        limit = jnp.mean(size) + own * jnp.std(size)
+        off, on = size < LOW * limit, size > HIGH * limit
+        return jnp.where(off, 0.0, jnp.where(on, 1.0, node.mask))
+
+    return _changing_masks(change, every, lambda step: (step >= begin) & (step <= end))
+
+
+def _of(values: Mapping[str, float], layer: str) -> float:
+    if layer not in values:
+        raise ValueError(f"nothing is said of layer {layer!r}, only of {list(values)}")
+    return float(values[layer])
+
+
+def _changing_masks(change, every: int, within: Callable) -> Projection:
+    """Lifts a rule (layer, node, step) -> mask to a tree, at every so many updates."""
+    if every < 1:
+        raise ValueError(f"masks change every 1 or more updates, not {every}")
+
+    def project(params: Params, step: Array) -> Params:
+        def visit(path, node):
+            if not isinstance(node, Masked):
+                return node
+            return node.replace(mask=change(path_name(path), node, step))
+
+        def changed(params):
+            return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)
+
+        due = (step % every == 0) & within(step)
+        return lax.cond(due, changed, lambda params: params, params)
+
+    return project
