@@ -20,11 +20,13 @@ from vnets.rng import stream
 
 MODULES = (
     "adversarial",
+    "bit_precision",
     "diversity",
     "mean_propagation",
     "policy_gradient",
     "sparsity",
     "sparse_linear",
+    "structured",
     "toy_four_classes",
     "toy_regression",
     "uncertainty",

@@ -1,0 +1,148 @@
+"""What is left of a net whose units were pruned: units, arithmetic, and its latency.
+
+Structured Bayesian pruning (Neklyudov et al. 2017), Bayesian compression (Louizos et
+al. 2017) and group ARD say which units to cut; here the nets are cut and measured, as a
+part of `sparsity`, and as a study of trained nets: the error and the time of the net
+before and after it is cut, by the same code on the same machine.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build as parts
+from experiments.bench import timing
+from experiments.core import Measured, Net, NetSpec, Study, load_data
+from vnets import backend, data, edits, plan
+from vnets.compact import Graph, Predictor, capture, fold_norms, shrink
+from vnets.evaluate import EvalSpec, evaluate
+from vnets.nets.chain import Chain
+from vnets.posteriors import Point
+from vnets.rng import stream
+from vnets.types import Key
+
+WARM_UP = 3  # rounds of timing that do not count
+
+
+def build(config) -> Study:
+    """The study of a config; see `configs/structured_speed.py` for its fields."""
+    for field in ("batch_size", "rounds"):
+        parts.positive(f"latency.{field}", config.latency[field])
+    parts.positive("evals.batch_size", config.evals.batch_size)
+    change = edits.chain(pruning(config), edits.mean_only)
+    dataset = load_data(config.dataset)
+    test = dataset.validation or dataset.test
+    measure = functools.partial(_measure, config, change, test)
+    return Study({"net": NetSpec(config.nets.net.run)}, measure, dataset)
+
+
+def pruning(config) -> edits.Edit:
+    """What goes before a net is made smaller: units above the threshold `cut.units`, or
+    weights above `cut.weights`.
+
+    Raises:
+      ConfigError: not one of the two.
+    """
+    if set(config.cut) == {"units"}:
+        return edits.prune_units(config.cut.units)
+    if set(config.cut) == {"weights"}:
+        return edits.prune(config.cut.weights)
+    raise parts.ConfigError(
+        "config.cut must have one threshold, units or weights; it has "
+        f"{sorted(config.cut)}"
+    )
+
+
+def smaller(model, variables: Mapping, shape: tuple[int, ...]) -> Graph:
+    """The same function without the units that do nothing, as arrays.
+
+    Args:
+      model: of `vnets.nets`.
+      variables: "params" after whatever edit, and the model's other collections.
+      shape: of one example.
+    """
+    return shrink(fold_norms(capture(model, variables, shape)))
+
+
+def left(model, variables: Mapping, shape: tuple[int, ...]) -> dict[str, float]:
+    """How much of a net is in use, from the zeros of its weights.
+
+    Returns:
+      units/<layer>: maps of a convolution, inputs of a dense layer, as both papers give
+      architectures; flops, the multiply-adds of an example that are left, and
+      flops_ratio, all of the net's over these.
+    """
+    small = smaller(model, variables, shape)
+    live = {name: _live(kernel) for name, kernel in small.kernels.items()}
+    full = sum(cost.multiply_adds for cost in plan.costs(model.plan, shape).values())
+    rest = plan.costs(model.plan, shape, live)
+    flops = sum(cost.multiply_adds for cost in rest.values())
+    units = {
+        f"units/{name}": float(inputs if small.kernels[name].ndim == 2 else outputs)
+        for name, (inputs, outputs) in live.items()
+    }
+    return {"flops": float(flops), "flops_ratio": full / max(flops, 1), **units}
+
+
+def _live(kernel: np.ndarray) -> tuple[int, int]:
+    """Input and output units with a nonzero weight."""
+    used = np.any(kernel.reshape(-1, *kernel.shape[-2:]), axis=0)
+    return int(used.any(axis=1).sum()), int(used.any(axis=0).sum())
+
+
+def _measure(
+    config, change: edits.Edit, test: data.Split, nets: dict[str, list[Net]], key: Key
+) -> Measured:
+    """Error, size and time of the net without noise, before and after the cut."""
+    [net] = nets["net"]
+    shape = test.image.shape[1:]
+    evals, graphs = {}, {}
+    for name, one in {"full": edits.mean_only, "cut": change}.items():
+        variables = {"params": one(net.params, None), **net.collections}
+        measured = evaluate(
+            net.model,
+            variables,
+            test,
+            EvalSpec(),
+            stream(key, name),
+            batch_size=config.evals.batch_size,
+        )
+        size = left(net.model, variables, shape)
+        evals[name] = {"error": 1.0 - measured["accuracy"], **size}
+        graphs[name] = fold_norms(capture(net.model, variables, shape))
+    graphs["cut"] = shrink(graphs["cut"])
+    images = test.image[: config.latency.batch_size].astype(np.float32) / 255
+    for code, run in RUNNERS.items():
+        runs = {name: run(graph, images) for name, graph in graphs.items()}
+        timing.interleave(runs, WARM_UP)
+        times = timing.interleave(runs, config.latency.rounds)
+        for name, values in times.items():
+            evals[name][f"{code}_ms"] = timing.summary(values)["median"]
+        ratio = timing.ratios(times, {"speed": ("full", "cut")})["speed"]
+        evals["cut"][f"{code}_speedup"] = ratio["median"]
+    return Measured(evals)
+
+
+def _numpy(graph: Graph, images: np.ndarray) -> Callable[[], object]:
+    """The net by NumPy's matrix products; inputs that no weight reads are left out."""
+    predictor = Predictor(graph, "dense")
+    return lambda: predictor(images)
+
+
+def _xla(graph: Graph, images: np.ndarray) -> Callable[[], object]:
+    """The net compiled by XLA, on the device that JAX uses."""
+    params = {
+        name: {"kernel": Point(jnp.asarray(kernel)), "bias": jnp.asarray(bias)}
+        for name, kernel in graph.kernels.items()
+        for bias in (graph.biases[name],)
+    }
+    model = Chain(steps=graph.plan)
+    run = backend.jit(lambda params, x: model.apply({"params": params}, x))
+    x = jnp.asarray(images)
+    return lambda: jax.block_until_ready(run(params, x))
+
+
+RUNNERS = {"numpy": _numpy, "xla": _xla}
