@@ -11,7 +11,7 @@ import functools
 from experiments import build as parts
 from experiments import structured
 from experiments.core import Measured, Net, NetSpec, Study, load_data
-from vnets import bits, data, edits
+from vnets import bits, data, edits, plan
 from vnets.bits import Bits
 from vnets.evaluate import EvalSpec, evaluate
 from vnets.rng import stream
@@ -35,14 +35,20 @@ def build(config) -> Study:
 def _measure(
     config, change: edits.Edit, test: data.Split, nets: dict[str, list[Net]], key: Key
 ) -> Measured:
-    """Error and size at 32 bits, at those of the posterior, and at equally many."""
+    """Error and size at 32 bits, at those of the posterior, and at equally many.
+
+    Compression is that of all weights at 32 bits to those between units that are left,
+    zeros among them included: what a dense net of low precision takes (the scenario
+    that Louizos et al. call fast prediction). Biases do not count.
+    """
     [net] = nets["net"]
     cut = change(net.params, None)
     quiet = edits.mean_only(cut)
     shape = test.image.shape[1:]
     small = structured.smaller(net.model, {"params": quiet, **net.collections}, shape)
-    kept = {name: kernel.size for name, kernel in small.kernels.items()}
-    every = sum(node["kernel"].mean.size for node in _layers(quiet).values())
+    costs = structured.live_costs(net.model, small)
+    kept = {name: cost.weights for name, cost in costs.items()}
+    every = sum(cost.weights for cost in plan.costs(net.model.plan, shape).values())
 
     def measured(name: str, params: Params) -> dict[str, float]:
         found = evaluate(
@@ -75,7 +81,3 @@ def _measure(
     points = {name: [one[name] for one in curve] for name in ("error", "nll")}
     significand = [float(t) for t in config.significands]
     return Measured(evals, {"bits": {"significand": significand, **points}})
-
-
-def _layers(params: Params) -> dict:
-    return {name: layer for name, layer in params.items() if "kernel" in layer}

@@ -76,15 +76,19 @@ def left(model, variables: Mapping, shape: tuple[int, ...]) -> dict[str, float]:
       flops_ratio, all of the net's over these.
     """
     small = smaller(model, variables, shape)
-    live = {name: _live(kernel) for name, kernel in small.kernels.items()}
     full = sum(cost.multiply_adds for cost in plan.costs(model.plan, shape).values())
-    rest = plan.costs(model.plan, shape, live)
-    flops = sum(cost.multiply_adds for cost in rest.values())
-    units = {
-        f"units/{name}": float(inputs if small.kernels[name].ndim == 2 else outputs)
-        for name, (inputs, outputs) in live.items()
-    }
+    flops = sum(cost.multiply_adds for cost in live_costs(model, small).values())
+    units = {}
+    for name, kernel in small.kernels.items():
+        inputs, outputs = _live(kernel)
+        units[f"units/{name}"] = float(inputs if kernel.ndim == 2 else outputs)
     return {"flops": float(flops), "flops_ratio": full / max(flops, 1), **units}
+
+
+def live_costs(model, small: Graph) -> dict[str, plan.Cost]:
+    """What each layer of a net costs if only the units of the smaller one are there."""
+    live = {name: _live(kernel) for name, kernel in small.kernels.items()}
+    return plan.costs(model.plan, small.shape, live)
 
 
 def _live(kernel: np.ndarray) -> tuple[int, int]:

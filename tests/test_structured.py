@@ -1,0 +1,159 @@
+"""What is left of a cut net is counted, timed and rounded as it should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from experiments import bit_precision, build, structured
+from experiments.config_files import load_config
+from experiments.core import Net
+from vnets import data, edits, scales
+from vnets.nets import MLP, LeNet5
+from vnets.posteriors import Point
+
+
+def lenet_with(conv1, conv2, dense1, dense2):
+    """A LeNet-5 of which so many maps and inputs have weights."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv1": (5, 5, 1, 20),
+        "conv2": (5, 5, 20, 50),
+        "dense1": (800, 500),
+        "dense2": (500, 10),
+    }
+    kernels = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    kernels["conv1"][..., conv1:] = 0
+    kernels["conv2"][..., conv2:] = 0
+    kernels["dense1"][dense1:] = 0
+    kernels["dense2"][dense2:] = 0
+    return {
+        "params": {
+            name: {
+                "kernel": Point(jnp.asarray(kernel, jnp.float32)),
+                "bias": jnp.zeros(kernel.shape[-1], jnp.float32),
+            }
+            for name, kernel in kernels.items()
+        }
+    }
+
+
+def test_a_whole_net_is_left_whole():
+    found = structured.left(LeNet5(), lenet_with(20, 50, 800, 500), (28, 28, 1))
+    assert found == {
+        "flops": 24**2 * 500 + 8**2 * 25 * 1000 + 800 * 500 + 5000,
+        "flops_ratio": 1.0,
+        "units/conv1": 20,
+        "units/conv2": 50,
+        "units/dense1": 800,
+        "units/dense2": 500,
+    }
+
+
+def test_units_and_arithmetic_of_a_cut_net():
+    """conv2's map 3 on has no weights; of the inputs of dense1 those of maps 0 ... 2
+    count, in so far as they are among the first 60: 20 in positions 0 and 50 + 0 ... 2.
+    """
+    found = structured.left(LeNet5(), lenet_with(4, 3, 60, 7), (28, 28, 1))
+    assert found["units/conv1"] == 4
+    assert found["units/conv2"] == 3
+    assert found["units/dense1"] == 6  # rows 0, 1, 2 and 50, 51, 52
+    assert found["units/dense2"] == 7
+    flops = 24**2 * 25 * 4 + 8**2 * 25 * 4 * 3 + 6 * 7 + 7 * 10
+    assert found["flops"] == flops
+    full = 24**2 * 500 + 8**2 * 25 * 1000 + 800 * 500 + 5000
+    assert found["flops_ratio"] == pytest.approx(full / flops)
+
+
+def test_a_net_without_weights_has_no_units():
+    found = structured.left(LeNet5(), lenet_with(0, 0, 0, 0), (28, 28, 1))
+    assert found["flops"] == 0
+    assert not any(v for name, v in found.items() if name.startswith("units/"))
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A small perceptron, noisy as in Bayesian compression, half of its units idle."""
+    make = scales.group_normal_jeffreys()
+    names = ("dense1", "dense2")
+    model = MLP(widths=(12,), classes=10, posteriors=dict.fromkeys(names, make))
+    rngs = {"params": random.key(0), "noise": random.key(1)}
+    params = model.init(rngs, jnp.zeros((1, 4, 4, 1)))["params"]
+    for name in names:
+        scale = params[name]["kernel"].scale
+        idle = jnp.arange(scale.shape[0]) % 2 == 1
+        scale = scale.replace(log_var=jnp.where(idle, 4.0, -9.0))
+        params[name]["kernel"] = params[name]["kernel"].replace(scale=scale)
+    return Net(model, params, {})
+
+
+@pytest.fixture(scope="module")
+def split():
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
+    return data.Split(images, np.arange(40, dtype=np.int32) % 10)
+
+
+def test_the_study_of_speed(net, split):
+    config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
+    config.latency = {"batch_size": 8, "rounds": 3}
+    change = edits.chain(structured.pruning(config), edits.mean_only)
+    nets = {"net": [net]}
+    measured = structured._measure(config, change, split, nets, random.key(0))
+    full, cut = measured.evals["full"], measured.evals["cut"]
+    assert (full["units/dense1"], full["units/dense2"]) == (16, 12)
+    assert (cut["units/dense1"], cut["units/dense2"]) == (8, 6)
+    assert cut["flops_ratio"] == (16 * 12 + 120) / (8 * 6 + 60)
+    for code in structured.RUNNERS:
+        assert full[f"{code}_ms"] > 0
+        assert cut[f"{code}_ms"] > 0
+        assert cut[f"{code}_speedup"] > 0
+
+
+def test_the_runners_agree(net, split):
+    """What is timed is the net itself."""
+    variables = {"params": edits.mean_only(edits.prune_units()(net.params))}
+    x = split.image.astype(np.float32) / 255
+    expected = net.model.apply(variables, x)
+    small = structured.smaller(net.model, variables, (4, 4, 1))
+    for run in structured.RUNNERS.values():
+        np.testing.assert_allclose(run(small, x)(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_study_of_bits(net, split):
+    config = load_config("configs/bit_precision.py:gnj,quick")
+    config.significands = (2, 24)
+    change = structured.pruning(config)
+    nets = {"net": [net]}
+    measured = bit_precision._measure(config, change, split, nets, random.key(0))
+    full, found = measured.evals["full"], measured.evals["bits"]
+    # Of 16 x 12 + 12 x 10 weights, 8 x 6 + 6 x 10 are kept.
+    assert full["compression"] == pytest.approx(312 / 108)
+    stored = 48 * found["bits/dense1"] + 60 * found["bits/dense2"]
+    assert found["compression"] == pytest.approx(32 * 312 / stored)
+    curve = measured.curves["bits"]
+    assert curve["significand"] == [2.0, 24.0]
+    assert curve["nll"][1] == pytest.approx(full["nll"], rel=1e-6)
+    assert curve["nll"][0] != full["nll"]
+
+
+def test_a_config_has_one_threshold():
+    config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
+    for cut in ({}, {"units": 0.0, "weights": 3.0}):
+        config.cut = cut
+        with pytest.raises(build.ConfigError, match="one threshold"):
+            structured.pruning(config)
+
+
+def test_optimizer_factors_reach_scales():
+    """The patterns of the configs name what they are meant to."""
+    params = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    factors = {"*/scale/*": 10.0}
+    spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "factors": factors}
+    optimizer = build.optimizer(spec, 10)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    kernel = updates["a"]["kernel"]
+    assert np.all(np.asarray(kernel.scale.location) == -10)
+    assert np.all(np.asarray(kernel.scale.log_std) == -10)
+    assert np.all(np.asarray(kernel.weight.mean) == -1)
