@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax import random
+from ml_collections import ConfigDict
 
 from experiments.build import ConfigError, pick
 from experiments.config_files import load_config, run_folder
@@ -148,6 +149,7 @@ def run(
     *,
     home: Path = Path("runs"),
     checkpoint_seconds: float = 60.0,
+    keep_every: int = 0,
     tensorboard: bool = False,
 ) -> dict[int, results.Record]:
     """Trains and evaluates a config for some seeds; writes a record for each.
@@ -162,6 +164,7 @@ def run(
       home: folder of this machine's runs, where the nets that it starts from lie, or
         are put.
       checkpoint_seconds: the least time between checkpoints.
+      keep_every: epochs between checkpoints that are kept for good; 0 keeps none.
       tensorboard: also write TensorBoard files.
 
     Returns:
@@ -185,6 +188,7 @@ def run(
             folders,
             home,
             checkpoint_seconds=checkpoint_seconds,
+            keep_every=keep_every,
             tensorboard=tensorboard,
         )
     records = {}
@@ -303,15 +307,47 @@ def _trained(
             raise results.RecordError(
                 f"{folder(member)}: this net failed: {record['status']['failed']}"
             )
-        like = jax.eval_shape(experiment.task.start, random.key(0))
-        state = checkpoint.latest(folder(member) / "checkpoints", like)
-        nets.append(Net(experiment.model, state.params, state.model.collections))
+        nets.append(_restored(experiment, folder(member)))
         identities[f"{spec.run} seed {member}"] = {
             "config_hash": record["config_hash"],
             "commit": record["git"]["commit"],
             "checksum": record["checksum"],
         }
     return nets, identities
+
+
+def restore(folder: Path | str) -> tuple[Any, Experiment, Net]:
+    """The newest checkpoint of a workdir: its config, its experiment and the net.
+
+    Raises:
+      ConfigError: the workdir holds no run, or one that trains no Flax model.
+      WorkdirError: it has no checkpoint yet.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no workdir of a run: it has no {CONFIG}")
+    held = json.loads(path.read_text(encoding="utf-8"))["config"]
+    held.pop("net_configs", None)  # which `plain_config` derives
+    config = ConfigDict({**_unplain(held), "seed": 0})
+    experiment = build(config)
+    if isinstance(experiment, Study) or experiment.model is None:
+        raise ConfigError(f"{folder}: {config.experiment} trains no net of its own")
+    return config, experiment, _restored(experiment, Path(folder))
+
+
+def _restored(experiment: Experiment, folder: Path) -> Net:
+    like = jax.eval_shape(experiment.task.start, random.key(0))
+    state = checkpoint.latest(folder / "checkpoints", like)
+    return Net(experiment.model, state.params, state.model.collections)
+
+
+def _unplain(value):
+    """Undoes what `plain_config` did to types: tuples, and infinity."""
+    if isinstance(value, dict):
+        return {name: _unplain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return tuple(map(_unplain, value))
+    return float("inf") if value == "inf" else value
 
 
 def plain_config(config) -> dict[str, Any]:

@@ -66,6 +66,44 @@ class Graph:
         """The number of nonzero weights of each layer."""
         return {name: int(np.count_nonzero(k)) for name, k in self.kernels.items()}
 
+    def with_own_widths(self) -> "Graph":
+        """The graph whose plan has as many units as the arrays."""
+        plan = tuple(
+            dataclasses.replace(step, features=self.biases[step.name].size)
+            if isinstance(step, Conv | Dense)
+            else step
+            for step in self.plan
+        )
+        return dataclasses.replace(self, plan=plan)
+
+    def to_flax(self):
+        """The dense net in Flax: `(model, variables)`, the same function.
+
+        `model.apply(variables, x)` takes what a predictor takes, as floats.
+
+        Raises:
+          ValueError: a normalization; `fold_norms` comes first.
+        """
+        import jax.numpy as jnp
+
+        from vnets.nets.chain import Chain
+        from vnets.posteriors import Point
+
+        if self.norms:
+            raise ValueError("fold the normalization first")
+        params = {
+            name: {"kernel": Point(jnp.asarray(kernel)), "bias": jnp.asarray(bias)}
+            for name, kernel in self.kernels.items()
+            for bias in (self.biases[name],)
+        }
+        plan = tuple(
+            dataclasses.replace(step, bias=True)
+            if isinstance(step, Conv | Dense)
+            else step
+            for step in self.plan
+        )
+        return Chain(steps=plan), {"params": params}
+
 
 def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     """The kernel's shape of each linear layer.

@@ -74,22 +74,8 @@ class Compact:
         return Graph(self.plan, self.shape, kernels, biases)
 
     def to_flax(self):
-        """The dense net in Flax: `(model, variables)`, the same function.
-
-        `model.apply(variables, x)` takes what the predictor takes, as floats.
-        """
-        import jax.numpy as jnp
-
-        from vnets.nets.chain import Chain
-        from vnets.posteriors import Point
-
-        graph = self.graph()
-        params = {
-            name: {"kernel": Point(jnp.asarray(kernel)), "bias": jnp.asarray(bias)}
-            for name, kernel in graph.kernels.items()
-            for bias in (graph.biases[name],)
-        }
-        return Chain(steps=self.plan), {"params": params}
+        """The dense net in Flax; see `Graph.to_flax`."""
+        return self.graph().to_flax()
 
 
 def quantize(

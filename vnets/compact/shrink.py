@@ -67,13 +67,7 @@ def shrink(graph: Graph) -> Graph:
             _drop_unused(kernels, biases, this.name, after.name)
         if widths == [biases[name].size for name in names]:
             break
-    plan = tuple(
-        dataclasses.replace(step, features=biases[step.name].size)
-        if isinstance(step, Conv | Dense)
-        else step
-        for step in graph.plan
-    )
-    return Graph(plan, graph.shape, kernels, biases)
+    return Graph(graph.plan, graph.shape, kernels, biases).with_own_widths()
 
 
 def _pairs(graph: Graph):

@@ -1,0 +1,223 @@
+"""From a trained run to a .vnz file, with a report of its size, cost and latency."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build as parts
+from experiments import core, latency
+from experiments.build import ConfigError
+from vnets import compact, edits, priors, soft_sharing
+from vnets.evaluate import to_float
+from vnets.layers import TEST
+from vnets.posteriors import (
+    Gaussian,
+    Multiplicative,
+    Point,
+    is_noisy,
+    is_posterior,
+)
+from vnets.types import Params
+
+TRIED = 2000  # examples on which bits are chosen
+BATCH = 500
+
+
+def compress(
+    workdir: Path | str,
+    out: Path | str,
+    *,
+    threshold: float | None = None,
+    bits: int | None = None,
+    tolerance: float = 0.001,
+    threads: int = 1,
+    seconds: float = 2.0,
+) -> dict[str, Any]:
+    """Prunes, shrinks, quantizes and writes the net of a workdir; returns the report.
+
+    Args:
+      workdir: of a run that trained a classifier.
+      out: the file to write.
+      threshold: of the edit that prunes; the config's by default.
+      bits: of every weight; None: for each layer as few as change no more predictions
+        than `tolerance`, on examples that are not the test set's (validation, or else
+        training).
+      tolerance: a share of predictions.
+      threads: with which latency is measured, and
+      seconds: for how long, at each batch size.
+
+    Raises:
+      ConfigError: a run that has no such net, or values that do not fit it.
+    """
+    if not Path(out).absolute().parent.is_dir():
+        raise ConfigError(f"no folder for {out}")
+    config, experiment, net = core.restore(workdir)
+    if experiment.dataset is None:
+        raise ConfigError(f"{workdir}: only nets with a data set are compressed")
+    dataset, collections = experiment.dataset, net.collections
+    shape = dataset.test.image.shape[1:]
+    pruned = _pruning(config, net.params, threshold)(net.params)
+
+    def capture(params: Params) -> compact.Graph:
+        variables = {"params": params, **collections}
+        try:
+            return compact.fold_norms(compact.capture(net.model, variables, shape))
+        except ValueError as error:
+            raise ConfigError(f"{workdir}: {error}") from error
+
+    dense = capture(edits.mean_only(net.params))
+    cut = capture(pruned)
+    small = compact.shrink(cut)
+    trial = (dataset.validation or dataset.train).take(slice(TRIED))
+    chosen = bits or compact.fewest_bits(small, _changed(small, trial.image), tolerance)
+    about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
+    file_bytes = compact.save(out, compact.quantize(small, chosen, about))
+
+    predictor = compact.load(out)
+    held = predictor.net
+    if not isinstance(held, compact.Compact):
+        raise TypeError("a file holds a compact net")
+    images, labels = dataset.test.image, dataset.test.label
+    model, variables = held.to_flax()
+    logits = {
+        "all_weights": _in_jax(
+            net.model, edits.mean_only(net.params), collections, images
+        ),
+        "pruned": _in_jax(net.model, pruned, collections, images),
+        "quantized": _in_jax(model, variables["params"], {}, images),
+        "file": predictor(images),
+    }
+    guesses = {name: np.argmax(one, -1) for name, one in logits.items()}
+    return {
+        "file": Path(out).name,
+        "bits": _bits(held),
+        "units": _units(held),
+        "weights": {
+            "all": sum(kernel.size for kernel in dense.kernels.values()),
+            "pruned": sum(cut.nonzeros().values()),
+            "shrunk": sum(small.nonzeros().values()),
+            "quantized": sum(held.nonzeros().values()),
+        },
+        "bytes": _sizes(dense, held, file_bytes),
+        "mdl_bits": _description_length(net.params, pruned, config.prior),
+        "test": {
+            "examples": len(labels),
+            **{f"error/{k}": float(np.mean(v != labels)) for k, v in guesses.items()},
+            "differ/file_and_quantized": int(
+                np.sum(guesses["file"] != guesses["quantized"])
+            ),
+            "differ/quantized_and_pruned": int(
+                np.sum(guesses["quantized"] != guesses["pruned"])
+            ),
+        },
+        "latency_ms": latency.measure(dense, out, threads, seconds),
+    }
+
+
+def _pruning(config, params: Params, threshold: float | None) -> Callable:
+    """What the config's run is pruned by: its mixture, its units, or its weights."""
+    if threshold is not None and not any(map(is_noisy, _nodes(params))):
+        raise ConfigError("without noise in its weights a net has no threshold")
+    if "sharing" in config:
+        return edits.chain(edits.mean_only, soft_sharing.share)
+    if "unit_threshold" in config.evals:
+        least = config.evals.unit_threshold if threshold is None else threshold
+        return edits.chain(edits.prune_units(least), edits.mean_only)
+    least = config.evals.threshold if threshold is None else threshold
+    return edits.chain(edits.prune(least), edits.mean_only)
+
+
+def _nodes(params: Params) -> list:
+    leaves = jax.tree.leaves(params, is_leaf=is_posterior)
+    return [node for node in leaves if is_posterior(node)]
+
+
+def _changed(graph: compact.Graph, images: np.ndarray) -> Callable:
+    """The share of predictions on these images in which a net differs from a graph."""
+    wanted = np.argmax(compact.Predictor(graph)(images), -1)
+
+    def changed(net: compact.Compact) -> float:
+        return float(np.mean(np.argmax(compact.Predictor(net)(images), -1) != wanted))
+
+    return changed
+
+
+def _in_jax(model, params, collections, images: np.ndarray) -> np.ndarray:
+    """Logits of a net without noise, [N, K]."""
+
+    @jax.jit
+    def apply(x):
+        return model.apply({"params": params, **collections}, to_float(x), mode=TEST)
+
+    starts = range(0, len(images), BATCH)
+    return np.concatenate(
+        [np.asarray(apply(jnp.asarray(images[i : i + BATCH]))) for i in starts]
+    )
+
+
+def _bits(net: compact.Compact) -> dict[str, int]:
+    """Bits of the grid of each layer, as many as its largest level needs."""
+    largest = {n: int(np.abs(q.levels).max(initial=1)) for n, q in net.layers.items()}
+    return {name: level.bit_length() + 1 for name, level in largest.items()}
+
+
+def _units(net: compact.Compact) -> dict[str, int]:
+    """Outputs of each layer that are left."""
+    return {name: layer.bias_levels.size for name, layer in net.layers.items()}
+
+
+def _sizes(dense: compact.Graph, net: compact.Compact, file_bytes: int) -> dict:
+    """Bytes: of all weights as floats, of those left, of CSR matrices, of the file.
+
+    A CSR matrix has 4 bytes for each value and column, and for each row and one more;
+    biases are floats in all but the file.
+    """
+    nonzeros = sum(net.nonzeros().values())
+    biases = sum(_units(net).values())
+    weights = sum(kernel.size for kernel in dense.kernels.values())
+    biases_before = sum(bias.size for bias in dense.biases.values())
+    full = 4 * (weights + biases_before)
+    csr = 4 * (2 * nonzeros + biases + len(net.layers) + biases)
+    return {
+        "dense": full,
+        "nonzeros": 4 * (nonzeros + biases),
+        "csr": csr,
+        "file": file_bytes,
+        "file_per_weight": file_bytes / max(nonzeros, 1),
+        "dense_over_file": full / file_bytes,
+        "all_weights_over_nonzeros": weights / max(nonzeros, 1),
+    }
+
+
+def _description_length(params: Params, pruned: Params, spec) -> dict[str, float]:
+    """The KL of the posterior in bits: of all weights, and of those left alone.
+
+    Empty for a net without noise; "left" is missing where posterior or prior do not
+    factorize over weights. An improper prior (log-uniform) counts from its own zero.
+    """
+    if not any(map(is_noisy, _nodes(params))):
+        return {}
+    prior = parts.prior(spec)
+    found = {"all": float(priors.kl(params, prior)) / math.log(2)}
+    if (spec if isinstance(spec, str) else spec["kind"]) not in priors.PRIORS:
+        return found
+    left = 0.0
+    for node, point in zip(_nodes(params), _nodes(pruned), strict=True):
+        if not isinstance(node, Point):
+            if not isinstance(node, Gaussian | Multiplicative):
+                return found
+            left += float(prior(_chosen(node, np.asarray(point.mean) != 0)))
+    return {**found, "left": left / math.log(2)}
+
+
+def _chosen(node: Gaussian | Multiplicative, kept: np.ndarray):
+    """The node of some of its weights."""
+    if isinstance(node, Gaussian):
+        return node.replace(mean=node.mean[kept], log_var=node.log_var[kept])
+    log_alpha = jnp.broadcast_to(node.log_alpha, node.mean.shape)
+    return node.replace(mean=node.mean[kept], log_alpha=log_alpha[kept])

@@ -1,0 +1,154 @@
+"""How long a net takes to predict: dense in NumPy, compact, and dense in JAX.
+
+Runs in a process of its own, bound to as many cores as threads are asked for, since
+neither BLAS nor XLA changes its threads once it has started. The contenders take turns,
+so that what else the machine does meets all of them; medians are compared.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from experiments.config_files import ROOT
+from vnets import compact
+from vnets.compact import Graph
+from vnets.compact.shrink import activated
+from vnets.plan import POOL, Activation, Conv, Dense, Flatten, pads
+
+BATCHES = (1, 256)
+ROUNDS = (5, 300)  # at least and at most
+THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def dense_numpy(graph: Graph, x: np.ndarray) -> np.ndarray:
+    """The net as one writes it in NumPy: the batch first, all weights multiplied.
+
+    Args:
+      graph: without normalization.
+      x: float32 [B, *shape].
+    """
+    for step in graph.plan:
+        if isinstance(step, Conv):
+            margins = pads(x.shape[1:3], step.kernel, step.strides, step.padding)
+            if any(map(any, margins)):
+                x = np.pad(x, ((0, 0), *margins, (0, 0)))
+            windows = sliding_window_view(x, step.kernel, (1, 2))
+            windows = windows[:, :: step.strides[0], :: step.strides[1]]
+            patches = windows.transpose(0, 1, 2, 4, 5, 3)  # [B, H', W', kh, kw, I]
+            kernel = graph.kernels[step.name].reshape(-1, step.features)
+            x = patches.reshape(-1, len(kernel)) @ kernel + graph.biases[step.name]
+            x = x.reshape(*patches.shape[:3], step.features)
+        elif isinstance(step, Dense):
+            x = x @ graph.kernels[step.name] + graph.biases[step.name]
+        elif isinstance(step, Activation):
+            x = activated(step.kind, x)
+        elif isinstance(step, Flatten):
+            x = x.reshape(len(x), -1)
+        else:
+            height, width = (n // POOL * POOL for n in x.shape[1:3])
+            x = x[:, :height, :width]
+            x = x.reshape(len(x), height // POOL, POOL, width // POOL, POOL, -1)
+            x = x.max(axis=(2, 4))
+    return x
+
+
+def measure(
+    graph: Graph, file: Path | str, threads: int = 1, seconds: float = 2.0
+) -> dict:
+    """Median milliseconds of each contender, {batch: {contender: ms}}, and threads.
+
+    Args:
+      graph: the dense net, without normalization.
+      file: the .vnz of the same net.
+      threads: cores that the process is bound to.
+      seconds: for each batch size, all contenders together.
+
+    Raises:
+      RuntimeError: the process that measures failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.npz"
+        arrays = {f"kernels/{name}": value for name, value in graph.kernels.items()}
+        arrays |= {f"biases/{name}": value for name, value in graph.biases.items()}
+        np.savez(path, allow_pickle=False, **arrays)
+        command = [sys.executable, "-m", "experiments.latency", str(path), str(file)]
+        settings = dict.fromkeys(THREAD_SETTINGS, str(threads))
+        done = subprocess.run(
+            [*command, str(threads), str(seconds)],
+            cwd=ROOT,
+            env={**os.environ, **settings, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise RuntimeError(f"latency could not be measured: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _in_turns(contenders: dict, x: np.ndarray, seconds: float) -> dict[str, float]:
+    """Median milliseconds of each."""
+    for run in contenders.values():
+        run(x)
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    least, most = ROUNDS
+    began = time.monotonic()
+    for number in range(most):
+        if number >= least and time.monotonic() - began > seconds:
+            break
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run(x)
+            taken[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def _main(dense: str, file: str, threads: str, seconds: str) -> None:
+    """The process that `measure` starts; prints one line of JSON."""
+    if hasattr(os, "sched_setaffinity"):
+        # Before JAX is imported: XLA makes as many threads as it may use cores.
+        cores = sorted(os.sched_getaffinity(0))[: int(threads)]
+        os.sched_setaffinity(0, cores)
+    import jax
+
+    predictor = compact.load(file)
+    graph = _dense_graph(dense, predictor.net)
+    model, variables = graph.to_flax()
+    apply = jax.jit(model.apply)
+    contenders = {
+        "compact": predictor,
+        "dense_numpy": lambda x: dense_numpy(graph, x),
+        "dense_jax": lambda x: jax.block_until_ready(apply(variables, x)),
+    }
+    draw = np.random.default_rng(0)
+    found: dict = {"threads": int(threads), "forms": predictor.forms}
+    for batch in BATCHES:
+        x = draw.random((batch, *graph.shape), np.float32)
+        found[f"batch_{batch}"] = _in_turns(contenders, x, float(seconds))
+    print(json.dumps(found))
+
+
+def _dense_graph(path: str, net: compact.Compact) -> Graph:
+    """The arrays of `measure`, with the plan of the compact net at full width."""
+    with np.load(path, allow_pickle=False) as arrays:
+        parts: dict[str, dict[str, np.ndarray]] = {"kernels": {}, "biases": {}}
+        for key, value in arrays.items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = value
+    return Graph(net.plan, net.shape, **parts).with_own_widths()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,63 @@
+"""Turns a trained run into one small file, which predicts without JAX.
+
+    python scripts/compress.py --workdir=runs/mine --out=net.vnz \
+        [--threshold=3] [--bits=6] [--tolerance=0.001] [--threads=1]
+
+Prunes as the run's config says, cuts out dead units, quantizes, codes; prints a report
+of size, error and latency, and writes it beside the file as JSON. Use the file by
+`vnets.compact.load("net.vnz")(images)`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+OUT = flags.DEFINE_string("out", None, "File to write (.vnz).", required=True)
+THRESHOLD = flags.DEFINE_float(
+    "threshold", None, "Of the edit that prunes; the config's by default."
+)
+BITS = flags.DEFINE_integer(
+    "bits",
+    None,
+    "Of each weight; by default as few in each layer as --tolerance allows.",
+    lower_bound=2,
+    upper_bound=8,
+)
+TOLERANCE = flags.DEFINE_float(
+    "tolerance",
+    0.001,
+    "Share of predictions that quantizing may change, measured off the test set.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+THREADS = flags.DEFINE_integer("threads", 1, "For the latency.", lower_bound=1)
+
+
+def main(argv: list[str]) -> int:
+    from experiments import compress
+
+    cli.no_arguments(argv)
+    out = Path(OUT.value)
+    report = compress.compress(
+        WORKDIR.value,
+        out,
+        threshold=THRESHOLD.value,
+        bits=BITS.value,
+        tolerance=TOLERANCE.value,
+        threads=THREADS.value,
+    )
+    text = json.dumps(report, indent=1)
+    out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,122 @@
+"""Laws of compressing a run: what is restored, reported and refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax import random
+
+from experiments import compress, core, latency
+from experiments.build import ConfigError
+from experiments.config_files import load_config
+from vnets import checkpoint, compact, plan
+from vnets.nets.chain import Chain
+
+RUN = "configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of an epoch on the digits, and its record."""
+    folder = tmp_path_factory.mktemp("run")
+    config = load_config(RUN)
+    config.model = {
+        "name": "mlp",
+        "widths": (20,),
+        "posteriors": {
+            name: {"kind": "gaussian", "log_var": -6.0} for name in ("dense1", "dense2")
+        },
+    }
+    config.epochs, config.batch_size = 1, 48
+    config.evals.columns = ("det", "pruned")
+    config.probe.every = 2
+    config.kl_weight = ((0.0, 1.0),)
+    config.max_log_alpha = float("inf")
+    records = core.run(config, RUN, lambda seed: folder, [0])
+    return folder, records[0]
+
+
+@pytest.fixture(scope="module")
+def report(workdir):
+    folder, _ = workdir
+    return compress.compress(folder, folder / "net.vnz", threshold=1.0, seconds=0.01)
+
+
+def test_a_restored_net_is_the_one_that_was_measured(workdir):
+    folder, record = workdir
+    config, experiment, net = core.restore(folder)
+    assert (
+        core.plain_config(config)
+        == json.loads((folder / "config.json").read_text())["config"]
+    )
+    again = experiment.evaluations(net.params, net.collections, random.key(1)).evals
+    assert again["pruned"]["accuracy"] == record["evals"]["pruned"]["accuracy"]
+
+
+def test_the_report_agrees_with_the_file(workdir, report):
+    folder, record = workdir
+    net = compact.load(folder / "net.vnz").net
+    weights, size = report["weights"], report["bytes"]
+    assert size["file"] == (folder / "net.vnz").stat().st_size
+    assert weights["all"] == 784 * 20 + 20 * 10
+    assert weights["all"] > weights["pruned"] >= weights["shrunk"]
+    assert weights["shrunk"] >= weights["quantized"] == sum(net.nonzeros().values())
+    assert size["dense"] == 4 * (weights["all"] + 30)
+    assert size["file"] < size["nonzeros"] < size["csr"] < size["dense"]
+    test = report["test"]
+    assert test["differ/file_and_quantized"] == 0
+    assert test["error/file"] == test["error/quantized"]
+    assert test["error/all_weights"] == pytest.approx(
+        1 - record["evals"]["det"]["accuracy"]
+    )
+    assert 0 < report["mdl_bits"]["left"] < report["mdl_bits"]["all"]
+    assert all(2 <= bits <= 8 for bits in report["bits"].values())
+    times = report["latency_ms"]
+    assert times["threads"] == 1
+    for batch in ("batch_1", "batch_256"):
+        assert set(times[batch]) == {"compact", "dense_numpy", "dense_jax"}
+        assert min(times[batch].values()) > 0
+
+
+def test_dense_numpy_is_the_dense_net():
+    steps = (
+        plan.Conv("conv1", 4, (3, 3), bias=False),
+        plan.Norm("norm1"),
+        plan.Activation("tanh"),
+        plan.MaxPool(),
+        plan.Conv("conv2", 3, (2, 2), (2, 1), "VALID"),
+        plan.Flatten(),
+        plan.Activation("leaky_relu"),
+        plan.Dense("dense1", 5),
+    )
+    net = Chain(steps=steps)
+    x = np.random.default_rng(0).random((3, 9, 8, 2)).astype(np.float32)
+    variables = jax.jit(net.init)(random.key(0), x)
+    graph = compact.fold_norms(compact.capture(net, variables, x.shape[1:]))
+    wanted = jax.jit(net.apply)(variables, x)
+    np.testing.assert_allclose(
+        latency.dense_numpy(graph, x), wanted, rtol=1e-4, atol=1e-4
+    )
+    model, plain = graph.to_flax()
+    np.testing.assert_allclose(model.apply(plain, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_compressed_is_refused(workdir, tmp_path):
+    folder, _ = workdir
+    with pytest.raises(ConfigError, match="no folder"):
+        compress.compress(folder, tmp_path / "missing" / "net.vnz")
+    with pytest.raises(ConfigError, match="no workdir"):
+        compress.compress(tmp_path, tmp_path / "net.vnz")
+    study = load_config("configs/diversity.py:dropout,quick")
+    core.claim_workdir(tmp_path / "study", core.plain_config(study))
+    with pytest.raises(ConfigError, match="trains no net"):
+        core.restore(tmp_path / "study")
+    core.claim_workdir(tmp_path / "new", core.plain_config(load_config(RUN)))
+    with pytest.raises(checkpoint.WorkdirError, match="no checkpoints"):
+        core.restore(tmp_path / "new")
+    _, _, net = core.restore(folder)
+    plain = {"dense1": {"kernel": net.params["dense1"]["bias"]}}
+    with pytest.raises(ConfigError, match="no threshold"):
+        compress._pruning(load_config(RUN), plain, 3.0)
+    assert not list(tmp_path.glob("*.vnz"))
