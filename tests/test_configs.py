@@ -99,13 +99,15 @@ def _assert_a_step_keeps_its_types(task):
 def nets():
     """One config for each net that a classifier's config can ask for.
 
-    Which layers are noisy makes no other net; how they are sampled and trained does.
+    Which layers are noisy and how wide a family is makes no other net; how they are
+    sampled and trained does.
     """
+    same = ("posteriors", "width")
     found = {}
     for name, variant, scale in EVERY:
         config = load_config(f"configs/{name}.py:{variant},{scale}")
         if config.experiment in CLASSIFIERS and scale == "quick":
-            model = {k: v for k, v in config.model.items() if k != "posteriors"}
+            model = {k: v for k, v in config.model.items() if k not in same}
             extra = [config.get("estimator"), config.get("train_samples", 1) > 1]
             found.setdefault(repr((model, extra)), (name, variant))
     return sorted(found.values())
