@@ -125,8 +125,8 @@ def build(config) -> Experiment | Study:
 def load_data(spec) -> data.Dataset:
     """The config's data set, downloaded if need be, and changed where it says so.
 
-    `random_labels_seed` redraws the training labels, `noise_features` appends as many
-    (`vnets.data.changes`).
+    `train_images` keeps as many, `random_labels_seed` redraws the training labels,
+    `noise_features` appends as many to the pixels (`vnets.data.changes`).
     """
     loaded = data.load(
         spec.name,
@@ -134,6 +134,8 @@ def load_data(spec) -> data.Dataset:
         validation=spec.validation,
         download=True,
     )
+    if "train_images" in spec:
+        loaded = data.with_fewer_images(loaded, spec.train_images)
     if "random_labels_seed" in spec:
         loaded = data.with_random_labels(loaded, spec.random_labels_seed)
     if "noise_features" in spec:

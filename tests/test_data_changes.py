@@ -26,19 +26,32 @@ def test_small_digits_are_the_same_split_in_their_own_size():
     assert "8x8" in small.source
 
 
+def test_fewer_images_are_stratified_and_fixed(digits):
+    few = data.with_fewer_images(digits, 100)
+    again = data.with_fewer_images(digits, 100)
+    np.testing.assert_array_equal(few.train.image, again.train.image)
+    share = np.bincount(digits.train.label) * 100 / len(digits.train)
+    assert np.abs(np.bincount(few.train.label) - share).max() < 1
+    assert few.test is digits.test
+    assert few.checksum["train"] != digits.checksum["train"]
+    assert few.source.endswith("100 training images")
+    for images in (0, len(digits.train) + 1):
+        with pytest.raises(data.DataError, match=rf"train_images.*not {images}"):
+            data.with_fewer_images(digits, images)
+
+
 def test_random_labels_are_uniform_fixed_and_of_the_training_images_only(digits):
-    changed = data.with_random_labels(digits, SEED)
-    again = data.with_random_labels(digits, SEED)
-    other = data.with_random_labels(digits, SEED + 1)
-    for split in ("train", "validation"):
-        label = getattr(changed, split).label
-        assert label.dtype == np.int32
-        np.testing.assert_array_equal(label, getattr(again, split).label)
-        assert np.any(label != getattr(other, split).label)
-        assert getattr(changed, split).image is getattr(digits, split).image
-        assert changed.checksum[split] != digits.checksum[split]
-    assert changed.test is digits.test
-    assert changed.checksum["test"] == digits.checksum["test"]
+    changed, again, other = (
+        data.with_random_labels(digits, seed) for seed in (SEED, SEED, SEED + 1)
+    )
+    assert changed.train.label.dtype == np.int32
+    np.testing.assert_array_equal(changed.train.label, again.train.label)
+    assert np.any(changed.train.label != other.train.label)
+    assert changed.train.image is digits.train.image
+    assert changed.checksum["train"] != digits.checksum["train"]
+    for split in ("validation", "test"):
+        assert getattr(changed, split) is getattr(digits, split)
+        assert changed.checksum[split] == digits.checksum[split]
     assert str(SEED) in changed.source
     # A label agrees with the true one as often as chance: binomial, within 5 errors.
     n = len(changed.train)

@@ -12,7 +12,11 @@ Importing this package loads NumPy and nothing heavier. A further data set is on
 of `vnets.data.loading.SOURCES` and a function that reads its arrays.
 """
 
-from vnets.data.changes import with_noise_features, with_random_labels
+from vnets.data.changes import (
+    with_fewer_images,
+    with_noise_features,
+    with_random_labels,
+)
 from vnets.data.loading import NAMES, load
 from vnets.data.preparation import PREPARABLE, prepare
 from vnets.data.types import DataError, Dataset, Split
@@ -25,6 +29,7 @@ __all__ = [
     "Split",
     "load",
     "prepare",
+    "with_fewer_images",
     "with_noise_features",
     "with_random_labels",
 ]

@@ -1,4 +1,4 @@
-"""Data sets changed on purpose: labels without meaning, features without meaning.
+"""Data sets changed on purpose: fewer images, meaningless labels, meaningless features.
 
 Each change is drawn once from the raw bits of PCG64, which stay the same in every
 version of NumPy, so a seed names a data set. `source` says what was changed and the
@@ -10,30 +10,41 @@ import math
 
 import numpy as np
 
+from vnets.data.splits import stratified
 from vnets.data.types import DataError, Dataset, Split, checksum, digest
 
+SUBSET_SEED = 74  # which images are kept, and never to change
 PIXEL_MAX = 255
 # Of the digits' noise features in the code of Molchanov et al. 2016: N(0, 5^2) beside
 # pixels of 0..16 whose mean has been taken off.
 NOISE_STD = 5 / 16
 
 
+def with_fewer_images(dataset: Dataset, images: int) -> Dataset:
+    """Keeps so many training images, each class in its share; the same in every run.
+
+    Raises:
+      DataError: more than there are, or none.
+    """
+    if not 1 <= images <= len(dataset.train):
+        raise DataError(
+            f"train_images must be 1 to {len(dataset.train)} for {dataset.name}, "
+            f"not {images}"
+        )
+    kept = dataset.train.take(stratified(dataset.train.label, images, SUBSET_SEED))
+    return _changed(dataset, {"train": kept}, f"{images} training images")
+
+
 def with_random_labels(dataset: Dataset, seed: int) -> Dataset:
-    """Redraws every training label uniformly; images and test labels stay.
+    """Redraws every training label uniformly; images and the other labels stay.
 
     Args:
-      dataset: its validation split, if there is one, gets random labels as well.
+      dataset: its validation and test labels stay true.
       seed: of the draws. The authors' code takes 74632 (with another generator).
     """
-
-    def redrawn(split: Split, number: int) -> Split:
-        bits = np.random.PCG64([seed, number]).random_raw(len(split))
-        label = (bits % dataset.classes).astype(np.int32)
-        return Split(split.image, label)
-
-    changed = {"train": redrawn(dataset.train, 0)}
-    if dataset.validation is not None:
-        changed["validation"] = redrawn(dataset.validation, 1)
+    bits = np.random.PCG64(seed).random_raw(len(dataset.train))
+    label = (bits % dataset.classes).astype(np.int32)
+    changed = {"train": Split(dataset.train.image, label)}
     return _changed(dataset, changed, f"training labels redrawn, seed {seed}")
 
 
