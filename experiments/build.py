@@ -125,10 +125,15 @@ PRIORS = ChainMap(priors.PRIORS, group_priors.PRIORS)
 
 
 def prior(spec: str | Mapping):
-    """A prior by name, or from {"kind": name, **arguments}."""
+    """A prior by name, or from {"kind": name, **arguments}.
+
+    "factors" among these are of `priors.WeightedPrior`, by layer.
+    """
     arguments = {"kind": spec} if isinstance(spec, str) else dict(spec)
     make = pick("prior", arguments.pop("kind", ""), PRIORS)
-    return call("prior", make, arguments)
+    factors = dict(arguments.pop("factors", {}))
+    made = call("prior", make, arguments)
+    return priors.WeightedPrior(made, factors) if factors else made
 
 
 def schedule(field: str, points, total_steps: int):

@@ -19,7 +19,14 @@ from vnets.posteriors import (
     gaussian,
     variance,
 )
-from vnets.priors import ScaledPrior, ard, kl, log_uniform, standard_normal
+from vnets.priors import (
+    ScaledPrior,
+    WeightedPrior,
+    ard,
+    kl,
+    log_uniform,
+    standard_normal,
+)
 from vnets.scales import LogNormal
 
 GRID = [(m, v) for m in (-6.0, -1.0, 0.0, 2.0) for v in (1e-4, 0.1, 1.0, 4.0)]
@@ -129,6 +136,16 @@ def test_each_part_of_a_scaled_node_has_its_own_prior():
     # A layer that is not Scaled has the weight's.
     plain = kl({"dense": {"kernel": q.weight}}, prior)
     assert plain == pytest.approx(float(standard_normal(0.5)(q.weight)), rel=1e-6)
+
+
+def test_factors_weigh_the_layers():
+    make = scales.group_normal_jeffreys()
+    params = {name: {"kernel": make(random.key(0), (3, 4))} for name in ("a", "b")}
+    prior = group_priors.group_normal_jeffreys()
+    alone = float(kl({"a": params["a"]}, prior))
+    assert kl(params, WeightedPrior(prior, {"b": 10.0})) == pytest.approx(11 * alone)
+    with pytest.raises(ValueError, match=r"no layers \['c'\]"):
+        kl(params, WeightedPrior(prior, {"c": 10.0}))
 
 
 def test_structured_pruning_has_a_kl_of_its_scales_only():

@@ -49,7 +49,21 @@ class ScaledPrior:
     weight: Prior
 
 
-AnyPrior = Prior | ScaledPrior
+@dataclasses.dataclass(frozen=True)
+class WeightedPrior:
+    """A prior whose KL counts more, or less, in some layers: no longer a bound.
+
+    Attributes:
+      prior: of all layers.
+      factors: of the KL by layer path; 1 where none is named. Structured Bayesian
+        pruning's faster variant has 10 and 5 in the first convolutions of VGG.
+    """
+
+    prior: Prior | ScaledPrior
+    factors: Mapping[str, float]
+
+
+AnyPrior = Prior | ScaledPrior | WeightedPrior
 
 
 def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
@@ -62,14 +76,20 @@ def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
 
     Raises:
       TypeError: a prior does not fit a node.
-      ValueError: a mapping without a noisy node's layer.
+      ValueError: a mapping without a noisy node's layer, or factors of unknown layers.
     """
     total = jnp.zeros((), jnp.float32)
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    if isinstance(prior, WeightedPrior):
+        layers = {path_name(path) for path, node in leaves if is_posterior(node)}
+        if not set(prior.factors) <= layers:
+            unknown = sorted(set(prior.factors) - layers)
+            raise ValueError(f"no layers {unknown}; there are {sorted(layers)}")
     for path, node in leaves:
         for part, role in _parts(node):
-            own = _for_layer(prior, path_name(path))
-            total += (getattr(own, role) if isinstance(own, ScaledPrior) else own)(part)
+            own, factor = _for_layer(prior, path_name(path))
+            divergence = getattr(own, role) if isinstance(own, ScaledPrior) else own
+            total += factor * divergence(part)
     return total
 
 
@@ -82,12 +102,15 @@ def _parts(node, role: str = "weight") -> list[tuple[Posterior, str]]:
     return [(node, role)]
 
 
-def _for_layer(prior, layer: str) -> Prior:
-    if not isinstance(prior, Mapping):
-        return prior
-    if layer not in prior:
-        raise ValueError(f"no prior for layer {layer!r}; there are {sorted(prior)}")
-    return prior[layer]
+def _for_layer(prior, layer: str) -> tuple[Prior | ScaledPrior, float]:
+    """The layer's prior and the factor of its KL."""
+    if isinstance(prior, Mapping):
+        if layer not in prior:
+            raise ValueError(f"no prior for layer {layer!r}; there are {sorted(prior)}")
+        prior = prior[layer]
+    if isinstance(prior, WeightedPrior):
+        return prior.prior, prior.factors.get(layer, 1.0)
+    return prior, 1.0
 
 
 # The logarithm of a zero variance stays finite; below 1.2e-38 floats are flushed to 0.
