@@ -19,7 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-OUT = flags.DEFINE_string("out", None, "File to write (.vnz).", required=True)
+OUT = flags.DEFINE_string("out", None, "File to write, *.vnz.", required=True)
+flags.register_validator(
+    "out", lambda out: out is None or out.endswith(".vnz"), "it must end with .vnz"
+)
 THRESHOLD = flags.DEFINE_float(
     "threshold", None, "Of the edit that prunes; the config's by default."
 )

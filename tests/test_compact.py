@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import zlib
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from vnets import compact, plan
 from vnets.compact import codec, entropy
 from vnets.nets import MLP, LeNet5, lenet_300_100
 from vnets.nets.chain import Chain
-from vnets.posteriors import Point, dropout, gaussian
+from vnets.posteriors import Dropout, Gaussian, Point, Scaled, ZeroMean
 
 SHAPE = (28, 28, 1)
 # Survivors of sparse variational dropout, about: some 1,800 of LeNet-5's 430,500.
@@ -78,6 +79,16 @@ def inputs(shape, count=40, seed=1):
     return np.random.default_rng(seed).random((count, *shape)).astype(np.float32)
 
 
+@functools.cache
+def case(name):
+    """A net of `NETS` with its weights: folded graph, inputs, and outputs by JAX."""
+    net, shape, kept = NETS[name]
+    variables = sparse(net, shape, kept)
+    graph = compact.fold_norms(compact.capture(net, variables, shape))
+    x = inputs(shape)
+    return graph, x, np.asarray(jax.jit(net.apply)(variables, x))
+
+
 def close(got, wanted):
     """Equal but for the order of sums: some 10^3 terms of 2^-24 relative each."""
     scale = np.abs(wanted).max()
@@ -96,41 +107,33 @@ def lenet5():
 @pytest.mark.parametrize("form", ["auto", "sparse", "dense"])
 @pytest.mark.parametrize("name", NETS)
 def test_shrinking_keeps_the_function(name, form):
-    net, shape, kept = NETS[name]
-    variables = sparse(net, shape, kept)
-    x = inputs(shape)
-    wanted = jax.jit(net.apply)(variables, x)
-    graph = compact.fold_norms(compact.capture(net, variables, shape))
+    graph, x, wanted = case(name)
     small = compact.shrink(graph)
     for one in (graph, small):
         close(compact.Predictor(one, form)(x), wanted)
     assert sum(small.nonzeros().values()) <= sum(graph.nonzeros().values())
-    assert sum(b.size for b in small.biases.values()) < sum(
-        b.size for b in graph.biases.values()
-    )
-    again = compact.shrink(small)
-    assert again.plan == small.plan  # a fixed point
+    units, before = (sum(b.size for b in g.biases.values()) for g in (small, graph))
+    assert units < before
+    assert compact.shrink(small).plan == small.plan  # a fixed point
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_file_holds_the_quantized_net(name, tmp_path):
     """Read back, it is the same to the bit, and predicts as the dense net in JAX."""
-    net, shape, kept = NETS[name]
-    graph = compact.fold_norms(compact.capture(net, sparse(net, shape, kept), shape))
+    graph, x, _ = case(name)
     small = compact.quantize(compact.shrink(graph), 5, {"run": "r", "epochs": 3})
     size = compact.save(tmp_path / "net.vnz", small)
     assert size == (tmp_path / "net.vnz").stat().st_size
     assert [path.name for path in tmp_path.iterdir()] == ["net.vnz"]
     predictor = compact.load(tmp_path / "net.vnz")
     held = predictor.net
-    assert (held.plan, held.shape, held.about) == (small.plan, shape, small.about)
+    assert (held.plan, held.shape, held.about) == (small.plan, graph.shape, small.about)
     for ours, theirs in zip(held.layers.values(), small.layers.values(), strict=True):
         jax.tree.map(
             np.testing.assert_array_equal,
             dataclasses.asdict(ours),
             dataclasses.asdict(theirs),
         )
-    x = inputs(shape)
     model, variables = held.to_flax()
     close(predictor(x), jax.jit(model.apply)(variables, x))
     assert compact.dumps(held) == (tmp_path / "net.vnz").read_bytes()
@@ -209,20 +212,25 @@ def test_a_unit_that_only_pads_is_kept():
     graph = compact.capture(net, variables, shape)
     x = inputs(shape)
     assert compact.shrink(graph).biases["conv1"].size == 2
-    close(compact.Predictor(compact.shrink(graph))(x), net.apply(variables, x))
+    close(compact.Predictor(compact.shrink(graph))(x), compact.Predictor(graph)(x))
     silent = dict(graph.biases) | {"conv1": graph.biases["conv1"] * [1, 0]}
     graph = dataclasses.replace(graph, biases=silent)
     assert compact.shrink(graph).biases["conv1"].size == 1
 
 
 def test_means_of_noisy_weights_are_captured():
-    noise = {"dense1": dropout(0.5, gaussian()), "dense2": gaussian()}
-    net = MLP((5,), 3, posteriors=noise)
-    rngs = {"params": random.key(0), "noise": random.key(1)}
-    variables = jax.jit(net.init)(rngs, inputs((4,)))
-    graph = compact.capture(net, variables, (4,))
-    mean = variables["params"]["dense1"]["kernel"].weight.mean
-    np.testing.assert_array_equal(graph.kernels["dense1"], mean)
+    kernel = np.arange(8, dtype=np.float32).reshape(4, 2)
+    bias = np.zeros(2, np.float32)
+    weight = Gaussian(kernel, np.zeros_like(kernel))
+    for node, wanted in (
+        (weight, kernel),
+        (Scaled(Dropout(0.5, 4), weight), kernel),
+        (ZeroMean(kernel), 0 * kernel),
+        (kernel, kernel),
+    ):
+        params = {"dense1": {"kernel": node, "bias": bias}}
+        graph = compact.capture(MLP((), 2), {"params": params}, (4,))
+        np.testing.assert_array_equal(graph.kernels["dense1"], wanted)
 
 
 def test_pixels_are_scaled_as_evaluation_does():
@@ -359,24 +367,63 @@ def test_what_no_file_holds_is_refused():
         compact.capture(MLP((5,), 3), sparse(MLP((5,), 3), (4,), 1.0), (6,))
 
 
-def mutated(content, draw, other):
-    """Some bits flipped, a part cut out, doubled, or replaced by another file's."""
+def sections(content):
+    """Description (as text), layers and tables, words, bits."""
+    at, found = codec.PREFIX.size + codec.SIZES.size, []
+    for size in codec.SIZES.unpack_from(content, codec.PREFIX.size):
+        found.append(content[at : at + size])
+        at += size
+    return [zlib.decompress(found[0]), *found[1:]]
+
+
+def rebuilt(parts):
+    """A file of such sections, sizes and checksum made to fit."""
+    parts = [zlib.compress(bytes(parts[0])), *map(bytes, parts[1:])]
+    rest = codec.SIZES.pack(*map(len, parts)) + b"".join(parts)
+    return resealed(bytes(codec.PREFIX.size) + rest)
+
+
+def garbled(content, draw):
+    """Some bytes changed, a part cut out, or doubled."""
     changed = bytearray(content)
-    kind = draw.integers(0, 4)
     at, end = sorted(draw.integers(0, len(content) + 1, 2))
+    kind = draw.integers(0, 4)
     if kind == 0:
-        for _ in range(draw.integers(1, 9)):
-            changed[draw.integers(22, len(changed))] ^= 1 << draw.integers(0, 8)
+        del changed[at : at + 1 + (end - at) // 8]
     elif kind == 1:
-        del changed[at:]
-    elif kind == 2:
-        changed[at:end] = other[at:end]
-    else:
         changed[at:at] = content[at:end]
-    # A flip in the sizes, the description and the tables tells the most.
-    if draw.random() < 0.5 and len(changed) > 400:
-        changed[draw.integers(22, 400)] = draw.integers(0, 256)
+    elif len(changed):
+        for _ in range(draw.integers(1, 5)):
+            changed[draw.integers(0, len(changed))] ^= 1 << draw.integers(0, 8)
     return bytes(changed)
+
+
+def mutated(content, other, draw, number):
+    """In turn: garbled as a whole; cut; spliced with another file; each of the two
+    with a checksum that fits; one section garbled; another digit in the description.
+    """
+    at, end = sorted(draw.integers(0, len(content) + 1, 2))
+    kind = number % 8
+    if kind < 6:
+        bad = (
+            lambda: garbled(content, draw),
+            lambda: content[:at],
+            lambda: content[:at] + other[at:end] + content[end:],
+        )[kind // 2]()
+        return resealed(bad) if kind % 2 else bad
+    parts = sections(content)
+    if kind == 6:
+        which = draw.integers(0, len(parts))
+        parts[which] = garbled(parts[which], draw)
+    else:
+        digits = [i for i, c in enumerate(parts[0]) if chr(c).isdigit()]
+        text = bytearray(parts[0])
+        place = digits[draw.integers(0, len(digits))]
+        text[place : place + 1] = str(
+            draw.integers(0, 10 ** draw.integers(1, 9))
+        ).encode()
+        parts[0] = text
+    return rebuilt(parts)
 
 
 def _fuzz(count):
@@ -404,9 +451,7 @@ def _fuzz(count):
         assert loaded is not None
         outcomes = {"loaded": 0, "refused": 0}
         for number in range(count):
-            bad = mutated(content, draw, other)
-            if number % 2 and len(bad) > 22:
-                bad = resealed(bad)
+            bad = mutated(content, other, draw, number)
             loaded, peak, took = use(bad)
             outcomes["refused" if loaded is None else "loaded"] += 1
             assert peak <= 10 * honest, (number, peak, honest)

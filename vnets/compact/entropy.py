@@ -11,7 +11,8 @@ import functools
 
 import numpy as np
 
-MANTISSAS = (0, 1, 2, 3)  # the m to choose from
+MANTISSAS = range(8)  # the m to choose from
+MOST_TOKENS = 255
 MAX_BITS = 31  # of a number
 ABSENT, MOST = 0, 15  # half bytes: 0 for a token that is not there, else log2 + 1
 
@@ -37,11 +38,7 @@ class Writer:
         if numbers.min() < 0 or numbers.max() >= 2**MAX_BITS:
             raise ValueError(f"numbers must be within 0 ... 2^{MAX_BITS} - 1")
         tried = [_tokens(numbers, m) for m in MANTISSAS]
-        sizes = [
-            _table_bits(tokens) + _coded_bits(tokens) + lengths.sum()
-            for tokens, _, lengths in tried
-        ]
-        mantissa = int(np.argmin(sizes))
+        mantissa = int(np.argmin([_size(*one) for one in tried]))
         tokens, extra, lengths = tried[mantissa]
         table = _table(tokens)
         self._tables += bytes([mantissa, table.size]) + _packed(table)
@@ -184,15 +181,15 @@ def _model(table: np.ndarray):
     return models.Categorical(_frequencies(table).astype(np.float32), perfect=False)
 
 
-def _table_bits(tokens: np.ndarray) -> int:
-    return 16 + 4 * int(tokens.max() + 1)
-
-
-def _coded_bits(tokens: np.ndarray) -> float:
-    frequencies = _frequencies(_table(tokens))
+def _size(tokens: np.ndarray, extra: np.ndarray, lengths: np.ndarray) -> float:
+    """Bits of a stream and its table; infinite if it has too many kinds of tokens."""
+    del extra
+    if tokens.max() >= MOST_TOKENS:
+        return np.inf
     counts = np.bincount(tokens, minlength=2)
     seen = counts > 0
-    return float(-(counts[seen] * np.log2(frequencies[seen])).sum())
+    coded = -(counts[seen] * np.log2(_frequencies(_table(tokens))[seen])).sum()
+    return 16 + 4 * counts.size + coded + lengths.sum()
 
 
 def _packed(table: np.ndarray) -> bytes:
