@@ -49,7 +49,7 @@ def build(config) -> Experiment:
         for name, spec in specs.items():
             edited = spec.edit(params, stream(stream(key, name), "edit"))
             measured[name] |= metrics.sizes(edited)
-            if net.config.evals.get("units", False):
+            if "cut" in net.config.evals:
                 variables = {"params": edited, **collections}
                 measured[name] |= structured.left(
                     net.model, variables, net.test.image.shape[1:]
@@ -84,12 +84,12 @@ def build(config) -> Experiment:
 
 
 def _specs(net: classifier.Classifier, samples: int) -> dict[str, EvalSpec]:
-    """The standard columns; "shared": weights replaced by their components; "cut":
-    without the units whose score is above `evals.unit_threshold`."""
+    """The standard columns; "shared": weights replaced by their components; "cut": what
+    `evals.cut` says is pruned, units or weights (`structured.pruning`)."""
     shared = EvalSpec(edits.chain(edits.mean_only, soft_sharing.share), 1, net.mode)
     also = {"shared": shared} if "sharing" in net.config else {}
-    if "unit_threshold" in net.config.evals:
-        cut = edits.prune_units(net.config.evals.unit_threshold)
+    if "cut" in net.config.evals:
+        cut = structured.pruning(net.config.evals)
         also["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, net.mode)
     return net.specs(samples) | also
 

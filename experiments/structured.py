@@ -51,8 +51,7 @@ def pruning(config) -> edits.Edit:
     if set(config.cut) == {"weights"}:
         return edits.prune(config.cut.weights)
     raise parts.ConfigError(
-        "config.cut must have one threshold, units or weights; it has "
-        f"{sorted(config.cut)}"
+        f"cut must have one threshold, units or weights; it has {sorted(config.cut)}"
     )
 
 
