@@ -13,15 +13,17 @@ NET is lenet_300_100 or lenet5 (Caffe's: no batch normalization). METHOD:
 
 and of LeNet-300-100 only, each one change of sparse_vd: ard (the prior), no_warm_up (KL
 weight 1 from the start), pretrained (starts from `original`), multiplicative (log alpha
-of each weight is trained in place of log sigma^2), long (the 200 epochs of the authors;
-lenet5_sparse_vd_long is the same net at the same length).
+of each weight is trained in place of log sigma^2), and gradient_noise: trains nothing,
+but measures the variance of the gradient in both forms on the net of sparse_vd.
+NET_sparse_vd_long has the authors' 200 epochs at short, too.
 
 All train on the same number of epochs: 60 at short. The authors' recipe: batches of
 100, Adam from 1e-3 linearly to 0 (LeNet-300-100: constant for the first half), KL
 weight 0 for 5 epochs, then linearly to 1 at epoch 20, weights with log alpha >= 3 cut
-at the end. We deviate so: pixels are in [0, 1] and the mean image is not subtracted, weights start
-from U(-1/sqrt(fan in), 1/sqrt(fan in)), the means of weights with log alpha > 3 are not
-cut while training, log alpha is not clipped, and batches are of 200 at short.
+at the end. We deviate so: pixels are in [0, 1] and the mean image is not subtracted,
+weights start from U(-1/sqrt(fan in), 1/sqrt(fan in)), the means of weights with log
+alpha > 3 are not cut while training, log alpha is not clipped, and batches are of 200
+at short.
 
 The pruning methods train without pruning for a third of the run. Then magnitude prunes
 until the half of it; surgery changes masks until three quarters of it. quick is on the
@@ -39,11 +41,13 @@ LAYERS = {
 }
 METHODS = ("sparse_vd", "original", "magnitude", "surgery", "sharing")
 ABLATIONS = ("ard", "no_warm_up", "pretrained", "multiplicative")
+GRADIENT_NOISE = "lenet_300_100_gradient_noise"
 LONG = tuple(f"{net}_sparse_vd_long" for net in LAYERS)
 VARIANTS = (
     *(f"{net}_{method}" for net in LAYERS for method in METHODS),
     *(f"lenet_300_100_{one}" for one in ABLATIONS),
     *LONG,
+    GRADIENT_NOISE,
 )
 EPOCHS = {"quick": 30, "short": 60, "paper": 200}
 # Han et al. 2015, as the poster of Molchanov et al. gives them.
@@ -57,6 +61,8 @@ SURGERY_RATE = {"lenet_300_100": 2.0, "lenet5": 2.0}
 def get_config(which: str = "lenet_300_100_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = lenet5_mnist.split(which, VARIANTS)
+    if variant == GRADIENT_NOISE:
+        return gradient_noise(variant, scale)
     net = next(name for name in LAYERS if variant.startswith(f"{name}_"))
     method = variant.removeprefix(f"{net}_").removesuffix("_long")
     config = base(variant, scale, net)
@@ -88,6 +94,18 @@ def base(variant: str, scale: str, net: str) -> ConfigDict:
     return config
 
 
+def gradient_noise(variant: str, scale: str) -> ConfigDict:
+    """The study of the gradient's variance on the trained net."""
+    config = ConfigDict({"experiment": "gradient_noise", "variant": variant})
+    config.scale, config.seed = scale, 0
+    name = "digits" if scale == "quick" else "mnist"
+    config.dataset = {"name": name, "labels": "", "validation": 0}
+    config.nets = {"net": {"run": "configs/sparse_vd.py:lenet_300_100_sparse_vd"}}
+    draws = {"quick": 50, "short": 200, "paper": 1000}[scale]
+    config.gradient = {"images": 200, "draws": draws, "bins": 20, "range": (-8.0, 12.0)}
+    return config
+
+
 def noisy(config: ConfigDict, net: str, method: str) -> None:
     """Noise on all layers, the KL and its warm-up."""
     noise = {"kind": "gaussian", "log_var": -10.0}
@@ -116,7 +134,6 @@ def pruned(config: ConfigDict, net: str, method: str) -> None:
             "mixture/log_precision": 3.0,
             "mixture/logits": 3.0,
         }
-        config.evals.columns = config.probe.columns = ("det", "shared")
         return
     layers = LAYERS[net]
     surgical = method == "surgery"

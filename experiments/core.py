@@ -23,6 +23,7 @@ MODULES = (
     "adversarial",
     "bit_precision",
     "diversity",
+    "gradient_noise",
     "mean_propagation",
     "policy_gradient",
     "sparsity",

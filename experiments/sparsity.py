@@ -84,14 +84,19 @@ def build(config) -> Experiment:
 
 
 def _specs(net: classifier.Classifier, samples: int) -> dict[str, EvalSpec]:
-    """The standard columns; "shared": weights replaced by their components; "cut": what
-    `evals.cut` says is pruned, units or weights (`structured.pruning`)."""
-    shared = EvalSpec(edits.chain(edits.mean_only, soft_sharing.share), 1, net.mode)
-    also = {"shared": shared} if "sharing" in net.config else {}
+    """The standard columns, and what config.evals says besides.
+
+    With sharing, "pruned" has components for weights; "cut" is what `evals.cut` says is
+    pruned, units or weights (`structured.pruning`).
+    """
+    specs = net.specs(samples)
+    if "sharing" in net.config:
+        share = edits.chain(edits.mean_only, soft_sharing.share)
+        specs["pruned"] = EvalSpec(share, 1, net.mode)
     if "cut" in net.config.evals:
         cut = structured.pruning(net.config.evals)
-        also["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, net.mode)
-    return net.specs(samples) | also
+        specs["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, net.mode)
+    return specs
 
 
 def _with_mixture(net: classifier.Classifier, loss):

@@ -20,6 +20,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=T
 CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds", 60.0, "Least time between checkpoints.", lower_bound=0.0
 )
+KEEP_EVERY = flags.DEFINE_integer(
+    "keep_every", 0, "Epochs between checkpoints kept for good.", lower_bound=0
+)
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
 
 
@@ -40,6 +43,7 @@ def main(argv: list[str]) -> int:
             lambda _: workdir,
             [config.seed],
             checkpoint_seconds=CHECKPOINT_SECONDS.value,
+            keep_every=KEEP_EVERY.value,
             tensorboard=TENSORBOARD.value,
         )
         record = records[config.seed]

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,13 +16,14 @@ class WorkdirError(OSError):
 
 
 class Checkpoints:
-    """The checkpoints under one folder; the newest two are kept.
+    """The checkpoints under one folder; the newest two are kept, and others on demand.
 
     Orbax writes into a temporary folder and renames it, so a kill at any moment leaves
     the earlier ones whole.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, keep_every: int = 0):
+        """Opens a folder; each epoch that `keep_every` divides is kept for good."""
         import orbax.checkpoint as ocp  # takes a second: not with `import vnets`
 
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step
@@ -29,7 +31,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             Path(folder).absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT, enable_async_checkpointing=False
+                max_to_keep=KEPT,
+                keep_period=keep_every or None,
+                enable_async_checkpointing=False,
             ),
         )
 
@@ -61,6 +65,18 @@ class Checkpoints:
         self._manager.close()
 
 
+def every(folder: Path | str, like) -> list[tuple[int, Any]]:
+    """All checkpoints under a folder by epoch, as trees like `like`."""
+    if not Path(folder).is_dir():
+        return []
+    # The newest alone stay if nothing is said of the others: keep all while reading.
+    checkpoints = Checkpoints(folder, keep_every=1)
+    try:
+        return [(e, checkpoints.restore(e, like)) for e in checkpoints.epochs()]
+    finally:
+        checkpoints.close()
+
+
 def latest(folder: Path | str, like):
     """The newest checkpoint under a folder, as a tree like `like` (see `restore`).
 
@@ -84,12 +100,13 @@ def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def check_workdir(folder: Path | str, tree) -> None:
+def check_workdir(folder: Path | str, tree, kept: int = KEPT) -> None:
     """Makes the folder and proves at the start that a run will fit in it.
 
     Args:
       folder: the work directory.
       tree: what a checkpoint will hold.
+      kept: how many of them will lie there at once.
 
     Raises:
       WorkdirError: it cannot be made or written, or the disk is too full for the
@@ -97,7 +114,7 @@ def check_workdir(folder: Path | str, tree) -> None:
     """
     folder = Path(folder)
     sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    need = (KEPT + 1) * sum(sizes) + MARGIN
+    need = (kept + 1) * sum(sizes) + MARGIN
     probe = folder / ".write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)

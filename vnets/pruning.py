@@ -6,6 +6,7 @@ and Dally 2015; gradually as Zhu and Gupta 2017), `surgery` those under a thresh
 back again above another (dynamic network surgery; Guo, Yao and Chen 2016).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -125,11 +126,15 @@ def _changing_masks(change, every: int, within: Callable) -> Projection:
     if every < 1:
         raise ValueError(f"masks change every 1 or more updates, not {every}")
 
-    def project(params: Params, step: Array) -> Params:
+    def project(params: Params, step: Array | None = None) -> Params:
+        if step is None:
+            raise ValueError("masks change by the step, which was not given")
+
         def visit(path, node):
             if not isinstance(node, Masked):
                 return node
-            return node.replace(mask=change(path_name(path), node, step))
+            mask = change(path_name(path), node, step)
+            return dataclasses.replace(node, mask=mask)
 
         def changed(params):
             return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)

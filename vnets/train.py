@@ -23,7 +23,7 @@ from flax import struct
 from jax import lax, random
 
 from vnets import backend, monitor, parallel, sources
-from vnets.checkpoint import Checkpoints, check_workdir
+from vnets.checkpoint import KEPT, Checkpoints, check_workdir
 from vnets.edits import path_name
 from vnets.objectives import ModelState
 from vnets.posteriors import is_posterior
@@ -154,6 +154,7 @@ def fit(
     chunk_steps: int = 50,
     vectorize: bool | None = None,
     checkpoint_seconds: float = 60.0,
+    keep_every: int = 0,
     probe_every: int = 1,
     tensorboard: bool = False,
     title: str = "training",
@@ -175,6 +176,8 @@ def fit(
       vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster
         on this backend.
       checkpoint_seconds: the least time between checkpoints, taken at ends of epochs.
+      keep_every: epochs between checkpoints that are kept for good, besides the newest
+        two; 0 keeps no others.
       probe_every: epochs between probes; the last epoch always has one.
       tensorboard: also write TensorBoard files into the workdir.
       title: for the progress display, which shows on a terminal only.
@@ -192,6 +195,8 @@ def fit(
         raise ValueError(f"epochs must be at least 1, not {epochs}")
     if probe_every < 1:
         raise ValueError(f"probe_every must be at least 1, not {probe_every}")
+    if keep_every < 0:
+        raise ValueError(f"keep_every must be at least 0, not {keep_every}")
     mesh = parallel.mesh() if mesh is None else mesh
     parallel.check_batch(mesh, task.source.batch_size)
     if vectorize is None:
@@ -200,11 +205,12 @@ def fit(
     if workdir is not None:
         like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
         for seed in seeds:
-            check_workdir(workdir(seed), like)
+            check_workdir(workdir(seed), like, KEPT + _divided(epochs, keep_every))
     options = _Options(
         epochs,
         sources.divisor(task.source.steps_per_epoch, chunk_steps),
         checkpoint_seconds,
+        keep_every,
         probe_every,
         tensorboard,
         show_progress,
@@ -219,11 +225,16 @@ def fit(
     return results
 
 
+def _divided(epochs: int, every: int) -> int:
+    return epochs // every if every else 0
+
+
 @dataclasses.dataclass(frozen=True)
 class _Options:
     epochs: int
     chunk: int
     checkpoint_seconds: float
+    keep_every: int
     probe_every: int
     tensorboard: bool
     show_progress: bool
@@ -249,7 +260,7 @@ class _Run:
         )
         self.folders = [workdir(seed) if workdir else None for seed in seeds]
         self.checkpoints: list[Any] = [
-            Checkpoints(folder / "checkpoints") if folder else None
+            Checkpoints(folder / "checkpoints", options.keep_every) if folder else None
             for folder in self.folders
         ]
         self.done = self._restore()
@@ -304,8 +315,11 @@ class _Run:
                     self.logs[number].add(row)
                 if all(self.failed):
                     break
-                if last or time.monotonic() - saved >= options.checkpoint_seconds:
-                    self._save(epoch + 1)
+                done, keep = epoch + 1, options.keep_every
+                kept = _divided(done, keep) > _divided(epoch, keep)
+                due = time.monotonic() - saved >= options.checkpoint_seconds
+                if last or kept or due:
+                    self._save(done)
                     saved = time.monotonic()
                 advance(_summary(self.logs))
         return self._results()

@@ -1,0 +1,154 @@
+"""Pictures of weights and of their log alpha: still, and over a training."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from experiments.figures import COLOURS, STYLE
+from experiments.thresholds import Choice, Layer
+
+PATCH = 100  # a dense layer is shown by a patch of this many units each way
+GRID = 20  # a convolution by at most so many kernels each way
+BINS = 60
+LOW, HIGH = -12.0, 20.0  # of the histograms; what lies beyond is put into the last bins
+
+
+def save_choice(choice: Choice, path: Path, title: str = "") -> None:
+    """Histograms of log alpha, and accuracy and sparsity against the threshold."""
+    canvas, axes = _canvas(len(choice.layers) + 1, title)
+    chosen = choice.chosen and choice.chosen["threshold"]
+    for number, (layer, panel) in enumerate(zip(choice.layers, axes, strict=False)):
+        _histogram(panel, layer, number)
+        if chosen is not None:
+            panel.axvline(chosen, color="#222222", ls="--", lw=1)
+    panel = axes[len(choice.layers)]
+    x = [row["threshold"] for row in choice.rows]
+    for number, (name, label) in enumerate(
+        (("accuracy", "accuracy"), ("sparsity", "sparsity"))
+    ):
+        y = [row[name] for row in choice.rows]
+        style = {"color": COLOURS[number], "ls": ("-", "--")[number]}
+        panel.plot(x, y, lw=1.4, label=label, **style)
+    panel.axhline(choice.unpruned, color=COLOURS[0], lw=0.8, ls=":", label="unpruned")
+    if chosen is not None:
+        panel.axvline(chosen, color="#222222", ls="--", lw=1, label="chosen")
+    panel.set_title("noise off, pruned above the threshold", fontsize=9)
+    panel.set_xlabel("threshold of log alpha")
+    panel.legend(frameon=False, fontsize=7)
+    _write(canvas, path)
+
+
+def save_weights(
+    layers: list[Layer], path: Path, threshold: float = math.inf, title: str = ""
+) -> None:
+    """The means of each layer; those above the threshold are left white."""
+    canvas, axes = _canvas(len(layers), title)
+    for layer, panel in zip(layers, axes, strict=False):
+        image = picture(layer, threshold)
+        panel.imshow(image, **_colours(image))
+        panel.set_title(_caption(layer, threshold), fontsize=9)
+        panel.set_axis_off()
+    _write(canvas, path)
+
+
+def save_animation(
+    frames: list[tuple[int, list[Layer]]],
+    path: Path,
+    threshold: float,
+    title: str = "",
+    frames_per_second: float = 4.0,
+) -> None:
+    """Weights (above) and log alpha (below) at each epoch, as a GIF."""
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    count = len(frames[0][1])
+    canvas, axes = _canvas(2 * count, title, columns=count)
+
+    def draw(number: int):
+        epoch, layers = frames[min(number, len(frames) - 1)]
+        for index, layer in enumerate(layers):
+            above, below = axes[index], axes[count + index]
+            above.clear()
+            below.clear()
+            image = picture(layer, threshold)
+            above.imshow(image, **_colours(image))
+            above.set_axis_off()
+            _histogram(below, layer, index)
+            above.set_title(_caption(layer, threshold), fontsize=9)
+            below.set_title("")
+            below.axvline(threshold, color="#222222", ls="--", lw=1)
+        canvas.suptitle(f"{title}\nepoch {epoch}", fontsize=9)
+        return []
+
+    pause = max(1, round(2 * frames_per_second))
+    animation = FuncAnimation(
+        canvas, draw, frames=len(frames) + pause, cache_frame_data=False
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    animation.save(str(path), writer=PillowWriter(fps=frames_per_second))
+
+
+def picture(layer: Layer, threshold: float) -> np.ndarray:
+    """The means as one image, NaN where they are pruned.
+
+    A dense layer [I, O] gives the patch in its middle; a convolution [kh, kw, I, O] its
+    kernels, input channels downwards and output channels across, a NaN between them.
+    """
+    mean = np.where(layer.log_alpha <= threshold, layer.mean, np.nan)
+    if mean.ndim == 2:
+        rows, columns = (max(0, (n - PATCH) // 2) for n in mean.shape)
+        return mean[rows : rows + PATCH, columns : columns + PATCH]
+    kernels = np.pad(
+        mean[:, :, :GRID, :GRID],
+        ((0, 1), (0, 1), (0, 0), (0, 0)),
+        constant_values=np.nan,
+    )
+    high, wide, inputs, outputs = kernels.shape
+    return kernels.transpose(2, 0, 3, 1).reshape(inputs * high, outputs * wide)
+
+
+def _caption(layer: Layer, threshold: float) -> str:
+    left = int(np.sum(layer.log_alpha <= threshold))
+    return f"{layer.name}: {left} of {layer.log_alpha.size} left"
+
+
+def _colours(image: np.ndarray) -> dict:
+    kept = np.abs(image[np.isfinite(image)])
+    reach = float(kept.max()) if kept.size and kept.max() > 0 else 1.0
+    return {
+        "cmap": "RdBu",
+        "vmin": -reach,
+        "vmax": reach,
+        "interpolation": "nearest",
+        "aspect": "equal",
+    }
+
+
+def _histogram(panel, layer: Layer, number: int) -> None:
+    values = np.clip(layer.log_alpha.ravel(), LOW, HIGH)
+    colour = COLOURS[number % len(COLOURS)]
+    panel.hist(values, bins=BINS, range=(LOW, HIGH), color=colour, log=True)
+    panel.set_title(layer.name, fontsize=9)
+    panel.set_xlabel("log alpha")
+
+
+def _canvas(count: int, title: str, columns: int = 4):
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    with matplotlib.rc_context(STYLE):
+        size = (max(6.4, 3.2 * columns), 2.9 * rows + 0.5)
+        canvas = Canvas(figsize=size, dpi=110, layout="constrained")
+        axes = canvas.subplots(rows, columns, squeeze=False).ravel()
+    for empty in axes[count:]:
+        empty.set_visible(False)
+    canvas.suptitle(title, x=0.01, ha="left", fontsize=9)
+    return canvas, axes
+
+
+def _write(canvas, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, metadata={"Software": None})

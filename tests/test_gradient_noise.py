@@ -1,0 +1,74 @@
+"""The variance of the gradient of the means, against its closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from experiments.core import Net
+from experiments.gradient_noise import additive, gradient_variance, multiplicative
+from vnets.nets import MLP
+from vnets.posteriors import Gaussian, is_posterior
+from vnets.types import Params
+
+INPUTS, DRAWS = 6, 4000
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A linear net of two classes, and noise so small that the loss is linear in it."""
+    model = MLP((), 2, posteriors={})
+    mean = random.normal(random.key(0), (INPUTS, 2))
+    log_alpha = jnp.linspace(-12.0, -6.0, 2 * INPUTS).reshape(INPUTS, 2)
+    node = Gaussian(mean, log_alpha + 2 * jnp.log(jnp.abs(mean)))
+    params: Params = {"dense1": {"kernel": node, "bias": jnp.zeros(2)}}
+    return Net(model, params, {})
+
+
+def changed(net, form):
+    params = jax.tree.map(form, net.params, is_leaf=is_posterior)
+    return Net(net.model, params, net.collections)
+
+
+def test_the_two_forms_are_the_same_posterior(net):
+    there = changed(net, multiplicative)
+    back = changed(there, additive)
+    for one in (there, back):
+        for a, b in zip(
+            one.params["dense1"]["kernel"].moments(),
+            net.params["dense1"]["kernel"].moments(),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_the_gradient_of_one_example_has_the_variance_of_the_formula(net):
+    """y_k = m_k + s_k eps_k with m = x mu, s_k^2 = sum_i x_i^2 var_ik.
+
+    To first order in the noise, g_k = p_k - hot_k varies by H (s eps), and d y_k / d mu
+    is x_i (additive) or x_i + x_i^2 alpha_ik mu_ik eps_k / s_k (multiplicative).
+    """
+    x = random.normal(random.key(1), (1, INPUTS))
+    label = jnp.zeros((1,), jnp.int32)
+    node = net.params["dense1"]["kernel"]
+    mu, var = np.asarray(node.mean, np.float64), np.exp(np.asarray(node.log_var))
+    inputs = np.asarray(x[0], np.float64)
+    p = np.asarray(jax.nn.softmax(x @ node.mean)[0], np.float64)
+    gradient = p - np.asarray([1.0, 0.0])
+    hessian = np.diag(p) - np.outer(p, p)
+    std = np.sqrt(inputs**2 @ var)
+    through_loss = inputs[:, None, None] * (hessian * std[None, :])[None]
+    expected_additive = (through_loss**2).sum(-1)
+    direct = (inputs[:, None] ** 2) * var / mu / std[None] * gradient[None]
+    both = through_loss + direct[:, :, None] * np.eye(2)[None]
+    expected_multiplicative = (both**2).sum(-1)
+    for form, expected in (
+        (additive, expected_additive),
+        (multiplicative, expected_multiplicative),
+    ):
+        spread = gradient_variance(changed(net, form), x, label, random.key(2), DRAWS)
+        # A variance of n normal draws has a relative error of sqrt(2 / n).
+        np.testing.assert_allclose(
+            spread["dense1"]["kernel"].mean, expected, rtol=6 * np.sqrt(2 / DRAWS)
+        )

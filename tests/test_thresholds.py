@@ -1,0 +1,130 @@
+"""The help in choosing a threshold: what it counts, what it chooses, what it draws."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from experiments import core, thresholds, weight_figures
+from experiments.build import ConfigError
+from experiments.config_files import load_config
+from vnets import data
+from vnets.nets import MLP
+from vnets.posteriors import Gaussian, Point, variance
+
+PIXELS, K = 12, 3
+
+
+def net_of(log_var, mean=None):
+    """A linear net on images of 12 pixels; class k is the brightest third."""
+    hot = np.zeros((PIXELS, K), np.float32)
+    for k in range(K):
+        hot[4 * k : 4 * k + 4, k] = 1
+    node = Gaussian(jnp.asarray(hot if mean is None else mean), log_var)
+    params = {"dense1": {"kernel": node, "bias": jnp.zeros(K)}}
+    return core.Net(MLP((), K), params, {})
+
+
+@pytest.fixture
+def split():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, K, 90).astype(np.int32)
+    image = rng.integers(0, 60, (90, PIXELS, 1, 1)).astype(np.uint8)
+    for n, k in enumerate(label):
+        image[n, 4 * k : 4 * k + 4] += 150
+    return data.Split(image, label)
+
+
+def test_what_is_idle_goes_and_what_is_needed_stays(split):
+    # Weights of one have log alpha -6; the others, of zero, have plenty.
+    net = net_of(jnp.full((PIXELS, K), -6.0))
+    choice = thresholds.choose(net, split, "made-up images", thresholds=(-8, 0, 3))
+    assert choice.unpruned == 1.0
+    assert [row["nonzero"] for row in choice.rows] == [0, PIXELS, PIXELS]
+    assert choice.rows[0]["accuracy"] < 0.5
+    assert choice.chosen is choice.rows[1]
+    assert choice.chosen["compression"] == K
+
+
+def test_nothing_is_chosen_if_every_threshold_costs_too_much(split):
+    net = net_of(jnp.full((PIXELS, K), 9.0))
+    choice = thresholds.choose(net, split, "made-up images", thresholds=(-8, 0))
+    assert choice.chosen is None
+    assert choice.unpruned == 1.0
+
+
+@pytest.mark.parametrize("node", [Point, variance()])
+def test_a_net_without_log_alpha_is_refused(node, split):
+    shape = (PIXELS, K)
+    made = Point(jnp.ones(shape)) if node is Point else node(random.key(0), shape)
+    net = core.Net(MLP((), K), {"dense1": {"kernel": made, "bias": jnp.zeros(K)}}, {})
+    with pytest.raises(ConfigError, match="no layer of this net has a log alpha"):
+        thresholds.choose(net, split, "")
+
+
+def test_a_negative_tolerance_is_refused(split):
+    with pytest.raises(ConfigError, match="at least 0"):
+        thresholds.choose(net_of(jnp.zeros((PIXELS, K))), split, "", -0.1)
+
+
+def test_pictures_leave_out_what_is_pruned():
+    mean = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
+    log_alpha = np.zeros_like(mean)
+    log_alpha[0, 0, 1, 2] = 5
+    layer = thresholds.Layer("conv", mean, log_alpha)
+    image = weight_figures.picture(layer, 3.0)
+    assert image.shape == (2 * 3, 3 * 3)
+    # Kernel (input 1, output 2) begins at row 3 and column 6; its corner is pruned.
+    assert np.isnan(image[3, 6])
+    assert image[4, 7] == mean[1, 1, 1, 2]
+    assert np.isnan(image[2]).all()
+    assert np.isnan(image[:, 8]).all()
+    assert np.isfinite(weight_figures.picture(layer, 9.0)).sum() == mean.size
+    wide = np.arange(300.0 * 150).reshape(300, 150)
+    dense = thresholds.Layer("dense", wide, np.zeros_like(wide))
+    np.testing.assert_array_equal(
+        weight_figures.picture(dense, 3.0), wide[100:200, 25:125]
+    )
+
+
+def test_for_a_workdir_it_uses_no_test_image_and_animates_what_was_kept(
+    tmp_path, monkeypatch
+):
+    config = load_config("configs/sparse_vd.py:lenet_300_100_sparse_vd,quick")
+    with config.ignore_type():
+        noise = {"kind": "gaussian", "log_var": -6.0}
+        config.model = {"name": "mlp", "widths": (6,), "posteriors": {"dense1": noise}}
+    config.epochs, config.batch_size, config.probe.every = 4, 48, 4
+    core.run(config, "configs/x.py:y", lambda _: tmp_path, [0], keep_every=2)
+    choice = thresholds.choose_for(tmp_path)
+    assert "training images" in choice.images
+    assert [layer.name for layer in choice.layers] == ["dense1"]
+    frames = thresholds.over_training(tmp_path)
+    assert [epoch for epoch, _ in frames] == [2, 4]
+    assert not np.array_equal(frames[0][1][0].mean, frames[1][1][0].mean)
+    for save, arguments in (
+        (weight_figures.save_choice, (choice,)),
+        (weight_figures.save_weights, (choice.layers,)),
+    ):
+        save(*arguments, tmp_path / "x.png")
+        assert (tmp_path / "x.png").stat().st_size > 5000
+        (tmp_path / "x.png").unlink()
+    weight_figures.save_animation(frames, tmp_path / "x.gif", 3.0)
+    assert (tmp_path / "x.gif").read_bytes().startswith(b"GIF8")
+
+
+def test_without_kept_checkpoints_it_says_how_to_keep_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        thresholds,
+        "restore",
+        lambda folder: (None, core.Experiment(_Task(), None), None),
+    )
+    with pytest.raises(ConfigError, match="--keep_every"):
+        thresholds.over_training(tmp_path)
+
+
+class _Task:
+    @staticmethod
+    def start(key):
+        del key
+        return jnp.zeros(())
