@@ -53,7 +53,7 @@ def fake_data(request, monkeypatch):
     """Data of the right shape, with `param` test images; nobody asks for the pixels."""
 
     def load(name, **options):
-        train, test = (fake_split(n, SHAPES[name]) for n in (400, request.param))
+        train, test = (fake_split(n, SHAPES[name]) for n in (10_000, request.param))
         return data.Dataset(name, train, None, test, 10, {}, "fake")
 
     monkeypatch.setattr(data, "load", load)
@@ -102,7 +102,7 @@ def nets():
     Which layers are noisy and how wide a family is makes no other net; how they are
     sampled and trained does.
     """
-    same = ("posteriors", "width")
+    same = ("posteriors", "width", "widths")
     found = {}
     for name, variant, scale in EVERY:
         config = load_config(f"configs/{name}.py:{variant},{scale}")
