@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments import build as parts
-from experiments import core, latency
+from experiments import core, latency, structured
 from experiments.build import ConfigError
 from vnets import compact, edits, priors, soft_sharing
 from vnets.evaluate import to_float
@@ -125,11 +126,13 @@ def _pruning(config, params: Params, threshold: float | None) -> Callable:
         raise ConfigError("without noise in its weights a net has no threshold")
     if "sharing" in config:
         return edits.chain(edits.mean_only, soft_sharing.share)
-    if "unit_threshold" in config.evals:
-        least = config.evals.unit_threshold if threshold is None else threshold
-        return edits.chain(edits.prune_units(least), edits.mean_only)
-    least = config.evals.threshold if threshold is None else threshold
-    return edits.chain(edits.prune(least), edits.mean_only)
+    if "cut" in config.evals:
+        kind = next(iter(config.evals.cut))
+        cut = config.evals.cut if threshold is None else {kind: threshold}
+        change = structured.pruning(ConfigDict({"cut": cut}))
+    else:
+        change = edits.prune(config.evals.threshold if threshold is None else threshold)
+    return edits.chain(change, edits.mean_only)
 
 
 def _nodes(params: Params) -> list:
