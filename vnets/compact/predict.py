@@ -130,7 +130,8 @@ class Predictor:
         bias = linear.bias[:, None]
 
         def product(h: np.ndarray) -> np.ndarray:
-            y = matrix @ h
+            # BLAS takes a transposed view as it is, a sparse matrix needs whole rows.
+            y = matrix @ (np.ascontiguousarray(h) if form == "sparse" else h)
             y += bias
             return y
 
@@ -167,10 +168,10 @@ def _batch_last(x: np.ndarray) -> np.ndarray:
 
 
 def _chosen(live: np.ndarray | None, x: np.ndarray) -> np.ndarray:
-    """[B, ...] -> [live inputs, B]; None stands for all."""
+    """[B, ...] -> [live inputs, B], a view; None stands for all."""
     flat = x.reshape(len(x), math.prod(x.shape[1:]))
     every = live is None or live.size == flat.shape[1]
-    return np.ascontiguousarray((flat if every else flat[:, live]).T)
+    return (flat if every else flat[:, live]).T
 
 
 def _dense(live, product, h: np.ndarray) -> np.ndarray:
