@@ -2,9 +2,6 @@
 
 import dataclasses
 import importlib
-import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +9,8 @@ from typing import Any
 
 import jax
 from jax import random
-from ml_collections import ConfigDict
 
+from experiments import workdirs
 from experiments.build import ConfigError, pick
 from experiments.config_files import load_config, run_folder
 from vnets import checkpoint, data, edits, results, train
@@ -34,7 +31,6 @@ MODULES = (
     "uncertainty",
     "variance_networks",
 )
-RECORD, CONFIG = "record.json", "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,11 +172,11 @@ def run(
     Raises:
       ConfigError: a workdir that holds a run of another config.
     """
-    plain = plain_config(config)
+    plain = workdirs.plain_config(config)
     folders = {seed: Path(workdir(seed)) for seed in seeds}
     experiment = build(config)
     environments = {
-        seed: claim_workdir(folder, plain) for seed, folder in folders.items()
+        seed: workdirs.claim(folder, plain) for seed, folder in folders.items()
     }
     if isinstance(experiment, Study):
         outcomes = (_study(experiment, config, seed, home) for seed in seeds)
@@ -211,7 +207,7 @@ def run(
             history=outcome.history,
             failed=outcome.failed,
         )
-        results.write(folder / RECORD, record)
+        results.write(folder / workdirs.RECORD, record)
         records[outcome.seed] = record
     return records
 
@@ -295,9 +291,9 @@ def _trained(
         return run_folder(home, spec.run, scale, member)
 
     seeds = spec.seeds(seed)
-    missing = [m for m in seeds if held_record(folder(m), config) is None]
+    missing = [m for m in seeds if workdirs.held_record(folder(m), config) is None]
     for member in missing:
-        set_aside(folder(member), config, Path(home) / "stale")
+        workdirs.set_aside(folder(member), config, Path(home) / "stale")
     if missing:
         names = ", ".join(map(str, missing))
         print(f"{spec.run}, {scale}: training seeds {names} ...", flush=True)
@@ -305,7 +301,7 @@ def _trained(
     experiment = build(config)
     nets, identities = [], {}
     for member in seeds:
-        record = held_record(folder(member), config)
+        record = workdirs.held_record(folder(member), config)
         if record["status"] != "done":
             raise results.RecordError(
                 f"{folder(member)}: this net failed: {record['status']['failed']}"
@@ -326,12 +322,7 @@ def restore(folder: Path | str) -> tuple[Any, Experiment, Net]:
       ConfigError: the workdir holds no run, or one that trains no Flax model.
       WorkdirError: it has no checkpoint yet.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise ConfigError(f"{folder} is no workdir of a run: it has no {CONFIG}")
-    held = json.loads(path.read_text(encoding="utf-8"))["config"]
-    held.pop("net_configs", None)  # which `plain_config` derives
-    config = ConfigDict({**_unplain(held), "seed": 0})
+    config = workdirs.read_config(folder)
     experiment = build(config)
     if isinstance(experiment, Study) or experiment.model is None:
         raise ConfigError(f"{folder}: {config.experiment} trains no net of its own")
@@ -342,101 +333,6 @@ def _restored(experiment: Experiment, folder: Path) -> Net:
     like = jax.eval_shape(experiment.task.start, random.key(0))
     state = checkpoint.latest(folder / "checkpoints", like)
     return Net(experiment.model, state.params, state.model.collections)
-
-
-def _unplain(value):
-    """Undoes what `plain_config` did to types: tuples, and infinity."""
-    if isinstance(value, dict):
-        return {name: _unplain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return tuple(map(_unplain, value))
-    return float("inf") if value == "inf" else value
-
-
-def plain_config(config) -> dict[str, Any]:
-    """The config without its seed, as plain JSON types: what identifies a row.
-
-    A run that starts from other nets depends on their configs too: `net_configs` has
-    the hash of each.
-    """
-    plain = config.to_dict()
-    plain.pop("seed", None)
-    runs = sorted({spec["run"] for spec in plain.get("nets", {}).values()})
-    if runs:
-        plain["net_configs"] = {
-            run: results.config_hash(plain_config(load_config(f"{run},{config.scale}")))
-            for run in runs
-        }
-    return json.loads(json.dumps(plain).replace("Infinity", '"inf"'))
-
-
-def claim_workdir(folder: Path, plain: dict) -> dict:
-    """Marks a workdir with the config and the environment that a run starts in.
-
-    Returns:
-      The environment of the first start, which a resumed run keeps.
-
-    Raises:
-      ConfigError: the folder holds a run of another config, naming what differs.
-      WorkdirError: it cannot be written.
-    """
-    path = folder / CONFIG
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held["config"] != plain:
-            differing = ", ".join(_differences(held["config"], plain))
-            raise ConfigError(
-                f"workdir {folder} holds a run of another config (it differs in "
-                f"{differing}); choose another workdir or remove that one"
-            )
-        return held["environment"]
-    checkpoint.check_workdir(folder, ())
-    environment = results.environment()
-    content = {"config": plain, "environment": environment}
-    results.write_text(path, json.dumps(content, indent=1))
-    return environment
-
-
-def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
-    names = []
-    for key in sorted(set(a) | set(b)):
-        one, other = a.get(key), b.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            names += _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def held_record(folder: Path, config) -> results.Record | None:
-    """The folder's record if it is of this config, be it of a failed run.
-
-    Raises:
-      RecordError: a record that is damaged.
-    """
-    path = Path(folder) / RECORD
-    if not path.exists():
-        return None
-    record = results.read(path)
-    same = record["config_hash"] == results.config_hash(plain_config(config))
-    return record if same else None
-
-
-def set_aside(folder: Path, config, stale: Path) -> Path | None:
-    """Moves a workdir of another config out of the way; nothing is deleted."""
-    path = Path(folder) / CONFIG
-    if not path.exists():
-        return None
-    held = json.loads(path.read_text(encoding="utf-8"))["config"]
-    if held == plain_config(config):
-        return None
-    name = "-".join((*Path(folder).parts[-4:], results.config_hash(held)[:8]))
-    target = stale / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target = target.with_name(f"{target.name}-{os.getpid()}-{time.time_ns()}")
-    shutil.move(folder, target)
-    return target
 
 
 def _describe(dataset: data.Dataset | None, config: dict) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from experiments import core
+from experiments import core, workdirs
 from experiments.config_files import load_config, run_folder
 from experiments.table_specs import Table
 from vnets.results import Record
@@ -39,17 +39,17 @@ def train_missing(
             return run_folder(home, run, scale, seed)
 
         wanted = seeds[: row.seeds] if row.seeds else seeds
-        missing = [s for s in wanted if core.held_record(folder(s), config) is None]
+        missing = [s for s in wanted if workdirs.held_record(folder(s), config) is None]
         if missing and (not rows or row.name in rows):
             for seed in missing:
-                moved = core.set_aside(folder(seed), config, Path(home) / "stale")
+                moved = workdirs.set_aside(folder(seed), config, Path(home) / "stale")
                 if moved:
                     print(f"{folder(seed)} is of another config: moved to {moved}")
             names = ", ".join(map(str, missing))
             print(f"{row.label}: running seeds {names} ...", flush=True)
             core.run(config, row.run, folder, missing, home=home)
         for seed in wanted:
-            record = core.held_record(folder(seed), config)
+            record = workdirs.held_record(folder(seed), config)
             if record is not None:
-                records[folder(seed) / core.RECORD] = record
+                records[folder(seed) / workdirs.RECORD] = record
     return records

@@ -30,12 +30,12 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments import core
+    from experiments import core, workdirs
 
     cli.no_arguments(argv)
     config = CONFIG.value
     workdir = Path(WORKDIR.value)
-    record = core.held_record(workdir, config)
+    record = workdirs.held_record(workdir, config)
     if record is None:
         records = core.run(
             config,
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         numbers = (f"{metric} {number:.5g}" for metric, number in values.items())
         table.add_row(name, ", ".join(numbers))
     Console().print(table)
-    print(f"Record: {workdir / core.RECORD}")
+    print(f"Record: {workdir / workdirs.RECORD}")
     return 0
 
 

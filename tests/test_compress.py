@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import compress, core, latency
+from experiments import compress, core, latency, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import checkpoint, compact, plan
@@ -47,7 +47,7 @@ def test_a_restored_net_is_the_one_that_was_measured(workdir):
     folder, record = workdir
     config, experiment, net = core.restore(folder)
     assert (
-        core.plain_config(config)
+        workdirs.plain_config(config)
         == json.loads((folder / "config.json").read_text())["config"]
     )
     again = experiment.evaluations(net.params, net.collections, random.key(1)).evals
@@ -109,10 +109,10 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path):
     with pytest.raises(ConfigError, match="no workdir"):
         compress.compress(tmp_path, tmp_path / "net.vnz")
     study = load_config("configs/diversity.py:dropout,quick")
-    core.claim_workdir(tmp_path / "study", core.plain_config(study))
+    workdirs.claim(tmp_path / "study", workdirs.plain_config(study))
     with pytest.raises(ConfigError, match="trains no net"):
         core.restore(tmp_path / "study")
-    core.claim_workdir(tmp_path / "new", core.plain_config(load_config(RUN)))
+    workdirs.claim(tmp_path / "new", workdirs.plain_config(load_config(RUN)))
     with pytest.raises(checkpoint.WorkdirError, match="no checkpoints"):
         core.restore(tmp_path / "new")
     _, _, net = core.restore(folder)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import core
+from experiments import core, workdirs
 from experiments.config_files import load_config, run_folder
 from vnets import results
 
@@ -34,7 +34,8 @@ def shrunk(monkeypatch):
             config.optimizer.learning_rate = ((0.0, rate["value"]),)
         return config
 
-    monkeypatch.setattr(core, "load_config", load)
+    for module in (core, workdirs):
+        monkeypatch.setattr(module, "load_config", load)
     return rate
 
 
@@ -89,7 +90,7 @@ def test_a_study_trains_its_nets_once_and_names_them(tmp_path, shrunk, study, ca
     assert "training seeds 0, 1" in capsys.readouterr().out
     assert set(record["nets"]) == {f"{RUN} seed 0", f"{RUN} seed 1"}
     for member in (0, 1):
-        net = results.read(run_folder(tmp_path, RUN, "quick", member) / core.RECORD)
+        net = results.read(run_folder(tmp_path, RUN, "quick", member) / workdirs.RECORD)
         named = record["nets"][f"{RUN} seed {member}"]
         assert named["checksum"] == net["checksum"]
         assert named["config_hash"] == net["config_hash"]
@@ -107,10 +108,10 @@ def test_a_changed_net_makes_the_study_stale(tmp_path, shrunk, study):
     config = study_config(members=1)
     run(config, tmp_path)
     folder = run_folder(tmp_path, "configs/uncertainty.py:variance", "quick", 0)
-    assert core.held_record(folder, config) is not None
+    assert workdirs.held_record(folder, config) is not None
     shrunk["value"] = 5e-3
-    assert core.held_record(folder, config) is None
-    assert core.set_aside(folder, config, tmp_path / "stale").is_dir()
+    assert workdirs.held_record(folder, config) is None
+    assert workdirs.set_aside(folder, config, tmp_path / "stale").is_dir()
     run(config, tmp_path)  # the net's own folder is set aside too, not lost
     assert len(list((tmp_path / "stale").iterdir())) == 2
 
@@ -130,7 +131,7 @@ def test_a_warm_start_takes_the_edited_net(tmp_path, shrunk):
         return tmp_path / "warm" / f"seed{seed}"
 
     [record] = core.run(config, RUN, folder, [0], home=tmp_path).values()
-    source = results.read(run_folder(tmp_path, RUN, "quick", 0) / core.RECORD)
+    source = results.read(run_folder(tmp_path, RUN, "quick", 0) / workdirs.RECORD)
     assert record["nets"][f"{RUN} seed 0"]["checksum"] == source["checksum"]
     # A rate of zero: the same net, tested with the same key.
     assert record["evals"]["det"] == source["evals"]["det"]

@@ -17,6 +17,7 @@ LAYERS = (
     ("posteriors",),
     ("scales",),
     ("edits", "priors", "group_priors", "estimators", "ops", "projections"),
+    ("pruning", "soft_sharing"),
     ("layers",),
     ("nets",),
     ("compact",),

@@ -5,7 +5,7 @@ import pytest
 from jax import random
 from scipy.special import expit
 
-from experiments import core, rvm, sparse_linear
+from experiments import core, rvm, sparse_linear, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import data
@@ -136,7 +136,7 @@ def test_a_study_without_nets_writes_a_record(variant, fit, tmp_path):
     assert 0 < pruned["sparsity"] < 1
     noisy = variant.startswith("digits_noise")
     assert ("64 noise features" in record["dataset"]["source"]) == noisy
-    assert core.held_record(tmp_path, config) is not None
+    assert workdirs.held_record(tmp_path, config) is not None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import build, core
+from experiments import build, core, workdirs
 from experiments.config_files import load_config
 from vnets import results
 
@@ -57,7 +57,7 @@ def test_every_method_says_what_it_leaves(method, tmp_path):
     probed = record["history"][-1]
     assert probed["sparsity"] == pytest.approx(left["sparsity"])
     assert f"sparsity/{LAYERS[0]}" in probed
-    assert results.read(tmp_path / core.RECORD)["evals"] == record["evals"]
+    assert results.read(tmp_path / workdirs.RECORD)["evals"] == record["evals"]
 
 
 def test_columns_on_the_training_set_stand_apart(tmp_path):

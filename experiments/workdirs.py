@@ -1,0 +1,128 @@
+"""The folder of a run: which config it is of, its record, and what to do with others.
+
+A run marks its folder with its config before anything else (`claim`), and leaves its
+record there at the end; a config that changed since makes both stale.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.build import ConfigError
+from experiments.config_files import load_config
+from vnets import checkpoint, results
+
+RECORD, CONFIG = "record.json", "config.json"
+
+
+def plain_config(config) -> dict[str, Any]:
+    """The config without its seed, as plain JSON types: what identifies a row.
+
+    A run that starts from other nets depends on their configs too: `net_configs` has
+    the hash of each.
+    """
+    plain = config.to_dict()
+    plain.pop("seed", None)
+    runs = sorted({spec["run"] for spec in plain.get("nets", {}).values()})
+    if runs:
+        plain["net_configs"] = {
+            run: results.config_hash(plain_config(load_config(f"{run},{config.scale}")))
+            for run in runs
+        }
+    return json.loads(json.dumps(plain).replace("Infinity", '"inf"'))
+
+
+def read_config(folder: Path | str) -> ConfigDict:
+    """The config that a folder is marked with.
+
+    Raises:
+      ConfigError: the folder holds no run.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no workdir of a run: it has no {CONFIG}")
+    held = json.loads(path.read_text(encoding="utf-8"))["config"]
+    return ConfigDict({**_unplain(held), "seed": 0})
+
+
+def _unplain(value):
+    """Undoes what `plain_config` did to types: tuples, and infinity."""
+    if isinstance(value, dict):
+        return {name: _unplain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return tuple(map(_unplain, value))
+    return float("inf") if value == "inf" else value
+
+
+def claim(folder: Path, plain: dict) -> dict:
+    """Marks a workdir with the config and the environment that a run starts in.
+
+    Returns:
+      The environment of the first start, which a resumed run keeps.
+
+    Raises:
+      ConfigError: the folder holds a run of another config, naming what differs.
+      WorkdirError: it cannot be written.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["config"] != plain:
+            differing = ", ".join(_differences(held["config"], plain))
+            raise ConfigError(
+                f"workdir {folder} holds a run of another config (it differs in "
+                f"{differing}); choose another workdir or remove that one"
+            )
+        return held["environment"]
+    checkpoint.check_workdir(folder, ())
+    environment = results.environment()
+    content = {"config": plain, "environment": environment}
+    results.write_text(path, json.dumps(content, indent=1))
+    return environment
+
+
+def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted(set(a) | set(b)):
+        one, other = a.get(key), b.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names += _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def held_record(folder: Path, config) -> results.Record | None:
+    """The folder's record if it is of this config, be it of a failed run.
+
+    Raises:
+      RecordError: a record that is damaged.
+    """
+    path = Path(folder) / RECORD
+    if not path.exists():
+        return None
+    record = results.read(path)
+    same = record["config_hash"] == results.config_hash(plain_config(config))
+    return record if same else None
+
+
+def set_aside(folder: Path, config, stale: Path) -> Path | None:
+    """Moves a workdir of another config out of the way; nothing is deleted."""
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))["config"]
+    if held == plain_config(config):
+        return None
+    name = "-".join((*Path(folder).parts[-4:], results.config_hash(held)[:8]))
+    target = stale / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target = target.with_name(f"{target.name}-{os.getpid()}-{time.time_ns()}")
+    shutil.move(folder, target)
+    return target
