@@ -39,6 +39,54 @@ def thresholds(choice, tolerance: float) -> None:
         )
 
 
+def compression(report: dict) -> None:
+    """Prints what `compress.compress` found: size, error, and time for a prediction."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    weights, size, test = report["weights"], report["bytes"], report["test"]
+    table = Table("", "weights", "bytes", title=report["file"])
+    table.add_row("dense, float32", f"{weights['all']:,}", f"{size['dense']:,}")
+    table.add_row("non-zeros, float32", "", f"{size['nonzeros']:,}")
+    table.add_row("CSR matrices", f"{weights['quantized']:,}", f"{size['csr']:,}")
+    table.add_row("the file", f"{weights['quantized']:,}", f"{size['file']:,}")
+    console.print(table)
+    console.print(
+        f"{size['all_weights_over_nonzeros']:.1f} times fewer weights, a file "
+        f"{size['dense_over_file']:.1f} times smaller, "
+        f"{size['file_per_weight']:.2f} bytes for each weight left, header included"
+    )
+    layers = ", ".join(
+        f"{name} {count} units at {report['bits'][name]} bits"
+        for name, count in report["units"].items()
+    )
+    console.print(f"left: {layers}")
+    if "left" in report["mdl_bits"]:
+        promised = report["mdl_bits"]["left"] / 8
+        console.print(f"the posterior's KL promises {promised:,.0f} bytes")
+    console.print(
+        f"test error of {test['examples']}: all weights "
+        f"{test['error/all_weights']:.2%}, pruned {test['error/pruned']:.2%}, the file "
+        f"{test['error/file']:.2%}; file and quantized net differ on "
+        f"{test['differ/file_and_quantized']}"
+    )
+    taken = report["latency_ms"]
+    table = Table(
+        "batch",
+        "the file",
+        "dense NumPy",
+        "dense JAX",
+        title=f"median ms for a batch, {taken['threads']} thread(s)",
+    )
+    for key, times in taken.items():
+        if key.startswith("batch_"):
+            names = ("compact", "dense_numpy", "dense_jax")
+            cells = (f"{times[name]:.3f}" for name in names)
+            table.add_row(key.removeprefix("batch_"), *cells)
+    console.print(table)
+
+
 def show(folder: Path, outcome: Outcome) -> bool:
     """Prints a table, writes <folder>.md and its figures and prints their paths.
 

@@ -44,7 +44,7 @@ THREADS = flags.DEFINE_integer("threads", 1, "For the latency.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
-    from experiments import compress
+    from experiments import compress, show
 
     cli.no_arguments(argv)
     out = Path(OUT.value)
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     )
     text = json.dumps(report, indent=1)
     out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show.compression(report)
     return 0
 
 

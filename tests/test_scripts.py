@@ -172,3 +172,35 @@ def test_diverged_run_says_where_and_exits_with_1(tmp_path):
     assert "layer dense" in err
     record = results.read(tmp_path / "run" / "record.json")
     assert "not finite" in record["status"]["failed"]
+
+
+def test_a_trained_net_gets_a_threshold_and_becomes_a_file(tmp_path):
+    small = (
+        "--config.model={'name': 'mlp', 'widths': (8,), "
+        "'posteriors': {'dense1': {'kind': 'gaussian', 'log_var': -6.0}}}"
+    )
+    workdir = tmp_path / "run"
+    config = "--config=configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
+    brief = ("--config.epochs=2", "--keep_every=1", "--config.kl_weight=((0.0, 1.0),)")
+    code, _, err = call(
+        tmp_path, "train", config, small, *brief, f"--workdir={workdir}"
+    )
+    assert code == 0, err
+    code, out, err = call(tmp_path, "threshold", f"--workdir={workdir}", "--animate")
+    assert code == 0, err
+    assert "training images" in out
+    names = {"threshold.png", "weights.png", "threshold.json", "weights.gif"}
+    assert names <= {path.name for path in workdir.iterdir()}
+    file = tmp_path / "net.vnz"
+    arguments = (f"--workdir={workdir}", f"--out={file}", "--threshold=0")
+    code, out, err = call(tmp_path, "compress", *arguments)
+    assert code == 0, err
+    report = json.loads(file.with_suffix(".json").read_text())
+    assert report["bytes"]["file"] == file.stat().st_size
+    assert f"{report['weights']['all']:,}" in out
+    code, _, err = call(tmp_path, "compress", f"--workdir={workdir}", "--out=net.zip")
+    assert code == 2
+    assert ".vnz" in err
+    code, _, err = call(tmp_path, "threshold", f"--workdir={tmp_path}")
+    assert code == 2
+    assert "is no workdir of a run" in err
