@@ -67,8 +67,15 @@ CUTS = {
     "group_ard": {"units": 3.0},
     "sparse_vd": {"weights": 3.0},
 }
-# Of the rate, for log sigma, mu of truncated scales, and log variances and log means.
-FACTORS = {"*/log_std": 60.0, "*/location": 60.0, "*/log_var": 20.0, "*/log_mean": 20.0}
+# Of the rate, for log sigma and mu of truncated scales, for log variances and log means,
+# and for the means of Gaussian scales.
+FACTORS = {
+    "*/log_std": 60.0,
+    "*/location": 60.0,
+    "*/log_var": 20.0,
+    "*/log_mean": 20.0,
+    "*/scale/mean": 5.0,
+}
 EPOCHS = {"quick": 30, "short": 30, "paper": 200}
 FULL_KL = {"quick": 1 / 40}
 
