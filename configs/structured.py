@@ -67,8 +67,7 @@ CUTS = {
     "group_ard": {"units": 3.0},
     "sparse_vd": {"weights": 3.0},
 }
-# Of the rate, for log sigma and mu of truncated scales, for log variances and log means,
-# and for the means of Gaussian scales.
+# Of the rate: for truncated scales, log variances, log means, means of Gaussian scales.
 FACTORS = {
     "*/log_std": 60.0,
     "*/location": 60.0,
