@@ -15,12 +15,12 @@ predictive entropy or as mutual information, is judged by
 import functools
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
+from ml_collections import ConfigDict
 
 from experiments import build as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
@@ -97,7 +97,7 @@ def shifted_images(config, test: data.Split) -> np.ndarray:
     parts.pick("shift.name", name, sorted({*MADE, *data.NAMES} - {config.dataset.name}))
     if name in MADE:
         return MADE[name](test.image)
-    other = load_data(SimpleNamespace(name=name, labels="", validation=0))
+    other = load_data(ConfigDict({"name": name, "labels": "", "validation": 0}))
     shape, needed = other.test.image.shape[1:], test.image.shape[1:]
     if shape != needed:
         raise parts.ConfigError(

@@ -47,6 +47,7 @@ def read_config(folder: Path | str) -> ConfigDict:
     if not path.is_file():
         raise ConfigError(f"{folder} is no workdir of a run: it has no {CONFIG}")
     held = json.loads(path.read_text(encoding="utf-8"))["config"]
+    held.pop("net_configs", None)  # `plain_config` adds it
     return ConfigDict({**_unplain(held), "seed": 0})
 
 

@@ -45,6 +45,7 @@ def test_noise_is_on_every_layer_and_the_kl_in_full():
         assert len(sparse.model.posteriors) == layers
 
 
+@pytest.mark.slow
 def test_a_short_run_measures_both_sets(tmp_path):
     short = config("mnist_fc_sparse_vd")
     short.model.widths, short.epochs, short.batch_size = (16, 16), 1, 400

@@ -111,6 +111,7 @@ def test_truncated_draws_have_the_moments(assert_mean):
     assert_mean(relative, np.exp(np.asarray(q.log_alpha()))[wide_enough])
 
 
+@pytest.mark.slow
 def test_truncated_gradients_are_finite_and_right():
     """Of moments and KL, and of draws: E[dz] = d E[z]."""
     extreme = [*GRID, (-25.0, -25.0), (9.0, 9.0), (9.0, -25.0), (-25.0, 9.0)]
@@ -129,6 +130,7 @@ def test_truncated_gradients_are_finite_and_right():
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
 
 
+@pytest.mark.slow
 def test_truncated_draws_are_reparameterized(assert_mean):
     pairs = [(-2.0, 0.0), (0.0, -1.0), (2.0, -1.5)]
 
@@ -153,6 +155,7 @@ def make_scales():
 
 
 @pytest.mark.parametrize("name", make_scales())
+@pytest.mark.slow
 def test_draws_have_the_moments(name, assert_moments):
     scale = make_scales()[name]
     assert scale.shape == (3,)

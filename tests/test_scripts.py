@@ -123,6 +123,7 @@ def values(path):
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_ends_as_if_never_killed(tmp_path):
     arguments = [CONFIG, *SMALL, "--config.probe.every=100", "--checkpoint_seconds=0"]
 
@@ -151,6 +152,7 @@ def test_killed_and_called_again_ends_as_if_never_killed(tmp_path):
     assert values(tmp_path / "whole" / "metrics.jsonl") == values(log)
 
 
+@pytest.mark.slow
 def test_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     folder = f"--workdir={tmp_path / 'run'}"
     code, _, err = call(tmp_path, "train", CONFIG, *SMALL, folder, "--config.epochs=1")
@@ -162,6 +164,7 @@ def test_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "run" / "record.json").read_bytes() == record
 
 
+@pytest.mark.slow
 def test_diverged_run_says_where_and_exits_with_1(tmp_path):
     rate = "--config.optimizer.learning_rate=((0.0, 1e30), (1.0, 1e30))"
     code, _, err = call(
@@ -174,6 +177,7 @@ def test_diverged_run_says_where_and_exits_with_1(tmp_path):
     assert "not finite" in record["status"]["failed"]
 
 
+@pytest.mark.slow
 def test_a_trained_net_gets_a_threshold_and_becomes_a_file(tmp_path):
     small = (
         "--config.model={'name': 'mlp', 'widths': (8,), "

@@ -34,7 +34,15 @@ def run(config, folder):
     return record
 
 
-@pytest.mark.parametrize("method", ["magnitude", "surgery", "sharing", "sparse_vd"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "magnitude",
+        "surgery",
+        pytest.param("sharing", marks=pytest.mark.slow),
+        pytest.param("sparse_vd", marks=pytest.mark.slow),
+    ],
+)
 def test_every_method_says_what_it_leaves(method, tmp_path):
     config = small(method)
     record = run(config, tmp_path)

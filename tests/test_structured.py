@@ -94,6 +94,7 @@ def split():
     return data.Split(images, np.arange(40, dtype=np.int32) % 10)
 
 
+@pytest.mark.slow
 def test_the_study_of_speed(net, split):
     config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
     config.latency = {"batch_size": 8, "rounds": 3}

@@ -87,6 +87,7 @@ def test_pictures_leave_out_what_is_pruned():
     )
 
 
+@pytest.mark.slow
 def test_for_a_workdir_it_uses_no_test_image_and_animates_what_was_kept(
     tmp_path, monkeypatch
 ):

@@ -126,7 +126,9 @@ def test_vmapped_seeds_resume(split, one_device, tmp_path):
         assert leaves_equal(a.state, b.state)
 
 
-@pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.parametrize(
+    "vectorize", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_one_seed_that_fails_does_not_stop_the_others(
     split, one_device, tmp_path, vectorize
 ):

@@ -80,7 +80,8 @@ def test_normalization_is_the_authors():
     assert not any(name.startswith("norm") for name in held["params"])
 
 
-@pytest.mark.parametrize("blocks", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [1, 5])
 def test_one_compiled_step_with_noise_on_every_layer(blocks, one_device):
     """Sparse VD on all layers but two, which have dropout: all of them move."""
     posteriors = dict.fromkeys(VGG(blocks=blocks).layers, gaussian(-10.0))
