@@ -143,6 +143,7 @@ def _constriction():
     """constriction's queue coder and models."""
     import constriction
 
+    # Its submodules are made by the compiled extension: type checkers see none.
     stream = constriction.stream  # type: ignore[attr-defined]
     return stream.queue, stream.model
 

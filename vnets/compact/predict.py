@@ -200,6 +200,7 @@ class _Convolution:
         margins = pads(h.shape[1:3], step.kernel, step.strides, step.padding)
         if any(map(any, margins)):
             h = np.pad(h, ((0, 0), *margins, (0, 0)))
+        # NumPy's annotation knows one window length only, the function takes a pair.
         windows = sliding_window_view(h, step.kernel, (1, 2))  # type: ignore
         windows = windows[:, :: step.strides[0], :: step.strides[1]]
         patches = windows.transpose(4, 5, 0, 1, 2, 3)[self._live]

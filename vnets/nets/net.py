@@ -46,8 +46,9 @@ class Net(nn.Module):
 
     @property
     def plan(self) -> steps.Plan:
-        """The steps of the net, in order of execution."""
-        raise NotImplementedError
+        """The steps of the net, in order of execution; each family says its own."""
+        # Abstract: Flax's modules leave no room for an ABC's metaclass.
+        raise NotImplementedError(f"{type(self).__name__} has no plan")
 
     @property
     def layers(self) -> Sequence[str]:
