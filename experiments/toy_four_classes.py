@@ -28,6 +28,7 @@ from experiments import build as parts
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.toys import FullBatch, Points, as_is
 from vnets import edits, estimators, evaluate, objectives, ops, train
+from vnets.layers import call_path
 from vnets.posteriors import ZeroMean, is_noisy, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
@@ -145,7 +146,7 @@ def layer_input(model, params: Params, x: Array) -> Array:
     seen = []
 
     def watch(call, args, kwargs, context):
-        if "/".join(context.module.path) == name:
+        if call_path(context) == name:
             seen.append(args[0])
         return call(*args, **kwargs)
 

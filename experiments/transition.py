@@ -22,7 +22,7 @@ from flax import linen as nn
 from vnets import backend
 from vnets.edits import path_name, without_mean
 from vnets.evaluate import to_float
-from vnets.layers import TEST
+from vnets.layers import TEST, call_path
 from vnets.posteriors import Multiplicative, Posterior, is_posterior
 from vnets.types import Array, Key, choose
 
@@ -51,7 +51,7 @@ def layer_input(model, layer: str) -> Callable:
         seen = []
 
         def watch(call, args, kwargs, context):
-            if "/".join(context.module.path) == layer:
+            if call_path(context) == layer:
                 seen.append(args[0])
             return call(*args, **kwargs)
 

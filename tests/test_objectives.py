@@ -7,17 +7,18 @@ import pytest
 from jax import random
 
 from vnets.layers import TEST
-from vnets.nets import MLP
+from vnets.nets import MLP, LeNet5
 from vnets.objectives import (
     ModelState,
     classification_loss,
     cross_entropy,
+    first_nonfinite_layer,
     gaussian_nll,
     knots,
     neg_elbo,
     with_penalty,
 )
-from vnets.posteriors import gaussian, point
+from vnets.posteriors import Point, gaussian, point
 from vnets.priors import kl, log_uniform
 
 BATCH = {
@@ -161,3 +162,17 @@ def test_a_penalty_is_added_at_the_scale_of_the_training_set():
     assert also["loss"] == more
     assert also["penalty"] == 50
     assert set(also) == {*metrics, "penalty"}
+
+
+def test_the_first_layer_that_is_not_finite_is_named():
+    """A convolutional net too, whose plan calls methods before it has a path."""
+    net = LeNet5(batch_norm=True)
+    image = jnp.ones((2, 16, 16, 1), jnp.float32)
+    variables = net.init(random.key(0), image)
+    params = variables.pop("params")
+    state = ModelState(step=jnp.int32(0), collections=variables)
+    locate = first_nonfinite_layer(net)
+    batch = {"image": image}
+    assert locate(params, state, batch, random.key(1)) is None
+    params["conv2"]["kernel"] = Point(jnp.full((5, 5, 20, 50), jnp.nan))
+    assert locate(params, state, batch, random.key(1)) == "conv2"

@@ -8,7 +8,7 @@ from jax import random
 from experiments import transition
 from vnets.data import Split
 from vnets.edits import zero_mean
-from vnets.nets import MLP
+from vnets.nets import MLP, LeNet5
 from vnets.posteriors import multiplicative, variance
 
 LABELS = jnp.arange(600) % 3
@@ -80,3 +80,14 @@ def test_the_probe_reads_the_named_layer():
     assert dropped["variance_information"] == pytest.approx(
         found["variance_information"], rel=1e-5
     )
+
+
+def test_the_probe_reads_a_layer_of_a_convolutional_net():
+    net = LeNet5(batch_norm=True, posteriors={"dense1": multiplicative(2.0)})
+    image = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1), np.uint8)
+    split = Split(image, np.arange(30, dtype=np.int32) % 3)
+    rngs = {"params": random.key(0), "noise": random.key(1)}
+    variables = net.init(rngs, jnp.zeros((1, 16, 16, 1), jnp.float32))
+    params = variables.pop("params")
+    found = transition.probe(net, "dense1", split)(params, variables, random.key(0))
+    assert found["mean_information"] > 0 and found["variance_information"] > 0

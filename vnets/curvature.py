@@ -30,7 +30,7 @@ from vnets import backend
 from vnets.data import Split
 from vnets.edits import Change, Edit, chain, edit, mean_only, path_name
 from vnets.evaluate import to_float
-from vnets.layers import TEST
+from vnets.layers import TEST, call_path
 from vnets.objectives import cross_entropy
 from vnets.posteriors import (
     Gaussian,
@@ -175,7 +175,7 @@ def _shifted(model, variables, x: Array, layer: str, shift: Array):
 
     def intercept(call, args, kwargs, context):
         y = call(*args, **kwargs)
-        if context.method_name != "__call__" or layer != "/".join(context.module.path):
+        if call_path(context) != layer:
             return y
         if args[0].ndim != 2 or inputs:
             raise ValueError(

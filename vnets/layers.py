@@ -265,9 +265,9 @@ class Stochastic:
     def _intercepted(self, mode: Mode, seen: dict):
         def interceptor(call, args, kwargs, context):
             module = context.module
-            if context.method_name != "__call__" or not _is_linear(module):
+            path = call_path(context)
+            if path is None or not _is_linear(module):
                 return call(*args, **kwargs)
-            path = "/".join(module.path)
             seen.setdefault(path, set())
             factory = self._factory(path)
             if factory is None and not _holds_posterior(module):
@@ -297,6 +297,16 @@ def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochasti
       rngs={"noise": key})`. Parameters keep their paths: those of a trained model fit.
     """
     return Stochastic(model, FrozenDict(posteriors))
+
+
+def call_path(context: nn.module.InterceptorContext) -> str | None:
+    """The path of the module whose `__call__` an interceptor sees.
+
+    Other methods give None: a net reads its plan through them before it has a path.
+    """
+    if context.method_name != "__call__":
+        return None
+    return "/".join(context.module.path)
 
 
 def _is_linear(module: nn.Module) -> bool:

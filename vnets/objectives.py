@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax import struct
 from jax import random
 
-from vnets.layers import TRAIN, Mode
+from vnets.layers import TRAIN, Mode, call_path
 from vnets.priors import kl
 from vnets.types import Array
 
@@ -191,8 +191,8 @@ def first_nonfinite_layer(model, mode: Mode = TRAIN) -> Callable[..., str | None
 
         def watch(call, args, kwargs, context):
             y = call(*args, **kwargs)
-            path = "/".join(context.module.path)
-            if path and context.method_name == "__call__":
+            path = call_path(context)
+            if path:
                 bad = [not jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y)]
                 names.extend([path] if any(bad) else [])
             return y
