@@ -39,6 +39,10 @@ LAYERS = {
     "lenet_300_100": ("dense1", "dense2", "dense3"),
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),
 }
+INITS = {
+    "conv": {"name": "glorot_uniform"},
+    "dense": {"name": "normal", "stddev": 0.01},
+}
 METHODS = ("sparse_vd", "original", "magnitude", "surgery", "sharing")
 ABLATIONS = ("ard", "no_warm_up", "pretrained", "multiplicative")
 GRADIENT_NOISE = "lenet_300_100_gradient_noise"
@@ -79,7 +83,7 @@ def base(variant: str, scale: str, net: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
     config = lenet5_mnist.base(variant, scale)
     config.experiment = "sparsity"
-    config.model = {"name": net, "posteriors": {}}
+    config.model = {"name": net, "posteriors": weights(net, {"kind": "point"})}
     config.epochs = EPOCHS[scale]
     config.batch_size = {"quick": 50, "short": 200, "paper": 100}[scale]
     config.kl_weight = ((0.0, 0.0),)  # points have no KL
@@ -92,6 +96,14 @@ def base(variant: str, scale: str, net: str) -> ConfigDict:
     if scale == "quick":
         config.probe.every = 5
     return config
+
+
+def weights(net: str, kind: dict) -> dict[str, dict]:
+    """The same kind of weight in all layers, each from the authors' distribution."""
+    return {
+        layer: {**kind, "init": INITS[layer.rstrip("0123456789")]}
+        for layer in LAYERS[net]
+    }
 
 
 def gradient_noise(variant: str, scale: str) -> ConfigDict:
@@ -110,9 +122,9 @@ def noisy(config: ConfigDict, net: str, method: str) -> None:
     """Noise on all layers, the KL and its warm-up."""
     noise = {"kind": "gaussian", "log_var": -10.0}
     if method == "multiplicative":
-        # Weights start near 0.03: the same variance as log sigma^2 -10, about.
-        noise = {"kind": "multiplicative", "per": "weight", "log_alpha": -3.0}
-    config.model.posteriors = dict.fromkeys(LAYERS[net], noise)
+        # Weights start near 0.01: the same variance as log sigma^2 -10, about.
+        noise = {"kind": "multiplicative", "per": "weight", "log_alpha": -0.8}
+    config.model.posteriors = weights(net, noise)
     full = 1 / 40 if config.scale == "quick" else 1.0
     warm_up = ((5 / config.epochs, 0.0), (20 / config.epochs, full))
     config.kl_weight = ((0.0, full),) if method == "no_warm_up" else warm_up
@@ -138,7 +150,7 @@ def pruned(config: ConfigDict, net: str, method: str) -> None:
     layers = LAYERS[net]
     surgical = method == "surgery"
     posterior = {"kind": "masked", "revivable": surgical}
-    config.model.posteriors = dict.fromkeys(layers, posterior)
+    config.model.posteriors = weights(net, posterior)
     config.pruning = {"method": method}
     if surgical:
         rates = {"rate": SURGERY_RATE[net], "begin": third, "end": 0.75, "every": 10}

@@ -26,8 +26,14 @@ from vnets import (
 from vnets.estimators import ESTIMATORS
 from vnets.layers import Mode
 from vnets.objectives import knots
-from vnets.posteriors import Factory, Gaussian, Multiplicative, Scaled, is_posterior
-from vnets.types import choose
+from vnets.posteriors import (
+    Factory,
+    Gaussian,
+    Multiplicative,
+    Scaled,
+    is_posterior,
+)
+from vnets.types import Initializer, choose
 
 POSTERIORS: dict[str, Callable[..., Factory]] = {
     "point": posteriors.point,
@@ -39,6 +45,11 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "structured": scales.structured,
     "group_normal_jeffreys": scales.group_normal_jeffreys,
     "group_horseshoe": scales.group_horseshoe,
+}
+INITIALIZERS: dict[str, Callable[..., Initializer]] = {
+    "fan_in_uniform": lambda: posteriors.fan_in_uniform,
+    "glorot_uniform": lambda: jax.nn.initializers.glorot_uniform(),
+    "normal": lambda stddev: jax.nn.initializers.normal(stddev),
 }
 NETS: dict[str, Callable] = {
     "lenet5": nets.LeNet5,
@@ -83,9 +94,16 @@ def positive(field: str, value: int) -> None:
 
 
 def posterior(field: str, spec: Mapping) -> Factory:
-    """A posterior factory from {"kind": name, **arguments}."""
+    """A posterior factory from {"kind": name, **arguments}.
+
+    An "init" among these is {"name": of `INITIALIZERS`, **arguments}.
+    """
     arguments = dict(spec)
     kind = arguments.pop("kind", "")
+    if "init" in arguments:
+        init = dict(arguments["init"])
+        make = pick(f"{field}.init.name", init.pop("name", ""), INITIALIZERS)
+        arguments["init"] = call(f"{field}.init", make, init)
     return call(field, pick(f"{field}.kind", kind, POSTERIORS), arguments)
 
 

@@ -5,7 +5,8 @@ path), so that a committed table can be held to the records it came from.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from experiments import figures
@@ -20,6 +21,7 @@ NOT_RUN = "not run"
 FAILED = "failed"
 MAY_BE_SHARED = ("Data", "Ensemble samples", "Device", "Commit")
 UNWRAPPED = 18  # characters of a field that a terminal must keep on one line
+HEADER = 12  # characters of a line that a terminal's header may take at least
 NONE = "–"  # noqa: RUF001 (an en dash is how a table says: nothing here)
 TRUTH = {True: "yes", False: "no", None: NOT_RUN}
 STYLES = {"yes": "green", "no": "bold red", FAILED: "bold red", NOT_RUN: "dim"}
@@ -27,12 +29,20 @@ STYLES = {"yes": "green", "no": "bold red", FAILED: "bold red", NOT_RUN: "dim"}
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table of text; a line with an empty first field continues the one above."""
+    """A table of text; a line with an empty first field continues the one above.
+
+    The first `names` columns say what a line is about.
+    """
 
     title: str
     header: list[str]
     lines: list[list[str]]
     text: str = ""
+    names: int = 1
+
+    def columns(self) -> list[tuple[str, ...]]:
+        """The fields of each column, from top to bottom."""
+        return list(zip(*self.lines, strict=True))
 
 
 def markdown(outcome: Outcome) -> str:
@@ -79,22 +89,67 @@ def terminal(outcome: Outcome, console: "Console") -> None:
         console.print(Text(f"\n{grid.title}", style="bold"))
         if grid.text:
             console.print(Text(grid.text))
-        shown = Table(box=HORIZONTALS, pad_edge=False, collapse_padding=True)
-        for name, *fields in zip(grid.header, *grid.lines, strict=True):
-            short = max(map(len, fields)) <= UNWRAPPED
-            longest = max(
-                len(word) for field in fields for word in field.split() or "-"
-            )
-            shown.add_column(
-                Text(name), overflow="fold", no_wrap=short, min_width=min(longest, 12)
-            )
-        starts = [line[0] != "" for line in grid.lines]
-        grouped = not all(starts)
-        for line, new_next in zip(grid.lines, [*starts[1:], False], strict=True):
-            shown.add_row(*map(_styled, line), end_section=grouped and new_next)
-        console.print(shown)
+        for panel in panels(grid, console.width):
+            shown = Table(box=HORIZONTALS, pad_edge=False, collapse_padding=True)
+            for name, fields in zip(panel.header, panel.columns(), strict=True):
+                shown.add_column(
+                    Text(_header(name, fields)),
+                    overflow="fold",
+                    no_wrap=_short(fields),
+                    min_width=_least(name, fields),
+                )
+            starts = [line[0] != "" for line in panel.lines]
+            grouped = not all(starts)
+            for line, new_next in zip(panel.lines, [*starts[1:], False], strict=True):
+                shown.add_row(*map(_styled, line), end_section=grouped and new_next)
+            console.print(shown)
     for note in notes(outcome):
         console.print(Text(f"- {note}"))
+
+
+def panels(grid: Grid, width: int) -> Iterator[Grid]:
+    """What of a grid fits side by side; each part repeats what its lines are about."""
+    gap = 2  # characters between columns
+    least = [
+        gap + _least(name, fields)
+        for name, fields in zip(grid.header, grid.columns(), strict=True)
+    ]
+    names = list(range(grid.names))
+    room = width - sum(least[i] for i in names)
+    part: list[int] = []
+    for i in range(grid.names, len(least)):
+        if part and sum(least[j] for j in part) + least[i] > room:
+            yield _part(grid, names + part)
+            part = []
+        part.append(i)
+    yield _part(grid, names + part)
+
+
+def _part(grid: Grid, columns: list[int]) -> Grid:
+    header = [grid.header[i] for i in columns]
+    lines = [[line[i] for i in columns] for line in grid.lines]
+    return dataclasses.replace(grid, header=header, lines=lines)
+
+
+def _short(fields: Iterable[str]) -> bool:
+    """True if no field of a column may be broken over lines."""
+    return max(map(len, fields)) <= UNWRAPPED
+
+
+def _header(name: str, fields: Iterable[str]) -> str:
+    """A column's name, broken into lines where its fields are short."""
+    if not _short(fields):
+        return name
+    width = max(HEADER, *map(len, fields))
+    return "\n".join(textwrap.wrap(name, width, break_long_words=False))
+
+
+def _least(name: str, fields: Iterable[str]) -> int:
+    """The fewest characters that a column can be read with."""
+    if _short(fields):
+        lines = _header(name, fields).split("\n")
+        return max(map(len, (*fields, *lines)))
+    return min(UNWRAPPED, max(len(word) for one in fields for word in one.split()))
 
 
 def grids(outcome: Outcome) -> list[Grid]:
@@ -172,8 +227,9 @@ def run_facts(measured: Measured) -> dict[str, str]:
         "Data": distinct(data_text(record) for record in records),
         "Epochs": distinct(text for text in map(epochs_text, records) if text),
         "Ensemble samples": distinct(
-            str(record["evals"].get("ens", {}).get("samples", "?"))
+            str(record["evals"]["ens"]["samples"])
             for record in records
+            if "samples" in record["evals"].get("ens", {})
         ),
         "Seeds": " ".join(str(record["seed"]) for record in records) or NONE,
         "Failed": str(len(measured.failed)),
@@ -233,7 +289,7 @@ def _numbers(outcome: Outcome) -> Grid:
         for column in columns
     ]
     title = "Measured and published" if outcome.table.published else "Measured"
-    return Grid(title, ["Row", "", *header], lines)
+    return Grid(title, ["Row", "", *header], lines, names=2)
 
 
 def _claims(outcome: Outcome) -> Grid:

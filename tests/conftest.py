@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, strict rank promotion, and the tools of the law tests.
+"""Eight fake CPU devices, a cache of compiled programs, and the tools of law tests.
 
 A tolerance is derived, not chosen: a Monte-Carlo mean is compared within five of its
 own standard errors, anything else within what float32 rounding can do.
@@ -8,6 +8,7 @@ by eight, or the fixture `one_device`.
 """
 
 import os
+from pathlib import Path
 
 DEVICES = 8
 FLAGS = (
@@ -18,6 +19,12 @@ FLAGS = (
 )
 os.environ["XLA_FLAGS"] = " ".join((*FLAGS, os.environ.get("XLA_FLAGS", ""))).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What one test, worker, script or earlier run has compiled serves the others: many
+# tests train the same net.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402 (the flags above are read when JAX is imported)
 import numpy as np  # noqa: E402

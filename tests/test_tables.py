@@ -253,6 +253,20 @@ def test_the_terminal_needs_100_columns(tmp_path):
                 assert field in text
 
 
+def test_columns_that_do_not_fit_the_terminal_go_below_with_their_rows():
+    header = ["Row", "", *(f"A column about layer {i}" for i in range(20))]
+    lines = [["Some net", "ours", *(f"{i}.25" for i in range(20))]]
+    parts = list(render.panels(render.Grid("", header, lines, names=2), width=100))
+    assert len(parts) > 1
+    for part in parts:
+        assert part.header[:2] == header[:2]
+        assert part.lines[0][:2] == lines[0][:2]
+    assert [name for part in parts for name in part.header[2:]] == header[2:]
+    assert [one for part in parts for one in part.lines[0][2:]] == lines[0][2:]
+    [whole] = render.panels(render.Grid("", header, lines, names=2), width=500)
+    assert whole.header == header
+
+
 def test_the_figure_is_written(tmp_path):
     records = store(tmp_path, make("a", 0), make("a", 1, det=0.1))
     for scale in ("short", "quick"):  # the second has no record at all
