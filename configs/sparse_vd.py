@@ -19,11 +19,12 @@ NET_sparse_vd_long has the authors' 200 epochs at short, too.
 
 All train on the same number of epochs: 60 at short. The authors' recipe: batches of
 100, Adam from 1e-3 linearly to 0 (LeNet-300-100: constant for the first half), KL
-weight 0 for 5 epochs, then linearly to 1 at epoch 20, weights with log alpha >= 3 cut
-at the end. We deviate so: pixels are in [0, 1] and the mean image is not subtracted,
-weights start from U(-1/sqrt(fan in), 1/sqrt(fan in)), the means of weights with log
-alpha > 3 are not cut while training, log alpha is not clipped, and batches are of 200
-at short.
+weight 0 for 5 epochs, then linearly to 1 at epoch 20, means of weights with log alpha
+above 3 dropped while training, all of such a weight at the end. We deviate so: pixels
+are in [0, 1] and the mean image is not subtracted, a mean is dropped after a step and
+not within it, the variances stay in convolutions, too, log alpha is not clipped, and
+batches are of 200 at short. In trials on validation images LeNet-300-100
+stayed denser unless means were dropped.
 
 The pruning methods train without pruning for a third of the run. Then magnitude prunes
 until the half of it; surgery changes masks until three quarters of it. quick is on the
@@ -125,6 +126,8 @@ def noisy(config: ConfigDict, net: str, method: str) -> None:
         # Weights start near 0.01: the same variance as log sigma^2 -10, about.
         noise = {"kind": "multiplicative", "per": "weight", "log_alpha": -0.8}
     config.model.posteriors = weights(net, noise)
+    if method != "multiplicative":  # whose variances would go with the means
+        config.pruning = {"method": "log_alpha", "threshold": 3.0}
     full = 1 / 40 if config.scale == "quick" else 1.0
     warm_up = ((5 / config.epochs, 0.0), (20 / config.epochs, full))
     config.kl_weight = ((0.0, full),) if method == "no_warm_up" else warm_up

@@ -171,6 +171,7 @@ def projection(max_log_alpha: float, prior_spec: str | Mapping):
 
 
 PRUNING: dict[str, Callable[..., projections.Projection]] = {
+    "log_alpha": projections.drop_idle_means,
     "magnitude": pruning.magnitude,
     "surgery": pruning.surgery,
 }

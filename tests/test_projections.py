@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets.posteriors import Multiplicative, Scaled, gaussian, multiplicative, variance
-from vnets.projections import at_most_one, chain, clip_log_alpha, nothing
+from vnets.posteriors import (
+    Gaussian,
+    Multiplicative,
+    Scaled,
+    gaussian,
+    multiplicative,
+    variance,
+)
+from vnets.projections import (
+    at_most_one,
+    chain,
+    clip_log_alpha,
+    drop_idle_means,
+    nothing,
+)
 
 
 @pytest.fixture
@@ -81,3 +94,19 @@ def test_a_chain_applies_from_left_to_right_and_passes_the_step(params):
     clipped = clip_log_alpha(-1, 1)(params)
     jax.tree.map(np.testing.assert_array_equal, both, clipped)
     assert nothing(params, 3) is params
+
+
+def test_idle_means_are_dropped_and_their_variances_stay(params):
+    mean = jnp.asarray([[1.0, 0.1, -0.1, 0.0]], jnp.float32)
+    node = Gaussian(mean, jnp.zeros((1, 4), jnp.float32))
+    # log alpha is -2 log |mean|: 0, 4.6, 4.6, and above any threshold.
+    params |= {"additive": {"kernel": Scaled(params["scaled"]["kernel"].scale, node)}}
+    dropped = jax.jit(drop_idle_means(3.0))(params)
+    weight = dropped["additive"]["kernel"].weight
+    np.testing.assert_array_equal(weight.mean, [[1.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(weight.log_var, node.log_var)
+    assert not np.any(dropped["gaussian"]["kernel"].mean)  # log sigma^2 is 40
+    for layer in ("vd", "scaled", "variance"):
+        jax.tree.map(np.testing.assert_array_equal, dropped[layer], params[layer])
+    kept = drop_idle_means(5.0)(params)["additive"]["kernel"].weight
+    np.testing.assert_array_equal(kept.mean, mean)

@@ -10,7 +10,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vnets.posteriors import Multiplicative, Scaled, is_posterior
+from vnets.posteriors import (
+    Gaussian,
+    Multiplicative,
+    Scaled,
+    is_posterior,
+    log_alpha,
+)
 from vnets.types import Array, Params
 
 Projection = Callable[[Params, Array | None], Params]
@@ -33,6 +39,30 @@ def clip_log_alpha(low: float = -jnp.inf, high: float = jnp.inf) -> Projection:
         if not isinstance(node, Multiplicative):
             return node
         return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
+
+    def apply(params: Params, step: Array | None = None) -> Params:
+        del step
+        return jax.tree.map(project, params, is_leaf=is_posterior)
+
+    return apply
+
+
+def drop_idle_means(threshold: float = 3.0) -> Projection:
+    """Sets the means of additive noise to zero wherever log alpha is above a threshold.
+
+    The variances stay. What the authors of sparse variational dropout call `train_clip`
+    (there in the forward pass): a mean that noise drowns learns nothing any more,
+    unless a single step lifts it back over the threshold.
+    """
+
+    def project(node):
+        if isinstance(node, Scaled):
+            return dataclasses.replace(node, weight=project(node.weight))
+        if not isinstance(node, Gaussian):
+            return node
+        return dataclasses.replace(
+            node, mean=jnp.where(log_alpha(node) > threshold, 0.0, node.mean)
+        )
 
     def apply(params: Params, step: Array | None = None) -> Params:
         del step
