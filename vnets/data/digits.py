@@ -6,6 +6,8 @@ too; "digits_8x8" keeps theirs. scikit-learn has no train and test split; ours i
 360 stratified test images, the same in both.
 """
 
+import functools
+
 import numpy as np
 
 from vnets.data.splits import stratified
@@ -18,8 +20,16 @@ GREY_MAX = 16
 
 
 def read(name: str, places: Places, download: bool) -> Arrays:
-    """Gives train [1437, H, W, 1] and test [360, H, W, 1], uint8, with labels."""
+    """Gives train [1437, H, W, 1] and test [360, H, W, 1], uint8, with labels.
+
+    The arrays are shared by all calls and read-only.
+    """
     del places, download  # the package has them
+    return _read(name)
+
+
+@functools.cache
+def _read(name: str) -> Arrays:
     from sklearn.datasets import load_digits
 
     small, label = (np.asarray(part) for part in load_digits(return_X_y=True))
@@ -27,15 +37,15 @@ def read(name: str, places: Places, download: bool) -> Arrays:
     image = _resize(small.reshape(-1, 8, 8), side)
     in_test = np.zeros(len(label), bool)
     in_test[stratified(label, TEST_SIZE, TEST_SEED)] = True
-    return Arrays(
-        {
-            "train_image": image[~in_test],
-            "train_label": label[~in_test].astype(np.int32),
-            "test_image": image[in_test],
-            "test_label": label[in_test].astype(np.int32),
-        },
-        source=f"scikit-learn load_digits, {_form(side)}",
-    )
+    arrays = {
+        "train_image": image[~in_test],
+        "train_label": label[~in_test].astype(np.int32),
+        "test_image": image[in_test],
+        "test_label": label[in_test].astype(np.int32),
+    }
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Arrays(arrays, source=f"scikit-learn load_digits, {_form(side)}")
 
 
 def _form(side: int) -> str:
