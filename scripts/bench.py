@@ -36,6 +36,11 @@ def main(argv: list[str]) -> int:
 
     timing.use_threads()  # before JAX starts
     console = Console()
+    try:
+        report.require_writable(Path(OUT.value))
+    except results.RecordError as error:
+        print(error, file=sys.stderr)
+        return 1
     for name in ONLY.value:
         try:
             measured = report.measure(name, quick=QUICK.value, rounds=ROUNDS.value)

@@ -65,6 +65,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def require_writable(folder: Path) -> None:
+    """Makes the folder and writes into it: known before the measuring.
+
+    Raises:
+      RecordError: the file system refuses.
+    """
+    probe = folder / ".write-test"
+    results.write_text(probe, "")
+    probe.unlink()
+
+
 def save(folder: Path, report: Report) -> Path:
     """Writes <name>.json, and anew the README of all in the folder; returns the first.
 
