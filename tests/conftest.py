@@ -16,6 +16,10 @@ FLAGS = (
     # Nearly all the time goes into compiling: half of it saved at LLVM's -O0. What XLA
     # itself does to a program (fusion, partitioning) stays as it is.
     "--xla_backend_optimization_level=0",
+    # Half of the rest: the older code generator for fused loops, and a program as one
+    # module of LLVM's instead of up to 32 for as many threads.
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 os.environ["XLA_FLAGS"] = " ".join((*FLAGS, os.environ.get("XLA_FLAGS", ""))).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
