@@ -181,7 +181,9 @@ def predictor(posterior, draws):
     """An MLP of 12 inputs whose first layer is noisy, and its predictor."""
     model = nets.MLP(widths=(16,), classes=3, posteriors={"dense1": posterior})
     x = jnp.zeros((1, 3, 4, 1), jnp.float32)
-    variables = model.init({"params": random.key(0), "noise": random.key(1)}, x)
+    variables = jax.jit(model.init)(
+        {"params": random.key(0), "noise": random.key(1)}, x
+    )
 
     def log_p(x, key):
         def one(key):

@@ -75,6 +75,7 @@ def compiled(estimator, op):
     return jax.jit(jax.vmap(draw, in_axes=(None, None, 0)))
 
 
+@functools.cache
 def problem(case, make):
     op, x_shape, w_shape = CASES[case]
     key = random.key(0)
@@ -83,6 +84,16 @@ def problem(case, make):
 
 def linear(op, x, w):
     return op.lower(op.apply(op.lift(x), w))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def exact_moments(op, q, x):
+    """x E w and x^2 Var w."""
+    mean, var = (
+        jnp.zeros(q.shape, jnp.float32) if moment is None else moment
+        for moment in q.moments()
+    )
+    return linear(op, x, mean), linear(op, jnp.square(x), var)
 
 
 def all_draws(op, q, x):
@@ -102,9 +113,7 @@ def all_draws(op, q, x):
 def test_estimators_have_the_moments_of_the_node(case, name, assert_moments):
     """The mean is x E w and the variance x^2 Var w, of each pre-activation alone."""
     op, q, x = problem(case, PLAIN[name])
-    mean, var = q.moments()
-    mean = linear(op, x, jnp.zeros(q.shape, jnp.float32) if mean is None else mean)
-    var = linear(op, jnp.square(x), var)
+    mean, var = exact_moments(op, q, x)
     for draws in all_draws(op, q, x):
         assert_moments(draws, mean, var)
 
@@ -122,9 +131,7 @@ def test_estimators_agree_under_noise_on_units(case, name, assert_same_moments):
     first, *others = all_draws(op, q, x)
     for draws in others:
         assert_same_moments(first, draws)
-    mean = (
-        linear(op, x, q.weight.moments()[0]) if q.weight.moments()[0] is not None else 0
-    )
+    mean, _ = exact_moments(op, q.weight, x)
     gap = np.abs(np.asarray(first).mean(0) - mean)
     error = np.asarray(first).std(0) / np.sqrt(DRAWS)
     assert np.all(gap <= 5 * error + 1e-5)  # dropout has mean one
@@ -261,17 +268,25 @@ def test_perturb_and_its_gradient():
     def plain(mean, var):
         return mean + jnp.sqrt(var + VAR_FLOOR) * draws
 
-    ours, pullback = jax.vjp(lambda m, v: _perturb(m, v, draws), mean, var)
-    expected, plain_pullback = jax.vjp(plain, mean, var)
+    def with_slopes(function):
+        def run(mean, var):
+            y, pullback = jax.vjp(function, mean, var)
+            return y, pullback(g)
+
+        return jax.jit(run)
+
+    perturb = with_slopes(lambda m, v: _perturb(m, v, draws))
+    ours, slopes = perturb(mean, var)
+    expected, plain_slopes = with_slopes(plain)(mean, var)
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
-    for a, b in zip(pullback(g), plain_pullback(g), strict=True):
+    for a, b in zip(slopes, plain_slopes, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     # Rounding may leave a variance just below zero, of a Scaled node's say.
     for bad in (0.0, -1e-9):
         var = jnp.full((50,), bad, jnp.float32)
-        y, pullback = jax.vjp(lambda m, v: _perturb(m, v, draws), mean, var)
+        y, slopes = perturb(mean, var)
         np.testing.assert_allclose(y, mean, atol=1e-7)
-        assert all(np.all(np.isfinite(bar)) for bar in pullback(g))
+        assert all(np.all(np.isfinite(bar)) for bar in slopes)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -307,16 +322,22 @@ def test_the_bias_never_enters_the_variance(make):
     np.testing.assert_allclose(gap, np.stack([bias] * 2), rtol=1e-6, atol=1e-5)
 
 
-def gradient_draws(estimator, q, head, x, labels, draws):
-    """Draws of the gradient of a dense net's mean loss, [n, parameters]."""
+@functools.cache
+def gradient_of(estimator):
+    """The gradient of a dense net's mean loss, of many keys."""
 
-    def loss(q, key):
+    def loss(q, key, head, x, labels):
         h = jax.nn.relu(estimator(ops.DENSE, q, x, key))
         log_p = jax.nn.log_softmax(h @ head)
         return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
-    grad = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
-    bars = grad(q, random.split(random.key(11), draws))
+    return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0, None, None, None)))
+
+
+def gradient_draws(estimator, q, head, x, labels, draws):
+    """Draws of it, [n, parameters]."""
+    keys = random.split(random.key(11), draws)
+    bars = gradient_of(estimator)(q, keys, head, x, labels)
     return np.asarray(bars.log_var, np.float64).reshape(draws, -1)
 
 
@@ -426,8 +447,10 @@ def test_magnitudes_have_finite_gradients_and_those_of_the_formula(estimator):
     def plain(scale, x):
         return jnp.sum(jnp.sin(factor * jnp.sqrt(jnp.square(x) @ jnp.square(scale))))
 
-    slopes = jax.grad(loss, argnums=(0, 1))
-    ours, expected = slopes(q.scale, x), jax.grad(plain, argnums=(0, 1))(q.scale, x)
+    slopes, plain_slopes = (
+        jax.jit(jax.grad(function, argnums=(0, 1))) for function in (loss, plain)
+    )
+    ours, expected = slopes(q.scale, x), plain_slopes(q.scale, x)
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     for leaf in slopes(q.scale, x.at[0].set(0)):

@@ -141,9 +141,10 @@ def test_the_mode_reaches_stochastic_layers(image):
     """One weight sample for the batch: equal images, equal outputs."""
     net = stochastic(Theirs(), {"head": gaussian(0.0)})
     made = jax.jit(net.init)(random.key(0), image)
+    apply = jax.jit(net.apply)
     same = jnp.broadcast_to(image[:1], image.shape)
     for estimator in (estimators.lrt, estimators.weight_sampling):
-        y = net.apply(made, same, mode=Mode(estimator), rngs={"noise": random.key(1)})
+        y = apply(made, same, mode=Mode(estimator), rngs={"noise": random.key(1)})
         shared = np.allclose(y[0], y[1], rtol=1e-4)
         assert shared == (estimator is estimators.weight_sampling)
 
@@ -235,7 +236,10 @@ def test_activate_max_pool_is_the_plain_thing(activation, height):
         return layers.activate_max_pool(x, activation)
 
     np.testing.assert_array_equal(ours(x), plain(x))
-    grads = [jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, plain)]
+    grads = [
+        jax.jit(jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x)))))(x)
+        for f in (ours, plain)
+    ]
     np.testing.assert_allclose(*grads, rtol=1e-5, atol=1e-6)
 
 

@@ -168,7 +168,7 @@ def test_the_first_layer_that_is_not_finite_is_named():
     """A convolutional net too, whose plan calls methods before it has a path."""
     net = LeNet5(batch_norm=True)
     image = jnp.ones((2, 16, 16, 1), jnp.float32)
-    variables = net.init(random.key(0), image)
+    variables = jax.jit(net.init)(random.key(0), image)
     params = variables.pop("params")
     state = ModelState(step=jnp.int32(0), collections=variables)
     locate = first_nonfinite_layer(net)

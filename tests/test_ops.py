@@ -32,9 +32,9 @@ CONVS = [
 
 
 def tensors(size, kernel, seed=0, inputs=3, outputs=4):
-    keys = random.split(random.key(seed), 2)
-    x = random.normal(keys[0], (2, *size, inputs))
-    return x, random.normal(keys[1], (*kernel, inputs, outputs))
+    rng = np.random.default_rng(seed)
+    shapes = (2, *size, inputs), (*kernel, inputs, outputs)
+    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
 
 
 def run(op, x, w):

@@ -1,5 +1,6 @@
 """Laws of the posterior nodes: what moments() says is what sample() does."""
 
+import functools
 import math
 
 import jax
@@ -91,6 +92,7 @@ def nodes():
 NODES = nodes()
 
 
+@functools.cache
 def build(name, shape=DENSE):
     node = NODES[name](random.key(0), shape)
     return spread(random.key(1), node)

@@ -1,5 +1,6 @@
 """Laws of the noise on units: moments, draws and gradients of every scale node."""
 
+import functools
 import itertools
 
 import jax
@@ -29,6 +30,13 @@ def f32(values):
 def truncated(pairs=GRID):
     mean, log_std = np.asarray(pairs, np.float64).T
     return TruncatedLogNormal(f32(mean), f32(log_std))
+
+
+# One program for each: a scale is some fifty operations.
+moments = jax.jit(lambda q: q.moments())
+log_alpha = jax.jit(lambda q: q.log_alpha())
+kl_of = jax.jit(lambda q: q.kl())
+sample = jax.jit(lambda q, key, shape: q.sample(key, shape), static_argnums=2)
 
 
 def log_mass(low, high):
@@ -62,20 +70,20 @@ def test_truncated_moments_are_the_closed_forms():
     """Relative 1e-4: float32 exponents up to 20 are rounded by 1e-6 each, and the
     closed form itself loses digits where z^2's mean is all but the mean's square."""
     first, second, _ = closed_form()
-    mean, var = truncated().moments()
+    mean, var = map(np.asarray, moments(truncated()))
     np.testing.assert_allclose(mean, np.exp(first), rtol=1e-4)
     np.testing.assert_allclose(mean**2 + var, np.exp(second), rtol=1e-4)
     ratio = np.expm1(second - 2 * first)
     clear = ratio > 1e-8  # 1e-11 is the closed form's own error far out
-    log_alpha = truncated().log_alpha()
-    np.testing.assert_allclose(log_alpha[clear], np.log(ratio[clear]), atol=2e-3)
-    assert np.all(np.asarray(log_alpha)[~clear] < np.log(1e-7))
+    found = np.asarray(log_alpha(truncated()))
+    np.testing.assert_allclose(found[clear], np.log(ratio[clear]), atol=2e-3)
+    assert np.all(found[~clear] < np.log(1e-7))
 
 
 def test_truncated_kl_is_the_closed_form():
     """Doubles lose t^4 eps of it, t standard deviations above the interval; there it
     is that of an exponential of rate mu / sigma^2, within 1 / t^2."""
-    value, expected = np.asarray(truncated().kl()), closed_form()[2]
+    value, expected = np.asarray(kl_of(truncated())), closed_form()[2]
     mean, log_std = np.asarray(GRID).T
     t = np.maximum(mean, 0) / np.exp(log_std)
     assert np.all(np.abs(value - expected) < 1e-4 + 1e-16 * t**4)
@@ -90,25 +98,25 @@ def test_truncated_kl_by_monte_carlo(assert_mean):
     pairs = [(-3.0, 1.0), (0.0, -1.0), (0.5, -2.0)]
     q = truncated(pairs)
     mean, log_std = np.asarray(pairs).T
-    x = np.log(np.asarray(q.sample(random.key(0), (DRAWS,)), np.float64))
+    x = np.log(np.asarray(sample(q, random.key(0), (DRAWS,)), np.float64))
     std = np.exp(log_std)
     mass = log_mass((LOW - mean) / std, (HIGH - mean) / std)
     log_q = -0.5 * ((x - mean) / std) ** 2 - log_std - 0.5 * np.log(2 * np.pi) - mass
-    assert_mean(log_q + np.log(HIGH - LOW), np.asarray(q.kl(), np.float64))
+    assert_mean(log_q + np.log(HIGH - LOW), np.asarray(kl_of(q), np.float64))
 
 
 def test_truncated_draws_have_the_moments(assert_mean):
     q = truncated()
-    z = np.asarray(q.sample(random.key(1), (DRAWS,)), np.float64)
+    z = np.asarray(sample(q, random.key(1), (DRAWS,)), np.float64)
     assert np.all((z > 0) & (z <= 1))
-    mean, var = q.moments()
+    mean, var = map(np.asarray, moments(q))
     # Of a scale next to 0 or 1 the distance to 1 is what varies.
     assert_mean(z, np.asarray(mean))
     narrow = [i for i, (_, log_std) in enumerate(GRID) if log_std <= 0]
     spread = (z - np.asarray(mean, np.float64)) ** 2
     wide_enough = [i for i in narrow if var[i] > 1e-9 * mean[i] ** 2]
     relative = (spread / np.asarray(mean, np.float64) ** 2)[:, wide_enough]
-    assert_mean(relative, np.exp(np.asarray(q.log_alpha()))[wide_enough])
+    assert_mean(relative, np.exp(np.asarray(log_alpha(q)))[wide_enough])
 
 
 @pytest.mark.slow
@@ -169,7 +177,7 @@ def test_draws_have_the_moments(name, assert_moments):
 
 def test_horseshoe_units_share_the_scale_of_the_layer():
     scale = make_scales()["horseshoe"]
-    logs = np.log(np.asarray(scale.sample(random.key(0), (DRAWS,))))
+    logs = np.log(np.asarray(sample(scale, random.key(0), (DRAWS,))))
     shared = 0.25 * np.exp(np.asarray(scale.shared.log_var)).sum()
     covariance = np.cov(logs.T)
     # A covariance of normals has the variance (v v + c^2) / n.
@@ -185,7 +193,7 @@ def test_scaled_weights_agree_with_their_layer(name, axis, assert_same_moments):
     q = Scaled(make_scales()[name], weight, axis, "example")
     x = jnp.tile(f32([[1.0, -2.0, 0.5]]), (DRAWS, 1))
     draws = [
-        estimate(ops.DENSE, q, x, random.key(i))
+        jax.jit(functools.partial(estimate, ops.DENSE))(q, x, random.key(i))
         for i, estimate in enumerate((estimators.lrt, estimators.per_example_sampling))
     ]
     assert_same_moments(*draws)
@@ -207,7 +215,7 @@ FACTORIES = {
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_factories(name):
-    make = FACTORIES[name]()
+    make = jax.jit(FACTORIES[name](), static_argnums=1)
     dense, conv = make(random.key(0), (6, 4)), make(random.key(0), (5, 5, 3, 4))
     assert (dense.axis, dense.scale.shape, dense.shape) == ("in", (6,), (6, 4))
     assert (conv.axis, conv.scale.shape, conv.shape) == ("out", (4,), (5, 5, 3, 4))
@@ -217,7 +225,7 @@ def test_factories(name):
         with pytest.raises(ValueError, match="choose from"):
             FACTORIES[name](**wrong)
     # Next to no noise at the start: the net is the one without.
-    mean, weight = edits.mean_of(dense).mean, edits.mean_of(dense.weight).mean
+    mean, weight = (jax.jit(edits.mean_of)(q).mean for q in (dense, dense.weight))
     np.testing.assert_allclose(mean, weight, rtol=0.05)
 
 
@@ -226,7 +234,7 @@ def test_gradients_reach_scale_and_weight(name):
     layer = Dense(4, FACTORIES[name]())
     x = random.normal(random.key(0), (8, 6))
     rngs = {"params": random.key(1), "noise": random.key(2)}
-    params = layer.init(rngs, x, Mode())["params"]
+    params = jax.jit(layer.init)(rngs, x, Mode())["params"]
 
     def loss(params):
         y = layer.apply({"params": params}, x, Mode(), rngs={"noise": random.key(3)})

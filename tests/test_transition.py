@@ -1,5 +1,6 @@
 """Laws of what is measured in the phase transition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ LABELS = jnp.arange(600) % 3
 def params_with(make):
     net = MLP((6,), 3, posteriors={"dense1": make})
     rngs = {"params": random.key(0), "noise": random.key(1)}
-    return net, net.init(rngs, jnp.zeros((1, 5), jnp.float32))["params"]
+    return net, jax.jit(net.init)(rngs, jnp.zeros((1, 5), jnp.float32))["params"]
 
 
 @pytest.mark.parametrize("log_alpha", [-3.0, 0.0, 4.0, 9.0])
@@ -87,7 +88,7 @@ def test_the_probe_reads_a_layer_of_a_convolutional_net():
     image = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1), np.uint8)
     split = Split(image, np.arange(30, dtype=np.int32) % 3)
     rngs = {"params": random.key(0), "noise": random.key(1)}
-    variables = net.init(rngs, jnp.zeros((1, 16, 16, 1), jnp.float32))
+    variables = jax.jit(net.init)(rngs, jnp.zeros((1, 16, 16, 1), jnp.float32))
     params = variables.pop("params")
     found = transition.probe(net, "dense1", split)(params, variables, random.key(0))
     assert found["mean_information"] > 0
