@@ -117,7 +117,8 @@ def test_a_zero_mean_net_is_constant_when_deterministic(make):
     logits = np.asarray(net.apply({"params": quiet}, x))  # and needs no key
     np.testing.assert_array_equal(logits, np.stack([logits[0]] * len(x)))
     np.testing.assert_allclose(logits[0], params["dense2"]["bias"])
-    noisy = net.apply({"params": params}, x, rngs={"noise": random.key(0)})
+    apply = jax.jit(net.apply)
+    noisy = apply({"params": params}, x, rngs={"noise": random.key(0)})
     assert np.ptp(np.asarray(noisy), axis=0).min() > 0
 
 

@@ -67,6 +67,13 @@ def covariance(draws):
     return centred[:, :, :, None] * centred[:, :, None, :]
 
 
+@jax.jit
+def linear_and_joint(q, h, key):
+    """Both, and draws of the weights."""
+    y, both = propagation.linear(ops.DENSE, q, h), propagation.joint(q, h)
+    return y, both, q.sample(key, (DRAWS, 2))
+
+
 @pytest.mark.parametrize("noisy_input", [False, True])
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_linear_layers_agree_with_monte_carlo(
@@ -78,8 +85,7 @@ def test_linear_layers_agree_with_monte_carlo(
     if not noisy_input:
         h = Moments(h.mean)
 
-    y = jax.jit(lambda h: propagation.linear(ops.DENSE, q, h))(h)
-    mean, cov = jax.jit(lambda h: propagation.joint(q, h))(h)
+    y, (mean, cov), w = linear_and_joint(q, h, random.key(8))
     np.testing.assert_allclose(mean, y.mean, rtol=1e-6)
     if name == "point" and not noisy_input:
         assert y.var is None
@@ -88,7 +94,6 @@ def test_linear_layers_agree_with_monte_carlo(
         return
     np.testing.assert_allclose(np.einsum("bkk->bk", cov), y.var, rtol=1e-5)
     x = draws_of(h, 7) if noisy_input else np.broadcast_to(h.mean, (DRAWS, 2, 4))
-    w = jax.jit(lambda key: q.sample(key, (DRAWS, 2)))(random.key(8))
     draws = np.einsum("nbi,nbio->nbo", x, w)
     assert_moments(draws, y.mean, y.var)
     assert_mean(covariance(draws), cov)

@@ -79,7 +79,7 @@ def net():
     names = ("dense1", "dense2")
     model = MLP(widths=(12,), classes=10, posteriors=dict.fromkeys(names, make))
     rngs = {"params": random.key(0), "noise": random.key(1)}
-    params = model.init(rngs, jnp.zeros((1, 4, 4, 1)))["params"]
+    params = jax.jit(model.init)(rngs, jnp.zeros((1, 4, 4, 1)))["params"]
     for name in names:
         scale = params[name]["kernel"].scale
         idle = jnp.arange(scale.shape[0]) % 2 == 1
