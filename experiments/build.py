@@ -178,7 +178,7 @@ PRUNING: dict[str, Callable[..., projections.Projection]] = {
 
 
 def masks(spec: Mapping, total_steps: int) -> projections.Projection:
-    """What prunes while training, {"method": name, **arguments}; times are fractions."""
+    """What prunes while training: {"method": name, **arguments}, times as fractions."""
     arguments = dict(spec)
     make = pick("pruning.method", arguments.pop("method", ""), PRUNING)
     if "ramp" in arguments:
