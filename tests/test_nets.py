@@ -1,6 +1,7 @@
 """Laws of the nets: every posterior on every subset of layers, counts, batch norm."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -50,20 +51,29 @@ def rngs(seed=0):
     return {"params": keys[0], "noise": keys[1]}
 
 
-def subsets(layers):
-    """None, each one and all."""
+def few(layers):
+    """None, each one and all: pairs add little."""
     return [(), *((layer,) for layer in layers), layers]
+
+
+def subsets(layers):
+    return [
+        chosen
+        for size in range(len(layers) + 1)
+        for chosen in itertools.combinations(layers, size)
+    ]
 
 
 def count(tree):
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.parametrize("choose", [few, pytest.param(subsets, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NETS)
-def test_every_posterior_on_every_subset_of_layers(name, kind):
+def test_every_posterior_on_every_subset_of_layers(name, kind, choose):
     layers = LAYERS[name.removesuffix("-batch-norm")]
-    for number, chosen in enumerate(subsets(layers)):
+    for number, chosen in enumerate(choose(layers)):
         net = NETS[name](posteriors=dict.fromkeys(chosen, KINDS[kind]))
         logits, variables = jax.eval_shape(
             lambda x, net=net: net.init_with_output(rngs(), x), X
