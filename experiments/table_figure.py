@@ -22,6 +22,7 @@ PAPER_COLOUR = "#222222"
 # two versions agree.
 PAPER_SIZES = (4.5, 8.0, 11.0)
 CHANCE_STYLE: Any = {"color": "#777777", "linewidth": 1, "linestyle": (0, (4, 3))}
+FULL_FROM = 50.0  # of the largest number, in %: the axis goes to 100
 ZOOM_FROM = 90.0
 RATIOS = (1.0, 1.5)
 STYLE: Any = {
@@ -196,7 +197,8 @@ def _spans(outcome: Outcome) -> list[Span]:
     if outcome.table.unit != "%":
         return [_around(numbers or [0.0, 1.0], "")]
     upper = [number for number in numbers if number >= ZOOM_FROM]
-    whole = Span(0.0, 101.5, "")
+    most = max(numbers, default=100.0)  # errors leave most of 100 % empty
+    whole = Span(0.0, 1.15 * most if 0 < most < FULL_FROM else 101.5, "")
     if not upper:
         return [whole]
     enlarged = _around(upper, ", upper end enlarged")
