@@ -177,7 +177,7 @@ PRUNING: dict[str, Callable[..., projections.Projection]] = {
 }
 
 
-def masks(spec: Mapping, total_steps: int) -> projections.Projection:
+def pruner(spec: Mapping, total_steps: int) -> projections.Projection:
     """What prunes while training: {"method": name, **arguments}, times as fractions."""
     arguments = dict(spec)
     make = pick("pruning.method", arguments.pop("method", ""), PRUNING)

@@ -79,7 +79,7 @@ def build(config) -> Experiment:
     if "sharing" in config:
         net, loss = _with_mixture(net, loss)
     if "pruning" in config:
-        project = parts.masks(config.pruning, net.total_steps)
+        project = parts.pruner(config.pruning, net.total_steps)
     return net.experiment(probe, evaluations, loss=loss, project=project)
 
 
