@@ -11,6 +11,7 @@ Variants:
   accelerated     see `base`; 8 epochs at short
   accelerated_early, accelerated_middle
                   the same run, stopped after a quarter and a half of its epochs
+  probed_kappa    the same run; kappa of dense1 is probed every epoch, too
   authors         log alpha from -5 at the net's own rate, KL weight 1: the first 60 of
                   the authors' 200 epochs with their schedule (short), or all (paper)
   all_layers, ard, student_t
@@ -39,6 +40,7 @@ STOPPED = {"accelerated_early": 0.25, "accelerated_middle": 0.5}
 VARIANTS = (
     "accelerated",
     *STOPPED,
+    "probed_kappa",
     "authors",
     "all_layers",
     *PRIORS,
@@ -70,6 +72,9 @@ def get_config(which: str = "accelerated") -> ConfigDict:
             (config.optimizer, "learning_rate"),
         ):
             group[field] = tuple((time / part, value) for time, value in group[field])
+    if variant == "probed_kappa":
+        images = {"paper": 10000}.get(scale, 1000)
+        config.probe.kappa = {"images": images, "batch_size": 100, "threshold": 1.5}
     if variant == "authors":
         like_the_authors(config, scale)
     if variant in ("continued", "variance"):

@@ -12,7 +12,8 @@ dense1: one variance layer, normal noise of unit variance, ReLU, biases. Around 
                         logits that are symmetric around the bias for every input, so
                         by Jensen no weights beat a constant prediction on average
                         over single draws; the loss of an ensemble can be lower
-  sign, uniform         other noise; one weight sample per batch (no LRT for these)
+  sampled               normal noise, too, but one weight sample per batch, no LRT
+  sign, uniform         other noise, one weight sample per batch (no LRT for these)
   sign_half, uniform_half
                         noise in {-1/2, 1/2} and U(-1/2, 1/2), as in the authors' code
   tanh, abs             in place of every ReLU
@@ -43,6 +44,7 @@ LAYERS = {
 TRAIN_SAMPLES = {"dense2_ensemble": 5, "all_ensemble": 2}
 # A uniform on (-1/2, 1/2) has standard deviation 1 / sqrt(12).
 NOISE = {
+    "sampled": {"noise": "normal"},
     "sign": {"noise": "sign"},
     "uniform": {"noise": "uniform"},
     "sign_half": {"noise": "sign", "gain": 0.5},

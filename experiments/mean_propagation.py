@@ -26,15 +26,14 @@ def build(config) -> Study:
     """The study of a config; see `configs/mean_propagation.py` for its fields."""
     for field in ("samples", "batch_size"):
         parts.positive(field, config[field])
-    for field in ("images", "batch_size"):
-        parts.positive(f"kappa.{field}", config.kappa[field])
+    check(config.kappa, "kappa")
     bins = config.kappa.histogram
     parts.positive("kappa.histogram.bins", bins.bins)
     if not bins.low < bins.high:
         raise parts.ConfigError(
             f"config.kappa.histogram: low {bins.low} must be below high {bins.high}"
         )
-    for threshold in (config.kappa.threshold, *config.kappa.thresholds):
+    for threshold in config.kappa.thresholds:
         if not math.isfinite(threshold):
             raise parts.ConfigError(
                 f"config.kappa.thresholds are finite logarithms, not {threshold}"
@@ -52,6 +51,16 @@ def build(config) -> Study:
             )
     dataset = load_data(config.dataset)
     return Study(nets, functools.partial(_measure, config, dataset), dataset)
+
+
+def check(spec, field: str) -> None:
+    """Raises ConfigError if how kappa is measured, `config.<field>`, cannot be."""
+    for count in ("images", "batch_size"):
+        parts.positive(f"{field}.{count}", spec[count])
+    if not math.isfinite(spec.threshold):
+        raise parts.ConfigError(
+            f"config.{field}.threshold is a finite logarithm, not {spec.threshold}"
+        )
 
 
 def _measure(config, dataset: data.Dataset, nets: dict[str, list[Net]], key):
@@ -79,11 +88,18 @@ def _measure(config, dataset: data.Dataset, nets: dict[str, list[Net]], key):
         return Measured(evals)
 
     kappas = {
-        name: _kappa(config, dataset, members[0]) for name, members in nets.items()
+        name: kappa_of(
+            config.kappa,
+            members[0].model,
+            _variables(members[0]),
+            config.kappa.layer,
+            dataset.train,
+        )
+        for name, members in nets.items()
     }
     for name, kappa in kappas.items():
         which = "kappa" if name == TESTED else f"kappa_{name}"
-        evals[which] = _summary(kappa, 10**config.kappa.threshold)
+        evals[which] = summary(kappa, 10**config.kappa.threshold)
 
     # Without a mean there is nothing to choose: the mean is zero.
     node = curvature.dense_weight(net.params, config.kappa.layer)
@@ -127,24 +143,30 @@ def _variables(net: Net) -> dict:
     return {"params": net.params, **net.collections}
 
 
-def _kappa(config, dataset: data.Dataset, net: Net):
-    images = dataset.train.take(np.arange(min(config.kappa.images, len(dataset.train))))
+def kappa_of(spec, model, variables: dict, layer: str, train: data.Split):
+    """Kappa of a layer, [I, O], from the first `spec.images` of the training images."""
+    images = train.take(np.arange(min(spec.images, len(train))))
     return parts.call(
         "kappa.layer",
         curvature.kappa,
         {
-            "model": net.model,
-            "variables": _variables(net),
-            "layer": config.kappa.layer,
+            "model": model,
+            "variables": variables,
+            "layer": layer,
             "split": images,
-            "n": len(dataset.train),
-            "batch_size": config.kappa.batch_size,
+            "n": len(train),
+            "batch_size": spec.batch_size,
         },
     )
 
 
-def _summary(kappa, threshold: float) -> dict[str, float]:
-    """How many weights are above a threshold, and what kappa is like."""
+def summary(kappa, threshold: float) -> dict[str, float]:
+    """How many weights are at or above a threshold, and what kappa is like.
+
+    Returns:
+      above: their number; stochastic: their fraction; positive: the fraction of weights
+      whose kappa is; sum: of kappa.
+    """
     kappa = np.asarray(kappa, np.float64)
     return {
         "above": int(np.sum(kappa >= threshold)),

@@ -332,13 +332,17 @@ def _verdict(verdict: Verdict, table: Table) -> list[str]:
     if verdict.value is not None:
         value = f"{verdict.value:{'+' if compared else ''}.{digits}f}"
     if compared:
-        value += " apart" if verdict.value is not None else ""
+        value = value if verdict.value is None else f"differs by {value}"
         rows = {row.name: row.label for row in table.row}
         columns = {column.key: column.label for column in table.column}
         names = [rows[claim.other]] if claim.other else []
         names += [columns[claim.other_column]] if claim.other_column else []
         joint = "of" if verdict.kind == "within" else "more than"
         bound += f" {joint} {', '.join(names)}"
+    if verdict.value is not None:
+        value += f", n = {verdict.seeds}"
+    if claim.after:
+        bound += f"; set after {claim.after}"
     return [claim.text, value, bound, TRUTH[verdict.holds]]
 
 

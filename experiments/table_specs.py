@@ -96,7 +96,11 @@ class Row:
 @dataclasses.dataclass(frozen=True)
 class Claim:
     """A bound, by scale, on a row's mean, or on what it exceeds another mean by: that
-    of the row `other`, of the column `other_column`, or of both."""
+    of the row `other`, of the column `other_column`, or of both.
+
+    Bounds are set before any run that the table shows; where a result was known
+    already, `after` says which.
+    """
 
     text: str
     row: str
@@ -106,6 +110,7 @@ class Claim:
     at_most: dict[str, float] = dataclasses.field(default_factory=dict)
     at_least: dict[str, float] = dataclasses.field(default_factory=dict)
     within: dict[str, float] = dataclasses.field(default_factory=dict)
+    after: str = ""
 
     @property
     def bound(self) -> tuple[str, dict[str, float]]:

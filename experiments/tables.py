@@ -64,13 +64,17 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim made at this scale; `value` and `holds` are None if not measured."""
+    """A claim made at this scale; `value` and `holds` are None if not measured.
+
+    `seeds` is how many the value is a mean over, the fewer where it compares two.
+    """
 
     claim: Claim
     kind: str
     bound: float
     value: float | None
     holds: bool | None
+    seeds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,17 +206,19 @@ def _gap(mean: float | None, published: float, tolerance: float | None) -> Gap:
 def _judge(claim: Claim, scale: str, cells: dict[str, dict[str, Cell]]) -> Verdict:
     kind, bounds = claim.bound
     bound = bounds[scale]
-    value = cells[claim.row][claim.column].mean
+    cell = cells[claim.row][claim.column]
+    value, seeds = cell.mean, len(cell.values)
     if (claim.other or claim.other_column) and value is not None:
         row, column = claim.other or claim.row, claim.other_column or claim.column
-        other = cells[row][column].mean
-        value = None if other is None else value - other
+        other = cells[row][column]
+        seeds = min(seeds, len(other.values))
+        value = None if other.mean is None else value - other.mean
     if value is None:
-        return Verdict(claim, kind, bound, None, None)
+        return Verdict(claim, kind, bound, None, None, 0)
     value = round(value, DIGITS)
     holds = {
         "at_most": value <= bound,
         "at_least": value >= bound,
         "within": abs(value) <= bound,
     }
-    return Verdict(claim, kind, bound, value, holds[kind])
+    return Verdict(claim, kind, bound, value, holds[kind], seeds)

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 
 from experiments import build as parts
-from experiments import classifier, transition
+from experiments import classifier, mean_propagation, transition
 from experiments.core import Experiment, Measured
 from vnets import evaluate
 from vnets.rng import stream
@@ -37,12 +37,15 @@ def build(config) -> Experiment:
     parts.positive("train_samples", train_samples)
     layer = config.probe.get("channels", "")
     channels = transition.probe(net.model, layer, net.test) if layer else None
+    kappa = _kappa_probe(config, net) if config.probe.get("kappa") else None
 
     def probe(params, collections, key):
         measured = net.columns(params, collections, key, probed)
         values = {name: column["accuracy"] for name, column in measured.items()}
         values |= classifier.log_alphas(params)
-        return values | (channels(params, collections, key) if channels else {})
+        if channels:
+            values |= channels(params, collections, key)
+        return values | (kappa(params, collections) if kappa else {})
 
     def evaluations(params, collections, key):
         measured = net.columns(params, collections, key, tested)
@@ -68,3 +71,23 @@ def build(config) -> Experiment:
             {},
         )
     return net.experiment(probe, evaluations, loss=net.loss(samples=train_samples))
+
+
+def _kappa_probe(config, net: classifier.Classifier):
+    """(params, collections) -> how many of a layer's weights need their noise."""
+    spec, layer = config.probe.kappa, config.probe.get("channels", "")
+    mean_propagation.check(spec, "probe.kappa")
+    if not layer:
+        raise parts.ConfigError(
+            "config.probe.kappa needs config.probe.channels, the layer to measure"
+        )
+
+    def probe(params, collections) -> dict[str, float]:
+        variables = {"params": params, **collections}
+        kappa = mean_propagation.kappa_of(
+            spec, net.model, variables, layer, net.dataset.train
+        )
+        found = mean_propagation.summary(kappa, 10**spec.threshold)
+        return {f"kappa_{name}": value for name, value in found.items()}
+
+    return probe

@@ -208,6 +208,10 @@ def quick(**changes):
         ({"prior": {"kind": "student_t", "nu": -1.0}}, ["config.prior", "positive"]),
         ({"probe__columns": ("dett",)}, ["config.probe.columns", "det", "stoch"]),
         ({"probe__channels": "conv1"}, ["probe.channels", "dense1"]),
+        (
+            {"probe__kappa": {"images": 10, "batch_size": 5, "threshold": 1.5}},
+            ["probe.kappa", "probe.channels"],
+        ),
         ({"nets": {"start": {"run": "x", "edit": "no"}}}, ["nets.start.edit", "zero"]),
         ({"optimizer__name": "nope"}, ["config.optimizer.name", "adam"]),
         ({"optimizer__beta": 1}, ["config.optimizer", "beta", "b1"]),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core, mean_propagation, table_specs
+from experiments import build, classifier, core, mean_propagation, table_specs
 from experiments.config_files import load_config
-from vnets import data
+from vnets import curvature, data
 from vnets.nets import MLP
 from vnets.posteriors import dropout, multiplicative, variance
 
@@ -103,7 +103,7 @@ def test_dropout_has_moments_and_no_kappa(small_data):
     ("field", "value", "words"),
     [
         ("images", 0, "kappa.images"),
-        ("threshold", float("inf"), "kappa.thresholds"),
+        ("threshold", float("inf"), "kappa.threshold "),
         ("histogram", {"low": 1.0, "high": 1.0, "bins": 3}, "low 1.0"),
     ],
 )
@@ -124,3 +124,25 @@ def test_the_nets_are_one_each_and_one_is_tested(small_data):
         config.nets = {"other": {"run": "configs/lenet5_mnist.py:variance"}}
     with pytest.raises(build.ConfigError, match=r"config.nets"):
         core.build(config)
+
+
+def test_a_probe_counts_the_weights_above_the_threshold():
+    config = load_config("configs/phase_transition.py:probed_kappa,quick")
+    config.probe.update({"columns": ("det",), "samples": 1})
+    config.probe.kappa.images, config.probe.kappa.batch_size = 20, 10
+    task = core.build(config).task
+    params, collections = task.init(random.key(0))
+    found = task.probe(params, collections, random.key(1))
+    net = classifier.build(config)
+    train = net.dataset.train.take(np.arange(20))
+    kappa = curvature.kappa(
+        net.model,
+        {"params": params, **collections},
+        "dense1",
+        train,
+        n=len(net.dataset.train),
+        batch_size=10,
+    )
+    assert found["kappa_above"] == np.sum(np.asarray(kappa) >= 10**1.5)
+    assert found["kappa_sum"] == pytest.approx(float(jnp.sum(kappa)), rel=1e-4)
+    assert found["kappa_sum"] != 0

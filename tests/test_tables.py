@@ -169,6 +169,22 @@ def test_claims(tmp_path, records, holds):
     assert [verdict.holds for verdict in outcome.verdicts] == holds
 
 
+def test_a_claim_tells_its_seeds_and_what_its_bound_knew(tmp_path):
+    at_least = "at_least = { quick = 90.0, short = 98.0 }"
+    text = SPEC.replace(at_least, at_least + '\nafter = "seed 0"')
+    records = store(tmp_path, make("a", 0), make("a", 1), make("b", 0))
+    outcome = tables.aggregate(spec(tmp_path, text), "short", records)
+    lines = render.grids(outcome)[1].lines
+    assert [line[1].rpartition(", ")[2] for line in lines] == [
+        "n = 2",
+        "n = 1",
+        "n = 1",
+    ]
+    assert lines[0][2] == "at least 98; set after seed 0"
+    assert lines[2][1].startswith("differs by ")
+    assert "set after" not in lines[1][2]
+
+
 def test_failed_seeds_are_counted_and_told(tmp_path):
     records = store(tmp_path, make("a", 0), make("a", 1, failed="loss | is nan"))
     outcome = tables.aggregate(spec(tmp_path), "short", records)

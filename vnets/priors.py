@@ -302,8 +302,9 @@ def student_t(nu: float = 1e-8) -> Prior:
 
     E[log(nu + w^2)] is log(nu + E[w^2]) less a Jensen gap that is tabulated by
     quadrature: within 1e-3 (nu + 1) / 2 nats per weight, and smooth, so that the
-    gradient is right, too. For nu towards 0 it is the log-uniform KL plus a constant (which grows as log(2 / nu), since the prior is
-    proper): the limit of Neklyudov et al. 2019.
+    gradient is right, too. For nu towards 0 it is the log-uniform KL plus a constant
+    (which grows as log(2 / nu), since the prior is proper): the limit of Neklyudov et
+    al. 2019.
 
     Args:
       nu: degrees of freedom, > 0.
