@@ -1,12 +1,25 @@
 """The probes of a run as an animated figure: lines that grow with the epochs."""
 
+import math
 from pathlib import Path
 
 from experiments.figures import COLOURS, DASHES, STYLE
 from vnets import monitor, results
 from vnets.evaluate import standard_evals
 
-LOG_ALPHA = "log_alpha/"
+CLOCK = ("epoch", "seconds", "probe_seconds")
+# Lines that share a panel: its label and the names, or how they begin.
+PANELS = (
+    ("return of an episode", ("return", "det")),
+    ("accuracy", ("accuracy", *standard_evals(), "cut", "gap")),
+    ("nats", ("elbo", "data_term", "kl")),
+    ("nats per example", ("loss", "nll", "entropy")),
+    ("nats per unit and draw", ("mean_information", "variance_information")),
+    ("log alpha", ("log_alpha/",)),
+    ("fraction of zeros", ("sparsity", "sparsity/")),
+    ("units left", ("units/",)),
+    ("width of the band", ("width_inside", "width_outside")),
+)
 
 
 def history(source: Path) -> list[dict]:
@@ -22,10 +35,32 @@ def history(source: Path) -> list[dict]:
     if not path.exists():
         raise results.RecordError(f"no run at {source}: {path} is not there")
     rows = monitor.read(path) if source.is_dir() else results.read(path)["history"]
-    probed = [row for row in rows if any(name in row for name in standard_evals())]
+    probed = [row for row in rows if "probe_seconds" in row]
     if not probed:
         raise results.RecordError(f"{path} has no probes (see config.probe)")
     return probed
+
+
+def panels(rows: list[dict]) -> list[tuple[str, list[str]]]:
+    """Label and names of the lines of each panel: all that the rows measured.
+
+    What is in every row is drawn; lines of one unit share a panel (`PANELS`), any other
+    has its own.
+    """
+    measured = [name for name in rows[0] if all(name in row for row in rows)]
+    left = [name for name in measured if name not in CLOCK]
+    found = []
+    for label, kinds in PANELS:
+        if kinds[0] == "return" and "return" not in left:
+            continue  # a classifier's det is an accuracy
+        names = [
+            name
+            for name in left
+            if name in kinds or any(k[-1] == "/" and name.startswith(k) for k in kinds)
+        ]
+        found += [(label, names)] if names else []
+        left = [name for name in left if name not in names]
+    return found + [(name, [name]) for name in left]
 
 
 def save(
@@ -43,28 +78,32 @@ def save(
     from matplotlib.animation import FuncAnimation, PillowWriter
     from matplotlib.figure import Figure
 
-    panels = [("accuracy", [name for name in standard_evals() if name in rows[0]])]
-    alphas = sorted(name for name in rows[0] if name.startswith(LOG_ALPHA))
-    panels += [("log alpha", alphas)] if alphas else []
+    shown = panels(rows)
+    columns = 1 if len(shown) < 3 else 2
+    count = -(-len(shown) // columns)
     epochs = [row["epoch"] for row in rows]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.0, 2.9 * len(panels)), dpi=100, layout="constrained")
-        grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        size = (7.0 * columns, 2.9 * count)
+        figure = Figure(figsize=size, dpi=100, layout="constrained")
+        grid = figure.subplots(count, columns, squeeze=False).ravel()
+        for axes in grid[len(shown) :]:
+            axes.set_visible(False)
         lines = []
-        for axes, (label, names) in zip(grid, panels, strict=True):
+        for axes, (label, names) in zip(grid, shown, strict=False):
             values = [row[name] for row in rows for name in names]
-            margin = 0.05 * (max(values) - min(values)) + 0.01
-            axes.set_ylim(min(values) - margin, max(values) + margin)
+            finite = [value for value in values if math.isfinite(value)] or [0.0]
+            margin = 0.05 * (max(finite) - min(finite)) or 0.01
+            axes.set_ylim(min(finite) - margin, max(finite) + margin)
             axes.set_xlim(min(epochs) - 0.2, max(epochs) + 0.2)
             axes.set_ylabel(label)
+            axes.set_xlabel("epoch")
             for number, name in enumerate(names):
                 colour = COLOURS[number % len(COLOURS)]
                 style = DASHES[number % len(DASHES)]
-                shown = name.removeprefix(LOG_ALPHA)
-                [line] = axes.plot([], [], color=colour, ls=style, label=shown)
+                entry = name.rpartition("/")[2]
+                [line] = axes.plot([], [], color=colour, ls=style, label=entry)
                 lines.append((line, name))
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        grid[-1].set_xlabel("epoch")
 
         def draw(frame: int):
             upto = rows[: min(frame, len(rows) - 1) + 1]
@@ -73,8 +112,12 @@ def save(
             figure.suptitle(f"{title}\nepoch {upto[-1]['epoch']}", fontsize=9)
             return [line for line, _ in lines]
 
+        draw(0)
+        for _ in range(2):  # titles and legends move one another
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not for every frame
         pause = max(1, round(2 * frames_per_second))  # two seconds on the last frame
-        count = len(rows) + pause
-        animation = FuncAnimation(figure, draw, frames=count, cache_frame_data=False)
+        frames = len(rows) + pause
+        animation = FuncAnimation(figure, draw, frames=frames, cache_frame_data=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         animation.save(str(path), writer=PillowWriter(fps=frames_per_second))

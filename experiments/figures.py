@@ -3,7 +3,8 @@
     lines          a curve of the records: a panel for each y, a line for each row
     history_lines  the same over the epochs of training
     history        a panel for each row, a line for each y (a pattern like
-                   "log_alpha/*" stands for all that match, "-kl" is the negated kl)
+                   "log_alpha/*" stands for all that match, "-kl" is the negated kl);
+                   with a curve, that in place of the epochs. Panels share their axis y
     points         a panel for each row and seed, y[0] against x, coloured by `by`
     band           a panel for each row (its first seed): y is the middle, the lower and
                    the upper edge, and more lines if there are more
@@ -63,6 +64,7 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
     """Writes the figure as a PNG."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas  # not pyplot: no state is shared
+    from matplotlib.ticker import MaxNLocator
 
     path.parent.mkdir(parents=True, exist_ok=True)
     panels = _PANELS[figure.kind](figure, outcome)
@@ -71,7 +73,8 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         size = (max(6.4, columns * WIDTH), rows * HEIGHT + 0.9)
         canvas = Canvas(figsize=size, dpi=130, layout="constrained")
-        grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+        shared = figure.kind == "history"
+        grid = canvas.subplots(rows, columns, squeeze=False, sharey=shared).ravel()
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         for axes, (title, draw) in zip(grid, panels, strict=False):
@@ -79,6 +82,10 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
             axes.set_title(title, fontsize=9)
             axes.set_xlabel(figure.x_label or figure.x)
             axes.set_ylabel(figure.y_label)
+            if figure.x == "epoch" and not figure.curve:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if not math.isnan(figure.mark):
+                axes.axvline(figure.mark, color="#888888", lw=0.9, ls=(0, (2, 2)))
             if figure.log_x:
                 axes.set_xscale("log")
             if figure.log_y:
@@ -176,7 +183,9 @@ def _band(figure: Figure, outcome: Outcome) -> list[Panel]:
             x = curve[figure.x]
             middle, low, high, *more = figure.y
             labels = figure.labels or figure.y
-            axes.fill_between(x, curve[low], curve[high], color="#cfe3f1", lw=0)
+            edges = " to ".join(labels[figure.y.index(name)] for name in (low, high))
+            style = {"color": "#a9cfe8", "lw": 0, "label": edges}
+            axes.fill_between(x, curve[low], curve[high], **style)
             for number, name in enumerate((middle, *more)):
                 label = labels[figure.y.index(name)]
                 style = {"color": COLOURS[number], "ls": DASHES[number]}

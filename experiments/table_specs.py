@@ -123,7 +123,7 @@ class Figure:
     """A figure drawn from the records; `experiments.figures` has the kinds.
 
     `curve` is one of the records' (none: their history), `x` and `y` are its axes,
-    `rows` limits it to some rows.
+    `rows` limits it to some rows, `mark` is a place on the axis x to point out.
     """
 
     name: str
@@ -139,6 +139,7 @@ class Figure:
     rows: list[str] = dataclasses.field(default_factory=list)
     log_x: bool = False
     log_y: bool = False
+    mark: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)

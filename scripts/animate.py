@@ -4,7 +4,8 @@
         [--output=transition.gif]
 
 RUN is a workdir (its metrics.jsonl, also of a run that is still going) or a record.
-Accuracies are drawn above, log alpha of each layer below.
+All that the run measured every probed epoch is drawn: accuracies, the terms of the
+ELBO, log alpha of each layer, and what its experiment adds; a panel for each unit.
 """
 
 import sys

@@ -45,7 +45,13 @@ def record(variant, seed):
     curve = {"u": u, "v": u + seed, "w": u**2, "low": u - 1, "high": u + 2}
     curve["class"] = np.arange(9) % 3
     rows = [
-        {"epoch": e, "det": e / 4, "loss": 1 / e, "log_alpha/dense1": e - 3.0 + seed}
+        {
+            "epoch": e,
+            "det": e / 4,
+            "loss": 1 / e,
+            "log_alpha/dense1": e - 3.0 + seed,
+            "probe_seconds": 0.1,
+        }
         for e in (1, 2, 3)
     ]
     return results.build(
@@ -131,6 +137,32 @@ def test_a_run_or_a_record_becomes_a_gif(tmp_path):
         first = np.asarray(image.convert("L"), int)
         image.seek(len(rows) - 1)
         assert np.abs(np.asarray(image.convert("L"), int) - first).max() > 50
+
+
+@pytest.mark.parametrize(
+    ("extra", "panels"),
+    [
+        ({}, [("accuracy", ["det"]), ("log alpha", ["log_alpha/a", "log_alpha/b"])]),
+        (
+            {"return": 9.0, "rmse": 1.0, "kappa_above": 3},
+            [
+                ("return of an episode", ["det", "return"]),
+                ("log alpha", ["log_alpha/a", "log_alpha/b"]),
+                ("rmse", ["rmse"]),
+                ("kappa_above", ["kappa_above"]),
+            ],
+        ),
+        ({"elbo": -3.0, "kl": 1.0}, None),
+    ],
+)
+def test_an_animation_shows_all_that_every_probe_measured(extra, panels):
+    row = {"epoch": 1, "seconds": 2.0, "probe_seconds": 0.1, "det": 0.5}
+    row |= {"log_alpha/a": 1.0, "log_alpha/b": 2.0, **extra}
+    found = animation.panels([row | {"once": 1.0}, row])
+    if panels is None:
+        assert ("nats", ["elbo", "kl"]) in found
+    else:
+        assert found == panels
 
 
 def test_a_run_without_probes_is_refused(tmp_path):
