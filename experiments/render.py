@@ -180,13 +180,14 @@ def heading(outcome: Outcome) -> str:
 
 
 def summary(outcome: Outcome) -> str:
-    """Returns data, epochs and number of seeds as the records have them."""
+    """Returns data, epochs and seeds of a row, as the records have them."""
     records = [record for measured in outcome.rows for record in measured.records]
     data = distinct(data_text(record) for record in records)
-    seeds = len({record["seed"] for record in records})
+    counts = {len(row.records) for row in outcome.rows if row.records} or {0}
+    seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
     epochs = distinct(text for text in map(epochs_text, records) if text)
     told = f" Epochs: {epochs}." if epochs != NONE else ""  # a study has none
-    return f"Data: {data}.{told} Seeds: {seeds}"
+    return f"Data: {data}.{told} Seeds of a row: {seeds}"
 
 
 def legend(outcome: Outcome) -> str:
