@@ -33,6 +33,6 @@ def base(experiment: str, variant: str, scale: str) -> ConfigDict:
     config.seed = 0
     config.dataset = net.dataset.copy_and_resolve_references()
     config.nets = {"net": {"run": f"configs/structured.py:{variant}"}}
-    config.cut = structured.CUTS[structured.parted(variant)[1]]
+    config.cut = net.evals.cut.copy_and_resolve_references()
     config.evals = {"batch_size": 500}
     return config

@@ -139,7 +139,11 @@ class Classifier:
         def carry(params, key):
             return edits.carry_means(params, self.init(key)[0])
 
-        return parts.edit("nets.start", spec, {"carry_means": carry})
+        def carry_balanced(params, key):
+            return edits.balance(carry(params, key))
+
+        ways = {"carry_means": carry, "carry_means_balanced": carry_balanced}
+        return parts.edit("nets.start", spec, ways)
 
 
 def build(config) -> Classifier:

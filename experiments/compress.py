@@ -44,7 +44,8 @@ def compress(
     Args:
       workdir: of a run that trained a classifier.
       out: the file to write.
-      threshold: of the edit that prunes; the config's by default.
+      threshold: of the edit that prunes, that of units where the config cuts any; the
+        config's by default.
       bits: of every weight; None: for each layer as few as change no more predictions
         than `tolerance`, on examples that are not the test set's (validation, or else
         training).
@@ -127,8 +128,9 @@ def _pruning(config, params: Params, threshold: float | None) -> Callable:
     if "sharing" in config:
         return edits.chain(edits.mean_only, soft_sharing.share)
     if "cut" in config.evals:
-        kind = next(iter(config.evals.cut))
-        cut = config.evals.cut if threshold is None else {kind: threshold}
+        cut = config.evals.cut.to_dict()
+        if threshold is not None:
+            cut["units" if "units" in cut else "weights"] = threshold
         change = structured.pruning(ConfigDict({"cut": cut}))
     else:
         change = edits.prune(config.evals.threshold if threshold is None else threshold)

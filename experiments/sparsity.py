@@ -23,6 +23,8 @@ LEFT = ("sparsity", "units/", "flops_ratio")  # of the last probed column
 def build(config) -> Experiment:
     """The experiment of a config; see `configs/sparse_vd.py` for its fields."""
     net = classifier.build(config)
+    if "cut" in config.evals:
+        structured.check_cut(config.evals, net.shapes)
     probed, tested, trained = (
         classifier.chosen(field, names, _specs(net, samples))
         for field, names, samples in (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments import build as parts
 from experiments.bench import timing
@@ -20,11 +21,12 @@ from vnets import backend, data, edits, plan
 from vnets.compact import Graph, Predictor, capture, fold_norms, shrink
 from vnets.evaluate import EvalSpec, evaluate
 from vnets.nets.chain import Chain
-from vnets.posteriors import Point
+from vnets.posteriors import Point, Scaled, is_noisy
 from vnets.rng import stream
-from vnets.types import Key
+from vnets.types import Key, Params
 
 WARM_UP = 3  # rounds of timing that do not count
+CUTS = {"units": edits.prune_units, "weights": edits.prune}
 
 
 def build(config) -> Study:
@@ -40,19 +42,46 @@ def build(config) -> Study:
 
 
 def pruning(config) -> edits.Edit:
-    """What goes before a net is made smaller: units above the threshold `cut.units`, or
-    weights above `cut.weights`.
+    """What goes before a net is made smaller: units above the threshold `cut.units`,
+    weights above `cut.weights`, or both.
+
+    A threshold is a number, or a mapping with one for each noisy layer.
 
     Raises:
-      ConfigError: not one of the two.
+      ConfigError: none of the two, or something else.
     """
-    if set(config.cut) == {"units"}:
-        return edits.prune_units(config.cut.units)
-    if set(config.cut) == {"weights"}:
-        return edits.prune(config.cut.weights)
-    raise parts.ConfigError(
-        f"cut must have one threshold, units or weights; it has {sorted(config.cut)}"
-    )
+    cut = {
+        kind: value.to_dict() if isinstance(value, ConfigDict) else value
+        for kind, value in config.cut.items()
+    }
+    if not cut or not set(cut) <= set(CUTS):
+        raise parts.ConfigError(
+            f"cut must have a threshold of units, of weights or of both: a number, or "
+            f"one for each layer; it has {sorted(cut)}"
+        )
+    return edits.chain(*(CUTS[kind](cut[kind]) for kind in CUTS if kind in cut))
+
+
+def check_cut(config, params: Params) -> None:
+    """Refuses a cut that does not fit the posteriors of a net.
+
+    Args:
+      config: with a field `cut`, as `pruning` takes it.
+      params: of the net, or their shapes.
+
+    Raises:
+      ConfigError: thresholds of other layers than the noisy ones; a threshold of
+        weights in a net whose weights have no noise of their own.
+    """
+    change = pruning(config)
+    parts.call("evals.cut", lambda: jax.eval_shape(change, params), {})
+    noisy = edits.noisy_layers(params).values()
+    weights = [node.weight if isinstance(node, Scaled) else node for node in noisy]
+    if "weights" in config.cut and not any(map(is_noisy, weights)):
+        raise parts.ConfigError(
+            "config.evals.cut.weights: no weight of this net has noise of its own; "
+            "choose units"
+        )
 
 
 def smaller(model, variables: Mapping, shape: tuple[int, ...]) -> Graph:

@@ -24,7 +24,9 @@ flags.register_validator(
     "out", lambda out: out is None or out.endswith(".vnz"), "it must end with .vnz"
 )
 THRESHOLD = flags.DEFINE_float(
-    "threshold", None, "Of the edit that prunes; the config's by default."
+    "threshold",
+    None,
+    "Of the edit that prunes, that of units if they are cut; the config's by default.",
 )
 BITS = flags.DEFINE_integer(
     "bits",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import edits
+from vnets import edits, group_priors, scales
 from vnets.nets import MLP
 from vnets.posteriors import (
     Dropout,
@@ -23,6 +23,7 @@ from vnets.posteriors import (
     point,
     variance,
 )
+from vnets.priors import kl
 
 SHAPE = (6, 5)
 MAKERS = {
@@ -357,3 +358,59 @@ def test_carry_means_needs_a_mean():
     fresh = {"a": {"kernel": variance()(random.key(0), (2, 2))}}
     with pytest.raises(ValueError, match="a is a ZeroMean, which has no mean"):
         edits.carry_means(fresh, fresh)
+
+
+SCALED = {
+    "normal_jeffreys": (
+        scales.group_normal_jeffreys,
+        group_priors.group_normal_jeffreys,
+    ),
+    "horseshoe": (scales.group_horseshoe, group_priors.group_horseshoe),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("shape", [(30, 40), (3, 3, 4, 6)])
+def test_balanced_weights_are_the_same_and_cost_less(name, shape):
+    make, prior = (one() for one in SCALED[name])
+
+    @jax.jit
+    def measure(key):
+        node = make(key, shape)
+        moved = edits.balanced(node)
+        again = edits.balanced(moved)
+        nodes = (node, moved, again)
+        divergences = [kl({"a": {"kernel": one}}, prior) for one in nodes]
+        mean, var = moved.weight.moments()
+        axes = scales.other_axes(moved.axis, shape)
+        size = jnp.mean(jnp.square(mean) + var, axes)
+        return [one.moments() for one in nodes], divergences, size
+
+    moments, divergences, size = measure(random.key(0))
+    # A variance is a difference of second moments.
+    second = float(jnp.max(jnp.square(moments[0][0]) + moments[0][1]))
+    error = 10 * np.finfo(np.float32).eps * second
+    for other in moments[1:]:
+        for found, expected in zip(other, moments[0], strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=error)
+    np.testing.assert_allclose(size, 1, rtol=1e-5)
+    # Of normal-Jeffreys it is m / 2 (c^2 - 1 - ln c^2) for each unit, by the docstring.
+    node = make(random.key(0), shape)
+    mean, var = (np.asarray(part, np.float64) for part in node.weight.moments())
+    square = np.mean(mean**2 + var, scales.other_axes(node.axis, shape))
+    m = np.prod(shape) / square.size
+    saved = m / 2 * np.sum(square - 1 - np.log(square))
+    difference = float(divergences[0] - divergences[1])
+    if name == "normal_jeffreys":
+        assert difference == pytest.approx(saved, rel=1e-3)
+    # A horseshoe pays a little for scales that are not 1.
+    assert 0.9 * saved < difference < 1.01 * saved
+
+
+def test_balance_leaves_bounded_and_fixed_scales_alone():
+    params = {
+        "a": {"kernel": scales.structured()(random.key(0), (3, 4))},
+        "b": {"kernel": dropout(0.5, gaussian())(random.key(0), (3, 4))},
+        "c": {"kernel": gaussian()(random.key(0), (3, 4))},
+    }
+    jax.tree.map(np.testing.assert_array_equal, edits.balance(params), params)

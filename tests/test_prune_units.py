@@ -146,6 +146,32 @@ def test_points_stay_and_dropout_decides_nothing():
     assert not np.any(cut.weight.mean)
 
 
+def two_layers():
+    first, threshold = noisy("gaussian", "dense")
+    weight = gaussian(-3.0)(random.key(5), (4, 5))
+    return {**first, "other": {"kernel": weight}}, threshold
+
+
+def test_each_layer_has_its_own_threshold():
+    params, threshold = two_layers()
+    for prune, own in ((prune_units, threshold), (edits.prune, -2.0)):
+        thresholds = {"dense": own, "other": jnp.inf}
+        cut = jax.jit(prune(thresholds))(params)
+        expected = jax.jit(prune(own))(params)["dense"]
+        assert np.any(edits.mean_of(expected["kernel"]).mean == 0)
+        jax.tree.map(np.testing.assert_array_equal, cut["dense"], expected)
+        jax.tree.map(np.testing.assert_array_equal, cut["other"], params["other"])
+
+
+@pytest.mark.parametrize(
+    "layers", [("dense",), ("dense", "other", "third"), ("a", "b")]
+)
+def test_thresholds_must_name_the_noisy_layers(layers):
+    params, _ = two_layers()
+    with pytest.raises(ValueError, match=r"noisy ones are \['dense', 'other'\]"):
+        prune_units(dict.fromkeys(layers, 0.0))(params)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="choose from"):
         prune_units(0.0, "rows")

@@ -1,11 +1,15 @@
 """What is left of a cut net is counted, timed and rounded as it should be."""
 
+import fnmatch
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
+from ml_collections import ConfigDict
 
+from configs import structured as configs
 from experiments import bit_precision, build, structured
 from experiments.config_files import load_config
 from experiments.core import Net
@@ -97,6 +101,7 @@ def split():
 @pytest.mark.slow
 def test_the_study_of_speed(net, split):
     config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
+    config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}
     config.latency = {"batch_size": 8, "rounds": 3}
     change = edits.chain(structured.pruning(config), edits.mean_only)
     nets = {"net": [net]}
@@ -123,6 +128,7 @@ def test_the_runners_agree(net, split):
 
 def test_the_study_of_bits(net, split):
     config = load_config("configs/bit_precision.py:gnj,quick")
+    config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}
     config.significands = (2, 24)
     change = structured.pruning(config)
     nets = {"net": [net]}
@@ -138,12 +144,42 @@ def test_the_study_of_bits(net, split):
     assert curve["nll"][0] != full["nll"]
 
 
-def test_a_config_has_one_threshold():
-    config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
-    for cut in ({}, {"units": 0.0, "weights": 3.0}):
-        config.cut = cut
-        with pytest.raises(build.ConfigError, match="one threshold"):
-            structured.pruning(config)
+def cut_of(net, cut):
+    return structured.pruning(ConfigDict({"cut": cut}))(net.params)
+
+
+def test_units_and_weights_are_cut_together(net):
+    """Both at once leave what each by itself leaves, and layers have thresholds."""
+    layers = ("dense1", "dense2")
+    units = cut_of(net, {"units": dict.fromkeys(layers, 0.0)})
+    weights = cut_of(net, {"weights": {"dense1": -4.0, "dense2": float("inf")}})
+    both = cut_of(
+        net, {"weights": {"dense1": -4.0, "dense2": float("inf")}, "units": 0.0}
+    )
+    for layer in layers:
+        used = [
+            np.asarray(one[layer]["kernel"].weight.mean != 0)
+            for one in (units, weights, both)
+        ]
+        assert used[0].mean() == 0.5
+        assert (used[1].mean() < 1) == (layer == "dense1")
+        np.testing.assert_array_equal(used[2], used[0] & used[1])
+
+
+@pytest.mark.parametrize("cut", [{}, {"maps": 0.0}, {"units": 0.0, "maps": 1.0}])
+def test_a_config_cuts_units_or_weights(cut):
+    with pytest.raises(build.ConfigError, match="units, of weights or of both"):
+        structured.pruning(ConfigDict({"cut": cut}))
+
+
+def test_a_cut_that_does_not_fit_the_net_is_refused(net):
+    noisy = {"cut": {"units": {"dense1": 0.0}}}
+    with pytest.raises(build.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
+        structured.check_cut(ConfigDict(noisy), net.params)
+    points = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    structured.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
+    with pytest.raises(build.ConfigError, match="no weight of this net has noise"):
+        structured.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
 
 
 def test_optimizer_factors_reach_scales():
@@ -158,3 +194,22 @@ def test_optimizer_factors_reach_scales():
     assert np.all(np.asarray(kernel.scale.location) == -10)
     assert np.all(np.asarray(kernel.scale.log_std) == -10)
     assert np.all(np.asarray(kernel.weight.mean) == -1)
+
+
+@pytest.mark.parametrize("method", ["sbp", "gnj", "ghs", "group_ard"])
+def test_every_pattern_of_the_factors_is_of_some_method_s_parameters(method):
+    config = load_config(f"configs/structured.py:lenet5_{method},quick")
+    make = build.posterior("", config.model.posteriors.conv1)
+    layers = config.model.posteriors
+    params = {
+        layer: {"kernel": jax.eval_shape(lambda: make(random.key(0), (3, 4)))}
+        for layer in layers
+    }
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    own = set(config.optimizer.factors) - set(configs.FACTORS)
+    assert bool(own) == (method in configs.BALANCED)
+    for pattern in own:
+        assert any(fnmatch.fnmatchcase(path, pattern) for path in paths), pattern

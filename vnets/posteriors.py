@@ -198,7 +198,7 @@ class Scaled(Posterior):
         )
         w_mean, w_var = self.weight.moments()
         mean = None if w_mean is None or s_mean is None else s_mean * w_mean
-        second = _second_moment(s_mean, s_var) * _second_moment(w_mean, w_var)
+        second = second_moment(s_mean, s_var) * second_moment(w_mean, w_var)
         return mean, second if mean is None else second - jnp.square(mean)
 
     def sample(self, key: Key, batch: Shape = ()) -> Array:
@@ -213,7 +213,8 @@ class Scaled(Posterior):
         return self.weight.shape
 
 
-def _second_moment(mean: Moment, var: Moment) -> Array:
+def second_moment(mean: Moment, var: Moment) -> Array:
+    """mean^2 + var of moments of which one may be None, for zero."""
     if mean is None:
         return var
     return jnp.square(mean) if var is None else jnp.square(mean) + var

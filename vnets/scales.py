@@ -12,6 +12,7 @@ Their KLs stand in `group_priors`, `edits.prune_units` cuts. The axis "unit" is 
 both papers' LeNet-5: input units of a dense layer, output maps of a convolution.
 """
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -241,6 +242,44 @@ def log_alpha(scale: Posterior) -> Array:
     if isinstance(scale, Gaussian | Multiplicative | Point):
         return weight_log_alpha(scale)
     raise TypeError(f"log_alpha: {type(scale).__name__} is no scale of units")
+
+
+def multiplied(node: Posterior, factor: Array) -> Posterior:
+    """The node of `factor` times the variable: its log alpha and its shape stay.
+
+    Of a horseshoe, the layer's scale takes the mean logarithm of the factors, each unit
+    what is left. What makes either smaller goes into the gamma factor, what makes it
+    larger into the inverse gamma one: the other way round their KLs grow exponentially.
+
+    Args:
+      node: of a scale or a weight.
+      factor: positive; broadcasts to the node.
+
+    Raises:
+      TypeError: a node that has no such form (fixed dropout, truncated scales).
+    """
+    if isinstance(node, Horseshoe):
+        logs = jnp.log(jnp.broadcast_to(factor, node.shape))
+        mean = jnp.mean(logs)
+        return dataclasses.replace(
+            node,
+            shared=_shifted(node.shared, mean),
+            unit=_shifted(node.unit, logs - mean),
+        )
+    if isinstance(node, LogNormal):
+        return dataclasses.replace(node, log_mean=node.log_mean + jnp.log(factor))
+    if isinstance(node, Gaussian):
+        log_var = node.log_var + 2 * jnp.log(factor)
+        return dataclasses.replace(node, mean=node.mean * factor, log_var=log_var)
+    if isinstance(node, Multiplicative | Point):
+        return dataclasses.replace(node, mean=node.mean * factor)
+    raise TypeError(f"multiplied: no rule for {type(node).__name__}")
+
+
+def _shifted(pair: LogNormal, log_factor: Array) -> LogNormal:
+    """A gamma and an inverse gamma factor whose root is so much larger."""
+    both = jnp.stack([jnp.minimum(log_factor, 0), jnp.maximum(log_factor, 0)])
+    return dataclasses.replace(pair, log_mean=pair.log_mean + 2 * both)
 
 
 def uselessness(scale: Posterior) -> Array:
