@@ -12,7 +12,8 @@ NET is lenet5 (Caffe's: no batch normalization) or lenet_500_300. METHOD:
                and 5 in those of VGG)
   gnj, ghs     Bayesian compression: group normal-Jeffreys and group horseshoe scales;
                units are cut, and of those left single weights, too
-  group_ard    Gaussian weights, one prior variance for each unit in closed form
+  group_ard    Gaussian weights, one prior variance for each unit in closed form; a unit
+               goes if all its weights have log alpha above the threshold
   sparse_vd    Gaussian weights with the log-uniform prior, for comparison: units leave
                where all their weights have
 

@@ -134,6 +134,19 @@ def test_signal_to_noise_below_one_is_cut():
     assert 0 < np.count_nonzero(kept) < 50
 
 
+def test_a_few_weights_in_use_keep_their_unit():
+    """Under group ARD, weights onto dead outputs become N(0, lambda^2), lambda^2 the
+    mean of mean^2 + var in the unit: here 23 of 500 weights, at one, are in use."""
+    live = jnp.arange(500) < 23
+    mean = jnp.stack([live, jnp.zeros(500)]).astype(jnp.float32)
+    # Of the first unit lambda^2 = (23 + 477 lambda^2) / 500, which is one.
+    log_var = jnp.where(mean > 0, -8.0, 0.0)
+    cut = prune_units(3.0)({"a": {"kernel": Gaussian(mean, log_var)}})["a"]["kernel"]
+    np.testing.assert_array_equal(cut.mean, mean)
+    assert np.all(np.isfinite(cut.log_var[0]))
+    assert np.all(np.isneginf(cut.log_var[1]))
+
+
 def test_points_stay_and_dropout_decides_nothing():
     weight = Point(jnp.ones((4, 5)))
     drop = dropout(0.9)(random.key(0), (4, 5))

@@ -12,7 +12,7 @@ from scipy import special
 
 from vnets import edits, estimators, ops, scales
 from vnets.layers import Dense, Mode
-from vnets.posteriors import Gaussian, Point, Scaled, gaussian
+from vnets.posteriors import Gaussian, Scaled, gaussian
 from vnets.priors import kl, log_uniform
 from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal
 
@@ -245,16 +245,14 @@ def test_gradients_reach_scale_and_weight(name):
         assert np.any(leaf != 0)
 
 
-def test_group_log_alpha():
+def test_least_log_alpha():
     node = gaussian(-3.0)(random.key(0), (2, 3, 4))
     second = np.asarray(node.mean) ** 2
     for axis, other in (("in", (0, 2)), ("out", (0, 1))):
-        expected = np.log(np.exp(-3.0) / second.mean(other))
-        found = scales.group_log_alpha(node, axis)
+        expected = -3.0 - np.log(second.max(other))
+        found = scales.least_log_alpha(node, axis)
         assert found.shape == ((1, 3, 1) if axis == "in" else (1, 1, 4))
         np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-4)
-    with pytest.raises(TypeError, match="no log alpha of units"):
-        scales.group_log_alpha(Point(second), "in")
 
 
 def test_kl_needs_a_prior_for_the_scale():

@@ -158,7 +158,7 @@ def units_pruned_at(threshold: float, axis: str = "unit") -> Change:
             rank = len(node.shape)
             useless = useless.reshape((1,) * (rank - useless.ndim) + useless.shape)
         elif isinstance(node, Gaussian | Multiplicative):
-            useless = scales.group_log_alpha(node, axis)
+            useless = scales.least_log_alpha(node, axis)
         else:
             raise TypeError(f"prune_units: no rule for {type(node).__name__}")
         return _kept(node, useless <= threshold, "prune_units")
@@ -328,9 +328,10 @@ def prune_units(
 
     Of a Scaled node its scale decides, by log alpha > threshold (0: signal-to-noise
     ratio below 1, as in structured Bayesian pruning), or by the negative log mode of a
-    horseshoe scale; fixed dropout decides nothing. Of other weights the group does, by
-    log of (sum of variances / sum of squared means), which is for group ARD. Biases
-    stay: a map that is cut is constant. At threshold +inf nothing changes.
+    horseshoe scale; fixed dropout decides nothing. Of other weights all those of the
+    unit do: it goes if the least log alpha among them is above the threshold, which is
+    for group ARD. Biases stay: a map that is cut is constant. At threshold +inf nothing
+    changes.
 
     Args:
       threshold: see above; horseshoes need one of their own. A number, or one for each

@@ -294,21 +294,17 @@ def uselessness(scale: Posterior) -> Array:
     return log_alpha(scale)
 
 
-def group_log_alpha(node: Posterior, axis: str) -> Array:
-    """log(sum of variances / sum of squared means) of the weights of each unit.
+def least_log_alpha(node: Posterior, axis: str) -> Array:
+    """The smallest log(variance / mean^2) among the weights of each unit.
+
+    A unit is of no use if none of its weights is. The ratio of sums over the unit would
+    not say so: weights onto units that are dead themselves grow as wide as the prior
+    and drown the few in use.
 
     Returns:
       In the rank of the weight [..., I, O], with length 1 but on the axis of the units.
     """
-    axes = other_axes(axis, node.shape)
-    mean, var = node.moments()
-    if mean is None or var is None:
-        raise TypeError(f"{type(node).__name__} has no log alpha of units")
-    tiny = jnp.finfo(var.dtype).tiny
-    var, square = (
-        jnp.sum(part, axes, keepdims=True) + tiny for part in (var, jnp.square(mean))
-    )
-    return jnp.log(var) - jnp.log(square)
+    return jnp.min(weight_log_alpha(node), other_axes(axis, node.shape), keepdims=True)
 
 
 def resolve(axis: str, shape: Shape) -> Literal["in", "out"]:
