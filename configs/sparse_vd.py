@@ -17,17 +17,18 @@ of each weight is trained in place of log sigma^2), and gradient_noise: trains n
 but measures the variance of the gradient in both forms on the net of sparse_vd.
 NET_sparse_vd_long has the authors' 200 epochs at short, too.
 
-All train on the same number of epochs: 60 at short. The authors' recipe: batches of
-100, Adam from 1e-3 linearly to 0 (LeNet-300-100: constant for the first half), KL
-weight 0 for 5 epochs, then linearly to 1 at epoch 20, dense weights from N(0, 0.01^2)
-and convolutions from Glorot's uniform distribution, means of weights with log alpha
-above 3 dropped while training, all of such a weight at the end. We deviate so: pixels
-are in [0, 1] and the mean image is not subtracted, a mean is dropped after a step and
-not within it, the variances stay in convolutions, too, log alpha is not clipped. At
-short LeNet-5 has batches of 200 and, with a sixth of the steps, a rate that is constant
-for the first half. LeNet-300-100 starts from U(-1, 1) / sqrt(fan in). In trials of
-LeNet-300-100 on validation images the net stayed denser unless means were dropped, and
-that start and batches of 100 each gave a better ELBO at the same error.
+All train on the same number of epochs, 60 at short; those of pretrained come after as
+many of `original`. The authors' recipe: batches of 100, Adam from 1e-3 linearly to 0
+(LeNet-300-100: constant for the first half), KL weight 0 for 5 epochs, then linearly to
+1 at epoch 20, dense weights from N(0, 0.01^2) and convolutions from Glorot's uniform
+distribution, means of weights with log alpha above 3 dropped while training, all of
+such a weight at the end. We deviate so: pixels are in [0, 1] and the mean image is not
+subtracted, a mean is dropped after a step and not within it, the variances stay in
+convolutions, too, log alpha is not clipped. At short LeNet-5 has batches of 200 and,
+with a sixth of the steps, a rate that is constant for the first half. LeNet-300-100
+starts from U(-1, 1) / sqrt(fan in). In trials of LeNet-300-100 on validation images the
+net stayed denser unless means were dropped, and that start and batches of 100 each gave
+a better ELBO at the same error.
 
 The pruning methods train without pruning for a third of the run. Then magnitude prunes
 until the half of it; surgery changes masks until three quarters of it. quick is on the

@@ -19,7 +19,12 @@ NET is lenet5 (Caffe's: no batch normalization) or lenet_500_300. METHOD:
 
 LeNet-500-300 has original, sbp and sparse_vd, of the same paper as sbp. Units are maps
 of convolutions and inputs of dense layers, in all layers of the net (the script that
-the authors of sbp released has noise on the convolutions only).
+the authors of sbp released has noise on the convolutions only). Other deviations: the
+noise of a map multiplies its weights and leaves its bias, the authors' multiplies the
+output of the convolution; biases are points (those of Louizos et al. have a posterior,
+too); no variance is bounded (their code keeps those of the first dense layer at 0.04 or
+less); tau_0, the scale of the layer's half-Cauchy in ghs, is 1, the paper's we could
+not check; gnj cuts above log alpha 0 (their demo above -2.8, -3 and -5, by layer).
 
 All but original start from its means; sbp does so in the paper, of Bayesian compression
 we do not know. There, gnj and ghs put the size of a unit's weights into its scale
