@@ -5,6 +5,11 @@ the second the noise is in the gradient of the mean as well, with a variance tha
 with alpha; in the first it is not, which is why Molchanov, Ashukha and Vetrov (2017,
 section 4.2) train log sigma^2. Measured here on a trained net: the variance of the
 gradient over draws of the noise, for one batch, against log alpha.
+
+Multiplicative noise cannot describe a weight whose mean is 0, and training drops means
+(`projections.drop_idle_means`). For the measurement such a mean becomes `LEAST` in both
+forms, with the variance that it had, so that they are the same posterior still; its log
+alpha says nothing, and it is left out of the curve and the median.
 """
 
 import functools
@@ -15,16 +20,16 @@ import numpy as np
 
 from experiments import build as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
-from experiments.thresholds import layers_of
+from experiments.thresholds import Layer, layers_of
 from vnets import backend
 from vnets.evaluate import to_float
 from vnets.objectives import cross_entropy
 from vnets.posteriors import Gaussian, Multiplicative, Posterior, is_posterior
-from vnets.posteriors import log_alpha as node_log_alpha
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
 FORMS = ("additive", "multiplicative")
+LEAST = 1e-6  # the least size of a mean that is divided by
 
 
 def build(config) -> Study:
@@ -41,17 +46,30 @@ def build(config) -> Study:
 
 def additive(node: Posterior) -> Posterior:
     """The node with its log sigma^2 as the parameter; others as they are."""
-    if not isinstance(node, Multiplicative):
+    if not isinstance(node, Gaussian | Multiplicative):
         return node
-    log_var = node_log_alpha(node) + 2 * jnp.log(jnp.abs(node.mean))
-    return Gaussian(node.mean, log_var, node.noise)
+    return Gaussian(_divisor(node.mean), _log_var(node), node.noise)
 
 
 def multiplicative(node: Posterior) -> Posterior:
     """The node with the log alpha of each weight as the parameter."""
-    if not isinstance(node, Gaussian):
+    if not isinstance(node, Gaussian | Multiplicative):
         return node
-    return Multiplicative(node.mean, node_log_alpha(node), node.noise)
+    mean = _divisor(node.mean)
+    log_alpha = _log_var(node) - 2 * jnp.log(jnp.abs(mean))
+    return Multiplicative(mean, log_alpha, node.noise)
+
+
+def _divisor(mean: Array) -> Array:
+    """The means, none of them smaller than `LEAST`."""
+    return jnp.where(jnp.abs(mean) < LEAST, LEAST, mean)
+
+
+def _log_var(node: Gaussian | Multiplicative) -> Array:
+    """Log variances, [..., I, O]; -inf where a multiplicative mean is 0."""
+    if isinstance(node, Gaussian):
+        return node.log_var
+    return node.log_alpha + 2 * jnp.log(jnp.abs(node.mean))
 
 
 def gradient_variance(
@@ -97,7 +115,7 @@ def gradient_variance(
 
 def _measure(spec, dataset, nets, key: Key) -> Measured:
     [net] = nets["net"]
-    layers = {layer.name: layer.log_alpha for layer in layers_of(net.params)}
+    layers = {layer.name: layer for layer in layers_of(net.params)}
     image = to_float(jnp.asarray(dataset.train.image[: spec.images]))
     label = jnp.asarray(dataset.train.label[: spec.images])
     edges = np.linspace(*spec.range, spec.bins + 1)
@@ -107,13 +125,7 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
         params = jax.tree.map(change, net.params, is_leaf=is_posterior)
         changed = Net(net.model, params, net.collections)
         spread = gradient_variance(changed, image, label, key, spec.draws)
-        # Weights on pixels that are always zero have no gradient, and say nothing.
-        pairs = [
-            (log_alpha.ravel(), np.asarray(spread[name]["kernel"].mean).ravel())
-            for name, log_alpha in layers.items()
-        ]
-        x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        x, y = x[y > 0], y[y > 0]
+        x, y = _kept(layers, spread)
         index = np.digitize(x, edges)
         for bin_number in range(1, spec.bins + 1):
             inside = y[index == bin_number]
@@ -127,6 +139,20 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
     joined = _joined(curves)
     ratio = high["multiplicative"] / high["additive"]
     return Measured({"gradient": {"ratio": ratio, **high}}, {"gradient": joined})
+
+
+def _kept(layers: dict[str, Layer], spread: Params) -> tuple[np.ndarray, np.ndarray]:
+    """Log alpha and the variance of the gradient of the weights that say something.
+
+    Weights on pixels that are always zero have no gradient, dropped ones no log alpha.
+    """
+    pairs = []
+    for name, layer in layers.items():
+        value = np.asarray(spread[name]["kernel"].mean)
+        said = (value > 0) & (np.abs(layer.mean) >= LEAST)
+        pairs.append((layer.log_alpha[said], value[said]))
+    x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return x, y
 
 
 def _joined(curves: dict) -> dict[str, list[float]]:

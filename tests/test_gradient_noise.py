@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax import random
 
+from experiments import gradient_noise
 from experiments.core import Net
 from experiments.gradient_noise import additive, gradient_variance, multiplicative
+from experiments.thresholds import layers_of
 from vnets.nets import MLP
 from vnets.posteriors import Gaussian, is_posterior
 from vnets.types import Params
@@ -72,3 +74,33 @@ def test_the_gradient_of_one_example_has_the_variance_of_the_formula(net):
         np.testing.assert_allclose(
             spread["dense1"]["kernel"].mean, expected, rtol=6 * np.sqrt(2 / DRAWS)
         )
+
+
+def test_dropped_means_keep_their_noise_and_are_left_out(net):
+    """Half of the means are 0, as after training that drops them."""
+    node = net.params["dense1"]["kernel"]
+    idle = jnp.arange(node.mean.size).reshape(node.shape) % 2 == 1
+    log_var = jnp.where(idle, -2.0, node.log_var)
+    dropped = Gaussian(jnp.where(idle, 0.0, node.mean), log_var)
+    params: Params = {"dense1": {**net.params["dense1"], "kernel": dropped}}
+    sparse = Net(net.model, params, {})
+    both = [changed(sparse, form) for form in (additive, multiplicative)]
+    for one in both:
+        mean, var = one.params["dense1"]["kernel"].moments()
+        np.testing.assert_allclose(mean, dropped.mean, atol=2 * gradient_noise.LEAST)
+        np.testing.assert_allclose(var, jnp.exp(log_var), rtol=1e-4)
+    layers = {layer.name: layer for layer in layers_of(sparse.params)}
+    x = random.normal(random.key(1), (1, INPUTS))
+    label = jnp.zeros((1,), jnp.int32)
+    found = [
+        gradient_noise._kept(
+            layers, gradient_variance(one, x, label, random.key(2), DRAWS)
+        )
+        for one in both
+    ]
+    expected = np.asarray(log_var - 2 * jnp.log(jnp.abs(node.mean)))[~np.asarray(idle)]
+    for log_alpha, _ in found:
+        np.testing.assert_allclose(log_alpha, expected, rtol=1e-4)
+    # Weights with little noise of their own: what the others' noise does to their
+    # gradient is the same in both forms, all but its own part (below exp(-6)).
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=0.2)
