@@ -72,7 +72,8 @@ def _measure(
         "bits": measured("bits", bits.quantize(found)(quiet))
         | sizes(totals)
         | {f"bits/{name}": float(total) for name, total in totals.items()}
-        | {f"significand/{k}": float(one.significand) for k, one in found.items()},
+        | {f"significand/{k}": float(one.significand) for k, one in found.items()}
+        | {f"exponent/{k}": float(one.exponent) for k, one in found.items()},
     }
     curve = [
         measured(f"uniform_{t}", bits.quantize(Bits(t, bits.MAX_EXPONENT))(quiet))

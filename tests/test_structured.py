@@ -138,6 +138,10 @@ def test_the_study_of_bits(net, split):
     assert full["compression"] == pytest.approx(312 / 108)
     stored = 48 * found["bits/dense1"] + 60 * found["bits/dense2"]
     assert found["compression"] == pytest.approx(32 * 312 / stored)
+    for layer in ("dense1", "dense2"):
+        of = {part: found[f"{part}/{layer}"] for part in ("significand", "exponent")}
+        assert 1 + of["significand"] + of["exponent"] == found[f"bits/{layer}"]
+        assert min(of.values()) >= 1
     curve = measured.curves["bits"]
     assert curve["significand"] == [2.0, 24.0]
     assert curve["nll"][1] == pytest.approx(full["nll"], rel=1e-6)
