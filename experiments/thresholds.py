@@ -1,9 +1,10 @@
 """Help in choosing the threshold of log alpha: what each one costs, and what it leaves.
 
-For any trained net with noise on its weights: the histogram of log alpha, accuracy and
-sparsity against the threshold on images that are not the test set, and the weights as
-pictures. The published threshold is 3, where the histogram of sparse variational
-dropout has its gap (Molchanov, Ashukha and Vetrov 2017).
+For any trained net with noise on its weights or units: the histogram of log alpha,
+accuracy and sparsity against the threshold on images that are not the test set, and the
+weights as pictures. Nets whose config cuts units are cut by units, at one threshold for
+all layers. The published threshold of weights is 3, where the histogram of sparse
+variational dropout has its gap (Molchanov, Ashukha and Vetrov 2017).
 """
 
 import dataclasses
@@ -14,12 +15,12 @@ import jax
 import numpy as np
 from jax import random
 
-from experiments.build import ConfigError
+from experiments import structured
+from experiments.build import ConfigError, pick
 from experiments.core import Net, restore
 from vnets import checkpoint, edits, evaluate, metrics
 from vnets.data import Split
-from vnets.edits import path_name
-from vnets.posteriors import is_noisy, is_posterior, log_alpha
+from vnets.posteriors import Dropout, Posterior, Scaled, log_alpha
 
 THRESHOLDS = tuple(np.arange(-4.0, 10.5, 0.5))
 IMAGES = 5000
@@ -27,11 +28,25 @@ IMAGES = 5000
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A noisy layer: its name, means and log alpha, both [..., I, O]."""
+    """A noisy layer.
+
+    Attributes:
+      name: its path.
+      mean: of the weights, [..., I, O].
+      log_alpha: of the weights, [..., I, O]; where units are cut, what decides of the
+        unit that a weight belongs to (`edits.unit_uselessness`).
+      kind: what is cut, "weights" or "units".
+    """
 
     name: str
     mean: np.ndarray
     log_alpha: np.ndarray
+    kind: str = "weights"
+
+    @property
+    def axis(self) -> str:
+        """What `log_alpha` is, for a figure."""
+        return "log alpha" if self.kind == "weights" else "uselessness of the unit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +69,44 @@ class Choice:
     images: str
 
 
-def layers_of(params) -> list[Layer]:
+MEASURES = {"weights": log_alpha, "units": edits.unit_uselessness}
+
+
+def layers_of(params, kind: str = "weights") -> list[Layer]:
     """The noisy layers whose log alpha is finite somewhere.
+
+    Args:
+      params: of the net.
+      kind: what is cut, "weights" or "units".
 
     Raises:
       ConfigError: there is none: nothing to choose a threshold for.
     """
     found = []
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    for path, node in leaves:
-        if is_posterior(node) and is_noisy(node):
-            value = np.asarray(log_alpha(node))
-            if np.isfinite(value).any():
-                mean = np.asarray(edits.mean_of(node).mean)
-                found.append(Layer(path_name(path), mean, value))
+    for name, node in edits.noisy_layers(params).items():
+        if kind == "units" and not _has_units(node):
+            continue
+        value = np.broadcast_to(np.asarray(MEASURES[kind](node)), node.shape)
+        if np.isfinite(value).any():
+            mean = np.asarray(edits.mean_of(node).mean)
+            found.append(Layer(name, mean, value, kind))
     if not found:
         raise ConfigError(
-            "no layer of this net has a log alpha between its extremes: a threshold "
-            "keeps or removes all of it (points, variance layers, fixed dropout)"
+            f"no layer of this net has {kind} with a log alpha between its extremes: a "
+            "threshold keeps or removes all of it (points, variance layers, fixed "
+            "dropout)"
         )
     return found
+
+
+def _has_units(node: Posterior) -> bool:
+    """False where `edits.prune_units` decides nothing."""
+    return not (isinstance(node, Scaled) and isinstance(node.scale, Dropout))
+
+
+def kind_of(config) -> str:
+    """What a run's config cuts, "units" before "weights"."""
+    return "units" if "units" in config.evals.get("cut", {}) else "weights"
 
 
 def choose(
@@ -82,6 +115,7 @@ def choose(
     images: str,
     tolerance: float = 0.001,
     thresholds: Sequence[float] = THRESHOLDS,
+    kind: str = "weights",
 ) -> Choice:
     """Prunes at each threshold and tests without noise.
 
@@ -91,17 +125,20 @@ def choose(
       images: says what they are.
       tolerance: accuracy (0 to 1) that pruning may cost.
       thresholds: of log alpha.
+      kind: what is cut, "weights" or "units".
 
     Raises:
-      ConfigError: no layer with a log alpha, or a tolerance below 0.
+      ConfigError: no layer with a log alpha, a tolerance below 0, or something else
+        to cut.
     """
+    pick("kind", kind, MEASURES)
     if tolerance < 0:
         raise ConfigError(f"the accuracy to give up must be at least 0: {tolerance}")
-    layers = layers_of(net.params)
+    layers, prune = layers_of(net.params, kind), structured.CUTS[kind]
     variables = {"params": net.params, **net.collections}
 
     def accuracy(threshold: float) -> float:
-        edit = edits.chain(edits.prune(threshold), edits.mean_only)
+        edit = edits.chain(prune(threshold), edits.mean_only)
         spec = evaluate.EvalSpec(edit)
         tested = evaluate.evaluate(net.model, variables, split, spec, random.key(0))
         return tested["accuracy"]
@@ -111,7 +148,7 @@ def choose(
         {
             "threshold": float(threshold),
             "accuracy": accuracy(threshold),
-            **metrics.sizes(edits.prune(threshold)(net.params)),
+            **metrics.sizes(prune(threshold)(net.params)),
         }
         for threshold in thresholds
     ]
@@ -122,19 +159,20 @@ def choose(
 
 def choose_for(folder: Path, tolerance: float = 0.001) -> Choice:
     """`choose` for a workdir, on its validation split, or else on training images."""
-    _, experiment, net = restore(folder)
-    dataset = experiment.dataset
+    config, experiment, net = restore(folder)
+    dataset, kind = experiment.dataset, kind_of(config)
     assert dataset is not None  # a net of `restore` was trained on one
     if dataset.validation is not None:
         split = dataset.validation
-        return choose(net, split, f"{len(split)} validation images", tolerance)
+        images = f"{len(split)} validation images"
+        return choose(net, split, images, tolerance, kind=kind)
     count = min(IMAGES, len(dataset.train))
     split = Split(dataset.train.image[:count], dataset.train.label[:count])
     images = (
         f"{count} training images: this run kept no validation split "
         "(config.dataset.validation)"
     )
-    return choose(net, split, images, tolerance)
+    return choose(net, split, images, tolerance, kind=kind)
 
 
 def over_training(folder: Path) -> list[tuple[int, list[Layer]]]:
@@ -143,10 +181,11 @@ def over_training(folder: Path) -> list[tuple[int, list[Layer]]]:
     Raises:
       ConfigError: fewer than two were kept.
     """
-    _, experiment, _ = restore(folder)
+    config, experiment, _ = restore(folder)
     like = jax.eval_shape(experiment.task.start, random.key(0))
     kept = checkpoint.every(folder / "checkpoints", like)
-    frames = [(epoch, layers_of(state.params)) for epoch, state in kept]
+    kind = kind_of(config)
+    frames = [(epoch, layers_of(state.params, kind)) for epoch, state in kept]
     if len(frames) < 2:
         raise ConfigError(
             f"{folder} kept {len(frames)} checkpoint(s), an animation needs two or "

@@ -34,7 +34,7 @@ def save_choice(choice: Choice, path: Path, title: str = "") -> None:
     if chosen is not None:
         panel.axvline(chosen, color="#222222", ls="--", lw=1, label="chosen")
     panel.set_title("noise off, pruned above the threshold", fontsize=9)
-    panel.set_xlabel("threshold of log alpha")
+    panel.set_xlabel(f"threshold of {choice.layers[0].axis}")
     panel.legend(frameon=False, fontsize=7)
     _write(canvas, path)
 
@@ -130,7 +130,7 @@ def _histogram(panel, layer: Layer, number: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
     panel.hist(values, bins=BINS, range=(LOW, HIGH), color=colour, log=True)
     panel.set_title(layer.name, fontsize=9)
-    panel.set_xlabel("log alpha")
+    panel.set_xlabel(layer.axis)
 
 
 def _canvas(count: int, title: str, columns: int = 4):

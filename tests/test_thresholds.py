@@ -10,7 +10,8 @@ from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import data
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, variance
+from vnets.posteriors import Gaussian, Point, Scaled, variance
+from vnets.scales import TruncatedLogNormal
 
 PIXELS, K = 12, 3
 
@@ -53,12 +54,59 @@ def test_nothing_is_chosen_if_every_threshold_costs_too_much(split):
     assert choice.unpruned == 1.0
 
 
+def scaled_net(scale):
+    """The net above of points, with noise on its pixels."""
+    hot = np.zeros((PIXELS, K), np.float32)
+    for k in range(K):
+        hot[4 * k : 4 * k + 4, k] = 1
+    node = Scaled(scale, Point(jnp.asarray(hot)), "in", "batch")
+    return core.Net(MLP((), K), {"dense1": {"kernel": node, "bias": jnp.zeros(K)}}, {})
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "truncated"])
+def test_units_are_cut_where_weights_have_no_noise(kind, split):
+    """Of each third two pixels have a noisy scale, and the other two are enough."""
+    idle = jnp.arange(PIXELS) % 2 == 1
+    scale = {
+        "gaussian": Gaussian(jnp.ones(PIXELS), jnp.where(idle, 4.0, -6.0)),
+        "truncated": TruncatedLogNormal(
+            jnp.where(idle, -10.0, 0.0), jnp.where(idle, 3.0, -5.0)
+        ),
+    }[kind]
+    net = scaled_net(scale)
+    choice = thresholds.choose(net, split, "", thresholds=(-20, 0, 30), kind="units")
+    assert [row["nonzero"] for row in choice.rows] == [0, PIXELS // 2, PIXELS]
+    assert choice.chosen is choice.rows[1]
+    [layer] = choice.layers
+    assert layer.log_alpha.shape == (PIXELS, K)
+    np.testing.assert_array_equal(layer.log_alpha[:, 0] > 0, idle)
+    with pytest.raises(ConfigError, match="no layer of this net has weights with a"):
+        thresholds.choose(net, split, "")
+    with pytest.raises(ConfigError, match="choose from"):
+        thresholds.choose(net, split, "", kind="maps")
+
+
+@pytest.mark.parametrize(
+    ("run", "kind"),
+    [
+        ("sparse_vd.py:lenet_300_100_sparse_vd", "weights"),
+        ("structured.py:lenet5_sparse_vd", "weights"),
+        ("structured.py:lenet5_sbp", "units"),
+        ("structured.py:lenet5_gnj", "units"),
+    ],
+)
+def test_the_config_says_what_is_cut(run, kind):
+    assert thresholds.kind_of(load_config(f"configs/{run},quick")) == kind
+
+
 @pytest.mark.parametrize("node", [Point, variance()])
 def test_a_net_without_log_alpha_is_refused(node, split):
     shape = (PIXELS, K)
     made = Point(jnp.ones(shape)) if node is Point else node(random.key(0), shape)
     net = core.Net(MLP((), K), {"dense1": {"kernel": made, "bias": jnp.zeros(K)}}, {})
-    with pytest.raises(ConfigError, match="no layer of this net has a log alpha"):
+    with pytest.raises(
+        ConfigError, match="no layer of this net has weights with a log"
+    ):
         thresholds.choose(net, split, "")
 
 
@@ -115,10 +163,11 @@ def test_for_a_workdir_it_uses_no_test_image_and_animates_what_was_kept(
 
 
 def test_without_kept_checkpoints_it_says_how_to_keep_them(tmp_path, monkeypatch):
+    config = load_config("configs/sparse_vd.py:lenet_300_100_sparse_vd,quick")
     monkeypatch.setattr(
         thresholds,
         "restore",
-        lambda folder: (None, core.Experiment(_Task(), None), None),
+        lambda folder: (config, core.Experiment(_Task(), None), None),
     )
     with pytest.raises(ConfigError, match="--keep_every"):
         thresholds.over_training(tmp_path)

@@ -144,24 +144,35 @@ def _kept(node: Posterior, keep: Array, name: str) -> Posterior:
     raise TypeError(f"{name}: no rule for {type(node).__name__}")
 
 
+def unit_uselessness(node: Posterior, axis: str = "unit") -> Array:
+    """How little each unit of a weight is worth: what `prune_units` compares.
+
+    Returns:
+      `scales.uselessness` of a Scaled node's scale, `scales.least_log_alpha` of other
+      weights; in the rank of the weight [..., I, O], with length 1 but on the axis of
+      the units.
+
+    Raises:
+      TypeError: a node without units to compare (points, variance layers, dropout).
+    """
+    if isinstance(node, Scaled):
+        useless = scales.uselessness(node.scale)
+        useless = jnp.expand_dims(useless, -1 if node.axis == "in" else -2)
+        return useless.reshape((1,) * (len(node.shape) - 2) + useless.shape)
+    if isinstance(node, Gaussian | Multiplicative):
+        return scales.least_log_alpha(node, axis)
+    raise TypeError(f"prune_units: no rule for {type(node).__name__}")
+
+
 def units_pruned_at(threshold: float, axis: str = "unit") -> Change:
-    """Sets the weights of units to zero whose `scales.uselessness` > threshold."""
+    """Sets the weights of units to zero whose `unit_uselessness` > threshold."""
 
     def change(node: Posterior, key: Key = None) -> Posterior:
         del key
         if isinstance(node, Scaled) and isinstance(node.scale, Dropout):
             weight = node.weight if not is_noisy(node.weight) else change(node.weight)
             return dataclasses.replace(node, weight=weight)
-        if isinstance(node, Scaled):
-            useless = scales.uselessness(node.scale)
-            useless = jnp.expand_dims(useless, -1 if node.axis == "in" else -2)
-            rank = len(node.shape)
-            useless = useless.reshape((1,) * (rank - useless.ndim) + useless.shape)
-        elif isinstance(node, Gaussian | Multiplicative):
-            useless = scales.least_log_alpha(node, axis)
-        else:
-            raise TypeError(f"prune_units: no rule for {type(node).__name__}")
-        return _kept(node, useless <= threshold, "prune_units")
+        return _kept(node, unit_uselessness(node, axis) <= threshold, "prune_units")
 
     return change
 
