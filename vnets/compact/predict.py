@@ -204,5 +204,6 @@ class _Convolution:
         windows = sliding_window_view(h, step.kernel, (1, 2))  # type: ignore
         windows = windows[:, :: step.strides[0], :: step.strides[1]]
         patches = windows.transpose(4, 5, 0, 1, 2, 3)[self._live]
-        y = self._product(patches.reshape(len(patches), -1))
+        # Not -1: of a layer without weights no tap is live, and 0 has any quotient.
+        y = self._product(patches.reshape(len(patches), math.prod(patches.shape[1:])))
         return y.reshape(step.features, *patches.shape[1:])
