@@ -203,11 +203,14 @@ def _description_length(params: Params, pruned: Params, spec) -> dict[str, float
     """The KL of the posterior in bits: of all weights, and of those left alone.
 
     Empty for a net without noise; "left" is missing where posterior or prior do not
-    factorize over weights. An improper prior (log-uniform) counts from its own zero.
+    factorize over weights. An improper prior (log-uniform) counts from its own zero;
+    factors of layers, which are of the objective only, do not count.
     """
     if not any(map(is_noisy, _nodes(params))):
         return {}
     prior = parts.prior(spec)
+    if isinstance(prior, priors.WeightedPrior):
+        prior = prior.prior
     found = {"all": float(priors.kl(params, prior)) / math.log(2)}
     if (spec if isinstance(spec, str) else spec["kind"]) not in priors.PRIORS:
         return found

@@ -62,9 +62,9 @@ def compression(report: dict) -> None:
         for name, count in report["units"].items()
     )
     console.print(f"left: {layers}")
-    if "left" in report["mdl_bits"]:
-        promised = report["mdl_bits"]["left"] / 8
-        console.print(f"the posterior's KL promises {promised:,.0f} bytes")
+    for of, bits in report["mdl_bits"].items():
+        whose = {"all": "the whole posterior", "left": "the posterior of what is left"}
+        console.print(f"the KL of {whose[of]}: {bits / 8:,.0f} bytes")
     console.print(
         f"test error of {test['examples']}: all weights "
         f"{test['error/all_weights']:.2%}, pruned {test['error/pruned']:.2%}, the file "

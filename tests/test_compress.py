@@ -3,14 +3,15 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
 
-from experiments import compress, core, latency, workdirs
+from experiments import compress, core, latency, show, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
-from vnets import checkpoint, compact, plan
+from vnets import checkpoint, compact, edits, plan, posteriors, scales
 from vnets.nets.chain import Chain
 
 RUN = "configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
@@ -100,6 +101,35 @@ def test_dense_numpy_is_the_dense_net():
     )
     model, plain = graph.to_flax()
     np.testing.assert_allclose(model.apply(plain, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "has"),
+    [
+        (scales.structured(), "structured", {"all"}),
+        (posteriors.gaussian(), "log_uniform", {"all", "left"}),
+    ],
+)
+def test_description_length_leaves_out_factors(make, kind, has):
+    """They weigh the objective of training; bits are bits."""
+    kernel = make(random.key(0), (4, 3))
+    params = {"dense1": {"kernel": kernel, "bias": jnp.zeros(3, jnp.float32)}}
+    pruned = edits.mean_only(params)
+    weighted = {"kind": kind, "factors": {"dense1": 20.0}}
+    found = compress._description_length(params, pruned, weighted)
+    assert found == compress._description_length(params, pruned, kind)
+    assert set(found) == has
+    assert found["all"] > 0
+    assert compress._description_length(pruned, pruned, weighted) == {}
+
+
+@pytest.mark.parametrize("mdl", [{}, {"all": 16000.0}, {"all": 16000.0, "left": 80.0}])
+def test_the_report_is_shown(report, capsys, mdl):
+    show.compression({**report, "mdl_bits": mdl})
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{report['bytes']['file']:,}" in shown
+    assert ("whole posterior: 2,000 bytes" in shown) == ("all" in mdl)
+    assert ("what is left: 10 bytes" in shown) == ("left" in mdl)
 
 
 def test_what_cannot_be_compressed_is_refused(workdir, tmp_path):
