@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from experiments import build as parts
 from experiments import core, latency, structured
 from experiments.build import ConfigError
-from vnets import compact, edits, priors, soft_sharing
+from vnets import compact, data, edits, priors, soft_sharing
 from vnets.evaluate import to_float
 from vnets.layers import TEST
 from vnets.posteriors import (
@@ -29,8 +29,27 @@ TRIED = 2000  # examples on which bits are chosen
 BATCH = 500
 
 
-def compress(
-    workdir: Path | str,
+def compress(workdir: Path | str, out: Path | str, **options) -> dict[str, Any]:
+    """Prunes, shrinks, quantizes and writes the net of a workdir; returns the report.
+
+    Args:
+      workdir: of a run that trained a classifier.
+      out: the file to write.
+      options: of `compress_net`.
+
+    Raises:
+      ConfigError: a run that has no such net, or values that do not fit it.
+    """
+    config, experiment, net = core.restore(workdir)
+    if experiment.dataset is None:
+        raise ConfigError(f"{workdir}: only nets with a data set are compressed")
+    return compress_net(config, experiment.dataset, net, out, **options)
+
+
+def compress_net(
+    config: ConfigDict,
+    dataset: data.Dataset,
+    net: core.Net,
     out: Path | str,
     *,
     threshold: float | None = None,
@@ -39,10 +58,12 @@ def compress(
     threads: int = 1,
     seconds: float = 2.0,
 ) -> dict[str, Any]:
-    """Prunes, shrinks, quantizes and writes the net of a workdir; returns the report.
+    """Prunes, shrinks, quantizes and writes a trained net; returns the report.
 
     Args:
-      workdir: of a run that trained a classifier.
+      config: of its run.
+      dataset: it is tested on the test set, pixels as they are.
+      net: a classifier.
       out: the file to write.
       threshold: of the edit that prunes, that of units where the config cuts any; the
         config's by default.
@@ -54,14 +75,14 @@ def compress(
       seconds: for how long, at each batch size.
 
     Raises:
-      ConfigError: a run that has no such net, or values that do not fit it.
+      ConfigError: a net that is no chain, or values that do not fit.
     """
     if not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"no folder for {out}")
-    config, experiment, net = core.restore(workdir)
-    if experiment.dataset is None:
-        raise ConfigError(f"{workdir}: only nets with a data set are compressed")
-    dataset, collections = experiment.dataset, net.collections
+    most = latency.cores()
+    if not 1 <= threads <= most:
+        raise ConfigError(f"threads must be 1 to {most}, the cores there are")
+    collections = net.collections
     shape = dataset.test.image.shape[1:]
     pruned = _pruning(config, net.params, threshold)(net.params)
 
@@ -70,7 +91,7 @@ def compress(
         try:
             return compact.fold_norms(compact.capture(net.model, variables, shape))
         except ValueError as error:
-            raise ConfigError(f"{workdir}: {error}") from error
+            raise ConfigError(f"{config.variant}: {error}") from error
 
     dense = capture(edits.mean_only(net.params))
     cut = capture(pruned)
@@ -78,34 +99,31 @@ def compress(
     trial = (dataset.validation or dataset.train).take(slice(TRIED))
     chosen = bits or compact.fewest_bits(small, _changed(small, trial.image), tolerance)
     about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
-    file_bytes = compact.save(out, compact.quantize(small, chosen, about))
+    quantized = compact.quantize(small, chosen, about)
+    file_bytes = compact.save(out, quantized)
 
-    predictor = compact.load(out)
-    held = predictor.net
-    if not isinstance(held, compact.Compact):
-        raise TypeError("a file holds a compact net")
     images, labels = dataset.test.image, dataset.test.label
-    model, variables = held.to_flax()
+    model, variables = quantized.to_flax()  # not what was read back from the file
     logits = {
         "all_weights": _in_jax(
             net.model, edits.mean_only(net.params), collections, images
         ),
         "pruned": _in_jax(net.model, pruned, collections, images),
         "quantized": _in_jax(model, variables["params"], {}, images),
-        "file": predictor(images),
+        "file": compact.load(out)(images),
     }
     guesses = {name: np.argmax(one, -1) for name, one in logits.items()}
     return {
         "file": Path(out).name,
-        "bits": _bits(held),
-        "units": _units(held),
+        "bits": _bits(quantized),
+        "units": _units(quantized),
         "weights": {
             "all": sum(kernel.size for kernel in dense.kernels.values()),
             "pruned": sum(cut.nonzeros().values()),
             "shrunk": sum(small.nonzeros().values()),
-            "quantized": sum(held.nonzeros().values()),
+            "quantized": sum(quantized.nonzeros().values()),
         },
-        "bytes": _sizes(dense, held, file_bytes),
+        "bytes": _sizes(dense, quantized, file_bytes),
         "mdl_bits": _description_length(net.params, pruned, config.prior),
         "test": {
             "examples": len(labels),

@@ -18,6 +18,7 @@ from vnets.rng import stream
 
 MODULES = (
     "adversarial",
+    "artifact",
     "bit_precision",
     "diversity",
     "gradient_noise",

@@ -65,6 +65,13 @@ def dense_numpy(graph: Graph, x: np.ndarray) -> np.ndarray:
     return x
 
 
+def cores() -> int:
+    """How many cores this process, and the one that measures, may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def measure(
     graph: Graph, file: Path | str, threads: int = 1, seconds: float = 2.0
 ) -> dict:
@@ -73,7 +80,7 @@ def measure(
     Args:
       graph: the dense net, without normalization.
       file: the .vnz of the same net.
-      threads: cores that the process is bound to.
+      threads: cores that the process is bound to, at most `cores()`.
       seconds: for each batch size, all contenders together.
 
     Raises:

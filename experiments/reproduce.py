@@ -21,7 +21,7 @@ def train_missing(
     Args:
       table: what to reproduce.
       scale: one of the table's.
-      seeds: of each row; the first `row.seeds` of them where that is given.
+      seeds: of each row; the first of them where row or scale cap their number.
       home: folder of this machine's runs; see `config_files.run_folder`.
       rows: names of the rows to train; all if empty. Others are shown as they stand.
 
@@ -31,14 +31,14 @@ def train_missing(
     Raises:
       ConfigError, DataError, WorkdirError, RecordError: see `core.run`.
     """
-    records = {}
+    records, cap = {}, table.scale[scale].seeds
     for row in table.rows_at(scale):
         config = load_config(f"{row.run},{scale}")
 
         def folder(seed: int, run=row.run) -> Path:
             return run_folder(home, run, scale, seed)
 
-        wanted = seeds[: row.seeds] if row.seeds else seeds
+        wanted = seeds[: min(filter(None, (row.seeds, cap)), default=None)]
         missing = [s for s in wanted if workdirs.held_record(folder(s), config) is None]
         if missing and (not rows or row.name in rows):
             for seed in missing:

@@ -34,14 +34,15 @@ class TableError(ValueError):
 class Scale:
     """How large the runs are; tolerances by column, where the paper is comparable.
 
-    `rows` names those that this scale has (all, if empty); `reading` says in words what
-    came out.
+    `rows` names those that this scale has (all, if empty), `seeds` caps how many of
+    each are run; `reading` says in words what came out.
     """
 
     name: str
     text: str
     tolerance: dict[str, float] = dataclasses.field(default_factory=dict)
     rows: list[str] = dataclasses.field(default_factory=list)
+    seeds: int = 0
     reading: str = ""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import compress, core, latency, show, workdirs
+from experiments import artifact, compress, core, latency, show, table_specs, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import checkpoint, compact, edits, plan, posteriors, scales
@@ -132,10 +132,79 @@ def test_the_report_is_shown(report, capsys, mdl):
     assert ("what is left: 10 bytes" in shown) == ("left" in mdl)
 
 
+def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatch):
+    folder, _ = workdir
+    _, experiment, _ = core.restore(folder)
+    test, load = experiment.dataset.test, compact.load
+    nothing = np.eye(10, dtype=np.float32)[:1]
+    monkeypatch.setattr(
+        compact, "load", lambda path: lambda x: nothing.repeat(len(x), 0)
+    )
+    monkeypatch.setattr(latency, "measure", lambda *arguments: {})
+    out = tmp_path / "net.vnz"
+    found = compress.compress(folder, out, threshold=1.0, bits=6)["test"]
+    other = int(np.sum(np.argmax(load(out)(test.image), -1) != 0))
+    assert found["differ/file_and_quantized"] == other > 0
+    assert found["error/file"] == pytest.approx(np.mean(test.label != 0))
+
+
+def test_the_study_of_files_has_every_column_of_its_table(workdir):
+    folder, _ = workdir
+    trained, experiment, net = core.restore(folder)
+    config = load_config("configs/artifact.py:lenet_300_100_sparse_vd,quick")
+    config.latency.seconds, config.tolerance = 0.01, 1.0
+    measured = artifact._measure(
+        config, trained, experiment.dataset, {"net": [net]}, random.key(0)
+    )
+    evals, table = measured.evals, table_specs.find("artifact")
+    for column in table.column:
+        assert np.isfinite(evals[column.eval][column.metric or table.metric])
+    assert evals["latency"]["threads"] == config.latency.threads
+    assert evals["file"]["images"] == len(experiment.dataset.test)
+    # As few bits as there are, if any prediction may change.
+    assert {v for k, v in evals["file"].items() if k.startswith("bits/")} == {2.0}
+
+
+def test_a_record_of_a_file_is_its_report(workdir, report):
+    folder, _ = workdir
+    evals = artifact.evaluations(report)
+    nonzeros = sum(compact.load(folder / "net.vnz").net.nonzeros().values())
+    size = (folder / "net.vnz").stat().st_size
+    assert evals["file"]["weights"] == evals["quantized"]["weights"] == nonzeros
+    assert evals["file"]["bytes"] == size
+    assert evals["file"]["bytes_beyond"] == pytest.approx(size - 2.7 * nonzeros)
+    for name, key in (("dense", "all_weights"), ("pruned", "pruned"), ("file", "file")):
+        assert evals[name]["error"] == report["test"][f"error/{key}"]
+    assert evals["pruned"]["mdl_bits/left"] == report["mdl_bits"]["left"]
+    times = report["latency_ms"]["batch_256"]
+    speedup = evals["latency"]["speedup/256"]
+    assert speedup * times["compact"] == pytest.approx(times["dense_numpy"])
+    # A posterior whose KL does not split by weights has no more than the whole of it.
+    whole = artifact.evaluations({**report, "mdl_bits": {"all": 3.0}})["pruned"]
+    assert {k for k in whole if k.startswith("mdl")} == {"mdl_bits/all"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"latency": {"threads": 0, "seconds": 1.0}}, "latency.threads"),
+        ({"latency": {"threads": 1, "seconds": 0.0}}, "latency.seconds"),
+        ({"tolerance": 1.5}, "config.tolerance"),
+    ],
+)
+def test_a_study_of_files_refuses_what_does_not_fit(changes, words):
+    config = load_config("configs/artifact.py:lenet5_gnj,quick")
+    config.update(changes)
+    with pytest.raises(ConfigError, match=words):
+        core.build(config)
+
+
 def test_what_cannot_be_compressed_is_refused(workdir, tmp_path):
     folder, _ = workdir
     with pytest.raises(ConfigError, match="no folder"):
         compress.compress(folder, tmp_path / "missing" / "net.vnz")
+    with pytest.raises(ConfigError, match="the cores there are"):
+        compress.compress(folder, tmp_path / "net.vnz", threads=latency.cores() + 1)
     with pytest.raises(ConfigError, match="no workdir"):
         compress.compress(tmp_path, tmp_path / "net.vnz")
     study = load_config("configs/diversity.py:dropout,quick")

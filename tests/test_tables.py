@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import render, table_figure, table_specs, tables
+from experiments import core, render, reproduce, table_figure, table_specs, tables
 from experiments.config_files import load_config
 from experiments.table_specs import TableError
 from vnets import results
@@ -183,6 +183,29 @@ def test_a_claim_tells_its_seeds_and_what_its_bound_knew(tmp_path):
     assert lines[0][2] == "at least 98; set after seed 0"
     assert lines[2][1].startswith("differs by ")
     assert "set after" not in lines[1][2]
+
+
+@pytest.mark.parametrize(
+    ("row", "scale", "wanted"),
+    [
+        ("", "", [0, 1, 2]),
+        ("seeds = 2", "", [0, 1]),
+        ("", "seeds = 1", [0]),
+        ("seeds = 2", "seeds = 1", [0]),
+        ("seeds = 1", "seeds = 9", [0]),
+    ],
+)
+def test_rows_and_scales_cap_seeds(tmp_path, monkeypatch, row, scale, wanted):
+    text = SPEC.replace("[[row]]", f"[[row]]\n{row}", 1)
+    table = spec(tmp_path, text.replace("[scale.quick]", f"[scale.quick]\n{scale}"))
+    ran = {}
+    monkeypatch.setattr(reproduce, "load_config", lambda which: None)
+    monkeypatch.setattr(
+        core, "run", lambda config, run, folder, seeds, home: ran.update({run: seeds})
+    )
+    assert reproduce.train_missing(table, "quick", range(3), tmp_path) == {}
+    b_capped = [0] if scale == "seeds = 1" else [0, 1, 2]
+    assert ran == {"configs/x.py:a": wanted, "configs/x.py:b": b_capped}
 
 
 def test_failed_seeds_are_counted_and_told(tmp_path):

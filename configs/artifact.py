@@ -1,0 +1,38 @@
+"""Trained nets as .vnz files: bytes, what the file predicts, and how fast.
+
+    configs/artifact.py:NET_METHOD[,SCALE]
+
+lenet_300_100_sparse_vd and lenet5_sparse_vd are nets of `configs/sparse_vd.py`,
+lenet5_gnj (group normal-Jeffreys, which cuts units) is one of `configs/structured.py`.
+Trains nothing but the nets that are missing. Each is pruned as its config says and
+quantized to as few bits for each layer as change at most `tolerance` of the predictions
+on training images; all test images are then predicted from the file. Latency is of the
+processor, on `threads` cores, the file's predictor in turns with the dense net in NumPy
+and in JAX.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist, sparse_vd, structured
+
+SCALES = lenet5_mnist.SCALES
+NETS = {
+    "lenet_300_100_sparse_vd": sparse_vd,
+    "lenet5_sparse_vd": sparse_vd,
+    "lenet5_gnj": structured,
+}
+VARIANTS = tuple(NETS)
+
+
+def get_config(which: str = "lenet5_sparse_vd") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    file = NETS[variant].__name__.rpartition(".")[2]
+    net = NETS[variant].get_config(f"{variant},{scale}")
+    config = ConfigDict({"experiment": "artifact", "variant": variant, "scale": scale})
+    config.seed = 0
+    config.dataset = net.dataset.copy_and_resolve_references()
+    config.nets = {"net": {"run": f"configs/{file}.py:{variant}"}}
+    config.tolerance = 0.001
+    config.latency = {"threads": 1, "seconds": 0.5 if scale == "quick" else 5.0}
+    return config
