@@ -78,6 +78,8 @@ def test_the_report_agrees_with_the_file(workdir, report):
     for batch in ("batch_1", "batch_256"):
         assert set(times[batch]) == {"compact", "dense_numpy", "dense_jax"}
         assert min(times[batch].values()) > 0
+        fastest = times[batch.replace("batch", "fastest")]
+        assert all(0 < fastest[name] <= ms for name, ms in times[batch].items())
 
 
 def test_dense_numpy_is_the_dense_net():
@@ -176,9 +178,11 @@ def test_a_record_of_a_file_is_its_report(workdir, report):
     for name, key in (("dense", "all_weights"), ("pruned", "pruned"), ("file", "file")):
         assert evals[name]["error"] == report["test"][f"error/{key}"]
     assert evals["pruned"]["mdl_bits/left"] == report["mdl_bits"]["left"]
-    times = report["latency_ms"]["batch_256"]
-    speedup = evals["latency"]["speedup/256"]
-    assert speedup * times["compact"] == pytest.approx(times["dense_numpy"])
+    for key, prefix in (("batch_256", ""), ("fastest_256", "fastest_")):
+        times = report["latency_ms"][key]
+        assert evals["latency"][f"{prefix}compact/256"] == times["compact"]
+        speedup = evals["latency"][f"{prefix}speedup/256"]
+        assert speedup * times["compact"] == pytest.approx(times["dense_numpy"])
     # A posterior whose KL does not split by weights has no more than the whole of it.
     whole = artifact.evaluations({**report, "mdl_bits": {"all": 3.0}})["pruned"]
     assert {k for k in whole if k.startswith("mdl")} == {"mdl_bits/all"}
