@@ -122,6 +122,7 @@ def test_a_failed_net_is_an_error_that_names_it(tmp_path, shrunk, study):
         run(study_config(members=1), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_the_edited_net(tmp_path, shrunk):
     config = small("", load_config("configs/lenet5_mnist.py:variance,quick"))
     config.nets = {"start": {"run": RUN, "edit": "nothing"}}

@@ -130,7 +130,7 @@ def test_a_run_or_a_record_becomes_a_gif(tmp_path):
     assert animation.history(workdir) == rows
     path = results.write(tmp_path / "record.json", record("a", 0))
     gif = tmp_path / "out" / "probes.gif"
-    animation.save(animation.history(path), gif, title="a run", frames_per_second=5)
+    animation.save(animation.history(path), gif, title="a run", frames_per_second=1)
     with Image.open(gif) as image:
         assert image.n_frames >= len(rows)
         image.seek(0)

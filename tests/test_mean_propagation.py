@@ -53,6 +53,7 @@ def wanted(row):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_variational_dropout_has_every_cell_and_curve(small_data):
     config = quick("vd")
     study = core.build(config)
@@ -126,8 +127,11 @@ def test_the_nets_are_one_each_and_one_is_tested(small_data):
         core.build(config)
 
 
+@pytest.mark.slow
 def test_a_probe_counts_the_weights_above_the_threshold():
     config = load_config("configs/phase_transition.py:probed_kappa,quick")
+    posteriors = config.model.posteriors.to_dict()
+    config.model = {"name": "mlp", "widths": (4,), "posteriors": posteriors}
     config.probe.update({"columns": ("det",), "samples": 1})
     config.probe.kappa.images, config.probe.kappa.batch_size = 20, 10
     task = core.build(config).task
