@@ -53,7 +53,6 @@ def wanted(row):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_variational_dropout_has_every_cell_and_curve(small_data):
     config = quick("vd")
     study = core.build(config)

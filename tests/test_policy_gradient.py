@@ -253,7 +253,6 @@ def config(policy="variance", **changes) -> ConfigDict:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_one_step_on_eight_devices_and_every_column():
     """Without noise in its weights, a policy plays the same episodes in all columns."""
     experiment = core.build(
