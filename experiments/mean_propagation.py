@@ -26,7 +26,7 @@ def build(config) -> Study:
     """The study of a config; see `configs/mean_propagation.py` for its fields."""
     for field in ("samples", "batch_size"):
         parts.positive(field, config[field])
-    check(config.kappa, "kappa")
+    check_kappa(config.kappa, "kappa")
     bins = config.kappa.histogram
     parts.positive("kappa.histogram.bins", bins.bins)
     if not bins.low < bins.high:
@@ -53,7 +53,7 @@ def build(config) -> Study:
     return Study(nets, functools.partial(_measure, config, dataset), dataset)
 
 
-def check(spec, field: str) -> None:
+def check_kappa(spec, field: str) -> None:
     """Raises ConfigError if how kappa is measured, `config.<field>`, cannot be."""
     for count in ("images", "batch_size"):
         parts.positive(f"{field}.{count}", spec[count])
@@ -99,7 +99,7 @@ def _measure(config, dataset: data.Dataset, nets: dict[str, list[Net]], key):
     }
     for name, kappa in kappas.items():
         which = "kappa" if name == TESTED else f"kappa_{name}"
-        evals[which] = summary(kappa, 10**config.kappa.threshold)
+        evals[which] = kappa_summary(kappa, 10**config.kappa.threshold)
 
     # Without a mean there is nothing to choose: the mean is zero.
     node = curvature.dense_weight(net.params, config.kappa.layer)
@@ -160,7 +160,7 @@ def kappa_of(spec, model, variables: dict, layer: str, train: data.Split):
     )
 
 
-def summary(kappa, threshold: float) -> dict[str, float]:
+def kappa_summary(kappa, threshold: float) -> dict[str, float]:
     """How many weights are at or above a threshold, and what kappa is like.
 
     Returns:

@@ -76,7 +76,7 @@ def build(config) -> Experiment:
 def _kappa_probe(config, net: classifier.Classifier):
     """(params, collections) -> how many of a layer's weights need their noise."""
     spec, layer = config.probe.kappa, config.probe.get("channels", "")
-    mean_propagation.check(spec, "probe.kappa")
+    mean_propagation.check_kappa(spec, "probe.kappa")
     if not layer:
         raise parts.ConfigError(
             "config.probe.kappa needs config.probe.channels, the layer to measure"
@@ -87,7 +87,7 @@ def _kappa_probe(config, net: classifier.Classifier):
         kappa = mean_propagation.kappa_of(
             spec, net.model, variables, layer, net.dataset.train
         )
-        found = mean_propagation.summary(kappa, 10**spec.threshold)
+        found = mean_propagation.kappa_summary(kappa, 10**spec.threshold)
         return {f"kappa_{name}": value for name, value in found.items()}
 
     return probe
