@@ -5,6 +5,7 @@ path), so that a committed table can be held to the records it came from.
 """
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -247,6 +248,9 @@ def cell_text(measured: Measured, column: Column) -> str:
         return NONE
     if cell.mean is None:
         return FAILED if measured.failed else NOT_RUN
+    if math.isinf(cell.mean):
+        never = sum(map(math.isinf, cell.values))
+        return f"never, {never} of {len(cell.values)}"
     spread = "" if cell.std is None else f" ± {cell.std:.{column.digits}f}"
     return f"{cell.mean:.{column.digits}f}{spread}"
 

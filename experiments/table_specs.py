@@ -24,6 +24,7 @@ TAGS = {
 }
 BOUNDS = ("at_most", "at_least", "within")
 KINDS = ("lines", "history", "history_lines", "points", "band")
+SUMMARIES = ("epochs_to", "largest_fall")
 
 
 class TableError(ValueError):
@@ -48,16 +49,23 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A metric of an evaluation of the records.
+    """A metric of an evaluation of the records, or a summary of their history.
 
     `name` is what the rest of the file calls it (its `eval`, if empty). A column with
-    its own `metric` has its own `factor`, `unit` and `digits` too.
+    its own `metric`, or a `history`, has its own `factor`, `unit` and `digits`, too.
+
+    `history` names what the probes measured, `summary` the number made of it:
+    `epochs_to` a `level` (in the history's own unit; never reached: infinity), or the
+    `largest_fall` below what an earlier probe had reached.
     """
 
-    eval: str
     label: str
+    eval: str = ""
     name: str = ""
     metric: str = ""
+    history: str = ""
+    summary: str = ""
+    level: float = math.nan
     factor: float = 1.0
     unit: str = ""
     digits: int = 2
@@ -65,6 +73,11 @@ class Column:
     @property
     def key(self) -> str:
         return self.name or self.eval
+
+    @property
+    def plain(self) -> bool:
+        """Whether it shows the table's own metric."""
+        return not (self.metric or self.history)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +186,7 @@ class Table:
     @property
     def plain(self) -> list[Column]:
         """The columns of the table's own metric."""
-        return [column for column in self.column if not column.metric]
+        return [column for column in self.column if column.plain]
 
 
 def names(folder: Path = SPECS) -> list[str]:
@@ -289,6 +302,8 @@ def _check(table: Table) -> None:
     for what, given in (("row", rows), ("column", columns), ("run", runs)):
         if len(set(given)) < len(given):
             raise TableError(f"a {what} stands twice: {', '.join(given)}")
+    for column in table.column:
+        _check_column(column)
     for scale in table.scale.values():
         for column in scale.tolerance:
             choice(column, columns, f"column in the tolerance of scale {scale.name}")
@@ -314,6 +329,19 @@ def _check(table: Table) -> None:
                 choice(column, columns, f"column in row {row.name}, paper.{version}")
     for i, claim in enumerate(table.claim, 1):
         _check_claim(claim, f"claim {i}", rows, columns, table)
+
+
+def _check_column(column: Column) -> None:
+    if bool(column.eval) == bool(column.history) or not column.key:
+        raise TableError(
+            f"column {column.label!r}: give an eval, or a history with a name"
+        )
+    if column.history:
+        choice(column.summary, SUMMARIES, f"summary of column {column.key}")
+    if math.isnan(column.level) == (column.summary == "epochs_to"):
+        raise TableError(
+            f"column {column.key}: epochs_to has a level, others have none"
+        )
 
 
 def _check_claim(

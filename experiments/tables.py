@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Iterable
@@ -184,8 +185,10 @@ def _group(records: dict[Path, results.Record], key: str) -> dict[Any, list[str]
 
 
 def _value(table: Table, column: Column, path: Path, record: results.Record) -> float:
+    if column.history:
+        return _summary(column, path, record)
     metric = column.metric or table.metric
-    factor = column.factor if column.metric else table.factor
+    factor = table.factor if column.plain else column.factor
     try:
         return factor * float(record["evals"][column.eval][metric])
     except (KeyError, TypeError) as error:
@@ -193,6 +196,19 @@ def _value(table: Table, column: Column, path: Path, record: results.Record) -> 
             f"{path} has no number {metric} of evaluation {column.eval}; "
             f"its evaluations are {', '.join(record['evals']) or 'none'}"
         ) from error
+
+
+def _summary(column: Column, path: Path, record: results.Record) -> float:
+    """The number that a column makes of what a run's probes measured."""
+    probes = [probe for probe in record["history"] if column.history in probe]
+    if not probes:
+        raise TableError(f"{path} has no {column.history} in its history")
+    values = [probe[column.history] for probe in probes]
+    if column.summary == "epochs_to":
+        reached = [p["epoch"] for p in probes if p[column.history] >= column.level]
+        return column.factor * min(reached, default=math.inf)
+    best = itertools.accumulate(values, max)
+    return column.factor * max(b - v for b, v in zip(best, values, strict=True))
 
 
 def _gap(mean: float | None, published: float, tolerance: float | None) -> Gap:

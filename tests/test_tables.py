@@ -83,7 +83,16 @@ def spec(tmp_path, text=SPEC):
     return table_specs.load(path)
 
 
-def make(variant, seed, stoch=0.99, det=0.993, scale="short", failed=None, epochs=3):
+def make(
+    variant,
+    seed,
+    stoch=0.99,
+    det=0.993,
+    scale="short",
+    failed=None,
+    epochs=3,
+    history=(),
+):
     return results.build(
         run=f"configs/x.py:{variant}",
         scale=scale,
@@ -105,6 +114,7 @@ def make(variant, seed, stoch=0.99, det=0.993, scale="short", failed=None, epoch
             "stoch": {"accuracy": stoch, "samples": 1},
             "det": {"accuracy": det, "samples": 1},
         },
+        history=history,
         failed=failed,
     )
 
@@ -223,6 +233,73 @@ def test_a_row_without_a_finished_seed_failed(tmp_path):
     text = render.markdown(tables.aggregate(spec(tmp_path), "short", records))
     assert "| Net A | ours, n = 0 of 2 | failed | failed |" in text
     assert "| A is good | not run |" in text
+
+
+HISTORIES = """
+[[column]]
+name = "speed"
+history = "ens"
+summary = "epochs_to"
+level = 0.9
+label = "Epochs"
+digits = 1
+
+[[column]]
+name = "fall"
+history = "ens"
+summary = "largest_fall"
+label = "Fall"
+factor = 100.0
+"""
+
+
+def probes(*values):
+    """A history that probes every second epoch; its last epoch was not probed."""
+    found = [{"epoch": 2 * i + 2, "ens": v, "nll": 1.0} for i, v in enumerate(values)]
+    return [*found, {"epoch": 2 * len(values) + 1, "nll": 1.0}]
+
+
+def test_columns_of_histories(tmp_path):
+    table = spec(tmp_path, SPEC + HISTORIES)
+    records = store(
+        tmp_path,
+        make("a", 0, history=probes(0.5, 0.8, 0.95, 0.6, 0.7)),
+        make("a", 1, history=probes(0.9, 0.91, 0.92)),
+        make("b", 0, history=probes(0.5, 0.9)),
+        make("b", 1, history=probes(0.5, 0.89)),
+    )
+    outcome = tables.aggregate(table, "short", records)
+    first, second = outcome.rows
+    assert first.cells["speed"].values == [6.0, 2.0]
+    assert first.cells["fall"].values == pytest.approx([35.0, 0.0])
+    assert second.cells["speed"].values == [4.0, math.inf]
+    text = render.markdown(outcome)
+    assert "| 4.0 ± 2.8 | 17.50 ± 24.75 |" in text
+    assert "never, 1 of 2" in text
+    assert [column.key for column in table.plain] == ["stoch", "det"]
+    (tmp_path / "other").mkdir()
+    records = store(
+        tmp_path / "other", make("a", 0, history=[{"epoch": 1, "nll": 1.0}])
+    )
+    with pytest.raises(TableError, match=r"a-seed0\.json has no ens in its history"):
+        tables.aggregate(table, "short", records)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"epochs_to"', '"mean"', "summary of column speed: 'mean'; valid: epochs_to"),
+        ("level = 0.9", "", "column speed: epochs_to has a level"),
+        ('label = "Fall"', 'label = "Fall"\nlevel = 1.0', "column fall: epochs_to has"),
+        ('history = "ens"', "", "column 'Epochs': give an eval, or a history"),
+        ('name = "fall"', "", "column 'Fall': give an eval, or a history with a name"),
+        ('name = "fall"', 'name = "fall"\neval = "det"', "column 'Fall': give an eval"),
+    ],
+)
+def test_wrong_columns_of_histories_are_refused(tmp_path, old, new, message):
+    assert old in HISTORIES
+    with pytest.raises(TableError, match=message):
+        spec(tmp_path, SPEC + HISTORIES.replace(old, new, 1))
 
 
 def test_rows_of_several_configurations_are_refused(tmp_path):
