@@ -1,11 +1,12 @@
 """The generated parts of the README: between marks, from committed records alone."""
 
 import dataclasses
+import html
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import render
+from experiments import render, table_specs
 from experiments.bench import report
 from experiments.tables import Outcome
 from vnets import results
@@ -16,39 +17,73 @@ RESULTS = ROOT / "results"
 
 
 def results_block(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
-    """Each table at the largest scale that has records: a figure, what holds, claims.
+    """What was asked and how many claims hold, then each table, most of them folded.
 
     Args:
-      outcomes: folder and outcome, a table's scales from small to large.
+      outcomes: folder and outcome, a table's scales from small to large; the largest
+        with records is shown.
     """
     largest = {outcome.table.name: outcome for _, outcome in outcomes}
-    order = sorted(largest.values(), key=lambda outcome: not outcome.table.main)
-    return "\n\n".join(part for outcome in order for part in _table(outcome))
+    order = sorted(largest.values(), key=_place)
+    return "\n\n".join([overview(order), *map(_table, order)])
 
 
-def _table(outcome: Outcome) -> list[str]:
+def overview(outcomes: Iterable[Outcome]) -> str:
+    """A line for each table: its question, its scale, how many of its claims hold."""
+    lines, part = [], ""
+    for outcome in outcomes:
+        table = outcome.table
+        if table.part != part:
+            part = table.part
+            lines.append([f"**{part.capitalize()}**", "", "", ""])
+        link = f"[`{table.name}`]({_text(outcome)})"
+        lines.append([link, table.asks, outcome.scale.name, _held(outcome)])
+    header = ["table", "asks", "scale", "claims that hold"]
+    return render.markdown_grid(render.Grid("Overview", header, lines))
+
+
+def _place(outcome: Outcome) -> tuple[int, bool, str]:
+    table = outcome.table
+    return table_specs.PARTS.index(table.part), not table.main, table.name
+
+
+def _held(outcome: Outcome) -> str:
+    verdicts = [verdict.holds for verdict in outcome.verdicts]
+    measured = [holds for holds in verdicts if holds is not None]
+    left = len(verdicts) - len(measured)
+    text = f"{sum(measured)} of {len(measured)}" if measured else ""
+    return ", ".join(t for t in (text, f"{left} not run" if left else "") if t)
+
+
+def _text(outcome: Outcome) -> str:
+    return f"results/{outcome.table.name}/{outcome.scale.name}.md"
+
+
+def _table(outcome: Outcome) -> str:
     """A table: its own figure, the claims that were measured, a main one's numbers."""
-    folder = f"results/{outcome.table.name}"
+    main = outcome.table.main
     images = render.images(outcome)
-    images = images[:1] if outcome.table.main else (images[1:] or images)[:1]
+    images = images[:1] if main else (images[1:] or images)[:1]
     measured = dataclasses.replace(
         outcome, verdicts=[v for v in outcome.verdicts if v.holds is not None]
     )
     grids = [grid for grid in render.grids(measured) if grid.title != "Runs"]
-    if not outcome.table.main:
+    if not main:
         grids = [grid for grid in grids if grid.title == "Claims"]
-    left = len(outcome.verdicts) - len(measured.verdicts)
-    text = f"{folder}/{outcome.scale.name}.md"
+    text = _text(outcome)
     parts = [
-        f"### {render.heading(outcome)}",
         f"{render.summary(outcome)}. {outcome.scale.text}",
         outcome.scale.reading,
-        *(f"![{title}]({folder}/{name})" for title, name in images),
+        *(f"![{title}]({text.rpartition('/')[0]}/{name})" for title, name in images),
         *(render.markdown_grid(grid) for grid in grids),
-        f"Claims whose rows are not run yet: {left}." if left else "",
         f"All numbers, figures, runs and sources: [{text}]({text}).",
     ]
-    return [part for part in parts if part]
+    body = "\n\n".join(part for part in parts if part)
+    title = render.heading(outcome)
+    if main:
+        return f"### {title}\n\n{body}"
+    summary = f"<summary><b>{html.escape(title)}</b></summary>"
+    return f"<details>\n{summary}\n\n{body}\n\n</details>"
 
 
 def bench_block(reports: Sequence[report.Report]) -> str:

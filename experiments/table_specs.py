@@ -25,6 +25,7 @@ TAGS = {
 BOUNDS = ("at_most", "at_least", "within")
 KINDS = ("lines", "history", "history_lines", "points", "band")
 SUMMARIES = ("epochs_to", "largest_fall")
+PARTS = ("variance networks", "sparse and smaller nets")
 
 
 class TableError(ValueError):
@@ -160,12 +161,15 @@ class Figure:
 class Table:
     """A table's file, validated. `chance` is in the table's unit.
 
-    `factor` and `unit` hold for the columns without a metric of their own. The README
-    shows the numbers of a `main` table, of others the claims.
+    `asks` is its question and `part` the chapter it belongs to. `factor` and `unit`
+    hold for the columns without a metric of their own. The README shows the numbers of
+    a `main` table, of others the claims.
     """
 
     name: str
     title: str
+    asks: str
+    part: str
     metric: str
     scale: dict[str, Scale]
     column: list[Column]
@@ -302,6 +306,7 @@ def _check(table: Table) -> None:
     for what, given in (("row", rows), ("column", columns), ("run", runs)):
         if len(set(given)) < len(given):
             raise TableError(f"a {what} stands twice: {', '.join(given)}")
+    choice(table.part, PARTS, "part")
     for column in table.column:
         _check_column(column)
     for scale in table.scale.values():

@@ -12,6 +12,8 @@ from vnets.results import RecordError
 
 SPEC = """
 title = "A table"
+asks = "a question"
+part = "variance networks"
 metric = "accuracy"
 
 [scale.short]

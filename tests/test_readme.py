@@ -43,6 +43,19 @@ def test_generated_parts_are_what_the_records_give():
     assert readme.generate(outcomes) == README
 
 
+def test_the_overview_tells_what_holds_and_what_did_not_run():
+    outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
+    largest = {outcome.table.name: outcome for _, outcome in outcomes}
+    for name, outcome in largest.items():
+        (line,) = (x for x in README.splitlines() if x.startswith(f"| [`{name}`]"))
+        verdicts = [verdict.holds for verdict in outcome.verdicts]
+        held, told = verdicts.count(True), len(verdicts) - verdicts.count(None)
+        assert f"| {held} of {told}" in line or not told
+        assert (f"{verdicts.count(None)} not run" in line) == (None in verdicts)
+        assert outcome.table.asks.replace("|", "\\|") in line
+    assert set(largest) == set(table_specs.names()), "a table without any record"
+
+
 def test_marks_are_required():
     with pytest.raises(ValueError, match="0 pairs"):
         readme.with_block(README, "nothing", "")

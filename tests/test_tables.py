@@ -18,6 +18,8 @@ from vnets import results
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = """
 title = "A table"
+asks = "which net is better"
+part = "variance networks"
 metric = "accuracy"
 factor = 100.0
 unit = "%"
@@ -406,6 +408,7 @@ def test_tables_load_nothing_heavy():
     [
         ("title =", "titel =", r"'titel'; valid: .*title"),
         ('metric = "accuracy"', "", "metric is missing"),
+        ('"variance networks"', '"others"', "part: 'others'; valid: variance networks"),
         ("chance = 10.0", 'chance = "low"', "chance = 'low' must be .*float"),
         ("factor = 100.0", "factor = true", "factor = True must be .*float"),
         ("det = 0.3 }", "mean = 0.3 }", "'mean'; valid: stoch, det"),
