@@ -8,6 +8,7 @@ by eight, or the fixture `one_device`.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 DEVICES = 8
@@ -92,6 +93,31 @@ def assert_same_moments():
             assert np.all(gap <= STANDARD_ERRORS * error + slack), np.max(gap / error)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory):
+    """A TFDS directory with a small MNIST, not to be changed, and its raw splits."""
+    from tests.raw_data import prepare_fake
+
+    return prepare_fake("mnist", tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Keeps every test away from this machine's own data; gives the two directories."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("VNETS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "tfds", tmp_path / "cache"
+
+
+@pytest.fixture
+def own_mnist(mnist, places):
+    """A copy of the small MNIST where it is looked for; gives the prepared folder."""
+    from vnets.data import records
+
+    shutil.copytree(mnist[0] / "mnist", places[0] / "mnist")
+    return records.locate("mnist", places[0])
 
 
 def pytest_sessionstart(session):

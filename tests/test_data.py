@@ -1,172 +1,37 @@
-"""Laws of vnets.data. No network and no prepared data set is needed: TFDS's builders
-download small raw files of random pixels from a server in this process."""
+"""Laws of vnets.data. No network and no prepared data set is needed."""
 
-import concurrent.futures
 import contextlib
-import functools
-import gzip
-import http.server
-import io
 import json
 import os
 import pathlib
 import shutil
 import socket
-import struct
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from tests.raw_data import (
+    TEST,
+    Unavailable,
+    assert_holds,
+    downloads_from,
+    flip,
+    prepare_fake,
+    random_split,
+    truncate,
+)
 from vnets import data
-from vnets.data import cache, loading, preparation, records
+from vnets.data import loading, preparation, records
 from vnets.data.splits import stratified
 from vnets.data.types import Arrays
 
+pytestmark = pytest.mark.usefixtures("places")  # not this machine's own data
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TRAIN, TEST = 200, 100  # images in the raw files
-MNIST_FILES = {"train": "train", "test": "t10k"}
-
-
-# The raw files, the server that has them, and TFDS directories prepared from them.
-
-
-def random_split(seed, count, shape, classes=10):
-    """Gives images and labels in which every class has equally many."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (count, *shape), np.uint8)
-    return image, np.arange(count, dtype=np.uint8) % classes
-
-
-def write_mnist(folder, seed):
-    """Writes four idx files as the MNIST family has them; returns the splits."""
-    splits = {}
-    for offset, (split, prefix) in enumerate(MNIST_FILES.items()):
-        count = {"train": TRAIN, "test": TEST}[split]
-        image, label = splits[split] = random_split(seed + offset, count, (28, 28, 1))
-        header = struct.pack(">IIII", 2051, count, 28, 28)
-        images = gzip.compress(header + image.tobytes(), 1)
-        labels = gzip.compress(struct.pack(">II", 2049, count) + label.tobytes())
-        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(images)
-        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(labels)
-    return splits
-
-
-def write_cifar(folder, name):
-    """Writes CIFAR-10's or CIFAR-100's archive of binary batches."""
-    info = builder_class(name)._cifar_info.fget(type("Builder", (), {"name": name}))
-    fine = 100 if name == "cifar100" else 10
-    splits = {
-        "train": random_split(5, TRAIN, (32, 32, 3), fine),
-        "test": random_split(6, TEST, (32, 32, 3), fine),
-    }
-    with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
-
-        def add(path, content):
-            member = tarfile.TarInfo(info.prefix + path)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-        for path in info.label_files:
-            classes = 20 if "coarse" in path else fine
-            add(path, "".join(f"class{k}\n" for k in range(classes)).encode())
-        for split, paths in (("train", info.train_files), ("test", info.test_files)):
-            image, label = splits[split]
-            labels = [label // 5, label] if name == "cifar100" else [label]
-            planes = image.transpose(0, 3, 1, 2).reshape(len(image), -1)
-            rows = np.concatenate([np.stack(labels, 1), planes], 1)
-            for path, batch in zip(paths, np.split(rows, len(paths)), strict=True):
-                add(path, batch.tobytes())
-    return splits
-
-
-def builder_class(name):
-    from tensorflow_datasets.image_classification import cifar, mnist
-
-    return {
-        "mnist": mnist.MNIST,
-        "fashion_mnist": mnist.FashionMNIST,
-        "kmnist": mnist.KMNIST,
-        "cifar10": cifar.Cifar10,
-        "cifar100": cifar.Cifar100,
-    }[name]
-
-
-@contextlib.contextmanager
-def serve(handler):
-    """Runs an HTTP server; gives its address."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-class QuietFiles(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-class Unavailable(QuietFiles):
-    def do_HEAD(self):
-        self.send_error(503)
-
-
-@contextlib.contextmanager
-def downloads_from(name, folder, handler=QuietFiles):
-    """Points the builder of `name` at raw files in `folder`."""
-    from tensorflow_datasets.image_classification import mnist
-
-    builder = builder_class(name)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        serve(functools.partial(handler, directory=folder)) as url,
-    ):
-        patch.setenv("no_proxy", "127.0.0.1")
-        if name.startswith("cifar"):
-            official = builder._cifar_info.fget
-            info = property(lambda b: official(b)._replace(url=f"{url}{name}.tar.gz"))
-            patch.setattr(builder, "_cifar_info", info)
-        else:
-            patch.setattr(builder, "URL", url)
-            patch.setattr(mnist, "_TRAIN_EXAMPLES", TRAIN)
-            patch.setattr(mnist, "_TEST_EXAMPLES", TEST)
-        yield
-
-
-def prepare_fake(name, root, seed=0):
-    """Prepares a small `name` in root/tfds; returns that directory and the splits."""
-    raw = root / "raw"
-    raw.mkdir(parents=True)
-    cifar = name.startswith("cifar")
-    splits = write_cifar(raw, name) if cifar else write_mnist(raw, seed)
-    with downloads_from(name, raw):
-        data.prepare(name, root / "tfds")
-    return root / "tfds", splits
-
-
-@pytest.fixture(scope="session")
-def mnist(tmp_path_factory):
-    """A TFDS directory with a small MNIST, not to be changed, and its raw splits."""
-    return prepare_fake("mnist", tmp_path_factory.mktemp("mnist"))
-
-
-@pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
-    """Keeps every test away from this machine's own data; gives the two directories."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setenv("VNETS_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "tfds", tmp_path / "cache"
-
-
-@pytest.fixture
-def own_mnist(mnist, places):
-    """A copy of the small MNIST where it is looked for; gives the prepared folder."""
-    shutil.copytree(mnist[0] / "mnist", places[0] / "mnist")
-    return records.locate("mnist", places[0])
 
 
 @pytest.fixture
@@ -183,16 +48,6 @@ def offline(monkeypatch):
 def assert_same(left, right):
     np.testing.assert_array_equal(left.image, right.image)
     np.testing.assert_array_equal(left.label, right.label)
-
-
-def assert_holds(split, image, label):
-    """The split holds exactly these images, each with its label, in any order."""
-    assert split.image.dtype == np.uint8
-    assert split.label.dtype == np.int32
-    assert len(split) == len(image)
-    expected = dict(zip([x.tobytes() for x in image], label.tolist(), strict=True))
-    found = zip([x.tobytes() for x in split.image], split.label.tolist(), strict=True)
-    assert dict(found) == expected
 
 
 # Digits, which need no network.
@@ -452,21 +307,6 @@ def test_records_for_tensorflow_are_not_taken(own_mnist):
         data.load("mnist", download=True)
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path, where=0.3):
-    """Flips the bits of the byte at that fraction of a file."""
-    content = bytearray(path.read_bytes())
-    content[int(where * len(content))] ^= 255
-    path.write_bytes(content)
-
-
-def flip_first(path):
-    flip(path, 0)
-
-
 @pytest.mark.parametrize("damage", [truncate, flip, pathlib.Path.unlink])
 def test_a_damaged_record_is_named(damage, own_mnist, places):
     damage(next(own_mnist.glob("*-test.array_record-*")))
@@ -482,70 +322,6 @@ def test_another_count_than_that_of_tfds_is_an_error(count, own_mnist):
     info.write_text(info.read_text().replace(f'"{TEST}"', f'"{count}"'))
     with pytest.raises(data.DataError, match=f"{count} examples, .* hold {TEST}"):
         data.load("mnist")
-
-
-# The cache.
-
-
-@pytest.mark.parametrize("name", ["train_image.npy", "test_label.npy", "manifest.json"])
-@pytest.mark.parametrize("damage", [truncate, flip, flip_first])
-def test_a_damaged_cache_is_named_and_can_be_made_again(
-    damage, name, own_mnist, places
-):
-    before = data.load("mnist")
-    (folder,) = (places[1] / "mnist").iterdir()
-    damage(folder / name)
-    with pytest.raises(data.DataError, match="Delete the folder") as error:
-        data.load("mnist")
-    assert str(folder / name) in str(error.value)
-    shutil.rmtree(folder)
-    assert data.load("mnist").checksum == before.checksum
-
-
-def test_a_file_missing_from_the_cache_is_named(own_mnist, places):
-    data.load("mnist")
-    (path,) = places[1].rglob("train_image.npy")
-    path.unlink()
-    with pytest.raises(data.DataError, match=r"train_image.npy is damaged"):
-        data.load("mnist")
-
-
-def test_a_cache_serves_the_directory_it_was_decoded_from_only(mnist, tmp_path):
-    other_dir, other_splits = prepare_fake("mnist", tmp_path / "other", seed=10)
-    data.load("mnist", data_dir=mnist[0])
-    assert_holds(data.load("mnist", data_dir=other_dir).train, *other_splits["train"])
-    assert_holds(data.load("mnist", data_dir=mnist[0]).train, *mnist[1]["train"])
-    with pytest.raises(data.DataError, match="several versions"):
-        data.load("mnist")  # no TFDS directory here that would say which
-
-
-def test_a_cache_that_cannot_be_written_only_warns(own_mnist, tmp_path, caplog):
-    (tmp_path / "file").touch()
-    loaded = data.load("mnist", cache_dir=tmp_path / "file")
-    assert len(loaded.train) == TRAIN
-    assert "could not be cached" in caplog.text
-
-
-SMALL = Arrays({"train_image": np.zeros((4, 2, 2, 1), np.uint8)}, source="here")
-
-
-def test_many_may_write_the_same_cache_at_once(tmp_path, caplog):
-    folder = tmp_path / "name" / "key"
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: cache.write(folder, SMALL), range(16)))
-    assert [path.name for path in folder.parent.iterdir()] == ["key"]
-    assert cache.read(folder).sha256 == SMALL.sha256
-    assert not caplog.records
-
-
-def test_a_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    cache.write(tmp_path / "name" / "key", SMALL)
-    assert list((tmp_path / "name").iterdir()) == []
-    assert cache.find(tmp_path / "name") is None
 
 
 # In processes of their own.

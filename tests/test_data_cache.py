@@ -1,0 +1,75 @@
+"""Laws of the cache of decoded pixels: it is whole, and says where it is from."""
+
+import concurrent.futures
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.raw_data import TRAIN, assert_holds, flip, flip_first, prepare_fake, truncate
+from vnets import data
+from vnets.data import cache
+from vnets.data.types import Arrays
+
+pytestmark = pytest.mark.usefixtures("places")  # not this machine's own data
+
+
+@pytest.mark.parametrize("name", ["train_image.npy", "test_label.npy", "manifest.json"])
+@pytest.mark.parametrize("damage", [truncate, flip, flip_first])
+def test_a_damaged_cache_is_named_and_can_be_made_again(
+    damage, name, own_mnist, places
+):
+    before = data.load("mnist")
+    (folder,) = (places[1] / "mnist").iterdir()
+    damage(folder / name)
+    with pytest.raises(data.DataError, match="Delete the folder") as error:
+        data.load("mnist")
+    assert str(folder / name) in str(error.value)
+    shutil.rmtree(folder)
+    assert data.load("mnist").checksum == before.checksum
+
+
+def test_a_file_missing_from_the_cache_is_named(own_mnist, places):
+    data.load("mnist")
+    (path,) = places[1].rglob("train_image.npy")
+    path.unlink()
+    with pytest.raises(data.DataError, match=r"train_image.npy is damaged"):
+        data.load("mnist")
+
+
+def test_a_cache_serves_the_directory_it_was_decoded_from_only(mnist, tmp_path):
+    other_dir, other_splits = prepare_fake("mnist", tmp_path / "other", seed=10)
+    data.load("mnist", data_dir=mnist[0])
+    assert_holds(data.load("mnist", data_dir=other_dir).train, *other_splits["train"])
+    assert_holds(data.load("mnist", data_dir=mnist[0]).train, *mnist[1]["train"])
+    with pytest.raises(data.DataError, match="several versions"):
+        data.load("mnist")  # no TFDS directory here that would say which
+
+
+def test_a_cache_that_cannot_be_written_only_warns(own_mnist, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    loaded = data.load("mnist", cache_dir=tmp_path / "file")
+    assert len(loaded.train) == TRAIN
+    assert "could not be cached" in caplog.text
+
+
+SMALL = Arrays({"train_image": np.zeros((4, 2, 2, 1), np.uint8)}, source="here")
+
+
+def test_many_may_write_the_same_cache_at_once(tmp_path, caplog):
+    folder = tmp_path / "name" / "key"
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: cache.write(folder, SMALL), range(16)))
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+    assert cache.read(folder).sha256 == SMALL.sha256
+    assert not caplog.records
+
+
+def test_a_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    cache.write(tmp_path / "name" / "key", SMALL)
+    assert list((tmp_path / "name").iterdir()) == []
+    assert cache.find(tmp_path / "name") is None
