@@ -22,6 +22,7 @@ from vnets.posteriors import (
     variance,
 )
 from vnets.priors import (
+    ICML17,
     PRIORS,
     ard,
     ard_kl,
@@ -119,6 +120,23 @@ def test_icml17_error_on_its_interval():
     error = np.abs(np.asarray(log_uniform_kl(f32(*grid))) - exact)
     assert error.max() < 0.01
     assert error.max() > 0.008  # else it is not this fit
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_log_uniform_kl_is_the_fit_with_its_derivatives(order):
+    def fit(log_alpha):
+        k1, k2, k3 = ICML17
+        kl = 0.5 * jax.nn.softplus(-log_alpha)
+        return kl + k1 * jax.nn.sigmoid(-(k2 + k3 * log_alpha))
+
+    def derivative(function):
+        for _ in range(order):
+            function = jax.grad(function)
+        return np.asarray(jax.vmap(function)(grid))
+
+    grid = f32(*np.linspace(-90, 90, 721), -np.inf, np.inf)
+    ours, plain = derivative(log_uniform_kl), derivative(fit)
+    np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=5e-7)
 
 
 def test_log_uniform_kl_by_monte_carlo(assert_mean):
