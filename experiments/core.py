@@ -22,6 +22,7 @@ MODULES = (
     "bit_precision",
     "diversity",
     "gradient_noise",
+    "kl_approximations",
     "mean_propagation",
     "policy_gradient",
     "sparsity",

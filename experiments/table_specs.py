@@ -25,7 +25,7 @@ TAGS = {
 BOUNDS = ("at_most", "at_least", "within")
 KINDS = ("lines", "history", "history_lines", "points", "band")
 SUMMARIES = ("epochs_to", "largest_fall")
-PARTS = ("variance networks", "sparse and smaller nets")
+PARTS = ("variance networks", "variational dropout", "sparse and smaller nets")
 
 
 class TableError(ValueError):

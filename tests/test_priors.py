@@ -30,7 +30,9 @@ from vnets.priors import (
     log_uniform,
     log_uniform_2015,
     log_uniform_2015_kl,
+    log_uniform_2016_kl,
     log_uniform_kl,
+    log_uniform_rational_kl,
     standard_normal,
     student_t,
 )
@@ -137,6 +139,36 @@ def test_log_uniform_kl_is_the_fit_with_its_derivatives(order):
     grid = f32(*np.linspace(-90, 90, 721), -np.inf, np.inf)
     ours, plain = derivative(log_uniform_kl), derivative(fit)
     np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("approximation", "promised", "slope"),
+    [(log_uniform_2016_kl, 0.02, 0.02), (log_uniform_rational_kl, 4e-4, 2e-3)],
+)
+def test_other_fits_are_as_near_as_they_promise(approximation, promised, slope):
+    grid = np.linspace(-10, 10, 201)  # 0 is one of its points: no kink there
+    error = np.asarray(approximation(f32(*grid))) - [exact_log_uniform(x) for x in grid]
+    assert promised / 2 < np.abs(error).max() < promised
+    x = np.sqrt(0.5) * np.exp(-0.5 * grid)
+    exact_slope = -x * special.dawsn(x)
+    error = np.asarray(jax.vmap(jax.grad(approximation))(f32(*grid))) - exact_slope
+    assert slope / 2 < np.abs(error).max() < slope
+
+
+def test_the_rational_fit_has_the_right_limits():
+    below, above = f32(-80.0, -40.0, -20.0), f32(8.0, 10.0, 12.0)
+    kl = np.asarray(log_uniform_rational_kl(below))
+    limit = 0.5 * (np.euler_gamma + np.log(2))
+    np.testing.assert_allclose(kl + 0.5 * np.asarray(below), limit, atol=4e-6)
+    kl, alpha = log_uniform_rational_kl(above), np.exp(above)
+    series = 0.5 / alpha - 1 / (12 * alpha**2)
+    np.testing.assert_allclose(kl, series, rtol=2e-4)
+    ends = f32(-np.inf, 90.0, np.inf)
+    np.testing.assert_allclose(
+        log_uniform_rational_kl(ends), [np.inf, 0, 0], atol=1e-15
+    )
+    slopes = jax.vmap(jax.grad(log_uniform_rational_kl))(ends)
+    np.testing.assert_allclose(slopes, [-0.5, 0, 0], atol=1e-15)
 
 
 def test_log_uniform_kl_by_monte_carlo(assert_mean):
