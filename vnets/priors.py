@@ -155,6 +155,21 @@ NIPS15_CONSTANT = -0.4267 - sum(NIPS15)
 
 
 @jax.custom_jvp
+def ard_kl(log_alpha: Array) -> Array:
+    """KL to N(0, lambda^2) at its best lambda per weight: 1/2 log(1 + 1/alpha)."""
+    # Not jax.nn.softplus: its care for infinities doubles the time of a dense net's KL.
+    # Nor abs and maximum, which have no derivative at 0.
+    negative = log_alpha < 0
+    small = jnp.exp(jnp.where(negative, log_alpha, -log_alpha))
+    return 0.5 * (jnp.where(negative, -log_alpha, 0) + jnp.log1p(small))
+
+
+@ard_kl.defjvp
+def _ard_kl_jvp(primals, tangents):
+    (log_alpha,), (log_alpha_dot,) = primals, tangents
+    return ard_kl(log_alpha), -0.5 * jax.nn.sigmoid(-log_alpha) * log_alpha_dot
+
+
 def log_uniform_kl(log_alpha: Array) -> Array:
     """KL to the log-uniform prior per weight, elementwise, as fitted at ICML 2017.
 
@@ -162,18 +177,7 @@ def log_uniform_kl(log_alpha: Array) -> Array:
     and Vetrov 2017, equation 14).
     """
     k1, k2, k3 = ICML17
-    # Not jax.nn.softplus: its care for infinities doubles the time of a dense net's KL.
-    softplus = jnp.maximum(-log_alpha, 0) + jnp.log1p(jnp.exp(-jnp.abs(log_alpha)))
-    return k1 * jax.nn.sigmoid(-(k2 + k3 * log_alpha)) + 0.5 * softplus
-
-
-@log_uniform_kl.defjvp
-def _log_uniform_kl_jvp(primals, tangents):
-    (log_alpha,), (log_alpha_dot,) = primals, tangents
-    k1, k2, k3 = ICML17
-    off = jax.nn.sigmoid(-(k2 + k3 * log_alpha))
-    slope = -k1 * k3 * off * (1 - off) - 0.5 * jax.nn.sigmoid(-log_alpha)
-    return log_uniform_kl(log_alpha), slope * log_alpha_dot
+    return k1 * jax.nn.sigmoid(-(k2 + k3 * log_alpha)) + ard_kl(log_alpha)
 
 
 def log_uniform_2015_kl(log_alpha: Array) -> Array:
@@ -198,8 +202,7 @@ def log_uniform_2016_kl(log_alpha: Array) -> Array:
     and Vetrov 2016, workshop on Bayesian deep learning).
     """
     k1, k2, k3 = NIPS16
-    off = jax.nn.sigmoid(-k3 * (log_alpha + k2))
-    return k1 * off + 0.5 * jax.nn.softplus(-log_alpha)
+    return k1 * jax.nn.sigmoid(-k3 * (log_alpha + k2)) + ard_kl(log_alpha)
 
 
 def log_uniform_rational_kl(log_alpha: Array) -> Array:
@@ -210,22 +213,33 @@ def log_uniform_rational_kl(log_alpha: Array) -> Array:
     KL is -log(alpha) / 2 + k - alpha / 2 + ... for small and 1 / (2 alpha) -
     1 / (12 alpha^2) + ... for large alpha; q1 and q4 give the fit the same terms.
     """
+    return _rational(log_alpha) + ard_kl(log_alpha)
+
+
+def _ratio(log_alpha: Array) -> tuple[Array, Array]:
+    """What the log-uniform KL has beyond that of ARD, and its slope in log alpha."""
     (p1, p2), (q2, q3) = RATIONAL
     q1, q4 = p1 + 1 / LIMIT, 6 * LIMIT * p2
-    # Not abs and maximum, which have no derivative at 0.
-    negative = log_alpha < 0
-    small = jnp.exp(jnp.where(negative, log_alpha, -log_alpha))
     # Beyond e^20 the ratio is 0 to all digits, and a^4 would overflow soon.
-    a = jnp.where(negative, small, 1 / jnp.maximum(small, math.exp(-20)))
+    a = jnp.exp(jnp.minimum(log_alpha, 20.0))
     above = 1 + a * (p1 + a * p2)
     below = 1 + a * (q1 + a * (q2 + a * (q3 + a * q4)))
-    softplus = jnp.where(negative, -log_alpha, 0) + jnp.log1p(small)
-    return LIMIT * above / below + 0.5 * softplus
+    value = LIMIT * above / below
+    above_slope = a * (p1 + a * (2 * p2))
+    below_slope = a * (q1 + a * (2 * q2 + a * (3 * q3 + a * (4 * q4))))
+    return value, (LIMIT * above_slope - value * below_slope) / below
 
 
-def ard_kl(log_alpha: Array) -> Array:
-    """KL to N(0, lambda^2) at its best lambda per weight: 1/2 log(1 + 1/alpha)."""
-    return 0.5 * jax.nn.softplus(-log_alpha)
+@jax.custom_jvp
+def _rational(log_alpha: Array) -> Array:
+    return _ratio(log_alpha)[0]
+
+
+@_rational.defjvp
+def _rational_jvp(primals, tangents):
+    (log_alpha,), (log_alpha_dot,) = primals, tangents
+    value, slope = _ratio(log_alpha)
+    return value, slope * log_alpha_dot
 
 
 def _of_log_alpha(name: str, per_weight: Callable[[Array], Array], *also) -> Prior:
