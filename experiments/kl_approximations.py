@@ -29,6 +29,7 @@ PER_WEIGHT = {
 }
 STANDARD = "log_uniform"  # what the others' cost is compared with
 WARM_UP = 3  # rounds of timing that do not count
+ROUNDING = 1e-7  # nats; curves on a logarithmic axis do not go below
 
 
 def build(config) -> Study:
@@ -78,8 +79,8 @@ def _measure(config, key: Key) -> Measured:
     curve = {
         "log_alpha": log_alpha.tolist(),
         "kl": np.asarray(value, np.float64).tolist(),
-        "error": np.abs(error).tolist(),
-        "slope_error": np.abs(slope_error).tolist(),
+        "error": np.maximum(np.abs(error), ROUNDING).tolist(),
+        "slope_error": np.maximum(np.abs(slope_error), ROUNDING).tolist(),
     }
     return Measured({"kl": metrics}, {"grid": curve})
 
