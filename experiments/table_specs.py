@@ -343,6 +343,10 @@ def _check_column(column: Column) -> None:
         )
     if column.history:
         choice(column.summary, SUMMARIES, f"summary of column {column.key}")
+    if column.metric if column.history else column.summary:
+        raise TableError(
+            f"column {column.key}: a metric is of an eval, a summary of a history"
+        )
     if math.isnan(column.level) == (column.summary == "epochs_to"):
         raise TableError(
             f"column {column.key}: epochs_to has a level, others have none"

@@ -296,6 +296,16 @@ def test_columns_of_histories(tmp_path):
         ('history = "ens"', "", "column 'Epochs': give an eval, or a history"),
         ('name = "fall"', "", "column 'Fall': give an eval, or a history with a name"),
         ('name = "fall"', 'name = "fall"\neval = "det"', "column 'Fall': give an eval"),
+        (
+            'name = "fall"',
+            'name = "fall"\nmetric = "ece"',
+            "fall: a metric is of an eval",
+        ),
+        (
+            'name = "fall"\nhistory = "ens"',
+            'name = "fall"\neval = "det"',
+            "fall: a metric is of an eval, a summary of a history",
+        ),
     ],
 )
 def test_wrong_columns_of_histories_are_refused(tmp_path, old, new, message):
