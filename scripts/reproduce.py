@@ -11,6 +11,7 @@ and trained anew.
 """
 
 import sys
+import time
 from pathlib import Path
 
 from absl import flags
@@ -35,14 +36,18 @@ def main(argv: list[str]) -> int:
     specs = table_specs.select(TABLE.value, SCALE.value)
     for row in ROWS.value:
         table_specs.choice(row, [one.name for t in specs for one in t.row], "row")
-    home = Path(RUNS.value)
+    home, took = Path(RUNS.value), {}
     for table in specs:
         if SCALE.value in table.scale:
+            began = time.monotonic()
             records = reproduce.train_missing(
                 table, SCALE.value, range(SEEDS.value), home, ROWS.value
             )
             outcome = tables.aggregate(table, SCALE.value, records)
             show.show(home / table.name / SCALE.value, outcome)
+            took[table.name] = time.monotonic() - began
+    each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
+    print(f"Seconds: {each}; in all {sum(took.values()):.0f}")
     return 0
 
 

@@ -7,7 +7,9 @@ convolutions are matrix products of patches (`ops.py`). Normals are made by Box 
 Muller's transform of 16-bit halves (`noise.py`), faster than the inverse error
 function. XLA:CPU also drops optimization barriers before it fuses, and then computes
 cheap-looking producers (random bits, transposed gradients) again in each consumer;
-`jit` here asks it to keep them.
+`jit` here asks it to keep them. LLVM's first level of optimization is enough: matrix
+products are a library's, what is left are loops that the higher levels compile for
+longer and make no faster.
 results/bench has each of these undone in turn, measured (`forms`) and the draws alone
 (`noise`). Seeds are trained in turn, a choice for convolutional nets on few cores that
 no benchmark here measures; `train.fit(vectorize=True)` overrides it.
@@ -17,6 +19,7 @@ GPU and TPU. The compiler's own forms, and seeds side by side: not measured here
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Literal
 
@@ -32,7 +35,8 @@ class Forms:
       normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
         (`jax.random.normal`).
       seeds: train several seeds "in_turn" or "vmapped".
-      compiler_options: given to `jax.jit` by `backend.jit`.
+      compiler_options: given to `jax.jit` by `backend.jit`, but for those that the user
+        has set in XLA_FLAGS.
     """
 
     convolution: Literal["tiled", "native"]
@@ -41,13 +45,16 @@ class Forms:
     compiler_options: tuple[tuple[str, str], ...] = ()
 
 
-_CPU = Forms(
+CPU = Forms(
     convolution="tiled",
     normal="box_muller",
     seeds="in_turn",
-    compiler_options=(("xla_disable_hlo_passes", "cse_barrier_expander"),),
+    compiler_options=(
+        ("xla_disable_hlo_passes", "cse_barrier_expander"),
+        ("xla_backend_optimization_level", "1"),
+    ),
 )
-_ACCELERATOR = Forms(convolution="native", normal="inverse_cdf", seeds="vmapped")
+ACCELERATOR = Forms(convolution="native", normal="inverse_cdf", seeds="vmapped")
 
 _override: Forms | None = None
 
@@ -56,7 +63,7 @@ def forms() -> Forms:
     """The forms for JAX's default backend, or those set by `use`."""
     if _override is not None:
         return _override
-    return _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    return CPU if jax.default_backend() == "cpu" else ACCELERATOR
 
 
 @contextlib.contextmanager
@@ -80,4 +87,10 @@ def use(**changes):
 
 def jit(function: Callable, **kwargs) -> Callable:
     """`jax.jit` with the backend's compiler options; for outermost functions only."""
-    return jax.jit(function, compiler_options=dict(forms().compiler_options), **kwargs)
+    given = os.environ.get("XLA_FLAGS", "")
+    options = {
+        name: value
+        for name, value in forms().compiler_options
+        if f"--{name}=" not in given
+    }
+    return jax.jit(function, compiler_options=options, **kwargs)

@@ -278,7 +278,7 @@ class _Run:
             given = [jax.tree.map(jnp.copy, warm_start(seed)) for seed in self.seeds]
             return self._joined([self.task.begin(*start) for start in given])
         start = jax.vmap(self.task.start) if self.vmapped else self.task.start
-        return jax.jit(start)(self.key)
+        return backend.jit(start)(self.key)
 
     def lane(self, tree, number: int):
         """One seed's part of a tree."""
