@@ -23,6 +23,7 @@ from vnets import (
     pruning,
     scales,
 )
+from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
 from vnets.layers import Mode
 from vnets.objectives import knots
@@ -50,7 +51,16 @@ INITIALIZERS: dict[str, Callable[..., Initializer]] = {
     "fan_in_uniform": lambda: posteriors.fan_in_uniform,
     "glorot_uniform": lambda: jax.nn.initializers.glorot_uniform(),
     "normal": lambda stddev: jax.nn.initializers.normal(stddev),
+    "truncated_normal": lambda mean, stddev: _truncated_normal(mean, stddev),
 }
+
+
+def _truncated_normal(mean: float, stddev: float) -> Initializer:
+    """N(mean, stddev^2) without what is more than two deviations away."""
+    centred = jax.nn.initializers.truncated_normal(stddev)
+    return lambda key, shape, *dtype: mean + centred(key, shape, *dtype)
+
+
 NETS: dict[str, Callable] = {
     "lenet5": nets.LeNet5,
     "lenet_300_100": nets.lenet_300_100,
@@ -96,7 +106,8 @@ def positive(field: str, value: int) -> None:
 def posterior(field: str, spec: Mapping) -> Factory:
     """A posterior factory from {"kind": name, **arguments}.
 
-    An "init" among these is {"name": of `INITIALIZERS`, **arguments}.
+    An "init" among these is {"name": of `INITIALIZERS`, **arguments}; a "weight", that
+    noise on units is put on, is another such spec.
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", "")
@@ -104,6 +115,8 @@ def posterior(field: str, spec: Mapping) -> Factory:
         init = dict(arguments["init"])
         make = pick(f"{field}.init.name", init.pop("name", ""), INITIALIZERS)
         arguments["init"] = call(f"{field}.init", make, init)
+    if "weight" in arguments:
+        arguments["weight"] = posterior(f"{field}.weight", arguments["weight"])
     return call(field, pick(f"{field}.kind", kind, POSTERIORS), arguments)
 
 
@@ -116,6 +129,11 @@ def model(spec: Mapping, classes: int):
         for layer, one in arguments.pop("posteriors", {}).items()
     }
     return call("model", net, {**arguments, "classes": classes})
+
+
+def augment(spec: Mapping | None) -> CropAndFlip | None:
+    """What changes the training images, from the arguments of `CropAndFlip`."""
+    return None if spec is None else call("dataset.augment", CropAndFlip, spec)
 
 
 EDITS: dict[str, edits.Edit] = {

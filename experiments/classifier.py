@@ -159,7 +159,11 @@ def build(config) -> Classifier:
     source = parts.call(
         "batch_size",
         sources.Resident,
-        {"split": dataset.train, "batch_size": config.batch_size},
+        {
+            "split": dataset.train,
+            "batch_size": config.batch_size,
+            "augment": parts.augment(config.dataset.get("augment")),
+        },
     )
     model = parts.model(config.model, dataset.classes)
     mode = parts.mode(config.get("estimator", "lrt"))

@@ -353,7 +353,7 @@ class Episodes:
         numbers = jnp.arange(self.n, dtype=jnp.int32)
         yield from numbers.reshape(-1, steps, self.batch_size)
 
-    def batch(self, arrays, item) -> dict[str, Array]:
+    def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: the numbers of the episodes."""
-        del arrays
+        del arrays, key
         return {"episode": item}

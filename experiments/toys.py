@@ -67,7 +67,7 @@ class FullBatch:
             last = min(first + steps, self.steps_per_epoch)
             yield jnp.arange(first, last, dtype=jnp.int32)
 
-    def batch(self, arrays, item) -> dict[str, Array]:
+    def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: all points, whatever the number of the update."""
-        del item
+        del item, key
         return arrays

@@ -25,6 +25,7 @@ SHAPE = (28, 28, 1)
 KEPT = {"conv1": 0.33, "conv2": 0.02, "dense1": 0.002, "dense2": 0.05}
 SAME = Chain(
     steps=(
+        plan.Standardize((0.4, 0.5, 0.6), (0.25,)),
         plan.Conv("conv1", 8, (3, 3), padding="SAME", bias=False),
         plan.Norm("norm1"),
         plan.Activation("leaky_relu"),
@@ -365,6 +366,10 @@ def test_what_no_file_holds_is_refused():
         ({"about": {"x": float("nan")}}, "JSON"),
         ({"shape": (9, 9, 1)}, "nothing is left"),
         ({"plan": (*net.plan, plan.Norm("n"))}, "no Norm"),
+        ({"plan": (plan.Standardize((0.0, 0.0)), *net.plan)}, "fit 1 channels"),
+        ({"plan": (plan.Standardize((0.0,), (0.0,)), *net.plan)}, "divides by"),
+        ({"plan": (plan.Standardize((float("nan"),)), *net.plan)}, "subtracts"),
+        ({"plan": (plan.Standardize([0.0]), *net.plan)}, "list of floats"),
         ({"plan": (*net.plan, net.plan[-1])}, "several steps"),
         ({"layers": {"conv1": layer}}, "the plan's layers"),
     ):

@@ -203,6 +203,31 @@ def quick(**changes):
             {"model__posteriors": {"dense1": {"kind": "dropout", "rate": 1.5}}},
             ["posteriors.dense1", "1.5"],
         ),
+        (
+            {
+                "model__posteriors": {
+                    "dense1": {
+                        "kind": "dropout",
+                        "rate": 0.5,
+                        "weight": {"kind": "varience"},
+                    }
+                }
+            },
+            ["posteriors.dense1.weight.kind", "variance"],
+        ),
+        (
+            {
+                "model__posteriors": {
+                    "dense1": {
+                        "kind": "point",
+                        "init": {"name": "truncated_normal", "mean": 1.0},
+                    }
+                }
+            },
+            ["posteriors.dense1.init", "stddev"],
+        ),
+        ({"dataset__augment": {"pad": 1, "per": "image"}}, ["augment", "example"]),
+        ({"dataset__augment": {"pads": 1}}, ["dataset.augment", "pads", "flip"]),
         ({"estimator": "nope"}, ["config.estimator", "lrt", "weight_sampling"]),
         ({"train_samples": 0}, ["config.train_samples"]),
         ({"prior": {"kind": "student_t", "nu": -1.0}}, ["config.prior", "positive"]),

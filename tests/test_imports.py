@@ -13,7 +13,7 @@ import vnets
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "noise"),
+    ("types", "rng", "backend", "noise", "augment"),
     ("posteriors",),
     ("scales",),
     ("edits", "priors", "group_priors", "estimators", "ops", "projections"),

@@ -243,9 +243,10 @@ def test_activate_max_pool_is_the_plain_thing(activation, height):
     np.testing.assert_allclose(*grads, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_norm_without_affine_has_no_parameters():
+def test_batch_norm_has_the_parameters_that_are_asked_for():
     x = random.normal(random.key(0), (8, 3))
-    for affine in (True, False):
-        module = layers.batch_norm("norm", layers.TRAIN, affine=affine)
+    for bias, scale in ((True, True), (True, False), (False, False)):
+        module = layers.batch_norm("norm", layers.TRAIN, bias=bias, scale=scale)
         variables = module.init(random.key(0), x)
-        assert ("params" in variables) == affine
+        learned = {name for name, on in (("bias", bias), ("scale", scale)) if on}
+        assert set(variables.get("params", {})) == learned

@@ -116,6 +116,7 @@ def test_every_step_has_its_place_in_a_net():
         @property
         def plan(self):
             return (
+                plan.Standardize((0.1, 0.2), (0.5,)),
                 plan.Conv("conv", 3, (3, 3), (2, 2)),
                 plan.MaxPool(),
                 plan.Norm("norm", affine=False, epsilon=1e-3),
@@ -129,7 +130,8 @@ def test_every_step_has_its_place_in_a_net():
     variables = jax.jit(net.init)(random.key(1), x)
     params = variables["params"]
     h = nn.Conv(3, (3, 3), (2, 2)).apply(
-        {"params": params["conv"] | {"kernel": params["conv"]["kernel"].mean}}, x
+        {"params": params["conv"] | {"kernel": params["conv"]["kernel"].mean}},
+        (x - jnp.asarray([[[[0.1, 0.2]]]])) / 0.5,
     )
     h = jnp.abs(nn.max_pool(h, (2, 2), (2, 2)) / np.sqrt(1 + 1e-3))
     y = h.reshape(2, -1) @ params["dense"]["kernel"].mean

@@ -75,7 +75,7 @@ def test_every_batch_is_the_whole_set_copied():
     assert (source.n, source.batch_size, source.steps_per_epoch) == (3, 6, 10)
     chunks = list(source.chunks(random.key(0), 0, 5))
     assert [len(chunk) for chunk in chunks] == [5, 5]
-    batch = source.batch(source.arrays, chunks[1][0])
+    batch = source.batch(source.arrays, chunks[1][0], random.key(0))
     np.testing.assert_array_equal(batch["image"], np.tile(points.image, (2, 1)))
     np.testing.assert_array_equal(batch["label"], [0, 1, 2, 0, 1, 2])
     np.testing.assert_array_equal(as_is(points.image), points.image)
@@ -182,7 +182,7 @@ def test_relu_of_a_variance_layer_is_half_normal_and_of_other_noise_is_not():
 def test_the_second_softmax_is_in_the_loss_and_nowhere_else():
     plain, twice = (core.build(four_classes(v)) for v in ("variance", "authors"))
     state = jax.jit(plain.task.start)(random.key(0))
-    batch = plain.task.source.batch(plain.task.source.arrays, None)
+    batch = plain.task.source.batch(plain.task.source.arrays, None, KEY)
     start = ModelState(jnp.int32(0), {})
     losses = [
         float(jax.jit(e.task.loss)(state.params, start, batch, random.key(1))[0])
@@ -392,7 +392,7 @@ def test_every_kind_of_noise_builds_and_has_a_finite_gradient(variant):
     experiment = core.build(regression(variant))
     task = experiment.task
     state = jax.jit(task.start)(random.key(0))
-    batch = task.source.batch(task.source.arrays, None)
+    batch = task.source.batch(task.source.arrays, None, KEY)
     grads = jax.jit(jax.grad(lambda p: task.loss(p, state.model, batch, KEY)[0]))(
         state.params
     )

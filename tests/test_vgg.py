@@ -67,6 +67,8 @@ def test_bad_widths_depths_sizes_and_layers_are_refused():
             VGG(blocks=blocks)
     with pytest.raises(ValueError, match="width must be positive, not 0"):
         VGG(width=0)
+    with pytest.raises(ValueError, match="input_std must be positive"):
+        VGG(input_std=(1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match=r"unknown layers \['conv14'\].*conv13"):
         VGG(posteriors={"conv14": gaussian()})
     with pytest.raises(ValueError, match="nothing is left"):
@@ -76,6 +78,8 @@ def test_bad_widths_depths_sizes_and_layers_are_refused():
 def test_normalization_is_the_authors():
     norms = [step for step in VGG().plan if isinstance(step, plan.Norm)]
     assert {norm.epsilon for norm in norms} == {1e-3}
+    _, held = variables(VGG(width=0.1, norm_scale=False))
+    assert set(held["params"]["norm3"]) == {"bias"}
     _, held = variables(VGG(width=0.1, norm_affine=False))
     assert not any(name.startswith("norm") for name in held["params"])
 

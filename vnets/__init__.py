@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = (
     "attacks",
+    "augment",
     "backend",
     "bits",
     "checkpoint",

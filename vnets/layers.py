@@ -132,7 +132,8 @@ def batch_norm(
     name: str,
     mode: Mode,
     momentum: float = 0.9,
-    affine: bool = True,
+    bias: bool = True,
+    scale: bool = True,
     epsilon: float = 1e-5,
 ) -> nn.BatchNorm:
     """Flax's batch normalization, switched by `mode.norm` and by nothing else.
@@ -141,15 +142,16 @@ def batch_norm(
       name: of the module.
       mode: says which statistics count.
       momentum: of the running statistics.
-      affine: with a learned scale and bias.
+      bias: with a learned bias.
+      scale: with a learned scale.
       epsilon: added to the variance.
     """
     return nn.BatchNorm(
         use_running_average=mode.norm == "running",
         momentum=momentum,
         epsilon=epsilon,
-        use_scale=affine,
-        use_bias=affine,
+        use_scale=scale,
+        use_bias=bias,
         name=name,
     )
 

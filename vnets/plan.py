@@ -50,18 +50,33 @@ class Dense:
 
 
 @dataclasses.dataclass(frozen=True)
+class Standardize:
+    """(x - mean) / std of the inputs, with constants that are not trained.
+
+    Attributes:
+      mean: of each channel, or one for all.
+      std: likewise; positive.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclasses.dataclass(frozen=True)
 class Norm:
     """Batch normalization over the last axis.
 
     Attributes:
       name: of the module.
-      affine: with a learned scale and bias.
+      affine: with a learned bias, and
+      scale: a learned scale; counts only if affine.
       epsilon: added to the variance.
     """
 
     name: str
     affine: bool = True
     epsilon: float = 1e-5
+    scale: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +96,7 @@ class Flatten:
     """[B, ...] -> [B, units], the last axis running fastest."""
 
 
-Step = Conv | Dense | Norm | Activation | MaxPool | Flatten
+Step = Conv | Dense | Norm | Activation | MaxPool | Flatten | Standardize
 Plan = tuple[Step, ...]
 
 
@@ -129,6 +144,11 @@ def shape_after(step: Step, shape: Shape) -> Shape:
       ValueError: a step that does not fit the shape.
     """
     if isinstance(step, Norm | Activation):
+        return shape
+    if isinstance(step, Standardize):
+        channels = shape[-1] if shape else 0
+        if not {len(step.mean), len(step.std)} <= {1, channels}:
+            raise ValueError(f"{step} does not fit {channels} channels")
         return shape
     if isinstance(step, Flatten):
         return (math.prod(shape),)

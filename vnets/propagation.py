@@ -160,10 +160,11 @@ class Layers:
         if statistics is None:
             return h
         params = self.variables["params"].get(name, {})
-        layer = batch_norm(name, TEST, affine=bool(params))
+        learned = {"bias": "bias" in params, "scale": "scale" in params}
+        layer = batch_norm(name, TEST, **learned)
         bound = layer.bind({"params": params, "batch_stats": statistics})
         slope = jax.lax.rsqrt(statistics["var"] + layer.epsilon)
-        if params:
+        if learned["scale"]:
             slope = slope * params["scale"]
         factor = _over_units(jnp.square(slope), h.mean)
         return Moments(bound(h.mean), None if h.var is None else h.var * factor)

@@ -41,6 +41,7 @@ class Resident:
         split,
         batch_size: int,
         prepare: Callable[[Array], Array] = to_float,
+        augment: Callable[[Array, Key], Array] | None = None,
     ):
         """Keeps a split on the device.
 
@@ -48,6 +49,7 @@ class Resident:
           split: has `image` uint8 [N, H, W, C] and `label` [N].
           batch_size: B.
           prepare: pixels to inputs; runs inside the compiled step.
+          augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
 
         Raises:
           ValueError: a batch that is larger than the data set.
@@ -60,7 +62,7 @@ class Resident:
             "image": jnp.asarray(split.image),
             "label": jnp.asarray(split.label),
         }
-        self._prepare = prepare
+        self._prepare, self._augment = prepare, augment
 
     def chunks(self, key: Key, epoch: int, steps: int) -> Iterator[Any]:
         """The epoch's batches, `steps` at a time, in the form that `batch` takes."""
@@ -68,12 +70,12 @@ class Resident:
         for first in range(0, self.steps_per_epoch, steps):
             yield order[first : first + steps]
 
-    def batch(self, arrays, item) -> dict[str, Array]:
+    def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
-        return {
-            "image": self._prepare(arrays["image"][item]),
-            "label": arrays["label"][item],
-        }
+        image = arrays["image"][item]
+        if self._augment is not None:
+            image = self._augment(image, key)
+        return {"image": self._prepare(image), "label": arrays["label"][item]}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -122,7 +124,7 @@ class Streamed:
                 )
             yield jax.tree.map(lambda *parts: np.stack(parts), *group)
 
-    def batch(self, arrays, item) -> dict[str, Array]:
+    def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: the item is the batch."""
-        del arrays
+        del arrays, key
         return item

@@ -57,7 +57,7 @@ class Task:
       init: key -> (params, collections).
       loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
       optimizer: an optax transformation.
-      source: `sources.Resident` or `Streamed`.
+      source: `sources.Resident` or `Streamed`; its `batch` gets a key of its own.
       project: (params, step) -> params after each update (`vnets.projections`).
       probe: (params, collections, key) -> {name: float}, after each epoch.
       locate: (params, state, batch, key) -> the name of the first layer whose output is
@@ -127,7 +127,8 @@ class Result:
 
 def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
     """One update; returns the new state and the metrics of the batch."""
-    batch = parallel.shard_batch(mesh, task.source.batch(arrays, item))
+    key_batch = stream(key, "augment", state.model.step)
+    batch = parallel.shard_batch(mesh, task.source.batch(arrays, item, key_batch))
     (value, (model, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
         state.params, state.model, batch, stream(key, "noise", state.model.step)
     )
@@ -382,7 +383,8 @@ class _Run:
         chunks = list(self.task.source.chunks(key, epoch, self.options.chunk))
         which, row = divmod(at, self.options.chunk)
         item = jax.tree.map(lambda x: x[row], chunks[which])
-        batch = self.task.source.batch(self.task.source.arrays, item)
+        key_batch = stream(key, "augment", state.model.step)
+        batch = self.task.source.batch(self.task.source.arrays, item, key_batch)
         arguments = (
             state.params,
             state.model,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from vnets.plan import (
     MaxPool,
     Plan,
     Shape,
+    Standardize,
     Step,
 )
 
@@ -27,6 +29,7 @@ KINDS = {
     "activation": Activation,
     "max_pool": MaxPool,
     "flatten": Flatten,
+    "standardize": Standardize,
 }
 NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 
@@ -97,6 +100,17 @@ def check_step(step: Step) -> None:
         raise ValueError(f"a file holds no {type(step).__name__} step")
     if isinstance(step, Activation) and step.kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {step.kind!r}; there are {ACTIVATIONS}")
+    if isinstance(step, Standardize):
+        for name, values in (("mean", step.mean), ("std", step.std)):
+            numbers = isinstance(values, tuple) and 1 <= len(values) <= FEATURES
+            if not (numbers and all(isinstance(v, float) for v in values)):
+                raise ValueError(
+                    f"the {name} of a standardize step is a list of floats"
+                )
+        if not all(0 < std < float("inf") for std in step.std):
+            raise ValueError(f"a standardize step divides by {step.std}")
+        if not all(map(math.isfinite, step.mean)):
+            raise ValueError(f"a standardize step subtracts {step.mean}")
     if not isinstance(step, Conv | Dense):
         return
     if not (isinstance(step.name, str) and NAME.fullmatch(step.name)):

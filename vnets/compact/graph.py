@@ -163,7 +163,7 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
             zero = np.zeros(step.features, np.float32)
             biases[step.name] = zero if bias is None else np.asarray(bias, np.float32)
         elif isinstance(step, Norm):
-            affine = params[step.name] if step.affine else {"scale": 1.0, "bias": 0.0}
+            affine = {"scale": 1.0, "bias": 0.0, **params.get(step.name, {})}
             norms[step.name] = _statistics(
                 step, variables["batch_stats"][step.name], affine
             )

@@ -26,6 +26,7 @@ from vnets.plan import (
     Dense,
     Flatten,
     MaxPool,
+    Standardize,
     Step,
     pads,
     shapes,
@@ -84,6 +85,8 @@ class Predictor:
             elif isinstance(step, Activation):
                 act = functools.partial(activated, step.kind)
                 self._steps += [_max_pool, act] if _pools_first(step, after) else [act]
+            elif isinstance(step, Standardize):
+                self._steps.append(functools.partial(_standardize, step))
             elif not isinstance(step, MaxPool):
                 raise ValueError(f"fold the {type(step).__name__} step first")
             elif not (last and _pools_first(last[0], (step,))):
@@ -176,6 +179,15 @@ def _chosen(live: np.ndarray | None, x: np.ndarray) -> np.ndarray:
 
 def _dense(live, product, h: np.ndarray) -> np.ndarray:
     return product(h if live.size == len(h) else h[live])
+
+
+def _standardize(step: Standardize, h: np.ndarray) -> np.ndarray:
+    """(h - mean) / std of each channel, [C, ..., B]."""
+    mean, std = (
+        np.asarray(values, h.dtype).reshape(-1, *(1,) * (h.ndim - 1))
+        for values in (step.mean, step.std)
+    )
+    return (h - mean) / std
 
 
 def _flatten(h: np.ndarray) -> np.ndarray:

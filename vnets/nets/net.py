@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
@@ -68,9 +69,15 @@ class Net(nn.Module):
                 x = _linear(step, self.posterior(step.name))(x, mode)
             elif isinstance(step, steps.Norm):
                 norm = batch_norm(
-                    step.name, mode, affine=step.affine, epsilon=step.epsilon
+                    step.name,
+                    mode,
+                    bias=step.affine,
+                    scale=step.affine and step.scale,
+                    epsilon=step.epsilon,
                 )
                 x = norm(x)
+            elif isinstance(step, steps.Standardize):
+                x = (x - _channels(step.mean, x)) / _channels(step.std, x)
             elif isinstance(step, steps.Flatten):
                 x = x.reshape(x.shape[0], -1)
             elif isinstance(step, steps.Activation):
@@ -83,6 +90,11 @@ class Net(nn.Module):
             elif not isinstance(before, steps.Activation):
                 x = max_pool(x)
         return x
+
+
+def _channels(values: Sequence[float], x: Array) -> Array:
+    """Constants of the last axis, with the rank of x."""
+    return jnp.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _linear(step: steps.Conv | steps.Dense, posterior: Factory) -> nn.Module:

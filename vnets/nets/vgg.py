@@ -1,7 +1,15 @@
 """The VGG-like net that the authors train on CIFAR, at any width and depth."""
 
 from vnets.nets.net import Net
-from vnets.plan import Activation, Conv, Dense, Flatten, MaxPool, Norm
+from vnets.plan import (
+    Activation,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    Norm,
+    Standardize,
+)
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HIDDEN = 512
@@ -19,22 +27,33 @@ class VGG(Net):
     follows it (`posteriors.dropout`).
 
     Raises:
-      ValueError: a width factor that is not positive, or blocks that are not there.
+      ValueError: a width factor or an input's deviation that is not positive, or blocks
+        that are not there.
 
     Attributes:
       classes: K.
       width: k, times which every number of maps and of hidden units is taken, rounded
         down to at least one.
       blocks: the first so many of the five blocks; fewer for small images.
-      norm_affine: batch normalization has a learned scale and bias.
+      norm_affine: batch normalization has a learned bias and, if
+      norm_scale: too, a learned scale.
+      input_mean: subtracted from the pixels, which come in [0, 1]: one number, or one
+        for each channel.
+      input_std: divides what is left; 1/255 gives the raw pixels of 0 to 255.
     """
 
     classes: int = 10
     width: float = 1.0
     blocks: int = len(BLOCKS)
     norm_affine: bool = True
+    norm_scale: bool = True
+    input_mean: tuple[float, ...] = (0.0,)
+    input_std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
+        self.input_mean, self.input_std = tuple(self.input_mean), tuple(self.input_std)
+        if not all(std > 0 for std in self.input_std):
+            raise ValueError(f"input_std must be positive, not {self.input_std}")
         if not self.width > 0:
             raise ValueError(f"width must be positive, not {self.width}")
         if not 1 <= self.blocks <= len(BLOCKS):
@@ -43,7 +62,7 @@ class VGG(Net):
 
     @property
     def plan(self):
-        steps, number = [], 0
+        steps, number = self._inputs(), 0
         for block in BLOCKS[: self.blocks]:
             for maps in block:
                 number += 1
@@ -57,5 +76,9 @@ class VGG(Net):
     def _scaled(self, units: int) -> int:
         return max(1, int(self.width * units))
 
+    def _inputs(self) -> list:
+        step = Standardize(self.input_mean, self.input_std)
+        return [] if step == Standardize() else [step]
+
     def _norm(self, number: int) -> Norm:
-        return Norm(f"norm{number}", self.norm_affine, EPSILON)
+        return Norm(f"norm{number}", self.norm_affine, EPSILON, self.norm_scale)
