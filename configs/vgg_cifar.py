@@ -6,6 +6,8 @@ After Neklyudov et al. 2019 (their TensorFlow code). DATA is cifar10, cifar100 (
 superclasses: what the paper calls CIFAR-100) or cifar100_fine (the 100 classes).
 METHOD:
 
+  deterministic
+            no noise at all
   dropout   binary dropout, no other noise
   vd        layer-wise variational dropout, one log alpha for each of conv11, conv12,
             conv13 and dense1, which is the paper's "Variance" row; the binary dropout
@@ -48,6 +50,7 @@ from configs import lenet5_mnist, phase_transition, vgg_width_sweep
 SCALES = lenet5_mnist.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse", "cifar100_fine": "fine"}
 METHODS = ("dropout", "vd", "variance")
+PLAIN = "deterministic"
 NOISY = ("conv11", "conv12", "conv13", "dense1")
 # One change of cifar10's nets each: what it is, and for which methods.
 PRESETS = {
@@ -59,6 +62,7 @@ PRESETS = {
     "authors": METHODS[:2],
 }
 VARIANTS = (
+    *(f"{data}_{PLAIN}" for data in DATA),
     *(f"{data}_{method}" for data in DATA for method in METHODS),
     *(f"cifar10_{m}_{preset}" for preset, which in PRESETS.items() for m in which),
     *(f"{data}_{m}_authors" for data in ("cifar100",) for m in METHODS[:2]),
@@ -133,16 +137,16 @@ def posteriors(config: ConfigDict, method: str, preset: str) -> dict:
     less = 1.0 if config.scale == "paper" else 0.25
     alone = preset == "dense1" or "blocks" in config.model
     noisy = ("dense1",) if alone else NOISY
+    if method not in ("vd", "variance"):
+        noisy = ()
     nodes = {
-        layer: weight(layer, "", preset) for layer in vgg_width_sweep.layers(config)
+        layer: weight(layer, method if layer in noisy else PLAIN, preset)
+        for layer in vgg_width_sweep.layers(config)
     }
-    if method != "dropout":
-        nodes |= {layer: weight(layer, method, preset) for layer in noisy}
-    rates = vgg_width_sweep.dropout(config)
+    rates = {} if method == PLAIN else vgg_width_sweep.dropout(config)
     for layer, spec in rates.items():
         # The block whose convolutions are noisy has no binary dropout within.
-        noisy_conv = method != "dropout" and layer in noisy and layer != "dense1"
-        if not noisy_conv:
+        if layer not in noisy or layer == "dense1":
             nodes[layer] = {
                 "kind": "dropout",
                 "rate": less * spec["rate"],
@@ -156,7 +160,7 @@ def weight(layer: str, method: str, preset: str) -> dict:
     init = {"name": "glorot_uniform"}
     if layer == "dense1" and preset == "authors" and method == "vd":
         init = {"name": "truncated_normal", "mean": 0.01, "stddev": 1.0}
-    if not method:
+    if method == PLAIN:
         return {"kind": "point", "init": init}
     if method == "variance":
         return {"kind": "variance", "init": init}
