@@ -25,7 +25,7 @@ from vnets import (
 )
 from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
-from vnets.layers import Mode
+from vnets.layers import PRECISIONS, Mode
 from vnets.objectives import knots
 from vnets.posteriors import (
     Factory,
@@ -152,9 +152,12 @@ def edit(field: str, spec: Mapping, also: Mapping = MappingProxyType({})) -> edi
     return pick(f"{field}.edit", spec.get("edit", "nothing"), {**EDITS, **also})
 
 
-def mode(estimator: str) -> Mode:
-    """How a net is tested, by the name of its estimator."""
-    return Mode(pick("estimator", estimator, ESTIMATORS))
+def mode(estimator: str, precision: str = "float32") -> Mode:
+    """How a net is tested, by the name of its estimator and of its precision."""
+    return Mode(
+        pick("estimator", estimator, ESTIMATORS),
+        precision=pick("precision", precision, PRECISIONS),
+    )
 
 
 PRIORS = ChainMap(priors.PRIORS, group_priors.PRIORS)
@@ -209,14 +212,20 @@ def pruner(spec: Mapping, total_steps: int) -> projections.Projection:
 def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     """An optax optimizer whose rate is scheduled; noise may learn faster.
 
+    `accumulate` averages the gradients of so many batches for one update: a large batch
+    where its activations do not fit. The rate's schedule is over the updates.
     `log_alpha_rate` multiplies the updates of every log alpha, and of every log sigma^2
     of additive noise, which moves its log alpha. `factors` multiply the updates of
     parameters by a pattern of their path, such as "mixture/*"; the first match counts.
     """
     arguments = dict(spec)
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
+    batches = int(arguments.pop("accumulate", 1))
+    positive("optimizer.accumulate", batches)
     rate = schedule(
-        "optimizer.learning_rate", arguments.pop("learning_rate"), total_steps
+        "optimizer.learning_rate",
+        arguments.pop("learning_rate"),
+        max(total_steps // batches, 1),
     )
     factor = float(arguments.pop("log_alpha_rate", 1.0))
     factors = dict(arguments.pop("factors", {}))
@@ -225,7 +234,10 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
         chain.append(_faster_log_alpha(factor))
     if factors:
         chain.append(_faster(factors))
-    return optax.chain(*chain) if len(chain) > 1 else chain[0]
+    whole = optax.chain(*chain) if len(chain) > 1 else chain[0]
+    if batches == 1:
+        return whole
+    return optax.MultiSteps(whole, batches).gradient_transformation()
 
 
 def _faster(factors: Mapping[str, float]) -> optax.GradientTransformation:

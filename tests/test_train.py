@@ -11,9 +11,11 @@ import optax
 import pytest
 from jax import random
 
+from experiments import build
 from vnets import edits, nets, objectives, parallel, posteriors, priors, sources, train
 from vnets.checkpoint import WorkdirError
 from vnets.data import Split
+from vnets.layers import Mode
 from vnets.rng import stream
 
 BATCH = 8
@@ -201,6 +203,50 @@ def test_streamed_equals_resident_batches(split, one_device):
     [a] = fit(make_task(split), one_device)
     [b] = fit(streamed, one_device)
     assert a.history[-1]["nll"] == pytest.approx(b.history[-1]["nll"], rel=1e-5)
+
+
+def test_gradients_of_several_batches_make_one_update(split, one_device):
+    """Four batches of 10 are one of 40: noise off, no KL, and nothing normalized."""
+    model = nets.MLP(widths=(16,), classes=4)
+    losses = {}
+    for batch, accumulate in ((40, 1), (10, 4)):
+        source = sources.Resident(split, batch)
+        task = train.Task(
+            init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
+            loss=objectives.classification_loss(model, priors.log_uniform, 40),
+            optimizer=build.optimizer(
+                {"name": "sgd", "learning_rate": ((0, 0.5), (1, 0.0))}
+                | ({"accumulate": accumulate} if accumulate > 1 else {}),
+                total_steps=6 * accumulate,
+            ),
+            source=source,
+        )
+        [result] = fit(task, one_device, epochs=6)
+        losses[batch] = result.state.params
+    for a, b in zip(*map(jax.tree.leaves, losses.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [posteriors.gaussian(-6.0), posteriors.variance()])
+def test_half_precision_learns_alike(split, one_device, kind):
+    model = nets.MLP(widths=(16,), classes=4, posteriors={"dense1": kind})
+    nll, types = {}, set()
+    for precision in ("float32", "bfloat16"):
+        mode = Mode(norm="batch", precision=precision)
+        source = sources.Resident(split, BATCH)
+        task = train.Task(
+            init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
+            loss=objectives.classification_loss(
+                model, priors.log_uniform, 40, mode=mode
+            ),
+            optimizer=optax.adam(1e-2),
+            source=source,
+        )
+        [result] = fit(task, one_device, epochs=10)
+        nll[precision] = result.history[-1]["nll"]
+        types |= {str(leaf.dtype) for leaf in jax.tree.leaves(result.state.params)}
+    assert types == {"float32"}
+    assert nll["bfloat16"] == pytest.approx(nll["float32"], rel=0.05)
 
 
 def test_short_stream_is_an_error(split, one_device):

@@ -4,6 +4,10 @@ Dense layers and convolutions differ only in `op` (`ops.py`). An estimator is ch
 `layers.Mode`, so each is a module-level function: a fresh closure would recompile.
 
 x is [B, ..., I], the result [B, ..., O] without bias: a bias joins the mean only.
+
+The type of x is that of the activations: with bfloat16 inputs the products with means
+and with sampled weights are bfloat16, too. Variances, their products and roots are
+float32 always: 1e-16 and the squares of small weights are 0 in half precision.
 """
 
 import functools
@@ -31,7 +35,7 @@ def _with_scaled(estimate_weight):
     @functools.wraps(estimate_weight)
     def estimate(op, q: Posterior, x: Array, key: Key) -> Array:
         if not is_noisy(q):
-            return op.lower(op.apply(op.lift(x), q.sample(None)))
+            return _product(op, x, q.sample(None))
         if not isinstance(q, Scaled):
             return estimate_weight(op, q, x, key)
         key_scale, key_weight = random.split(key)
@@ -41,6 +45,16 @@ def _with_scaled(estimate_weight):
         return y * _unit_noise(q, y, key_scale)
 
     return estimate
+
+
+def _product(op, x: Array, w: Array) -> Array:
+    """x w in the precision of x."""
+    return op.lower(op.apply(op.lift(x), w.astype(x.dtype)))
+
+
+def _squared(h: Array) -> Array:
+    """The squares that a variance is multiplied with, float32."""
+    return lax.optimization_barrier(jnp.square(h.astype(jnp.float32)))
 
 
 def _unit_noise(q: Scaled, x: Array, key: Key) -> Array:
@@ -71,17 +85,19 @@ def lrt(op, q: Posterior, x: Array, key: Key) -> Array:
         )
     mean, var = q.moments()
     h = op.lift(x)
-    y_var = op.apply(lax.optimization_barrier(jnp.square(h)), var)
+    y_var = op.apply(_squared(h), var)
     draws = noises.normal(key, y_var.shape, y_var.dtype)
     if mean is None:
-        return op.lower(_perturb(jnp.zeros_like(y_var), y_var, draws))
-    return op.lower(_perturb(op.apply(h, mean), y_var, draws))
+        y_mean = jnp.zeros_like(y_var)
+    else:
+        y_mean = op.apply(h, mean.astype(h.dtype)).astype(y_var.dtype)
+    return op.lower(_perturb(y_mean, y_var, draws).astype(x.dtype))
 
 
 @_with_scaled
 def weight_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
     """One weight sample for the whole batch; right for every noise family."""
-    return op.lower(op.apply(op.lift(x), q.sample(key)))
+    return _product(op, x, q.sample(key))
 
 
 @_with_scaled
@@ -93,7 +109,7 @@ def per_example_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
 
     def one(example):
         x, key = example
-        return op.lower(op.apply(op.lift(x[None]), q.sample(key)))[0]
+        return _product(op, x[None], q.sample(key))[0]
 
     examples = x, random.split(key, x.shape[0])
     block = max(1, WEIGHTS_AT_ONCE // math.prod(q.shape))
@@ -151,9 +167,10 @@ def _root_times(op, q: Posterior, x: Array, factor) -> Array:
             f"with normal noise, not of {type(q).__name__} with {q.noise!r} noise"
         )
     _, var = q.moments()
-    y_var = op.apply(lax.optimization_barrier(jnp.square(op.lift(x))), var)
+    y_var = op.apply(_squared(op.lift(x)), var)
     draws = factor(y_var.shape).astype(y_var.dtype)
-    return op.lower(_perturb(jnp.zeros_like(y_var), y_var, draws))
+    y = _perturb(jnp.zeros_like(y_var), y_var, draws)
+    return op.lower(y.astype(x.dtype))
 
 
 ESTIMATORS = {

@@ -24,6 +24,8 @@ from vnets.posteriors import Factory, Point, is_noisy, is_posterior, point
 from vnets.rng import stream
 from vnets.types import Array, choose
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +36,17 @@ class Mode:
       estimator: a module-level function of `vnets.estimators`.
       norm: statistics of the "batch" (updating the running ones, if they are mutable)
         or the "running" ones.
+      precision: of the activations and of products with means: "float32" or
+        "bfloat16". Parameters, variances, statistics and logits are float32 always.
     """
 
     estimator: Callable = estimators.lrt
     norm: Literal["batch", "running"] = "running"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         choose("norm", self.norm, ("batch", "running"))
+        choose("precision", self.precision, PRECISIONS)
         if not callable(self.estimator):
             raise TypeError(
                 f"estimator must be a function of vnets.estimators, such as "
@@ -119,12 +125,12 @@ def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mo
             f"the input needs {tuple(shape)}"
         )
     key = module.make_rng("noise") if is_noisy(q) else None
-    y = mode.estimator(op, q, x, key)
+    y = mode.estimator(op, q, x.astype(mode.precision), key)
     if module.use_bias:
         bias = module.param(
             "bias", nn.initializers.zeros_init(), shape[-1:], jnp.float32
         )
-        y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape).astype(y.dtype)
     return y
 
 
@@ -140,7 +146,7 @@ def batch_norm(
 
     Args:
       name: of the module.
-      mode: says which statistics count.
+      mode: says which statistics count, and the type of the output.
       momentum: of the running statistics.
       bias: with a learned bias.
       scale: with a learned scale.
@@ -150,6 +156,7 @@ def batch_norm(
         use_running_average=mode.norm == "running",
         momentum=momentum,
         epsilon=epsilon,
+        dtype=jnp.dtype(mode.precision),
         use_scale=scale,
         use_bias=bias,
         name=name,

@@ -89,7 +89,7 @@ class Net(nn.Module):
                     x = ACTIVATIONS[step.kind](x)
             elif not isinstance(before, steps.Activation):
                 x = max_pool(x)
-        return x
+        return x.astype(jnp.float32)
 
 
 def _channels(values: Sequence[float], x: Array) -> Array:
