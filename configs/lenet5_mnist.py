@@ -70,11 +70,13 @@ def base(variant: str, scale: str) -> ConfigDict:
     config.epochs = {"quick": 12, "short": 12, "paper": 200}[scale]
     config.batch_size = 200
     config.chunk_steps = 50
+    config.precision = "float32"  # or bfloat16, with variances in float32
     config.optimizer = {
         "name": "adam",
         "learning_rate": ((0.0, 1e-3), (1.0, 0.0)),
         "b1": 0.9,
         "log_alpha_rate": 1.0,
+        "accumulate": 1,  # batches for one update
     }
     config.max_log_alpha = float("inf")
     config.evals = {"samples": 20, "batch_size": 500, "threshold": 3.0}

@@ -4,6 +4,7 @@ A run marks its folder with its config before anything else (`claim`), and leave
 record there at the end; a config that changed since makes both stale.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,9 @@ from experiments.config_files import load_config
 from vnets import checkpoint, results
 
 RECORD, CONFIG = "record.json", "config.json"
+# Fields that came after the first records, by the value that means what was done
+# before: there they are no part of what identifies a row, and its records stay its own.
+LATER = (("precision", "float32"), ("optimizer.accumulate", 1))
 
 
 def plain_config(config) -> dict[str, Any]:
@@ -28,6 +32,11 @@ def plain_config(config) -> dict[str, Any]:
     """
     plain = config.to_dict()
     plain.pop("seed", None)
+    for path, before in LATER:
+        *groups, field = path.split(".")
+        held = functools.reduce(lambda d, name: d.get(name, {}), groups, plain)
+        if held.get(field) == before:
+            del held[field]
     runs = sorted({spec["run"] for spec in plain.get("nets", {}).values()})
     if runs:
         plain["net_configs"] = {

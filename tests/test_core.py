@@ -136,3 +136,17 @@ def test_a_warm_start_takes_the_edited_net(tmp_path, shrunk):
     assert record["nets"][f"{RUN} seed 0"]["checksum"] == source["checksum"]
     # A rate of zero: the same net, tested with the same key.
     assert record["evals"]["det"] == source["evals"]["det"]
+
+
+def test_a_field_that_came_later_counts_once_it_is_set():
+    """At its first value a record from before it came is still of the same config."""
+    config = load_config("configs/lenet5_mnist.py:variance,quick")
+    plain = workdirs.plain_config(config)
+    assert "precision" not in plain
+    assert "accumulate" not in plain["optimizer"]
+    config.precision = "bfloat16"
+    config.optimizer.accumulate = 2
+    changed = workdirs.plain_config(config)
+    assert changed["precision"] == "bfloat16"
+    assert changed["optimizer"]["accumulate"] == 2
+    assert core.build(config)  # and both are fields that an experiment takes
