@@ -95,16 +95,92 @@ def test_resumed_equals_uninterrupted(split, one_device, tmp_path):
         file.write('{"epoch": 4, "nll": 99.0}\n{"epoch": 5, "nl')
     [resumed] = fit(task, one_device, epochs=6, **cut)
     assert leaves_equal(whole.state, resumed.state)
-
-    def values(result):
-        return [
-            {k: v for k, v in row.items() if "seconds" not in k}
-            for row in result.history
-        ]
-
     assert values(whole) == values(resumed)
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 7))
+
+
+class After:
+    """Asks to stop at the n-th time that it is asked."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def streamed(split):
+    def epochs(seed, epoch):
+        rng = np.random.default_rng((seed, epoch))
+        for row in rng.permutation(40).reshape(5, BATCH):
+            image = split.image[row].astype(np.float32) / 255
+            yield {"image": image, "label": split.label[row]}
+
+    return sources.Streamed(epochs, 40, BATCH)
+
+
+def values(result):
+    return [
+        {k: v for k, v in row.items() if "seconds" not in k} for row in result.history
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "stream"),
+    [
+        pytest.param([0], False, id="resident"),
+        pytest.param([0, 1], True, id="vmapped-streamed", marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(
+    split, one_device, tmp_path, seeds, stream
+):
+    task = make_task(split, source=streamed(split) if stream else None)
+    kwargs = {"seeds": seeds, "vectorize": True, "chunk_steps": 1}
+    whole = fit(task, one_device, **kwargs)
+    kwargs["workdir"] = lambda seed: tmp_path / str(seed)
+    # Asked before it begins and after each chunk: two on, then six, then to the end of
+    # an epoch.
+    wheres = ("in epoch 1 after 2 of 5", "in epoch 2 after 3 of 5", "after epoch 2;")
+    for asked, where in zip((2, 7, 3), wheres, strict=True):
+        with pytest.raises(train.Preempted, match=where) as stopped:
+            fit(task, one_device, stop=After(asked), **kwargs)
+        assert str(tmp_path / "0") in str(stopped.value)
+    resumed = fit(task, one_device, stop=After(100), **kwargs)
+    for a, b in zip(whole, resumed, strict=True):
+        assert leaves_equal(a.state, b.state)
+        assert values(a) == values(b)
+        lines = (tmp_path / str(a.seed) / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+        assert not (tmp_path / str(a.seed) / train.INSIDE).exists()
+
+
+def test_a_stop_loses_nothing_that_is_done(split, one_device, tmp_path):
+    task = make_task(split)
+    kwargs = {"epochs": 1, "seeds": [0, 1], "vectorize": False}
+    with pytest.raises(train.Preempted, match="before it began"):
+        fit(task, one_device, stop=After(0), **kwargs)
+    with pytest.raises(train.Preempted, match="nothing saved: no workdir"):
+        fit(task, one_device, stop=After(1), chunk_steps=1, **kwargs)
+    # A seed at its end is complete; the next one is not begun.
+    kwargs["workdir"] = lambda seed: tmp_path / str(seed)
+    with pytest.raises(train.Preempted, match=r"seed 1.*before it began"):
+        fit(task, one_device, stop=After(3), **kwargs)
+    assert [len(r.history) for r in fit(task, one_device, **kwargs)] == [1, 1]
+
+
+def test_a_state_inside_an_epoch_is_left_alone_where_chunks_differ(
+    split, one_device, tmp_path
+):
+    task = make_task(split)
+    folder = {"workdir": lambda seed: tmp_path}
+    with pytest.raises(train.Preempted, match="in epoch 1 after 2 of 5 chunks"):
+        fit(task, one_device, stop=After(2), chunk_steps=1, epochs=1, **folder)
+    [whole] = fit(task, one_device, chunk_steps=5, epochs=1)
+    [resumed] = fit(task, one_device, chunk_steps=5, epochs=1, **folder)
+    assert leaves_equal(whole.state, resumed.state)
 
 
 def test_vmapped_seeds_equal_seeds_in_turn(split, one_device):

@@ -10,6 +10,8 @@ does any step after it: the state stays the last good one, and other seeds go on
 
 import dataclasses
 import functools
+import itertools
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +32,15 @@ from vnets.posteriors import is_posterior
 from vnets.projections import Projection, nothing
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
+
+INSIDE = "preempted"  # in a workdir: the state inside an epoch where a run was stopped
+
+
+class Preempted(BaseException):
+    """Training stopped before its end because it was asked to; says what was saved.
+
+    It is no `Exception`, so that nothing on its way up takes it for a failed run.
+    """
 
 
 @struct.dataclass
@@ -160,9 +171,14 @@ def fit(
     tensorboard: bool = False,
     title: str = "training",
     show_progress: bool = True,
+    stop: Callable[[], bool] | None = None,
     mesh=None,
 ) -> list[Result]:
     """Trains a task for several seeds, resuming each from its checkpoints.
+
+    Asked to stop, it saves the state where it is, inside an epoch too, and the next
+    call goes on from there: the batches behind it are not trained on again (a streamed
+    source makes those of the epoch again, and they are dropped).
 
     Args:
       task: what to train.
@@ -183,6 +199,9 @@ def fit(
       tensorboard: also write TensorBoard files into the workdir.
       title: for the progress display, which shows on a terminal only.
       show_progress: False never shows it.
+      stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
+        from running more than one chunk ahead of the device. Of several processes that
+        train together, all must be told the same at the same chunk.
       mesh: devices to use (`parallel.mesh`); all by default.
 
     Returns:
@@ -191,6 +210,7 @@ def fit(
     Raises:
       WorkdirError: a workdir that cannot be written, or a full disk, before any step.
       ValueError: bad epochs, or a batch that does not divide over the devices.
+      Preempted: `stop` said so; without a workdir nothing was saved.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
@@ -205,8 +225,9 @@ def fit(
     groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
     if workdir is not None:
         like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
+        kept = KEPT + _divided(epochs, keep_every) + (stop is not None)
         for seed in seeds:
-            check_workdir(workdir(seed), like, KEPT + _divided(epochs, keep_every))
+            check_workdir(workdir(seed), like, kept)
     options = _Options(
         epochs,
         sources.divisor(task.source.steps_per_epoch, chunk_steps),
@@ -215,15 +236,25 @@ def fit(
         probe_every,
         tensorboard,
         show_progress,
+        stop or _never,
         mesh,
     )
     compiled: dict = {}
     results = []
     for number, group in enumerate(groups, start=1):
         name = f"{title} seed {', '.join(map(str, group))} ({number}/{len(groups)})"
+        if options.stop():
+            raise Preempted(f"{name}: stopped before it began")
         run = _Run(task, group, workdir, warm_start, options, compiled, name)
-        results.extend(run.train())
+        try:
+            results.extend(run.train())
+        finally:
+            run.close()
     return results
+
+
+def _never() -> bool:
+    return False
 
 
 def _divided(epochs: int, every: int) -> int:
@@ -239,6 +270,7 @@ class _Options:
     probe_every: int
     tensorboard: bool
     show_progress: bool
+    stop: Callable[[], bool]
     mesh: Any
 
 
@@ -259,11 +291,13 @@ class _Run:
         self.arrays = jax.device_put(
             task.source.arrays, parallel.replicated(options.mesh)
         )
-        self.folders = [workdir(seed) if workdir else None for seed in seeds]
+        self.folders: list[Any] = [workdir(seed) if workdir else None for seed in seeds]
         self.checkpoints: list[Any] = [
             Checkpoints(folder / "checkpoints", options.keep_every) if folder else None
             for folder in self.folders
         ]
+        self.inside: list[dict] = []  # metrics of the chunks behind us in an epoch,
+        self.spent = 0.0  # and what these took, seconds
         self.done = self._restore()
         self.logs = [
             monitor.Log(folder, self.done, options.tensorboard)
@@ -301,7 +335,8 @@ class _Run:
                 began = time.monotonic()
                 metrics = self._epoch(chunk, epoch)
                 alive = np.atleast_1d(np.asarray(self.state.alive))
-                seconds = (time.monotonic() - began) / len(self.seeds)
+                seconds = (time.monotonic() - began + self.spent) / len(self.seeds)
+                self.inside, self.spent = [], 0.0
                 last = epoch + 1 == options.epochs
                 for number in range(len(self.seeds)):
                     if self.failed[number]:
@@ -319,10 +354,13 @@ class _Run:
                 done, keep = epoch + 1, options.keep_every
                 kept = _divided(done, keep) > _divided(epoch, keep)
                 due = time.monotonic() - saved >= options.checkpoint_seconds
-                if last or kept or due:
+                stopping = options.stop() and not last
+                if last or kept or due or stopping:
                     self._save(done)
                     saved = time.monotonic()
                 advance(_summary(self.logs))
+                if stopping:
+                    raise self._preempted(f"after epoch {done}")
         return self._results()
 
     def _compile(self) -> Callable:
@@ -331,16 +369,18 @@ class _Run:
             return lambda *_: None
         size = len(self.seeds)
         if size not in self.compiled:
-            one = functools.partial(_chunk, self.task, self.options.mesh)
-            if self.vmapped:
-                one = jax.vmap(one, in_axes=(0, None, 0, 0))
             began = time.monotonic()
             example = next(self._items(self.done))
-            jitted = backend.jit(one, donate_argnums=0)
+            jitted = backend.jit(self._one(), donate_argnums=0)
             lowered = jitted.lower(self.state, self.arrays, example, self.key)
             self.compiled[size] = lowered.compile()
             self.compile_seconds = time.monotonic() - began
         return self.compiled[size]
+
+    def _one(self) -> Callable:
+        """A chunk of all seeds, to be compiled."""
+        one = functools.partial(_chunk, self.task, self.options.mesh)
+        return jax.vmap(one, in_axes=(0, None, 0, 0)) if self.vmapped else one
 
     def _items(self, epoch: int):
         """Chunks of an epoch, stacked over the seeds."""
@@ -353,11 +393,20 @@ class _Run:
             yield jax.device_put(item, parallel.replicated(self.options.mesh))
 
     def _epoch(self, chunk, epoch: int) -> dict[str, np.ndarray]:
-        """Runs an epoch; returns means of the metrics per seed, [seeds]."""
-        collected = []
-        for item in self._items(epoch):
+        """Runs what is left of an epoch; means of the metrics per seed, [seeds]."""
+        began, collected = time.monotonic(), list(self.inside)
+        chunks = self.task.source.steps_per_epoch // self.options.chunk
+        for item in itertools.islice(self._items(epoch), len(collected), None):
             self.state, metrics = chunk(self.state, self.arrays, item, self.key)
             collected.append(metrics)
+            if self.options.stop is not _never:
+                jax.block_until_ready(collected[-2:-1])  # the device has one to do
+            if self.options.stop() and len(collected) < chunks:
+                self.inside = jax.device_get(collected)
+                self.spent += time.monotonic() - began
+                self._save_inside(epoch)
+                done = f"{len(collected)} of {chunks} chunks"
+                raise self._preempted(f"in epoch {epoch + 1} after {done}")
         collected = jax.device_get(collected)
         return {
             name: np.mean(
@@ -409,31 +458,107 @@ class _Run:
         return f"{message}; last good checkpoint: {good} in {self.folders[number]}"
 
     def _restore(self) -> int:
-        """Takes up the newest checkpoint that all seeds have; returns its epoch."""
+        """Takes up the newest state that all seeds have; returns the epochs behind it.
+
+        A state inside an epoch is left alone where the chunks were of another size.
+        """
         if self.checkpoints[0] is None:
             return 0
         common = set.intersection(*(set(c.epochs()) for c in self.checkpoints))
-        common = {epoch for epoch in common if epoch <= self.options.epochs}
-        if not common:
-            return 0
-        epoch = max(common)
-        lanes = [
-            checkpoints.restore(epoch, self.lane(self.state, number))
-            for number, checkpoints in enumerate(self.checkpoints)
-        ]
-        self.state = self._joined(lanes)
+        epoch = max((e for e in common if e <= self.options.epochs), default=0)
+        if all((folder / INSIDE).is_dir() for folder in self.folders):
+            inside = [Checkpoints(folder / INSIDE) for folder in self.folders]
+            try:
+                steps = self._inside(inside, epoch)
+                if steps:
+                    self._restore_inside(inside, steps)
+                    return steps // self.task.source.steps_per_epoch
+            finally:
+                for checkpoints in inside:
+                    checkpoints.close()
+        if epoch:
+            lanes = [
+                checkpoints.restore(epoch, self.lane(self.state, number))
+                for number, checkpoints in enumerate(self.checkpoints)
+            ]
+            self.state = self._joined(lanes)
         return epoch
+
+    def _inside(self, inside: list[Checkpoints], epoch: int) -> int:
+        """The steps at the newest state of all seeds after `epoch`; 0: there is none.
+
+        Such a state is named by its steps since the start of the run.
+        """
+        size = self.task.source.steps_per_epoch
+        low, high = epoch * size, self.options.epochs * size
+        common = set.intersection(*(set(c.epochs()) for c in inside))
+        fitting = (s for s in common if low < s < high and not s % self.options.chunk)
+        return max(fitting, default=0)
+
+    def _restore_inside(self, inside: list[Checkpoints], steps: int) -> None:
+        done = steps % self.task.source.steps_per_epoch
+        arguments = (self.state, self.arrays, next(self._items(0)), self.key)
+        _, shapes = jax.eval_shape(self._one(), *arguments)
+        like = {
+            "metrics": {k: np.zeros(done, v.dtype) for k, v in shapes.items()},
+            "seconds": np.zeros((), np.float32),
+        }
+        trees: list[Any] = [
+            checkpoints.restore(steps, {**like, "state": self.lane(self.state, number)})
+            for number, checkpoints in enumerate(inside)
+        ]
+        self.state = self._joined([tree["state"] for tree in trees])
+        metrics = jax.device_get(self._joined([tree["metrics"] for tree in trees]))
+        first = range(0, done, self.options.chunk)
+        self.inside = [
+            {k: v[..., i : i + self.options.chunk] for k, v in metrics.items()}
+            for i in first
+        ]
+        self.spent = float(trees[0]["seconds"])
 
     def _save(self, epoch: int) -> None:
         for number, checkpoints in enumerate(self.checkpoints):
             if checkpoints is not None and not self.failed[number]:
                 checkpoints.save(epoch, self.lane(self.state, number))
+                shutil.rmtree(self.folders[number] / INSIDE, ignore_errors=True)
 
-    def _results(self) -> list[Result]:
+    def _save_inside(self, epoch: int) -> None:
+        """Saves the state inside an epoch, and what its row of metrics needs."""
+        done = len(self.inside) * self.options.chunk
+        for number, folder in enumerate(self.folders):
+            if folder is None or self.failed[number]:
+                continue
+            tree = {
+                "metrics": {
+                    name: np.concatenate(
+                        [np.atleast_2d(part[name])[number] for part in self.inside]
+                    )
+                    for name in self.inside[0]
+                },
+                "seconds": np.asarray(self.spent, np.float32),
+                "state": self.lane(self.state, number),
+            }
+            shutil.rmtree(folder / INSIDE, ignore_errors=True)
+            checkpoints = Checkpoints(folder / INSIDE)
+            try:
+                steps = epoch * self.task.source.steps_per_epoch + done
+                checkpoints.save(steps, tree)
+            finally:
+                checkpoints.close()
+
+    def _preempted(self, where: str) -> Preempted:
+        folders = ", ".join(str(folder) for folder in self.folders if folder)
+        saved = f"saved in {folders}" if folders else "nothing saved: no workdir"
+        return Preempted(f"{self.title}: stopped {where}; {saved}")
+
+    def close(self) -> None:
+        """Closes the logs, and frees what writes checkpoints."""
         for log, checkpoints in zip(self.logs, self.checkpoints, strict=True):
             log.close()
             if checkpoints is not None:
                 checkpoints.close()
+
+    def _results(self) -> list[Result]:
         return [
             Result(
                 seed,
