@@ -48,6 +48,7 @@ NETS |= {
     for name, (run, members, averaged) in NETS.items()
 }
 VARIANTS = tuple(NETS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 
 
 def get_config(which: str = "variance_ensemble") -> ConfigDict:

@@ -22,6 +22,7 @@ NETS = {
     "lenet5_gnj": structured,
 }
 VARIANTS = tuple(NETS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 
 
 def get_config(which: str = "lenet5_sparse_vd") -> ConfigDict:

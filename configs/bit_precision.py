@@ -13,6 +13,7 @@ from configs import lenet5_mnist, structured_speed
 
 SCALES = lenet5_mnist.SCALES
 VARIANTS = ("gnj", "ghs", "group_ard", "sparse_vd")
+sweep = lenet5_mnist.all_of(VARIANTS)
 
 
 def get_config(which: str = "gnj") -> ConfigDict:

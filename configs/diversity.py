@@ -28,6 +28,7 @@ NETS = {
     **{name: (f"configs/variance_lenet5.py:{name}", 1) for name in ESTIMATORS},
 }
 VARIANTS = tuple(NETS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 FACTORS = {
     "quick": (0.0, 0.5, 1.0, 2.0, 4.0),
     "short": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),

@@ -22,6 +22,7 @@ VARIANTS = (
     "log_uniform_rational",
     "ard",
 )
+sweep = lenet5_mnist.all_of(VARIANTS)
 
 
 def get_config(which: str = "log_uniform_rational") -> ConfigDict:

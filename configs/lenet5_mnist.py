@@ -15,7 +15,7 @@ expected log likelihood than a constant prediction. We test with running statist
 batch normalization, the authors with those of the test batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -49,6 +49,20 @@ def split(which: str, variants: Sequence[str]) -> tuple[str, str]:
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; choose from {SCALES}")
     return variant, scale
+
+
+def all_of(variants: Sequence[str]) -> Callable[..., tuple[str, ...]]:
+    """The `sweep` of a config whose variants are all worth running at every scale."""
+
+    def sweep(scale: str = "paper") -> tuple[str, ...]:
+        """The variants that a launch at a scale runs."""
+        del scale
+        return tuple(variants)
+
+    return sweep
+
+
+sweep = all_of(VARIANTS)
 
 
 def base(variant: str, scale: str) -> ConfigDict:

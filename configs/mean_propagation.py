@@ -28,6 +28,7 @@ NETS = {
     "dropout": {"net": "configs/lenet5_mnist.py:dropout"},
 }
 VARIANTS = tuple(NETS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 # log10 of kappa0: a wide grid, and where the authors' slides give accuracies.
 THRESHOLDS = (*(step / 2 for step in range(-8, 7)), 2.4, 2.6, 2.8)
 

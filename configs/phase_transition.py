@@ -47,6 +47,7 @@ VARIANTS = (
     "continued",
     "variance",
 )
+sweep = lenet5_mnist.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted")
 EPOCHS = {"quick": 16, "short": 8, "paper": 200}
 AUTHORS_EPOCHS = {"quick": 16, "short": 60, "paper": 200}

@@ -31,6 +31,7 @@ METHODS = ("dropout", "sparse_vd")
 VARIANTS = tuple(
     f"{net}_{method}" for net in ("mnist_fc", "cifar10_vgg") for method in METHODS
 )
+sweep = lenet5_mnist.all_of(VARIANTS)
 SEED = 74632
 RATE = 0.1
 EPOCHS = {

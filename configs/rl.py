@@ -37,6 +37,7 @@ POSTERIORS = {
     "noisy": dict.fromkeys(("dense1", "dense2", "dense3"), NOISY),
 }
 VARIANTS = tuple(f"{game}_{policy}" for game in GAMES for policy in POSTERIORS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 
 
 def get_config(which: str = "cartpole_variance") -> ConfigDict:

@@ -47,6 +47,7 @@ VARIANTS = tuple(
     for method in (*PRIORS, *FITS)
     if (data, method) != ("mnist", "rvm")
 )
+sweep = lenet5_mnist.all_of(VARIANTS)
 EPOCHS = {"quick": 400, "short": 1000, "paper": 5000}
 MNIST_EPOCHS = {"quick": 400, "short": 60, "paper": 15000}
 

@@ -77,6 +77,11 @@ PUBLISHED_SPARSITY = {
 SURGERY_RATES = {net: dict.fromkeys(LAYERS[net], 2.0) for net in LAYERS}
 
 
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """All; where the others have as many epochs, LONG would be the same again."""
+    return tuple(v for v in VARIANTS if scale == "short" or v not in LONG)
+
+
 def get_config(which: str = "lenet_300_100_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = lenet5_mnist.split(which, VARIANTS)

@@ -60,6 +60,7 @@ METHODS = {
     "lenet_500_300": ("original", "sbp", "sparse_vd"),
 }
 VARIANTS = tuple(f"{net}_{method}" for net in METHODS for method in METHODS[net])
+sweep = lenet5_mnist.all_of(VARIANTS)
 # By how much more the KL of a layer counts in sbp_a.
 SBP_A = {"conv1": 40.0, "conv2": 40.0, "dense2": 5.0}
 PRIORS = {

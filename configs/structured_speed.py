@@ -13,6 +13,7 @@ from configs import lenet5_mnist, structured
 
 SCALES = lenet5_mnist.SCALES
 VARIANTS = tuple(v for v in structured.VARIANTS if not v.endswith("_original"))
+sweep = lenet5_mnist.all_of(VARIANTS)
 
 
 def get_config(which: str = "lenet5_sbp") -> ConfigDict:

@@ -20,6 +20,7 @@ from configs import lenet5_mnist
 
 SCALES = lenet5_mnist.SCALES
 VARIANTS = ("variance", "authors", "solutions")
+sweep = lenet5_mnist.all_of(VARIANTS)
 EPOCHS = {"quick": 10, "short": 210, "paper": 210}
 MEMBERS = {"quick": 3, "short": 8, "paper": 20}
 

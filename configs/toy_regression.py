@@ -28,6 +28,7 @@ POSTERIORS = {
     "gaussian": {"dense2": {"kind": "gaussian", "log_var": -4.0}},
 }
 VARIANTS = (*POSTERIORS, "ensemble")
+sweep = lenet5_mnist.all_of(VARIANTS)
 EPOCHS = {"quick": 10, "short": 50, "paper": 200}
 
 

@@ -28,6 +28,7 @@ NETS = {
     "deep_ensemble": (DETERMINISTIC, 5),
 }
 VARIANTS = tuple(NETS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 
 

@@ -60,6 +60,7 @@ VARIANTS = (
     "no_bias",
     *ESTIMATORS,
 )
+sweep = lenet5_mnist.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "det_batch", "stoch_batch", "ens_batch")
 
 

@@ -37,6 +37,7 @@ PRIORS = {
 STARTS = {f"start_{-log_var}": -log_var for log_var in (8, 6, 4, 2, 0)}
 PLAIN = {f"{name}_plain": name for name in NOISE}
 VARIANTS = (*NOISE, *PLAIN, *PRIORS, *STARTS)
+sweep = lenet5_mnist.all_of(VARIANTS)
 MLP_EPOCHS = {"quick": 20, "short": 30, "paper": 200}
 
 

@@ -75,6 +75,14 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CROP_PIXELS = 4
 
 
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """All; at quick, where all data are the digits and all noise on dense1, once."""
+    if scale != "quick":
+        return VARIANTS
+    once = (v for v in VARIANTS if v.startswith("cifar10_"))
+    return tuple(v for v in once if not v.endswith("_dense1"))
+
+
 def get_config(which: str = "cifar10_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = lenet5_mnist.split(which, VARIANTS)

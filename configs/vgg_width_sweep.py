@@ -51,6 +51,11 @@ EPOCHS = {"quick": 20, "short": 15, "paper": 200}
 QUICK = {"blocks": 2, "narrower": 2}
 
 
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """All; of one of the data sets at quick, where both are the digits."""
+    return tuple(v for v in VARIANTS if scale != "quick" or v.startswith("cifar10_"))
+
+
 def get_config(which: str = "cifar10_k1_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = lenet5_mnist.split(which, VARIANTS)

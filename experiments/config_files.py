@@ -10,12 +10,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def load_config(which: str):
     """The config of "configs/<file>.py:<variant>[,<scale>]"."""
     file, _, variant = which.partition(":")
+    return load_module(file).get_config(variant)
+
+
+def load_module(file: str):
+    """A config file: its `get_config`, `sweep`, VARIANTS and SCALES."""
     if str(ROOT) not in sys.path:  # a config may build upon another one
         sys.path.insert(0, str(ROOT))
     spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(variant)
+    return module
 
 
 def split_run(run: str) -> tuple[str, str]:

@@ -153,6 +153,21 @@ def test_one_compiled_step_and_a_column(name, variant, fake_data, one_device):
         assert np.isfinite(evals[column]["nll"])
 
 
+@pytest.mark.parametrize(("name", "module"), list(modules()), ids=lambda x: str(x)[:24])
+def test_a_sweep_names_variants_no_two_of_which_are_the_same(name, module):
+    assert set(module.sweep()) <= set(module.VARIANTS)
+    for scale in module.SCALES:
+        swept = module.sweep(scale)
+        assert swept
+        assert len(set(swept)) == len(swept)
+        assert set(swept) <= set(module.VARIANTS)
+        seen = {}
+        for variant in swept:
+            config = load_config(f"configs/{name}.py:{variant},{scale}").to_dict()
+            del config["variant"]
+            assert seen.setdefault(repr(config), variant) == variant
+
+
 def test_every_table_row_is_a_variant():
     for name in table_specs.names():
         table = table_specs.find(name)
