@@ -1,7 +1,8 @@
 """What the scripts share: the config flag, and errors without a traceback.
 
 Exit codes: 0 done, 1 it could not be done (data, disk, a diverged run), 2 it was asked
-for wrongly (flags, config).
+for wrongly (flags, config), 75 (EX_TEMPFAIL) it was stopped by a signal, and goes on
+from what it saved when it is called again: what a scheduler may requeue.
 """
 
 import re
@@ -10,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.preemption import REQUEUE
 from experiments.table_specs import TableError
 from vnets.checkpoint import WorkdirError
 from vnets.data import DataError
 from vnets.results import RecordError
+from vnets.train import Preempted
 
 
 def define_config():
@@ -51,6 +54,9 @@ def run(main: Callable[[list[str]], int]) -> None:
         except (DataError, RecordError, WorkdirError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except Preempted as stopped:
+            print(stopped, file=sys.stderr)
+            return REQUEUE
 
     app.run(guarded, flags_parser=_parse)
 
@@ -64,7 +70,8 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; a bad config, key or value ends with a message and exit code 2."""
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+        config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+        if isinstance(config, ConfigDict):  # as `define_config` has it
             file = _config_file()
             if not file.is_file():
                 valid = ", ".join(map(str, sorted(Path("configs").glob("*.py"))))

@@ -13,6 +13,7 @@ from jax import random
 from experiments import workdirs
 from experiments.build import ConfigError, pick
 from experiments.config_files import load_config, run_folder
+from experiments.preemption import Preemption
 from vnets import checkpoint, data, edits, results, train
 from vnets.rng import stream
 
@@ -149,13 +150,17 @@ def run(
     seeds: Sequence[int],
     *,
     home: Path = Path("runs"),
+    stale: Path | None = None,
+    stop: Preemption | None = None,
     checkpoint_seconds: float = 60.0,
     keep_every: int = 0,
     tensorboard: bool = False,
 ) -> dict[int, results.Record]:
     """Trains and evaluates a config for some seeds; writes a record for each.
 
-    A workdir that holds an unfinished run of the same config is resumed.
+    A workdir that holds an unfinished run of the same config is resumed, one that has
+    its record is left as it is. One process at a time works in a workdir: of several
+    that want a run, one trains it, and the others wait and take its record.
 
     Args:
       config: ConfigDict; its `seed` is ignored in favour of `seeds`.
@@ -164,6 +169,8 @@ def run(
       seeds: which to run.
       home: folder of this machine's runs, where the nets that it starts from lie, or
         are put.
+      stale: folder to which workdirs of other configs are moved; None refuses them.
+      stop: asks training to save and to stop; None is never.
       checkpoint_seconds: the least time between checkpoints.
       keep_every: epochs between checkpoints that are kept for good; 0 keeps none.
       tensorboard: also write TensorBoard files.
@@ -173,26 +180,52 @@ def run(
 
     Raises:
       ConfigError: a workdir that holds a run of another config.
+      Preempted: `stop` was asked to; the call that comes next goes on from there.
     """
-    plain = workdirs.plain_config(config)
     folders = {seed: Path(workdir(seed)) for seed in seeds}
-    experiment = build(config)
+    if _missing(folders, config):
+        experiment = build(config)
+        with workdirs.held(folders.values()):
+            missing = _missing(folders, config)  # less what others did meanwhile
+            for folder in missing.values() if stale else ():
+                moved = workdirs.set_aside(folder, config, stale)
+                if moved:
+                    print(f"{folder} is of another config: moved to {moved}")
+            _run(
+                experiment,
+                config,
+                run_name,
+                missing,
+                home,
+                stop or Preemption(),
+                checkpoint_seconds=checkpoint_seconds,
+                keep_every=keep_every,
+                tensorboard=tensorboard,
+            )
+    return {
+        seed: workdirs.held_record(folder, config) for seed, folder in folders.items()
+    }
+
+
+def _missing(folders: dict[int, Path], config) -> dict[int, Path]:
+    """Those that have no record of the config."""
+    return {
+        seed: folder
+        for seed, folder in folders.items()
+        if workdirs.held_record(folder, config) is None
+    }
+
+
+def _run(experiment, config, run_name, folders, home, stop, **options) -> None:
+    """Runs the seeds of these workdirs, which are held, and writes their records."""
+    plain = workdirs.plain_config(config)
     environments = {
         seed: workdirs.claim(folder, plain) for seed, folder in folders.items()
     }
     if isinstance(experiment, Study):
-        outcomes = (_study(experiment, config, seed, home) for seed in seeds)
+        outcomes = (_study(experiment, config, seed, home, stop) for seed in folders)
     else:
-        outcomes = _train(
-            experiment,
-            config,
-            folders,
-            home,
-            checkpoint_seconds=checkpoint_seconds,
-            keep_every=keep_every,
-            tensorboard=tensorboard,
-        )
-    records = {}
+        outcomes = _train(experiment, config, folders, home, stop, **options)
     for outcome in outcomes:
         folder = folders[outcome.seed]
         record = results.build(
@@ -210,8 +243,6 @@ def run(
             failed=outcome.failed,
         )
         results.write(folder / workdirs.RECORD, record)
-        records[outcome.seed] = record
-    return records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,13 +255,13 @@ class _Outcome:
     failed: str | None = None
 
 
-def _train(experiment: Experiment, config, folders, home, **options):
+def _train(experiment: Experiment, config, folders, home, stop, **options):
     """Trains and tests; yields an outcome for each seed."""
     nets: dict[int, dict] = {seed: {} for seed in folders}
     warm_start = None
     if experiment.start is not None:
         held = {
-            seed: _trained(home, experiment.start, config.scale, seed)
+            seed: _trained(home, experiment.start, config.scale, seed, stop)
             for seed in folders
         }
         nets = {seed: identities for seed, (_, identities) in held.items()}
@@ -241,17 +272,19 @@ def _train(experiment: Experiment, config, folders, home, **options):
             key = stream(random.key(seed), "start")
             return change(net.params, key), net.collections
 
-    fitted = train.fit(
-        experiment.task,
-        epochs=config.epochs,
-        seeds=list(folders),
-        workdir=folders.__getitem__,
-        warm_start=warm_start,
-        chunk_steps=config.chunk_steps,
-        probe_every=config.probe.every,
-        title=f"{config.variant} {config.scale}",
-        **options,
-    )
+    with stop.deferred():
+        fitted = train.fit(
+            experiment.task,
+            epochs=config.epochs,
+            seeds=list(folders),
+            workdir=folders.__getitem__,
+            warm_start=warm_start,
+            chunk_steps=config.chunk_steps,
+            probe_every=config.probe.every,
+            title=f"{config.variant} {config.scale}",
+            stop=stop,
+            **options,
+        )
     for one in fitted:
         began = time.monotonic()
         measured = Measured({})
@@ -270,11 +303,11 @@ def _train(experiment: Experiment, config, folders, home, **options):
         )
 
 
-def _study(study: Study, config, seed: int, home: Path) -> _Outcome:
+def _study(study: Study, config, seed: int, home: Path, stop: Preemption) -> _Outcome:
     """Measures the nets of other configs, which are trained here if need be."""
     nets, identities = {}, {}
     for name, spec in study.nets.items():
-        nets[name], who = _trained(home, spec, config.scale, seed)
+        nets[name], who = _trained(home, spec, config.scale, seed, stop)
         identities |= who
     began = time.monotonic()
     measured = study.measure(nets, stream(random.key(seed), "evaluate"))
@@ -284,7 +317,7 @@ def _study(study: Study, config, seed: int, home: Path) -> _Outcome:
 
 
 def _trained(
-    home: Path, spec: NetSpec, scale: str, seed: int
+    home: Path, spec: NetSpec, scale: str, seed: int, stop: Preemption
 ) -> tuple[list[Net], dict[str, dict]]:
     """The members of a spec, trained first where they are not, and who they are."""
     config = load_config(f"{spec.run},{scale}")
@@ -293,17 +326,23 @@ def _trained(
         return run_folder(home, spec.run, scale, member)
 
     seeds = spec.seeds(seed)
-    missing = [m for m in seeds if workdirs.held_record(folder(m), config) is None]
-    for member in missing:
-        workdirs.set_aside(folder(member), config, Path(home) / "stale")
+    missing = _missing({member: folder(member) for member in seeds}, config)
     if missing:
         names = ", ".join(map(str, missing))
         print(f"{spec.run}, {scale}: training seeds {names} ...", flush=True)
-        run(config, spec.run, folder, missing, home=home)
+    records = run(
+        config,
+        spec.run,
+        folder,
+        seeds,
+        home=home,
+        stale=Path(home) / "stale",
+        stop=stop,
+    )
     experiment = build(config)
     nets, identities = [], {}
     for member in seeds:
-        record = workdirs.held_record(folder(member), config)
+        record = records[member]
         if record["status"] != "done":
             raise results.RecordError(
                 f"{folder(member)}: this net failed: {record['status']['failed']}"

@@ -1,12 +1,22 @@
 """Trains the rows of a table that have no record yet."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from experiments import core, workdirs
 from experiments.config_files import load_config, run_folder
-from experiments.table_specs import Table
+from experiments.preemption import Preemption
+from experiments.table_specs import Row, Table
 from vnets.results import Record
+
+
+def wanted(
+    table: Table, scale: str, seeds: Sequence[int]
+) -> Iterator[tuple[Row, Sequence[int]]]:
+    """The rows of a table at a scale; of the seeds the first, where there is a cap."""
+    cap = table.scale[scale].seeds
+    for row in table.rows_at(scale):
+        yield row, seeds[: min(filter(None, (row.seeds, cap)), default=None)]
 
 
 def train_missing(
@@ -15,6 +25,7 @@ def train_missing(
     seeds: Sequence[int],
     home: Path,
     rows: Collection[str] = (),
+    stop: Preemption | None = None,
 ) -> dict[Path, Record]:
     """Runs whatever of a table has no record, row by row.
 
@@ -24,32 +35,34 @@ def train_missing(
       seeds: of each row; the first of them where row or scale cap their number.
       home: folder of this machine's runs; see `config_files.run_folder`.
       rows: names of the rows to train; all if empty. Others are shown as they stand.
+      stop: asks training to save and to stop.
 
     Returns:
       The records there are then, by path.
 
     Raises:
-      ConfigError, DataError, WorkdirError, RecordError: see `core.run`.
+      ConfigError, DataError, WorkdirError, RecordError, Preempted: see `core.run`.
     """
-    records, cap = {}, table.scale[scale].seeds
-    for row in table.rows_at(scale):
+    records = {}
+    for row, row_seeds in wanted(table, scale, seeds):
         config = load_config(f"{row.run},{scale}")
 
         def folder(seed: int, run=row.run) -> Path:
             return run_folder(home, run, scale, seed)
 
-        wanted = seeds[: min(filter(None, (row.seeds, cap)), default=None)]
-        missing = [s for s in wanted if workdirs.held_record(folder(s), config) is None]
+        def held(seed: int, config=config, folder=folder) -> Record | None:
+            return workdirs.held_record(folder(seed), config)
+
+        missing = [seed for seed in row_seeds if held(seed) is None]
         if missing and (not rows or row.name in rows):
-            for seed in missing:
-                moved = workdirs.set_aside(folder(seed), config, Path(home) / "stale")
-                if moved:
-                    print(f"{folder(seed)} is of another config: moved to {moved}")
             names = ", ".join(map(str, missing))
             print(f"{row.label}: running seeds {names} ...", flush=True)
-            core.run(config, row.run, folder, missing, home=home)
-        for seed in wanted:
-            record = workdirs.held_record(folder(seed), config)
+            stale = Path(home) / "stale"
+            core.run(
+                config, row.run, folder, missing, home=home, stale=stale, stop=stop
+            )
+        for seed in row_seeds:
+            record = held(seed)
             if record is not None:
                 records[folder(seed) / workdirs.RECORD] = record
     return records

@@ -1,14 +1,21 @@
 """The folder of a run: which config it is of, its record, and what to do with others.
 
 A run marks its folder with its config before anything else (`claim`), and leaves its
-record there at the end; a config that changed since makes both stale.
+record there at the end; a config that changed since makes both stale. Of several
+processes that want the same run one holds it at a time (`held`).
 """
 
+import contextlib
+import errno
+import fcntl
 import functools
 import json
 import os
 import shutil
+import socket
+import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,7 @@ from experiments.config_files import load_config
 from vnets import checkpoint, results
 
 RECORD, CONFIG = "record.json", "config.json"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
 # Fields that came after the first records, by the value that means what was done
 # before: there they are no part of what identifies a row, and its records stay its own.
 LATER = (("precision", "float32"), ("optimizer.accumulate", 1))
@@ -107,6 +115,62 @@ def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
     return names
 
 
+@contextlib.contextmanager
+def held(folders: Iterable[Path]) -> Iterator[None]:
+    """Holds workdirs alone, after whoever holds one of them now.
+
+    By `flock` on a file beside each, `.<name>.lock`, which stays: it moves with no
+    workdir, and nobody can delete it between another's opening and locking it. The
+    kernel lets go of it when its process ends, however it ends, so no lock is ever
+    stale. It holds between the nodes of a cluster on NFS since Linux 2.6.12 (there a
+    node that dies lets go when the server's lease is over, in minutes), GPFS, and
+    Lustre mounted with `flock`; with Lustre's `localflock`, and on BeeGFS unless it is
+    told to, only within a node. Where there are no locks at all, that is said on stderr
+    and nothing is held.
+
+    All are taken in the order of their names, so that two who want some of the same
+    cannot wait for one another.
+
+    Raises:
+      WorkdirError: the lock's file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({Path(folder).absolute() for folder in folders}):
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                path = folder.with_name(f".{folder.name}.lock")
+                file = stack.enter_context(path.open("a+", encoding="utf-8"))
+            except OSError as error:
+                raise checkpoint.WorkdirError(
+                    f"cannot hold workdir {folder}: {error}"
+                ) from error
+            _lock(file, folder)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+def _lock(file, folder: Path) -> None:
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read() or "another process"
+            print(f"{folder}: waiting for {who}, which runs it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"{folder}: no locks on this file system ({error.strerror}); see to it "
+            "that no other process runs the same",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def held_record(folder: Path, config) -> results.Record | None:
     """The folder's record if it is of this config, be it of a failed run.
 
@@ -121,15 +185,21 @@ def held_record(folder: Path, config) -> results.Record | None:
     return record if same else None
 
 
-def set_aside(folder: Path, config, stale: Path) -> Path | None:
-    """Moves a workdir of another config out of the way; nothing is deleted."""
+def other_config(folder: Path, config) -> dict[str, Any] | None:
+    """The config that a folder is marked with, if it is another one."""
     path = Path(folder) / CONFIG
     if not path.exists():
         return None
-    held = json.loads(path.read_text(encoding="utf-8"))["config"]
-    if held == plain_config(config):
+    marked = json.loads(path.read_text(encoding="utf-8"))["config"]
+    return None if marked == plain_config(config) else marked
+
+
+def set_aside(folder: Path, config, stale: Path) -> Path | None:
+    """Moves a workdir of another config out of the way; nothing is deleted."""
+    other = other_config(folder, config)
+    if other is None:
         return None
-    name = "-".join((*Path(folder).parts[-4:], results.config_hash(held)[:8]))
+    name = "-".join((*Path(folder).parts[-4:], results.config_hash(other)[:8]))
     target = stale / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():

@@ -6,10 +6,11 @@
 With an empty table (`--table=`) it reproduces all of them.
 
 Runs lie in RUNS/CONFIG/SCALE/VARIANT/seed<k>, where tables share them. Interrupted, it
-goes on where it was; a run of a config that has changed since is moved to RUNS/stale
-and trained anew.
+goes on where it was (SIGTERM and Ctrl-C save first, and it exits with 75); a run of a
+config that has changed since is moved to RUNS/stale and trained anew.
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ RUNS = flags.DEFINE_string("runs", "runs", "Folder of this machine's runs.")
 
 def main(argv: list[str]) -> int:
     from experiments import reproduce, show, table_specs, tables
+    from experiments.preemption import Preemption
 
     cli.no_arguments(argv)
     specs = table_specs.select(TABLE.value, SCALE.value)
@@ -40,9 +42,10 @@ def main(argv: list[str]) -> int:
     for table in specs:
         if SCALE.value in table.scale:
             began = time.monotonic()
-            records = reproduce.train_missing(
-                table, SCALE.value, range(SEEDS.value), home, ROWS.value
-            )
+            with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
+                records = reproduce.train_missing(
+                    table, SCALE.value, range(SEEDS.value), home, ROWS.value, stop
+                )
             outcome = tables.aggregate(table, SCALE.value, records)
             show.show(home / table.name / SCALE.value, outcome)
             took[table.name] = time.monotonic() - began

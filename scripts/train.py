@@ -3,9 +3,12 @@
     python scripts/train.py --config=configs/lenet5_mnist.py:variance,quick \
         --workdir=runs/mine [--config.epochs=2] [--config.seed=1] [--tensorboard]
 
-Called again with the same workdir it goes on from the last checkpoint.
+Called again with the same workdir it goes on from the last checkpoint. SIGTERM or
+Ctrl-C saves where it is and exits with 75, by which a scheduler requeues; again, it
+ends at once. A net that the run starts from is taken from RUNS, or trained there.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +26,7 @@ CHECKPOINT_SECONDS = flags.DEFINE_float(
 KEEP_EVERY = flags.DEFINE_integer(
     "keep_every", 0, "Epochs between checkpoints kept for good.", lower_bound=0
 )
+RUNS = flags.DEFINE_string("runs", "runs", "Folder of nets that a run starts from.")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
 
 
@@ -31,22 +35,23 @@ def main(argv: list[str]) -> int:
     from rich.table import Table
 
     from experiments import core, workdirs
+    from experiments.preemption import Preemption
 
     cli.no_arguments(argv)
     config = CONFIG.value
     workdir = Path(WORKDIR.value)
-    record = workdirs.held_record(workdir, config)
-    if record is None:
-        records = core.run(
+    with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
+        [record] = core.run(
             config,
             cli.run_name(config),
             lambda _: workdir,
             [config.seed],
+            home=Path(RUNS.value),
+            stop=stop,
             checkpoint_seconds=CHECKPOINT_SECONDS.value,
             keep_every=KEEP_EVERY.value,
             tensorboard=TENSORBOARD.value,
-        )
-        record = records[config.seed]
+        ).values()
     if record["status"] != "done":
         print(record["status"]["failed"], file=sys.stderr)
         return 1

@@ -212,9 +212,11 @@ def test_rows_and_scales_cap_seeds(tmp_path, monkeypatch, row, scale, wanted):
     table = spec(tmp_path, text.replace("[scale.quick]", f"[scale.quick]\n{scale}"))
     ran = {}
     monkeypatch.setattr(reproduce, "load_config", lambda which: None)
-    monkeypatch.setattr(
-        core, "run", lambda config, run, folder, seeds, home: ran.update({run: seeds})
-    )
+
+    def run(config, run, folder, seeds, **kwargs):
+        ran.update({run: seeds})
+
+    monkeypatch.setattr(core, "run", run)
     assert reproduce.train_missing(table, "quick", range(3), tmp_path) == {}
     b_capped = [0] if scale == "seeds = 1" else [0, 1, 2]
     assert ran == {"configs/x.py:a": wanted, "configs/x.py:b": b_capped}
