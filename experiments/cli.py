@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.launch import LaunchError
 from experiments.preemption import REQUEUE
 from experiments.table_specs import TableError
 from vnets.checkpoint import WorkdirError
@@ -51,7 +52,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         except (ConfigError, TableError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except (DataError, RecordError, WorkdirError) as error:
+        except (DataError, LaunchError, RecordError, WorkdirError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except Preempted as stopped:
@@ -71,7 +72,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-        if isinstance(config, ConfigDict):  # as `define_config` has it
+        if config is not None and not isinstance(config, str):  # of `define_config`
             file = _config_file()
             if not file.is_file():
                 valid = ", ".join(map(str, sorted(Path("configs").glob("*.py"))))
