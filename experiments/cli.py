@@ -7,6 +7,7 @@ from what it saved when it is called again: what a scheduler may requeue.
 
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from experiments.preemption import REQUEUE
 from experiments.table_specs import TableError
 from vnets.checkpoint import WorkdirError
 from vnets.data import DataError
+from vnets.parallel import ClusterError, abandon
 from vnets.results import RecordError
 from vnets.train import Preempted
 
@@ -29,6 +31,40 @@ def define_config():
     return config_flags.DEFINE_config_file(
         "config", None, "FILE:VARIANT[,SCALE]; override by --config.FIELD=VALUE."
     )
+
+
+def define_cluster() -> Callable[[], None]:
+    """The flags of a run by several processes.
+
+    Returns:
+      What joins them, to be called before anything that uses a device. Without flags
+      the environment decides (`vnets.parallel.initialize`), and one process stays one.
+    """
+    coordinator = flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, of several."
+    )
+    processes = flags.DEFINE_integer(
+        "processes", None, "How many run this together; 1: this one alone."
+    )
+    process_id = flags.DEFINE_integer("process_id", None, "Which of them this is.")
+    seconds = flags.DEFINE_float(
+        "connect_seconds", 120.0, "Until when all of them must be there."
+    )
+
+    def join() -> None:
+        from vnets import parallel
+
+        try:
+            parallel.initialize(
+                coordinator.value,
+                processes.value,
+                process_id.value,
+                timeout=seconds.value,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    return join
 
 
 def run_name(config) -> str:
@@ -48,16 +84,23 @@ def run(main: Callable[[list[str]], int]) -> None:
     def guarded(argv: list[str]) -> int:
         logging.set_verbosity(logging.WARNING)  # JAX tells of each missing backend
         try:
-            return main(argv)
+            code = main(argv)
         except (ConfigError, TableError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
-        except (DataError, LaunchError, RecordError, WorkdirError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            code = 2
+        except (ClusterError, DataError, LaunchError, RecordError, WorkdirError) as e:
+            print(f"error: {e}", file=sys.stderr)
+            code = 1
         except Preempted as stopped:
             print(stopped, file=sys.stderr)
-            return REQUEUE
+            code = REQUEUE
+        except Exception:
+            traceback.print_exc()
+            abandon(1)
+            raise
+        if code:
+            abandon(code)
+        return code
 
     app.run(guarded, flags_parser=_parse)
 

@@ -14,7 +14,7 @@ from experiments import workdirs
 from experiments.build import ConfigError, pick
 from experiments.config_files import load_config, run_folder
 from experiments.preemption import Preemption
-from vnets import checkpoint, data, edits, results, train
+from vnets import checkpoint, data, edits, parallel, results, train
 from vnets.rng import stream
 
 MODULES = (
@@ -128,11 +128,9 @@ def load_data(spec) -> data.Dataset:
     `train_images` keeps as many, `random_labels_seed` redraws the training labels,
     `noise_features` appends as many to the pixels (`vnets.data.changes`).
     """
-    loaded = data.load(
-        spec.name,
-        labels=spec.labels or None,
-        validation=spec.validation,
-        download=True,
+    options = {"labels": spec.labels or None, "validation": spec.validation}
+    loaded = parallel.after_first(
+        lambda: data.load(spec.name, download=True, **options)
     )
     if "train_images" in spec:
         loaded = data.with_fewer_images(loaded, spec.train_images)
@@ -161,6 +159,8 @@ def run(
     A workdir that holds an unfinished run of the same config is resumed, one that has
     its record is left as it is. One process at a time works in a workdir: of several
     that want a run, one trains it, and the others wait and take its record.
+    Processes that were joined (`parallel.initialize`) count as one: they run it
+    together, in workdirs that all of them see.
 
     Args:
       config: ConfigDict; its `seed` is ignored in favour of `seeds`.
@@ -190,7 +190,7 @@ def run(
             for folder in missing.values() if stale else ():
                 moved = workdirs.set_aside(folder, config, stale)
                 if moved:
-                    print(f"{folder} is of another config: moved to {moved}")
+                    _say(f"{folder} is of another config: moved to {moved}")
             _run(
                 experiment,
                 config,
@@ -242,7 +242,8 @@ def _run(experiment, config, run_name, folders, home, stop, **options) -> None:
             history=outcome.history,
             failed=outcome.failed,
         )
-        results.write(folder / workdirs.RECORD, record)
+        path = folder / workdirs.RECORD
+        parallel.once(lambda path=path, record=record: results.write(path, record))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +330,7 @@ def _trained(
     missing = _missing({member: folder(member) for member in seeds}, config)
     if missing:
         names = ", ".join(map(str, missing))
-        print(f"{spec.run}, {scale}: training seeds {names} ...", flush=True)
+        _say(f"{spec.run}, {scale}: training seeds {names} ...")
     records = run(
         config,
         spec.run,
@@ -374,6 +375,11 @@ def _restored(experiment: Experiment, folder: Path) -> Net:
     like = jax.eval_shape(experiment.task.start, random.key(0))
     state = checkpoint.latest(folder / "checkpoints", like)
     return Net(experiment.model, state.params, state.model.collections)
+
+
+def _say(text: str) -> None:
+    if parallel.is_first():
+        print(text, flush=True)
 
 
 def _describe(dataset: data.Dataset | None, config: dict) -> dict[str, Any]:

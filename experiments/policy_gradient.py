@@ -347,11 +347,13 @@ class Episodes:
         self.batch_size, self.steps_per_epoch = batch_size, updates
         self.n = batch_size * updates
 
-    def chunks(self, key: Key, epoch: int, steps: int) -> Iterator[Any]:
+    def chunks(
+        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+    ) -> Iterator[Any]:
         """The epoch's updates, `steps` at a time, as numbers of episodes."""
         del key, epoch  # the key of an update is the trainer's
         numbers = jnp.arange(self.n, dtype=jnp.int32)
-        yield from numbers.reshape(-1, steps, self.batch_size)
+        yield from numbers.reshape(-1, steps, self.batch_size)[:, :, rows]
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: the numbers of the episodes."""

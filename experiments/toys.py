@@ -60,9 +60,11 @@ class FullBatch:
             "label": jnp.tile(points.label, copies),
         }
 
-    def chunks(self, key: Key, epoch: int, steps: int) -> Iterator[Any]:
+    def chunks(
+        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+    ) -> Iterator[Any]:
         """The epoch's updates, `steps` at a time, by their numbers."""
-        del key, epoch  # nothing is shuffled
+        del key, epoch, rows  # nothing is shuffled, and a number has no rows
         for first in range(0, self.steps_per_epoch, steps):
             last = min(first + steps, self.steps_per_epoch)
             yield jnp.arange(first, last, dtype=jnp.int32)

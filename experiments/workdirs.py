@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.build import ConfigError
 from experiments.config_files import load_config
-from vnets import checkpoint, results
+from vnets import checkpoint, parallel, results
 
 RECORD, CONFIG = "record.json", "config.json"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
@@ -81,12 +81,17 @@ def claim(folder: Path, plain: dict) -> dict:
     """Marks a workdir with the config and the environment that a run starts in.
 
     Returns:
-      The environment of the first start, which a resumed run keeps.
+      The environment of the first start, which a resumed run keeps. Of several
+      processes the first marks the folder, and all get what it returns or raises.
 
     Raises:
       ConfigError: the folder holds a run of another config, naming what differs.
       WorkdirError: it cannot be written.
     """
+    return parallel.once(lambda: _claim(folder, plain))
+
+
+def _claim(folder: Path, plain: dict) -> dict:
     path = folder / CONFIG
     if path.exists():
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -129,11 +134,14 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
     and nothing is held.
 
     All are taken in the order of their names, so that two who want some of the same
-    cannot wait for one another.
+    cannot wait for one another. Of processes that were joined the first holds for all.
 
     Raises:
       WorkdirError: the lock's file cannot be written.
     """
+    if not parallel.is_first():
+        yield
+        return
     with contextlib.ExitStack() as stack:
         for folder in sorted({Path(folder).absolute() for folder in folders}):
             try:
@@ -174,10 +182,16 @@ def _lock(file, folder: Path) -> None:
 def held_record(folder: Path, config) -> results.Record | None:
     """The folder's record if it is of this config, be it of a failed run.
 
+    Of several processes the first looks, so that all go the same way.
+
     Raises:
       RecordError: a record that is damaged.
     """
-    path = Path(folder) / RECORD
+    return parallel.once(lambda: _held_record(Path(folder), config))
+
+
+def _held_record(folder: Path, config) -> results.Record | None:
+    path = folder / RECORD
     if not path.exists():
         return None
     record = results.read(path)
@@ -196,10 +210,14 @@ def other_config(folder: Path, config) -> dict[str, Any] | None:
 
 def set_aside(folder: Path, config, stale: Path) -> Path | None:
     """Moves a workdir of another config out of the way; nothing is deleted."""
+    return parallel.once(lambda: _set_aside(Path(folder), config, stale))
+
+
+def _set_aside(folder: Path, config, stale: Path) -> Path | None:
     other = other_config(folder, config)
     if other is None:
         return None
-    name = "-".join((*Path(folder).parts[-4:], results.config_hash(other)[:8]))
+    name = "-".join((*folder.parts[-4:], results.config_hash(other)[:8]))
     target = stale / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():

@@ -6,6 +6,11 @@
 Called again with the same workdir it goes on from the last checkpoint. SIGTERM or
 Ctrl-C saves where it is and exits with 75, by which a scheduler requeues; again, it
 ends at once. A net that the run starts from is taken from RUNS, or trained there.
+
+Started several times it is one run by several processes: by `srun` or `mpirun` as it
+is, by hand with
+
+    --coordinator=HOST:PORT --processes=2 --process_id=0 (and 1, and so on)
 """
 
 import signal
@@ -27,6 +32,7 @@ KEEP_EVERY = flags.DEFINE_integer(
     "keep_every", 0, "Epochs between checkpoints kept for good.", lower_bound=0
 )
 RUNS = flags.DEFINE_string("runs", "runs", "Folder of nets that a run starts from.")
+JOIN = cli.define_cluster()
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
 
 
@@ -36,8 +42,10 @@ def main(argv: list[str]) -> int:
 
     from experiments import core, workdirs
     from experiments.preemption import Preemption
+    from vnets import parallel
 
     cli.no_arguments(argv)
+    JOIN()
     config = CONFIG.value
     workdir = Path(WORKDIR.value)
     with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
@@ -55,6 +63,8 @@ def main(argv: list[str]) -> int:
     if record["status"] != "done":
         print(record["status"]["failed"], file=sys.stderr)
         return 1
+    if not parallel.is_first():
+        return 0
     table = Table("evaluation", "metrics")
     for name, values in record["evals"].items():
         numbers = (f"{metric} {number:.5g}" for metric, number in values.items())

@@ -78,7 +78,7 @@ def test_losses_and_gradients_are_the_same(count, by_count):
 def test_mesh_takes_all_devices_or_those_given(one_device):
     assert parallel.mesh().size == jax.device_count()
     assert one_device.size == 1
-    assert parallel.mesh(jax.devices()[2:4]).devices.tolist() == jax.devices()[2:4]
+    assert parallel.mesh(jax.devices()[2:4]).devices.tolist() == [jax.devices()[2:4]]
 
 
 def test_batches_are_split_and_parameters_are_not():

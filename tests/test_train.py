@@ -268,10 +268,10 @@ def test_projection_holds_after_each_update(split, one_device):
 def test_streamed_equals_resident_batches(split, one_device):
     resident = sources.Resident(split, BATCH)
 
-    def epochs(seed, epoch):
+    def epochs(seed, epoch, rows):
         # The order that a resident source would take for seed 0.
         order = np.asarray(next(resident.chunks(random.key(0), epoch, 5)))
-        for row in order:
+        for row in order[:, rows]:
             image = split.image[row].astype(np.float32) / 255
             yield {"image": image, "label": split.label[row]}
 
@@ -327,7 +327,7 @@ def test_half_precision_learns_alike(split, one_device, kind):
 
 def test_short_stream_is_an_error(split, one_device):
     batch = {"image": np.zeros((BATCH, 4, 4, 1), np.float32), "label": np.zeros(BATCH)}
-    source = sources.Streamed(lambda seed, epoch: iter([batch]), 40, BATCH)
+    source = sources.Streamed(lambda seed, epoch, rows: iter([batch]), 40, BATCH)
     with pytest.raises(ValueError, match="ended before 5 batches"):
         fit(make_task(split, source=source), one_device)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from vnets import parallel
+
 MARGIN = 16 * 2**20  # for records, logs and the file system itself
 KEPT = 2
 
@@ -19,7 +21,8 @@ class Checkpoints:
     """The checkpoints under one folder; the newest two are kept, and others on demand.
 
     Orbax writes into a temporary folder and renames it, so a kill at any moment leaves
-    the earlier ones whole.
+    the earlier ones whole. Several processes open, save and restore together, in a
+    folder that all of them see; arrays then must lie on devices of all.
     """
 
     def __init__(self, folder: Path | str, keep_every: int = 0):
@@ -51,8 +54,9 @@ class Checkpoints:
 
         Args:
           epoch: one of `epochs()`.
-          like: a tree of the same structure (arrays or shapes); without it Orbax would
-            return dictionaries in place of posterior nodes.
+          like: a tree of the same structure: arrays, which say on which devices the
+            restored ones go, or shapes, for a device of this process; without it Orbax
+            would return dictionaries in place of posterior nodes.
 
         Raises:
           ValueError: the checkpoint does not hold such a tree.
@@ -96,7 +100,8 @@ def latest(folder: Path | str, like):
 
 
 def _abstract(leaf):
-    sharding = getattr(leaf, "sharding", None)
+    # Not the devices that it was saved from: they may not be here.
+    sharding = getattr(leaf, "sharding", None) or parallel.here()
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

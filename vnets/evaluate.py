@@ -4,7 +4,7 @@
     evaluate(model, variables, split, EVALS["ens"], key)  ->  {"accuracy": ..., ...}
 
 Samples are drawn under `vmap` over keys, so whatever comes before the first noisy layer
-is computed once for all of them.
+is computed once for all of them. The images of a batch are split over devices.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vnets import backend, edits, metrics, priors
+from vnets import backend, edits, metrics, parallel, priors
 from vnets.data import Split
 from vnets.layers import TEST, Mode
 from vnets.rng import stream
@@ -127,7 +127,12 @@ def _predict(model, variables, x, samples: int, mode: Mode, key: Key) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _batch_sums(
-    model: Any, samples: int, mode: Mode, prepare: Callable, forms: backend.Forms
+    model: Any,
+    samples: int,
+    mode: Mode,
+    prepare: Callable,
+    on: jax.sharding.Mesh,
+    forms: backend.Forms,
 ) -> Callable:
     """Compiled sums of batch number i of a resident split.
 
@@ -141,16 +146,24 @@ def _batch_sums(
         rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
         inside = rows < n
         rows = jnp.minimum(rows, n - 1)  # the rows outside count for nothing
-        x = prepare(images[rows])
+        x, label = prepare(images[rows]), labels[rows]
+        x, label, inside = parallel.shard_batch(on, (x, label, inside))
         log_p = _predict(model, variables, x, samples, mode, stream(key, index))
-        return metrics.sums(log_p, labels[rows], inside.astype(jnp.float32))
+        return metrics.sums(log_p, label, inside.astype(jnp.float32))
 
-    return backend.jit(run, static_argnames="batch_size")
+    return backend.jit(
+        run, static_argnames="batch_size", out_shardings=parallel.replicated(on)
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _batch_likelihoods(
-    model: Any, samples: int, mode: Mode, prepare: Callable, forms: backend.Forms
+    model: Any,
+    samples: int,
+    mode: Mode,
+    prepare: Callable,
+    on: jax.sharding.Mesh,
+    forms: backend.Forms,
 ) -> Callable:
     """Compiled sums over batch i of the mean log likelihood and of right answers."""
     del forms
@@ -161,6 +174,7 @@ def _batch_likelihoods(
         inside = rows < n
         rows = jnp.minimum(rows, n - 1)
         x, label = prepare(images[rows]), labels[rows]
+        x, label, inside = parallel.shard_batch(on, (x, label, inside))
         draws = sample_predictions(
             model, variables, x, samples, mode, stream(key, index)
         )
@@ -171,7 +185,24 @@ def _batch_likelihoods(
             jnp.sum(jnp.where(inside, right, False)),
         )
 
-    return backend.jit(run, static_argnames="batch_size")
+    return backend.jit(
+        run, static_argnames="batch_size", out_shardings=parallel.replicated(on)
+    )
+
+
+def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_size):
+    """What a compiled function of `make` gives for each batch, on one device."""
+    on = parallel.mesh() if on is None else parallel.flat(on)
+    parallel.check_mesh(on)
+    run = make(model, spec.samples, spec.mode, prepare, on, backend.forms())
+    n = len(split.label)
+    batch_size = min(batch_size, n)
+    arguments = parallel.replicate(
+        on, (variables, jnp.asarray(split.image), jnp.asarray(split.label), key)
+    )
+    for i in range(-(-n // batch_size)):
+        part = run(*arguments, np.int32(i), batch_size=batch_size)
+        yield parallel.settled(on, part)
 
 
 def elbo(
@@ -185,6 +216,7 @@ def elbo(
     batch_size: int = 500,
     mode: Mode = TEST,
     prepare: Callable[[Array], Array] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, float]:
     """The evidence lower bound on a whole split, its two terms apart.
 
@@ -198,20 +230,18 @@ def elbo(
       batch_size: images at once; times `samples` are in memory.
       mode: estimator, and the statistics of batch normalization.
       prepare: pixels to inputs; `to_float` by default.
+      mesh: as in `evaluate`.
 
     Returns:
       data_term (sum over the split of E[log p], nats), kl (nats; of an improper prior
       up to its constant), elbo (their difference), accuracy of the averaged
       prediction, samples.
     """
-    run = _batch_likelihoods(model, samples, mode, prepare or to_float, backend.forms())
-    images, labels = jnp.asarray(split.image), jnp.asarray(split.label)
-    n = len(labels)
-    batch_size = min(batch_size, n)
-    parts = [
-        run(variables, images, labels, key, np.int32(i), batch_size=batch_size)
-        for i in range(-(-n // batch_size))
-    ]
+    make, spec = _batch_likelihoods, EvalSpec(samples=samples, mode=mode)
+    change = prepare or to_float
+    parts = list(
+        _each_batch(make, mesh, model, spec, change, variables, split, key, batch_size)
+    )
     data_term = float(np.sum([float(part[0]) for part in parts]))
     right = sum(int(part[1]) for part in parts)
     divergence = float(priors.kl(variables["params"], prior))
@@ -219,7 +249,7 @@ def elbo(
         "data_term": data_term,
         "kl": divergence,
         "elbo": data_term - divergence,
-        "accuracy": right / n,
+        "accuracy": right / len(split.label),
         "samples": samples,
     }
 
@@ -237,8 +267,11 @@ def evaluate(
     key: Key,
     batch_size: int = 500,
     prepare: Callable[[Array], Array] = to_float,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, float]:
     """Tests a net on a whole split; exact for any size, whatever the batch.
+
+    Among several processes all call it, with the same arguments.
 
     Args:
       model: hashable, with `apply` as in `predict`; compiled once per spec.
@@ -248,6 +281,8 @@ def evaluate(
       key: of the edit and of the samples.
       batch_size: images at once; times `spec.samples` are in memory.
       prepare: pixels to inputs.
+      mesh: devices that each batch is split over (`parallel.mesh`); all by default.
+        Their number need not divide it, and changes no draw.
 
     Returns:
       accuracy (0 to 1), nll (nats), brier, ece, samples, and sparsity, the fraction of
@@ -255,13 +290,10 @@ def evaluate(
     """
     params = spec.edit(variables["params"], stream(key, "edit"))
     variables = {**variables, "params": params}
-    run = _batch_sums(model, spec.samples, spec.mode, prepare, backend.forms())
-    images, labels = jnp.asarray(split.image), jnp.asarray(split.label)
-    batch_size = min(batch_size, len(labels))
-    parts = [
-        run(variables, images, labels, key, np.int32(i), batch_size=batch_size)
-        for i in range(-(-len(labels) // batch_size))
-    ]
+    make = _batch_sums
+    parts = _each_batch(
+        make, mesh, model, spec, prepare, variables, split, key, batch_size
+    )
     result = functools.reduce(lambda a, b: a + b, parts).compute()
     result["sparsity"] = metrics.sparsity(params)
     return {**result, "samples": spec.samples}

@@ -4,6 +4,8 @@ import contextlib
 import json
 from pathlib import Path
 
+from vnets import parallel
+
 METRICS = "metrics.jsonl"
 
 
@@ -14,6 +16,7 @@ class Log:
         """Opens a log that continues after `epochs_done` epochs.
 
         Rows of later epochs, from before a kill, are dropped: they will come again.
+        Of several processes all have the rows, and the first writes.
         """
         self.rows: list[dict] = []
         self._file = self._board = None
@@ -22,6 +25,9 @@ class Log:
         path = Path(folder) / METRICS
         if epochs_done and path.exists():
             self.rows = [row for row in read(path) if row["epoch"] <= epochs_done]
+        parallel.barrier()  # all have read
+        if not parallel.is_first():
+            return
         path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:

@@ -3,6 +3,10 @@
 A source hands out an epoch as chunks of K batches; `train.fit` compiles K steps as one.
 For a resident set a chunk is K rows of indices into arrays that stay on the device; for
 a streamed one it is the K batches themselves.
+
+Among several processes each makes only some rows of a batch, those that its devices
+hold: `chunks(key, epoch, steps, rows)`. Key and epoch alone decide what the whole batch
+is, so it is the same one however many processes there are.
 """
 
 import functools
@@ -31,6 +35,8 @@ def _check(n: int, batch_size: int) -> None:
 
 class Resident:
     """A data set in device memory, in a new random order each epoch.
+
+    Each device holds all of it and gathers its own rows of a batch.
 
     The examples beyond the last whole batch of an epoch are left out of it; which ones
     they are differs from epoch to epoch.
@@ -64,11 +70,20 @@ class Resident:
         }
         self._prepare, self._augment = prepare, augment
 
-    def chunks(self, key: Key, epoch: int, steps: int) -> Iterator[Any]:
-        """The epoch's batches, `steps` at a time, in the form that `batch` takes."""
+    def chunks(
+        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+    ) -> Iterator[Any]:
+        """The epoch's batches, `steps` at a time, in the form that `batch` takes.
+
+        Args:
+          key: of the order.
+          epoch: from 0 on.
+          steps: K.
+          rows: of each batch, that are wanted here; all by default.
+        """
         order = _permutation(key, epoch, self.n, self.batch_size)
         for first in range(0, self.steps_per_epoch, steps):
-            yield order[first : first + steps]
+            yield order[first : first + steps, rows]
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
@@ -93,16 +108,19 @@ class Streamed:
 
     def __init__(
         self,
-        epochs: Callable[[int, int], Iterator[dict[str, np.ndarray]]],
+        epochs: Callable[[int, int, slice], Iterator[dict[str, np.ndarray]]],
         n: int,
         batch_size: int,
     ):
         """Wraps a maker of batches.
 
         Args:
-          epochs: (seed, epoch) -> the batches of that epoch, n // batch_size trees of
-            equal shapes with "image" (as the net takes it) and "label". The same
-            arguments must give the same batches, or a resumed run would differ.
+          epochs: (seed, epoch, rows) -> the batches of that epoch, n // batch_size
+            trees of equal shapes with "image" (as the net takes it) and "label", each
+            array [rows, ...]. Seed and epoch decide what the whole batches are: the
+            same arguments must give the same batches, or a resumed run would differ,
+            and `rows` (a slice with start and stop, all B with one process) must give
+            these rows of them, or more processes would train on other data.
           n: examples in the data set, which scales the KL.
           batch_size: B.
         """
@@ -111,10 +129,17 @@ class Streamed:
         self.steps_per_epoch = n // batch_size
         self._epochs = epochs
 
-    def chunks(self, key: Key, epoch: int, steps: int) -> Iterator[Any]:
-        """The epoch's batches, stacked `steps` at a time; too few are an error."""
+    def chunks(
+        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+    ) -> Iterator[Any]:
+        """The epoch's batches, or these rows of them, stacked `steps` at a time.
+
+        Raises:
+          ValueError: too few batches.
+        """
         seed = int(random.bits(stream(key, "order")))
-        batches = iter(self._epochs(seed, epoch))
+        start, stop, _ = rows.indices(self.batch_size)
+        batches = iter(self._epochs(seed, epoch, slice(start, stop)))
         for _ in range(0, self.steps_per_epoch, steps):
             group = [batch for _, batch in zip(range(steps), batches, strict=False)]
             if len(group) < steps:

@@ -70,7 +70,8 @@ class Task:
       optimizer: an optax transformation.
       source: `sources.Resident` or `Streamed`; its `batch` gets a key of its own.
       project: (params, step) -> params after each update (`vnets.projections`).
-      probe: (params, collections, key) -> {name: float}, after each epoch.
+      probe: (params, collections, key) -> {name: float}, after each epoch; called by
+        each process, with arrays on one device of its own.
       locate: (params, state, batch, key) -> the name of the first layer whose output is
         not finite, or None; for the message about a failed seed.
     """
@@ -123,7 +124,7 @@ class Result:
 
     Attributes:
       seed: the seed.
-      state: after the last good step.
+      state: after the last good step, on one device of this process.
       history: one row per epoch: epoch, means of the loss's metrics, probes, seconds.
       failed: None, or where and in which layer the loss ceased to be finite.
       compile_seconds: of the step, shared by all seeds of the call.
@@ -191,7 +192,7 @@ def fit(
       chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
         steps is taken.
       vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster
-        on this backend.
+        on this backend, and side by side on a mesh that splits seeds.
       checkpoint_seconds: the least time between checkpoints, taken at ends of epochs.
       keep_every: epochs between checkpoints that are kept for good, besides the newest
         two; 0 keeps no others.
@@ -201,16 +202,20 @@ def fit(
       show_progress: False never shows it.
       stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
         from running more than one chunk ahead of the device. Of several processes that
-        train together, all must be told the same at the same chunk.
-      mesh: devices to use (`parallel.mesh`); all by default.
+        train together, what one is told counts for all.
+      mesh: devices to use (`parallel.mesh`); all by default, along "data". With
+        `parallel.mesh(seeds=2)` half of the seeds side by side are on each half.
 
     Returns:
       A result for each seed, in order. A seed that failed does not stop the others.
 
     Raises:
       WorkdirError: a workdir that cannot be written, or a full disk, before any step.
-      ValueError: bad epochs, or a batch that does not divide over the devices.
       Preempted: `stop` said so; without a workdir nothing was saved.
+      ClusterError: processes that do not see the same checkpoints.
+      ValueError: bad epochs, a batch or seeds that do not divide over the devices,
+        a mesh that splits seeds which are trained in turn, or that leaves out a
+        process.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
@@ -219,15 +224,25 @@ def fit(
     if keep_every < 0:
         raise ValueError(f"keep_every must be at least 0, not {keep_every}")
     mesh = parallel.mesh() if mesh is None else mesh
+    parallel.check_mesh(mesh)
     parallel.check_batch(mesh, task.source.batch_size)
+    splits_seeds = mesh.shape[parallel.SEEDS] > 1
     if vectorize is None:
-        vectorize = backend.forms().seeds == "vmapped"
+        vectorize = splits_seeds or backend.forms().seeds == "vmapped"
+    if splits_seeds and not vectorize:
+        raise ValueError(
+            "seeds in turn cannot be split over a mesh: take vectorize=True, or "
+            "parallel.mesh(seeds=1)"
+        )
+    if vectorize:
+        parallel.check_seeds(mesh, len(seeds))
     groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
     if workdir is not None:
         like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
         kept = KEPT + _divided(epochs, keep_every) + (stop is not None)
         for seed in seeds:
-            check_workdir(workdir(seed), like, kept)
+            folder = Path(workdir(seed))
+            parallel.once(lambda folder=folder: check_workdir(folder, like, kept))
     options = _Options(
         epochs,
         sources.divisor(task.source.steps_per_epoch, chunk_steps),
@@ -236,7 +251,7 @@ def fit(
         probe_every,
         tensorboard,
         show_progress,
-        stop or _never,
+        _never if stop is None else lambda: parallel.any_of(stop()),
         mesh,
     )
     compiled: dict = {}
@@ -255,6 +270,11 @@ def fit(
 
 def _never() -> bool:
     return False
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a folder, if it is there; of several processes the first does."""
+    parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _divided(epochs: int, every: int) -> int:
@@ -284,12 +304,12 @@ class _Run:
         self.title, self.compiled = title, compiled
         self.vmapped = len(seeds) > 1
         keys = [random.key(seed) for seed in seeds]
-        self.key = jnp.stack(keys) if self.vmapped else keys[0]
-        self.state: Any = jax.device_put(
-            self._start(warm_start), parallel.replicated(options.mesh)
-        )
-        self.arrays = jax.device_put(
-            task.source.arrays, parallel.replicated(options.mesh)
+        key = jnp.stack(keys) if self.vmapped else keys[0]
+        self.state: Any = self._placed(self._start(warm_start, key))
+        self.key = self._placed(key)
+        self.arrays = parallel.replicate(options.mesh, task.source.arrays)
+        self.lanes, self.rows = parallel.share(
+            options.mesh, len(seeds), task.source.batch_size
         )
         self.folders: list[Any] = [workdir(seed) if workdir else None for seed in seeds]
         self.checkpoints: list[Any] = [
@@ -306,18 +326,25 @@ class _Run:
         self.failed: list[str | None] = [None] * len(seeds)
         self.compile_seconds = 0.0
 
-    def _start(self, warm_start) -> TrainState:
+    def _placed(self, tree):
+        """What each seed has one of, laid over the mesh."""
+        place = parallel.place_seeds if self.vmapped else parallel.replicate
+        return place(self.options.mesh, tree)
+
+    def _start(self, warm_start, key: Key) -> TrainState:
         """The states of all seeds before the first step."""
         if warm_start is not None:
             # Copies: the step consumes its state, and these arrays are the caller's.
             given = [jax.tree.map(jnp.copy, warm_start(seed)) for seed in self.seeds]
             return self._joined([self.task.begin(*start) for start in given])
         start = jax.vmap(self.task.start) if self.vmapped else self.task.start
-        return backend.jit(start)(self.key)
+        return backend.jit(start)(key)
 
-    def lane(self, tree, number: int):
-        """One seed's part of a tree."""
-        return jax.tree.map(lambda x: x[number], tree) if self.vmapped else tree
+    def lane(self, number: int) -> TrainState:
+        """One seed's state, on all devices."""
+        if not self.vmapped:
+            return self.state
+        return parallel.take(self.options.mesh, self.state, number)
 
     def _joined(self, trees):
         """One tree from one for each seed; the inverse of `lane`."""
@@ -329,12 +356,16 @@ class _Run:
         chunk = self._compile()
         options, saved = self.options, time.monotonic()
         with monitor.progress(
-            self.title, options.epochs, self.done, options.show_progress
+            self.title,
+            options.epochs,
+            self.done,
+            options.show_progress and parallel.is_first(),
         ) as advance:
             for epoch in range(self.done, options.epochs):
                 began = time.monotonic()
                 metrics = self._epoch(chunk, epoch)
-                alive = np.atleast_1d(np.asarray(self.state.alive))
+                alive = parallel.fetch(self.options.mesh, self.state.alive)
+                alive = np.atleast_1d(alive)
                 seconds = (time.monotonic() - began + self.spent) / len(self.seeds)
                 self.inside, self.spent = [], 0.0
                 last = epoch + 1 == options.epochs
@@ -355,7 +386,7 @@ class _Run:
                 kept = _divided(done, keep) > _divided(epoch, keep)
                 due = time.monotonic() - saved >= options.checkpoint_seconds
                 stopping = options.stop() and not last
-                if last or kept or due or stopping:
+                if last or kept or stopping or parallel.once(lambda due=due: due):
                     self._save(done)
                     saved = time.monotonic()
                 advance(_summary(self.logs))
@@ -371,26 +402,39 @@ class _Run:
         if size not in self.compiled:
             began = time.monotonic()
             example = next(self._items(self.done))
-            jitted = backend.jit(self._one(), donate_argnums=0)
+            # The state comes out as it goes in, the metrics for every process to read.
+            placed = jax.tree.map(lambda x: x.sharding, self.state)
+            jitted = backend.jit(
+                self._one(),
+                donate_argnums=0,
+                out_shardings=(placed, parallel.replicated(self.options.mesh)),
+            )
             lowered = jitted.lower(self.state, self.arrays, example, self.key)
             self.compiled[size] = lowered.compile()
+            parallel.barrier()  # the others may have been faster
             self.compile_seconds = time.monotonic() - began
         return self.compiled[size]
 
     def _one(self) -> Callable:
         """A chunk of all seeds, to be compiled."""
-        one = functools.partial(_chunk, self.task, self.options.mesh)
-        return jax.vmap(one, in_axes=(0, None, 0, 0)) if self.vmapped else one
+        on = self.options.mesh
+        one = functools.partial(_chunk, self.task, on)
+        if not self.vmapped:
+            return one
+        return parallel.vmap_seeds(on, one, in_axes=(0, None, 0, 0))
 
     def _items(self, epoch: int):
-        """Chunks of an epoch, stacked over the seeds."""
+        """Chunks of an epoch, stacked over the seeds; this process makes its part."""
+        source, chunk = self.task.source, self.options.chunk
         chunks = [
-            self.task.source.chunks(random.key(seed), epoch, self.options.chunk)
-            for seed in self.seeds
+            source.chunks(random.key(self.seeds[number]), epoch, chunk, self.rows)
+            for number in self.lanes
         ]
+        side_by_side = len(self.seeds) if self.vmapped else None
         for parts in zip(*chunks, strict=True):
-            item = self._joined(parts)
-            yield jax.device_put(item, parallel.replicated(self.options.mesh))
+            yield parallel.place_chunk(
+                self.options.mesh, self._joined(parts), source.batch_size, side_by_side
+            )
 
     def _epoch(self, chunk, epoch: int) -> dict[str, np.ndarray]:
         """Runs what is left of an epoch; means of the metrics per seed, [seeds]."""
@@ -419,14 +463,14 @@ class _Run:
         if self.task.probe is None:
             return {}
         began = time.monotonic()
-        state = self.lane(self.state, number)
+        state = parallel.own(self.lane(number))
         key = stream(random.key(self.seeds[number]), "probe", epoch)
         values = self.task.probe(state.params, state.model.collections, key)
         return values | {"probe_seconds": time.monotonic() - began}
 
     def _explain(self, number: int, epoch: int) -> str:
         """Where and why a seed stopped, from the last good state."""
-        state = self.lane(self.state, number)
+        state = parallel.own(self.lane(number))
         at = int(state.model.step) - epoch * self.task.source.steps_per_epoch
         key = random.key(self.seeds[number])
         chunks = list(self.task.source.chunks(key, epoch, self.options.chunk))
@@ -465,7 +509,13 @@ class _Run:
         if self.checkpoints[0] is None:
             return 0
         common = set.intersection(*(set(c.epochs()) for c in self.checkpoints))
-        epoch = max((e for e in common if e <= self.options.epochs), default=0)
+        common = {epoch for epoch in common if epoch <= self.options.epochs}
+        epoch = max(common, default=0)
+        parallel.same(
+            "the epoch of their newest checkpoint",
+            epoch,
+            f"{self.folders[0]} must be on a disk that all of them share",
+        )
         if all((folder / INSIDE).is_dir() for folder in self.folders):
             inside = [Checkpoints(folder / INSIDE) for folder in self.folders]
             try:
@@ -478,10 +528,10 @@ class _Run:
                     checkpoints.close()
         if epoch:
             lanes = [
-                checkpoints.restore(epoch, self.lane(self.state, number))
+                checkpoints.restore(epoch, self.lane(number))
                 for number, checkpoints in enumerate(self.checkpoints)
             ]
-            self.state = self._joined(lanes)
+            self.state = self._placed(self._joined(lanes))
         return epoch
 
     def _inside(self, inside: list[Checkpoints], epoch: int) -> int:
@@ -504,10 +554,10 @@ class _Run:
             "seconds": np.zeros((), np.float32),
         }
         trees: list[Any] = [
-            checkpoints.restore(steps, {**like, "state": self.lane(self.state, number)})
+            checkpoints.restore(steps, {**like, "state": self.lane(number)})
             for number, checkpoints in enumerate(inside)
         ]
-        self.state = self._joined([tree["state"] for tree in trees])
+        self.state = self._placed(self._joined([tree["state"] for tree in trees]))
         metrics = jax.device_get(self._joined([tree["metrics"] for tree in trees]))
         first = range(0, done, self.options.chunk)
         self.inside = [
@@ -519,8 +569,8 @@ class _Run:
     def _save(self, epoch: int) -> None:
         for number, checkpoints in enumerate(self.checkpoints):
             if checkpoints is not None and not self.failed[number]:
-                checkpoints.save(epoch, self.lane(self.state, number))
-                shutil.rmtree(self.folders[number] / INSIDE, ignore_errors=True)
+                checkpoints.save(epoch, self.lane(number))
+                _remove(self.folders[number] / INSIDE)
 
     def _save_inside(self, epoch: int) -> None:
         """Saves the state inside an epoch, and what its row of metrics needs."""
@@ -536,9 +586,9 @@ class _Run:
                     for name in self.inside[0]
                 },
                 "seconds": np.asarray(self.spent, np.float32),
-                "state": self.lane(self.state, number),
+                "state": self.lane(number),
             }
-            shutil.rmtree(folder / INSIDE, ignore_errors=True)
+            _remove(folder / INSIDE)
             checkpoints = Checkpoints(folder / INSIDE)
             try:
                 steps = epoch * self.task.source.steps_per_epoch + done
@@ -562,7 +612,7 @@ class _Run:
         return [
             Result(
                 seed,
-                self.lane(self.state, number),
+                parallel.own(self.lane(number)),
                 self.logs[number].rows,
                 self.failed[number],
                 self.compile_seconds,

@@ -1,0 +1,72 @@
+"""Devices and processes: the only place that knows how many of either there are.
+
+Everything else is written for one big device. `devices` has the mesh and how batches,
+seeds and parameters lie on it; `processes` has what several processes, on one host or
+many, must settle between them.
+"""
+
+from vnets.parallel.devices import (
+    DATA,
+    SEEDS,
+    check_batch,
+    check_seeds,
+    fetch,
+    flat,
+    here,
+    mesh,
+    own,
+    place_chunk,
+    place_seeds,
+    replicate,
+    replicated,
+    settled,
+    shard_batch,
+    share,
+    take,
+    vmap_seeds,
+)
+from vnets.parallel.processes import (
+    ClusterError,
+    abandon,
+    after_first,
+    any_of,
+    barrier,
+    check_mesh,
+    initialize,
+    is_first,
+    once,
+    same,
+    several,
+)
+
+__all__ = [
+    "DATA",
+    "SEEDS",
+    "ClusterError",
+    "abandon",
+    "after_first",
+    "any_of",
+    "barrier",
+    "check_batch",
+    "check_mesh",
+    "check_seeds",
+    "fetch",
+    "flat",
+    "here",
+    "initialize",
+    "is_first",
+    "mesh",
+    "once",
+    "own",
+    "place_chunk",
+    "place_seeds",
+    "replicate",
+    "replicated",
+    "same",
+    "settled",
+    "several",
+    "shard_batch",
+    "share",
+    "take",
+    "vmap_seeds",
+]
