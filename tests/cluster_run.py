@@ -1,12 +1,16 @@
 """One of several processes that train together; what `test_processes.py` starts.
 
-    python -m tests.cluster_run FOLDER EPOCHS SOURCE COORDINATOR PROCESSES PROCESS_ID
+    python -m tests.cluster_run FOLDER KIND COORDINATOR PROCESSES PROCESS_ID [DIES_AT]
 
-Prints a line once it has joined, and leaves what it found in FOLDER/<process>.json.
+Leaves what it found in FOLDER/<process>.json. DIES_AT is an epoch in which it kills
+itself.
 """
 
 import json
+import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -27,61 +31,65 @@ from vnets import (
     train,
 )
 
-BATCH, SEEDS = 48, (3, 4)
+N, BATCH, EPOCHS, SEEDS = 240, 48, 4, (3, 4)
 
 
 def streamed(split, made):
-    """The resident source's batches, made on the host; notes which rows were."""
+    """Batches in a new order each epoch, made on the host; notes which rows were."""
 
     def epochs(seed, epoch, rows):
         made.add((rows.start, rows.stop))
-        rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(len(split.label))
-        for first in range(0, len(order) - BATCH + 1, BATCH):
+        order = np.random.default_rng((seed, epoch)).permutation(N)
+        for first in range(0, N, BATCH):
             chosen = order[first : first + BATCH][rows]
             image = split.image[chosen].astype(np.float32) / 255
             yield {"image": image, "label": split.label[chosen]}
 
-    return sources.Streamed(epochs, len(split.label), BATCH)
+    return sources.Streamed(epochs, N, BATCH)
 
 
-def main(folder: Path, epochs: int, kind: str) -> dict:
-    """Trains on the digits; kind is "resident", "streamed" or "seeds"."""
-    digits = data.load("digits")
-    image = digits.train.image[:480, ::4, ::4]
-    split = data.Split(image, digits.train.label[:480])
+def main(folder: Path, kind: str, mesh=None, dies_at: int = 0) -> dict:
+    """Trains on the digits; kind is "resident", "streamed" or "seeds": side by side."""
+    digits = data.load("digits").train
+    split = data.Split(digits.image[:N, ::4, ::4], digits.label[:N])
     model = nets.MLP((16,), 10, posteriors={"dense1": posteriors.gaussian(-4.0)})
     made: set = set()
-    source = streamed(split, made)
-    if kind != "streamed":
-        source = sources.Resident(split, BATCH)
-    key = random.key(9)
-    spec = evaluate.EvalSpec(samples=3)
+    epochs_done = []
+    resident = sources.Resident(split, BATCH)
+    key, spec = random.key(9), evaluate.EvalSpec(samples=3)
 
-    def probe(params, collections, key):
+    def probe(params, collections, _):
+        epochs_done.append(1)
+        if len(epochs_done) == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         variables = {"params": params, **collections}
-        return {"ens": evaluate.evaluate(model, variables, split, spec, key)["nll"]}
+        # In batches that neither two nor eight devices divide.
+        options = {"batch_size": 67, "mesh": mesh}
+        return evaluate.evaluate(model, variables, split, spec, key, **options)
 
     task = train.Task(
-        init=train.initializer(model, jnp.zeros((1, *image.shape[1:]), jnp.float32)),
-        loss=objectives.classification_loss(model, priors.standard_normal(1.0), 480),
+        init=train.initializer(
+            model, jnp.zeros((1, *split.image.shape[1:]), jnp.float32)
+        ),
+        loss=objectives.classification_loss(model, priors.standard_normal(1.0), N),
         optimizer=optax.adam(1e-2),
-        source=source,
+        source=streamed(split, made) if kind == "streamed" else resident,
         probe=probe,
     )
     together = kind == "seeds"
     fitted = train.fit(
         task,
-        epochs=epochs,
+        epochs=EPOCHS,
         seeds=SEEDS if together else SEEDS[:1],
         workdir=lambda seed: folder / str(seed),
         checkpoint_seconds=0.0,
         vectorize=together,
-        mesh=parallel.mesh(seeds=2 if together else 1),
+        mesh=parallel.mesh(seeds=2) if together and mesh is None else mesh,
         show_progress=False,
     )
     return {
         "rows": sorted(made),
+        "epochs": len(epochs_done),
         "draw": np.asarray(random.normal(key, (4,))).tolist(),
         "histories": [one.history for one in fitted],
         "params": [
@@ -92,8 +100,13 @@ def main(folder: Path, epochs: int, kind: str) -> dict:
 
 
 if __name__ == "__main__":
-    where, count, which, address, processes, number = sys.argv[1:]
-    parallel.initialize(address, int(processes), int(number), timeout=60)
-    print(f"joined, {jax.process_count()} processes", flush=True)
-    found = main(Path(where), int(count), which)
+    where, which, address, processes, number, *dies = sys.argv[1:]
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    parallel.initialize(address, int(processes), int(number), timeout=120)
+    try:
+        found = main(Path(where), which, dies_at=int(dies[0]) if dies else 0)
+    except Exception:
+        traceback.print_exc()
+        parallel.abandon(1)
+        raise
     (Path(where) / f"{number}.json").write_text(json.dumps(found))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import backend, edits
+from vnets import backend, edits, parallel
 from vnets.data import Split
 from vnets.evaluate import EvalSpec, elbo, evaluate, predict, standard_evals
 from vnets.layers import Mode
@@ -217,3 +217,18 @@ def test_the_data_term_averages_logarithms_not_probabilities(split):
     got = elbo(net, variables, split, log_uniform, random.key(0), samples=20)
     ens = evaluate(net, variables, split, EvalSpec(samples=20), random.key(0))
     assert got["data_term"] < -N * ens["nll"]
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("batch_size", [16, 7])
+def test_the_number_of_devices_changes_nothing(
+    noisy, split, one_device, count, batch_size
+):
+    net, variables = noisy
+    spec, key = EvalSpec(samples=3), random.key(5)
+    mesh = parallel.mesh(jax.devices()[:count])
+    expected, found = (
+        evaluate(net, variables, split, spec, key, batch_size, mesh=on)
+        for on in (one_device, mesh)
+    )
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -1,5 +1,8 @@
 """Laws of the devices: their number changes neither the draws nor the results."""
 
+import ast
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +109,73 @@ def test_uneven_batches_are_refused(size, message):
 def test_even_batches_pass(one_device):
     parallel.check_batch(parallel.mesh(), 24)
     parallel.check_batch(one_device, 7)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 8])
+def test_seeds_and_data_share_the_devices(seeds):
+    on = parallel.mesh(seeds=seeds)
+    assert on.shape == {parallel.SEEDS: seeds, parallel.DATA: 8 // seeds}
+    assert parallel.flat(on) == parallel.mesh()
+
+
+@pytest.mark.parametrize("seeds", [0, 3])
+def test_a_mesh_that_does_not_come_out_even_is_refused(seeds):
+    with pytest.raises(ValueError, match="try 1 or 2 or 4 or 8"):
+        parallel.mesh(seeds=seeds)
+
+
+def test_one_process_holds_all_seeds_and_rows():
+    lanes, rows = parallel.share(parallel.mesh(seeds=2), 6, 16)
+    assert (lanes, rows) == (range(6), slice(0, 16))
+
+
+def test_chunks_are_split_over_seeds_and_rows():
+    on = parallel.mesh(seeds=2)
+    chunk = {
+        "image": np.arange(2 * 3 * 16 * 5, dtype=np.float32).reshape(2, 3, 16, 5),
+        "number": np.arange(6, dtype=np.int32).reshape(2, 3),
+    }
+    placed = parallel.place_chunk(on, chunk, 16, seeds=2)
+    shapes = {
+        name: {shard.data.shape for shard in leaf.addressable_shards}
+        for name, leaf in placed.items()
+    }
+    assert shapes == {"image": {(1, 3, 4, 5)}, "number": {(1, 3)}}
+    for name, leaf in placed.items():
+        np.testing.assert_array_equal(leaf, chunk[name])
+    with pytest.raises(ValueError, match="16 rows of a batch in place of 24, 0 to 23"):
+        parallel.place_chunk(on, chunk, 24, seeds=2)
+
+
+def test_a_seed_is_taken_and_owned():
+    on = parallel.mesh(seeds=4)
+    state = parallel.place_seeds(on, jnp.arange(8, dtype=jnp.float32))
+    np.testing.assert_array_equal(parallel.fetch(on, state), np.arange(8))
+    one = parallel.own(parallel.take(on, state, 5))
+    assert one.sharding.device_set == {jax.devices()[0]}
+    assert float(one) == 5
+
+
+KNOWS = {"device_count", "devices", "local_devices", "process_count", "process_index"}
+
+
+def test_nobody_else_knows_how_many_there_are():
+    """Records tell what they ran on (`results`); everything else asks `parallel`."""
+    root = Path(parallel.__file__).resolve().parents[2]
+    files = [
+        path
+        for package in ("vnets", "experiments", "scripts")
+        for path in (root / package).rglob("*.py")
+    ]
+    found = {
+        path.relative_to(root).as_posix()
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in KNOWS
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "jax"
+    }
+    parts = {"vnets/parallel/devices.py", "vnets/parallel/processes.py"}
+    # The benchmark measures one device and says so.
+    assert found == parts | {"vnets/results.py", "experiments/bench/lenet5.py"}
