@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -153,7 +154,7 @@ def test_the_script_writes_and_prints_once_and_resumes(tmp_path):
     while all(one.poll() is None for one in started) and not (
         log.exists() and log.read_bytes()
     ):
-        pass
+        time.sleep(0.05)
     started[1].send_signal(signal.SIGKILL)
     codes, ended = finish(started)
     assert codes[1] == -signal.SIGKILL
@@ -161,7 +162,7 @@ def test_the_script_writes_and_prints_once_and_resumes(tmp_path):
     codes, ((out, err), (silent, _)) = finish(both(tmp_path / "two"))
     assert codes == [0, 0], err
     assert "Record:" in out
-    assert silent == ""
+    assert "Record:" not in silent  # gloo itself prints a line there
     one, other = (
         json.loads((tmp_path / name / "record.json").read_text())
         for name in ("one", "two")
