@@ -21,7 +21,7 @@ from experiments.preemption import REQUEUE
 from experiments.table_specs import TableError
 from vnets.checkpoint import WorkdirError
 from vnets.data import DataError
-from vnets.parallel import ClusterError, abandon
+from vnets.parallel import ClusterError, abandon, several
 from vnets.results import RecordError
 from vnets.train import Preempted
 
@@ -95,8 +95,9 @@ def run(main: Callable[[list[str]], int]) -> None:
             print(stopped, file=sys.stderr)
             code = REQUEUE
         except Exception:
-            traceback.print_exc()
-            abandon(1)
+            if several():
+                traceback.print_exc()
+                abandon(1)
             raise
         if code:
             abandon(code)
