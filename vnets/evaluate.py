@@ -125,6 +125,15 @@ def _predict(model, variables, x, samples: int, mode: Mode, key: Key) -> Array:
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(samples))
 
 
+def _batch(on, images: Array, labels: Array, index: Array, batch_size: int):
+    """Inside jit: batch number i and which rows of it count, split over the mesh."""
+    n = images.shape[0]
+    rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    inside = rows < n
+    rows = jnp.minimum(rows, n - 1)  # the rows outside count for nothing
+    return parallel.shard_batch(on, (images[rows], labels[rows], inside))
+
+
 @functools.lru_cache(maxsize=64)
 def _batch_sums(
     model: Any,
@@ -142,12 +151,8 @@ def _batch_sums(
     del forms  # what is traced depends on them, so the cache must too
 
     def run(variables, images, labels, key, index, batch_size):
-        n = images.shape[0]
-        rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-        inside = rows < n
-        rows = jnp.minimum(rows, n - 1)  # the rows outside count for nothing
-        x, label = prepare(images[rows]), labels[rows]
-        x, label, inside = parallel.shard_batch(on, (x, label, inside))
+        image, label, inside = _batch(on, images, labels, index, batch_size)
+        x = prepare(image)
         log_p = _predict(model, variables, x, samples, mode, stream(key, index))
         return metrics.sums(log_p, label, inside.astype(jnp.float32))
 
@@ -169,12 +174,8 @@ def _batch_likelihoods(
     del forms
 
     def run(variables, images, labels, key, index, batch_size):
-        n = images.shape[0]
-        rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-        inside = rows < n
-        rows = jnp.minimum(rows, n - 1)
-        x, label = prepare(images[rows]), labels[rows]
-        x, label, inside = parallel.shard_batch(on, (x, label, inside))
+        image, label, inside = _batch(on, images, labels, index, batch_size)
+        x = prepare(image)
         draws = sample_predictions(
             model, variables, x, samples, mode, stream(key, index)
         )

@@ -67,7 +67,7 @@ def build(net: str, batch: int, steps: int) -> timing.Thunk:
     mesh, key = parallel.mesh(jax.devices()[:1]), random.key(0)
     state = jax.jit(task.start)(key)
     item = next(source.chunks(key, 0, steps))
-    chunk = functools.partial(train._chunk, task, mesh)
+    chunk = functools.partial(train.train_chunk, task, mesh)
     arguments = (state, source.arrays, item, key)
     compiled = backend.jit(chunk, donate_argnums=0).lower(*arguments).compile()
 

@@ -1,37 +1,26 @@
-"""One trainer for every model: `fit` over a loss and a source of batches.
-
-    loss(params, state, batch, key) -> (value, (state, metrics))
-
-A chunk of K steps is compiled as one `lax.scan`. Keys come from the seed, the step and
-the name of their use, so a resumed run equals an uninterrupted one bit for bit on the
-same machine. A step whose loss or gradient is not finite changes nothing, and neither
-does any step after it: the state stays the last good one, and other seeds go on.
-"""
+"""Seeds that are trained side by side: epochs, probes, checkpoints, and going on."""
 
 import dataclasses
 import functools
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import struct
-from jax import lax, random
+from jax import random
 
-from vnets import backend, monitor, parallel, sources
-from vnets.checkpoint import KEPT, Checkpoints, check_workdir
+from vnets import backend, monitor, parallel
+from vnets.checkpoint import Checkpoints
 from vnets.edits import path_name
-from vnets.objectives import ModelState
 from vnets.posteriors import is_posterior
-from vnets.projections import Projection, nothing
 from vnets.rng import stream
-from vnets.types import Array, Key, Params
+from vnets.train.task import TrainState, train_chunk
+from vnets.types import Key
 
 INSIDE = "preempted"  # in a workdir: the state inside an epoch where a run was stopped
 
@@ -41,81 +30,6 @@ class Preempted(BaseException):
 
     It is no `Exception`, so that nothing on its way up takes it for a failed run.
     """
-
-
-@struct.dataclass
-class TrainState:
-    """Everything that training changes; what a checkpoint holds.
-
-    Attributes:
-      params: tree with posterior nodes.
-      model: step counter and the model's other collections.
-      opt_state: the optimizer's.
-      alive: False once a loss or gradient was not finite; bool scalar.
-    """
-
-    params: Params
-    model: ModelState
-    opt_state: Any
-    alive: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained; the same for all seeds.
-
-    Attributes:
-      init: key -> (params, collections).
-      loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
-      optimizer: an optax transformation.
-      source: `sources.Resident` or `Streamed`; its `batch` gets a key of its own.
-      project: (params, step) -> params after each update (`vnets.projections`).
-      probe: (params, collections, key) -> {name: float}, after each epoch; called by
-        each process, with arrays on one device of its own.
-      locate: (params, state, batch, key) -> the name of the first layer whose output is
-        not finite, or None; for the message about a failed seed.
-    """
-
-    init: Callable[[Key], tuple[Params, dict]]
-    loss: Callable
-    optimizer: optax.GradientTransformation
-    source: Any
-    project: Projection = nothing
-    probe: Callable[[Params, dict, Key], dict[str, float]] | None = None
-    locate: Callable[..., str | None] | None = None
-
-    def start(self, key: Key) -> TrainState:
-        """The state before the first step."""
-        return self.begin(*self.init(stream(key, "init")))
-
-    def begin(self, params: Params, collections: dict) -> TrainState:
-        """The state before the first step from given parameters."""
-        return TrainState(
-            params=params,
-            model=ModelState(jnp.zeros((), jnp.int32), collections),
-            opt_state=self.optimizer.init(params),
-            alive=jnp.ones((), jnp.bool_),
-        )
-
-
-def initializer(
-    model, example: Array, **kwargs
-) -> Callable[[Key], tuple[Params, dict]]:
-    """`Task.init` of a Flax model, or of one that `layers.stochastic` made.
-
-    Args:
-      model: has `init(rngs, x, **kwargs)`.
-      example: an input of any batch size, [B, ...].
-      **kwargs: what the model needs besides, such as a `mode` whose estimator fits its
-        noise.
-    """
-
-    def init(key: Key) -> tuple[Params, dict]:
-        rngs = {"params": key, "noise": stream(key, "noise")}
-        variables = dict(model.init(rngs, example, **kwargs))
-        return variables.pop("params"), variables
-
-    return init
 
 
 @dataclasses.dataclass
@@ -137,138 +51,8 @@ class Result:
     compile_seconds: float
 
 
-def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
-    """One update; returns the new state and the metrics of the batch."""
-    key_batch = stream(key, "augment", state.model.step)
-    batch = parallel.shard_batch(mesh, task.source.batch(arrays, item, key_batch))
-    (value, (model, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
-        state.params, state.model, batch, stream(key, "noise", state.model.step)
-    )
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
-    done = model.step + 1
-    new = TrainState(
-        params=task.project(optax.apply_updates(state.params, updates), done),
-        model=model.replace(step=done),
-        opt_state=opt_state,
-        alive=state.alive & finite,
-    )
-    kept = jax.tree.map(functools.partial(jnp.where, new.alive), new, state)
-    return kept.replace(alive=new.alive), metrics
-
-
-def fit(
-    task: Task,
-    *,
-    epochs: int,
-    seeds: Sequence[int],
-    workdir: Callable[[int], Path] | None = None,
-    warm_start: Callable[[int], tuple[Params, dict]] | None = None,
-    chunk_steps: int = 50,
-    vectorize: bool | None = None,
-    checkpoint_seconds: float = 60.0,
-    keep_every: int = 0,
-    probe_every: int = 1,
-    tensorboard: bool = False,
-    title: str = "training",
-    show_progress: bool = True,
-    stop: Callable[[], bool] | None = None,
-    mesh=None,
-) -> list[Result]:
-    """Trains a task for several seeds, resuming each from its checkpoints.
-
-    Asked to stop, it saves the state where it is, inside an epoch too, and the next
-    call goes on from there: the batches behind it are not trained on again (a streamed
-    source makes those of the epoch again, and they are dropped).
-
-    Args:
-      task: what to train.
-      epochs: in all, those of an earlier call included.
-      seeds: one run each.
-      workdir: seed -> folder for checkpoints, metrics.jsonl and TensorBoard; nothing is
-        written without it.
-      warm_start: seed -> (params, collections) that training starts from, in place of
-        `task.init`; nodes may be of other types than there.
-      chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
-        steps is taken.
-      vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster
-        on this backend, and side by side on a mesh that splits seeds.
-      checkpoint_seconds: the least time between checkpoints, taken at ends of epochs.
-      keep_every: epochs between checkpoints that are kept for good, besides the newest
-        two; 0 keeps no others.
-      probe_every: epochs between probes; the last epoch always has one.
-      tensorboard: also write TensorBoard files into the workdir.
-      title: for the progress display, which shows on a terminal only.
-      show_progress: False never shows it.
-      stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
-        from running more than one chunk ahead of the device. Of several processes that
-        train together, what one is told counts for all.
-      mesh: devices to use (`parallel.mesh`); all by default, along "data". With
-        `parallel.mesh(seeds=2)` half of the seeds side by side are on each half.
-
-    Returns:
-      A result for each seed, in order. A seed that failed does not stop the others.
-
-    Raises:
-      WorkdirError: a workdir that cannot be written, or a full disk, before any step.
-      Preempted: `stop` said so; without a workdir nothing was saved.
-      ClusterError: processes that do not see the same checkpoints.
-      ValueError: bad epochs, a batch or seeds that do not divide over the devices,
-        a mesh that splits seeds which are trained in turn, or that leaves out a
-        process.
-    """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}")
-    if probe_every < 1:
-        raise ValueError(f"probe_every must be at least 1, not {probe_every}")
-    if keep_every < 0:
-        raise ValueError(f"keep_every must be at least 0, not {keep_every}")
-    mesh = parallel.mesh() if mesh is None else mesh
-    parallel.check_mesh(mesh)
-    parallel.check_batch(mesh, task.source.batch_size)
-    splits_seeds = mesh.shape[parallel.SEEDS] > 1
-    if vectorize is None:
-        vectorize = splits_seeds or backend.forms().seeds == "vmapped"
-    if splits_seeds and not vectorize:
-        raise ValueError(
-            "seeds in turn cannot be split over a mesh: take vectorize=True, or "
-            "parallel.mesh(seeds=1)"
-        )
-    if vectorize:
-        parallel.check_seeds(mesh, len(seeds))
-    groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
-    if workdir is not None:
-        like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
-        kept = KEPT + _divided(epochs, keep_every) + (stop is not None)
-        for seed in seeds:
-            folder = Path(workdir(seed))
-            parallel.once(lambda folder=folder: check_workdir(folder, like, kept))
-    options = _Options(
-        epochs,
-        sources.divisor(task.source.steps_per_epoch, chunk_steps),
-        checkpoint_seconds,
-        keep_every,
-        probe_every,
-        tensorboard,
-        show_progress,
-        _never if stop is None else lambda: parallel.any_of(stop()),
-        mesh,
-    )
-    compiled: dict = {}
-    results = []
-    for number, group in enumerate(groups, start=1):
-        name = f"{title} seed {', '.join(map(str, group))} ({number}/{len(groups)})"
-        if options.stop():
-            raise Preempted(f"{name}: stopped before it began")
-        run = _Run(task, group, workdir, warm_start, options, compiled, name)
-        try:
-            results.extend(run.train())
-        finally:
-            run.close()
-    return results
-
-
-def _never() -> bool:
+def never() -> bool:
+    """The `stop` of a run that nobody stops."""
     return False
 
 
@@ -277,12 +61,15 @@ def _remove(folder: Path) -> None:
     parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-def _divided(epochs: int, every: int) -> int:
+def divided(epochs: int, every: int) -> int:
+    """How many times `every` has passed; 0 is never."""
     return epochs // every if every else 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Options:
+class Options:
+    """The arguments of `fit` that all its runs share; `chunk` is steps at once."""
+
     epochs: int
     chunk: int
     checkpoint_seconds: float
@@ -294,11 +81,11 @@ class _Options:
     mesh: Any
 
 
-class _Run:
+class Run:
     """Seeds that are trained side by side: one, or several under vmap."""
 
     def __init__(
-        self, task, seeds, workdir, warm_start, options: _Options, compiled, title
+        self, task, seeds, workdir, warm_start, options: Options, compiled, title
     ):
         self.task, self.seeds, self.options = task, seeds, options
         self.title, self.compiled = title, compiled
@@ -383,7 +170,7 @@ class _Run:
                 if all(self.failed):
                     break
                 done, keep = epoch + 1, options.keep_every
-                kept = _divided(done, keep) > _divided(epoch, keep)
+                kept = divided(done, keep) > divided(epoch, keep)
                 due = time.monotonic() - saved >= options.checkpoint_seconds
                 stopping = options.stop() and not last
                 if last or kept or stopping or parallel.once(lambda due=due: due):
@@ -418,7 +205,7 @@ class _Run:
     def _one(self) -> Callable:
         """A chunk of all seeds, to be compiled."""
         on = self.options.mesh
-        one = functools.partial(_chunk, self.task, on)
+        one = functools.partial(train_chunk, self.task, on)
         if not self.vmapped:
             return one
         return parallel.vmap_seeds(on, one, in_axes=(0, None, 0, 0))
@@ -443,7 +230,7 @@ class _Run:
         for item in itertools.islice(self._items(epoch), len(collected), None):
             self.state, metrics = chunk(self.state, self.arrays, item, self.key)
             collected.append(metrics)
-            if self.options.stop is not _never:
+            if self.options.stop is not never:
                 jax.block_until_ready(collected[-2:-1])  # the device has one to do
             if self.options.stop() and len(collected) < chunks:
                 self.inside = jax.device_get(collected)
@@ -619,13 +406,6 @@ class _Run:
             )
             for number, seed in enumerate(self.seeds)
         ]
-
-
-def _chunk(task: Task, mesh, state: TrainState, arrays, items, key: Key):
-    """K steps; items have a leading axis of K."""
-    return lax.scan(
-        lambda carry, item: step(task, mesh, carry, arrays, item, key), state, items
-    )
 
 
 def _bad_layers(grads) -> str:

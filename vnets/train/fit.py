@@ -1,0 +1,132 @@
+"""One trainer for every model: `fit` over a loss and a source of batches.
+
+    loss(params, state, batch, key) -> (value, (state, metrics))
+
+A chunk of K steps is compiled as one `lax.scan`. Keys come from the seed, the step and
+the name of their use, so a resumed run equals an uninterrupted one bit for bit on the
+same machine. A step whose loss or gradient is not finite changes nothing, and neither
+does any step after it: the state stays the last good one, and other seeds go on.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from jax import random
+
+from vnets import backend, parallel, sources
+from vnets.checkpoint import KEPT, check_workdir
+from vnets.train.run import Options, Preempted, Result, Run, divided, never
+from vnets.train.task import Task
+from vnets.types import Params
+
+
+def fit(
+    task: Task,
+    *,
+    epochs: int,
+    seeds: Sequence[int],
+    workdir: Callable[[int], Path] | None = None,
+    warm_start: Callable[[int], tuple[Params, dict]] | None = None,
+    chunk_steps: int = 50,
+    vectorize: bool | None = None,
+    checkpoint_seconds: float = 60.0,
+    keep_every: int = 0,
+    probe_every: int = 1,
+    tensorboard: bool = False,
+    title: str = "training",
+    show_progress: bool = True,
+    stop: Callable[[], bool] | None = None,
+    mesh=None,
+) -> list[Result]:
+    """Trains a task for several seeds, resuming each from its checkpoints.
+
+    Asked to stop, it saves the state where it is, inside an epoch too, and the next
+    call goes on from there: the batches behind it are not trained on again (a streamed
+    source makes those of the epoch again, and they are dropped).
+
+    Args:
+      task: what to train.
+      epochs: in all, those of an earlier call included.
+      seeds: one run each.
+      workdir: seed -> folder for checkpoints, metrics.jsonl and TensorBoard; nothing is
+        written without it.
+      warm_start: seed -> (params, collections) that training starts from, in place of
+        `task.init`; nodes may be of other types than there.
+      chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
+        steps is taken.
+      vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster
+        on this backend, and side by side on a mesh that splits seeds.
+      checkpoint_seconds: the least time between checkpoints, taken at ends of epochs.
+      keep_every: epochs between checkpoints that are kept for good, besides the newest
+        two; 0 keeps no others.
+      probe_every: epochs between probes; the last epoch always has one.
+      tensorboard: also write TensorBoard files into the workdir.
+      title: for the progress display, which shows on a terminal only.
+      show_progress: False never shows it.
+      stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
+        from running more than one chunk ahead of the device. Of several processes that
+        train together, what one is told counts for all.
+      mesh: devices to use (`parallel.mesh`); all by default, along "data". With
+        `parallel.mesh(seeds=2)` half of the seeds side by side are on each half.
+
+    Returns:
+      A result for each seed, in order. A seed that failed does not stop the others.
+
+    Raises:
+      WorkdirError: a workdir that cannot be written, or a full disk, before any step.
+      Preempted: `stop` said so; without a workdir nothing was saved.
+      ClusterError: processes that do not see the same checkpoints.
+      ValueError: bad epochs, a batch or seeds that do not divide over the devices,
+        a mesh that splits seeds which are trained in turn, or that leaves out a
+        process.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    if probe_every < 1:
+        raise ValueError(f"probe_every must be at least 1, not {probe_every}")
+    if keep_every < 0:
+        raise ValueError(f"keep_every must be at least 0, not {keep_every}")
+    mesh = parallel.mesh() if mesh is None else mesh
+    parallel.check_mesh(mesh)
+    parallel.check_batch(mesh, task.source.batch_size)
+    splits_seeds = mesh.shape[parallel.SEEDS] > 1
+    if vectorize is None:
+        vectorize = splits_seeds or backend.forms().seeds == "vmapped"
+    if splits_seeds and not vectorize:
+        raise ValueError(
+            "seeds in turn cannot be split over a mesh: take vectorize=True, or "
+            "parallel.mesh(seeds=1)"
+        )
+    if vectorize:
+        parallel.check_seeds(mesh, len(seeds))
+    groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
+    if workdir is not None:
+        like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
+        kept = KEPT + divided(epochs, keep_every) + (stop is not None)
+        for seed in seeds:
+            folder = Path(workdir(seed))
+            parallel.once(lambda folder=folder: check_workdir(folder, like, kept))
+    options = Options(
+        epochs,
+        sources.divisor(task.source.steps_per_epoch, chunk_steps),
+        checkpoint_seconds,
+        keep_every,
+        probe_every,
+        tensorboard,
+        show_progress,
+        never if stop is None else lambda: parallel.any_of(stop()),
+        mesh,
+    )
+    compiled: dict = {}
+    results = []
+    for number, group in enumerate(groups, start=1):
+        name = f"{title} seed {', '.join(map(str, group))} ({number}/{len(groups)})"
+        if options.stop():
+            raise Preempted(f"{name}: stopped before it began")
+        run = Run(task, group, workdir, warm_start, options, compiled, name)
+        try:
+            results.extend(run.train())
+        finally:
+            run.close()
+    return results

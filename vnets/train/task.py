@@ -1,0 +1,120 @@
+"""What is trained: the task, its state, and one compiled step after another."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from vnets import parallel
+from vnets.objectives import ModelState
+from vnets.projections import Projection, nothing
+from vnets.rng import stream
+from vnets.types import Array, Key, Params
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes; what a checkpoint holds.
+
+    Attributes:
+      params: tree with posterior nodes.
+      model: step counter and the model's other collections.
+      opt_state: the optimizer's.
+      alive: False once a loss or gradient was not finite; bool scalar.
+    """
+
+    params: Params
+    model: ModelState
+    opt_state: Any
+    alive: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained; the same for all seeds.
+
+    Attributes:
+      init: key -> (params, collections).
+      loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
+      optimizer: an optax transformation.
+      source: `sources.Resident` or `Streamed`; its `batch` gets a key of its own.
+      project: (params, step) -> params after each update (`vnets.projections`).
+      probe: (params, collections, key) -> {name: float}, after each epoch; called by
+        each process, with arrays on one device of its own.
+      locate: (params, state, batch, key) -> the name of the first layer whose output is
+        not finite, or None; for the message about a failed seed.
+    """
+
+    init: Callable[[Key], tuple[Params, dict]]
+    loss: Callable
+    optimizer: optax.GradientTransformation
+    source: Any
+    project: Projection = nothing
+    probe: Callable[[Params, dict, Key], dict[str, float]] | None = None
+    locate: Callable[..., str | None] | None = None
+
+    def start(self, key: Key) -> TrainState:
+        """The state before the first step."""
+        return self.begin(*self.init(stream(key, "init")))
+
+    def begin(self, params: Params, collections: dict) -> TrainState:
+        """The state before the first step from given parameters."""
+        return TrainState(
+            params=params,
+            model=ModelState(jnp.zeros((), jnp.int32), collections),
+            opt_state=self.optimizer.init(params),
+            alive=jnp.ones((), jnp.bool_),
+        )
+
+
+def initializer(
+    model, example: Array, **kwargs
+) -> Callable[[Key], tuple[Params, dict]]:
+    """`Task.init` of a Flax model, or of one that `layers.stochastic` made.
+
+    Args:
+      model: has `init(rngs, x, **kwargs)`.
+      example: an input of any batch size, [B, ...].
+      **kwargs: what the model needs besides, such as a `mode` whose estimator fits its
+        noise.
+    """
+
+    def init(key: Key) -> tuple[Params, dict]:
+        rngs = {"params": key, "noise": stream(key, "noise")}
+        variables = dict(model.init(rngs, example, **kwargs))
+        return variables.pop("params"), variables
+
+    return init
+
+
+def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
+    """One update; returns the new state and the metrics of the batch."""
+    key_batch = stream(key, "augment", state.model.step)
+    batch = parallel.shard_batch(mesh, task.source.batch(arrays, item, key_batch))
+    (value, (model, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
+        state.params, state.model, batch, stream(key, "noise", state.model.step)
+    )
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
+    done = model.step + 1
+    new = TrainState(
+        params=task.project(optax.apply_updates(state.params, updates), done),
+        model=model.replace(step=done),
+        opt_state=opt_state,
+        alive=state.alive & finite,
+    )
+    kept = jax.tree.map(functools.partial(jnp.where, new.alive), new, state)
+    return kept.replace(alive=new.alive), metrics
+
+
+def train_chunk(task: Task, mesh, state: TrainState, arrays, items, key: Key):
+    """K steps; items have a leading axis of K."""
+    return lax.scan(
+        lambda carry, item: step(task, mesh, carry, arrays, item, key), state, items
+    )
