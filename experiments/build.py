@@ -28,6 +28,7 @@ from vnets.estimators import ESTIMATORS
 from vnets.layers import PRECISIONS, Mode
 from vnets.objectives import knots
 from vnets.posteriors import (
+    AdaptiveDropout,
     Factory,
     Gaussian,
     Multiplicative,
@@ -42,6 +43,7 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "multiplicative": posteriors.multiplicative,
     "variance": posteriors.variance,
     "dropout": posteriors.dropout,
+    "adaptive_dropout": posteriors.adaptive_dropout,
     "masked": pruning.masked,
     "structured": scales.structured,
     "group_normal_jeffreys": scales.group_normal_jeffreys,
@@ -263,7 +265,7 @@ def _faster_log_alpha(factor: float) -> optax.GradientTransformation:
     def scale(node):
         if isinstance(node, Scaled):
             return node.replace(scale=scale(node.scale), weight=scale(node.weight))
-        if isinstance(node, Multiplicative):
+        if isinstance(node, Multiplicative | AdaptiveDropout):
             return node.replace(log_alpha=factor * node.log_alpha)
         if isinstance(node, Gaussian):
             return node.replace(log_var=factor * node.log_var)

@@ -18,7 +18,14 @@ from experiments.core import Experiment, NetSpec, load_data
 from vnets import data, edits, evaluate, objectives, sources, train
 from vnets.edits import path_name
 from vnets.layers import Mode
-from vnets.posteriors import is_noisy, is_posterior, log_alpha
+from vnets.posteriors import (
+    AdaptiveDropout,
+    Posterior,
+    Scaled,
+    is_noisy,
+    is_posterior,
+    log_alpha,
+)
 from vnets.priors import kl
 from vnets.rng import stream
 from vnets.types import Params
@@ -59,9 +66,23 @@ class Classifier:
     total_steps: int
 
     @property
-    def test(self) -> data.Split:
-        """What is evaluated: the validation split, if there is one."""
+    def probed(self) -> data.Split:
+        """What probes see while training: the validation split, if there is one."""
         return self.dataset.validation or self.dataset.test
+
+    @property
+    def test(self) -> data.Split:
+        """What is evaluated at the end: what was probed, to tune on a validation split,
+        but the test set where that split chose the epoch."""
+        return self.dataset.test if self.early_stopping else self.probed
+
+    @property
+    def early_stopping(self) -> train.EarlyStopping | None:
+        """When training ends before its last epoch, if `config.early_stopping` is."""
+        if "early_stopping" not in self.config:
+            return None
+        spec = self.config.early_stopping
+        return parts.call("early_stopping", train.EarlyStopping, spec)
 
     @property
     def shapes(self) -> Params:
@@ -76,9 +97,9 @@ class Classifier:
     def columns(
         self, params, collections, key, specs: Mapping[str, evaluate.EvalSpec], **on
     ) -> dict[str, dict[str, float]]:
-        """Evaluates by columns; `split` is another data set than `test`."""
+        """Evaluates by columns, errors too; `split` is another data set than `test`."""
         split = on.get("split", self.test)
-        return {
+        found = {
             name: evaluate.evaluate(
                 self.model,
                 {"params": params, **collections},
@@ -88,6 +109,9 @@ class Classifier:
                 batch_size=self.config.evals.batch_size,
             )
             for name, spec in specs.items()
+        }
+        return {
+            name: {**one, "error": 1.0 - one["accuracy"]} for name, one in found.items()
         }
 
     def loss(self, **options) -> Callable:
@@ -131,6 +155,7 @@ class Classifier:
             self.dataset,
             start=None if start is None else NetSpec(start.run),
             start_edit=None if start is None else self._start_edit(start),
+            early_stopping=self.early_stopping,
         )
 
     def _start_edit(self, spec) -> edits.Edit:
@@ -181,7 +206,20 @@ def build(config) -> Classifier:
         total_steps=config.epochs * source.steps_per_epoch,
     )
     jax.eval_shape(classifier.init, random.key(0))
+    _check_early_stopping(classifier)
     return classifier
+
+
+def _check_early_stopping(classifier: Classifier) -> None:
+    early, config = classifier.early_stopping, classifier.config
+    if early is None:
+        return
+    if classifier.dataset.validation is None:
+        raise parts.ConfigError(
+            "config.early_stopping needs a split to watch: set dataset.validation to "
+            "as many images"
+        )
+    parts.pick("early_stopping.metric", early.metric, config.probe.columns)
 
 
 def chosen(field: str, names: Iterable[str], specs: Mapping) -> dict:
@@ -189,11 +227,18 @@ def chosen(field: str, names: Iterable[str], specs: Mapping) -> dict:
     return {name: parts.pick(field, name, specs) for name in names}
 
 
+def _log_alpha(node: Posterior):
+    """Of the weight, or of noise on units that learns its rate."""
+    if isinstance(node, Scaled) and isinstance(node.scale, AdaptiveDropout):
+        return log_alpha(node.scale)
+    return log_alpha(node)
+
+
 def log_alphas(params) -> dict[str, float]:
     """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     means = {
-        f"log_alpha/{path_name(path)}": float(jnp.mean(log_alpha(node)))
+        f"log_alpha/{path_name(path)}": float(jnp.mean(_log_alpha(node)))
         for path, node in leaves
         if is_posterior(node) and is_noisy(node)
     }

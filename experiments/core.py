@@ -14,7 +14,7 @@ from experiments import workdirs
 from experiments.build import ConfigError, pick
 from experiments.config_files import load_config, run_folder
 from experiments.preemption import Preemption
-from vnets import checkpoint, data, edits, parallel, results, train
+from vnets import data, edits, parallel, results, train
 from vnets.rng import stream
 
 MODULES = (
@@ -87,6 +87,7 @@ class Experiment:
       dataset: as loaded; None where data are made on the fly.
       start: nets whose parameters the training starts from, and
       start_edit: what is done to these first.
+      early_stopping: by what a probe measures on a validation split; None: never.
     """
 
     task: train.Task
@@ -95,6 +96,7 @@ class Experiment:
     dataset: data.Dataset | None = None
     start: NetSpec | None = None
     start_edit: edits.Edit | None = None
+    early_stopping: train.EarlyStopping | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +286,7 @@ def _train(experiment: Experiment, config, folders, home, stop, **options):
             probe_every=config.probe.every,
             title=f"{config.variant} {config.scale}",
             stop=stop,
+            early_stopping=experiment.early_stopping,
             **options,
         )
     for one in fitted:
@@ -358,7 +361,7 @@ def _trained(
 
 
 def restore(folder: Path | str) -> tuple[Any, Experiment, Net]:
-    """The newest checkpoint of a workdir: its config, its experiment and the net.
+    """What a workdir's run gave so far: its config, its experiment and the net.
 
     Raises:
       ConfigError: the workdir holds no run, or one that trains no Flax model.
@@ -373,7 +376,7 @@ def restore(folder: Path | str) -> tuple[Any, Experiment, Net]:
 
 def _restored(experiment: Experiment, folder: Path) -> Net:
     like = jax.eval_shape(experiment.task.start, random.key(0))
-    state = checkpoint.latest(folder / "checkpoints", like)
+    state = train.chosen(folder, like)
     return Net(experiment.model, state.params, state.model.collections)
 
 

@@ -8,6 +8,8 @@
     points         a panel for each row and seed, y[0] against x, coloured by `by`
     band           a panel for each row (its first seed): y is the middle, the lower and
                    the upper edge, and more lines if there are more
+    rows           a panel for each column y: a line for each series of rows, each row
+                   at its own x; hollow marks are the published numbers
 
 Lines are means over the seeds, with a band of one sample standard deviation.
 """
@@ -52,6 +54,10 @@ POINT_PANELS = 8
 
 def has_data(figure: Figure, outcome: Outcome) -> bool:
     """True if a record holds what the figure shows."""
+    if figure.kind == "rows":
+        return any(
+            m.cells[y].values for m in _placed(figure, outcome) for y in figure.y
+        )
     return any(
         _series(figure, record, y)
         for measured in _rows(figure, outcome)
@@ -200,12 +206,47 @@ def _band(figure: Figure, outcome: Outcome) -> list[Panel]:
     ]
 
 
+def _by_row(figure: Figure, outcome: Outcome) -> list[Panel]:
+    placed = _placed(figure, outcome)
+    names = list(dict.fromkeys(measured.row.series for measured in placed))
+
+    def panel(y: str) -> Callable[[Any], None]:
+        def draw(axes) -> None:
+            for number, name in enumerate(names):
+                rows = [m for m in placed if m.row.series == name]
+                found = [[(m.row.x, v)] for m in rows for v in m.cells[y].values]
+                _line(axes, found, number, name)
+                colour = COLOURS[number % len(COLOURS)]
+                published = [
+                    (measured.row.x, numbers[y])
+                    for measured in rows
+                    for numbers in measured.row.paper.values()
+                    if y in numbers
+                ]
+                style = {"color": colour, "mfc": "none", "ms": 5, "mew": 0.9}
+                axes.plot(*zip(*published, strict=True), "o", **style)
+
+        return draw
+
+    labels = figure.labels or figure.y
+    return [
+        (_title(label, figure.y), panel(y))
+        for y, label in zip(figure.y, labels, strict=True)
+    ]
+
+
+def _placed(figure: Figure, outcome: Outcome) -> list[Measured]:
+    """The rows that have a series, and so a place."""
+    return [measured for measured in _rows(figure, outcome) if measured.row.series]
+
+
 _PANELS: dict[str, Callable[[Figure, Outcome], list[Panel]]] = {
     "lines": _lines,
     "history_lines": _lines,
     "history": _history,
     "points": _points,
     "band": _band,
+    "rows": _by_row,
 }
 
 
@@ -247,7 +288,8 @@ def _line(axes, found: Iterable[list], number: int, label: str) -> None:
     std = np.asarray([np.std(by_x[v], ddof=1) if len(by_x[v]) > 1 else 0 for v in x])
     colour = COLOURS[number % len(COLOURS)]
     style = DASHES[number % len(DASHES)]
-    axes.plot(x, mean, color=colour, ls=style, lw=1.4, label=label)
+    one = "." if len(x) == 1 else ""
+    axes.plot(x, mean, one, color=colour, ls=style, lw=1.4, label=label)
     if std.any():
         axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
 

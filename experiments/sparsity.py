@@ -56,11 +56,10 @@ def build(config) -> Experiment:
                 measured[name] |= structured.left(
                     net.model, variables, net.test.image.shape[1:]
                 )
-            measured[name]["error"] = 1.0 - measured[name]["accuracy"]
         return measured
 
     def probe(params, collections, key):
-        measured = measure(params, collections, key, probed)
+        measured = measure(params, collections, key, probed, split=net.probed)
         values = {name: column["accuracy"] for name, column in measured.items()}
         last = measured[list(probed)[-1]]
         values |= {k: v for k, v in last.items() if k.startswith(LEFT)}

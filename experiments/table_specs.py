@@ -23,7 +23,7 @@ TAGS = {
     "F": "a figure, by eye",
 }
 BOUNDS = ("at_most", "at_least", "within")
-KINDS = ("lines", "history", "history_lines", "points", "band")
+KINDS = ("lines", "history", "history_lines", "points", "band", "rows")
 SUMMARIES = ("epochs_to", "largest_fall")
 PARTS = ("variance networks", "variational dropout", "sparse and smaller nets")
 
@@ -96,7 +96,8 @@ class Row:
     """A run and its published numbers, paper[version][column].
 
     `seeds` caps how many are run (an ablation, a costly row); `without` names columns
-    that the row cannot have.
+    that the row cannot have. Rows of one `series` are a line of a figure of kind
+    "rows", each at its place `x`.
     """
 
     name: str
@@ -106,6 +107,8 @@ class Row:
     note: str = ""
     seeds: int = 0
     without: list[str] = dataclasses.field(default_factory=list)
+    series: str = ""
+    x: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,6 +323,8 @@ def _check(table: Table) -> None:
             choice(row, rows, f"row of figure {figure.name}")
         if not figure.y or (figure.labels and len(figure.labels) != len(figure.y)):
             raise TableError(f"figure {figure.name}: y, and labels as many or none")
+        if figure.kind == "rows":
+            _check_rows_figure(figure, table, columns)
     for version in table.published:
         choice(version.tag, TAGS, f"tag of published {version.name}")
     for row in table.row:
@@ -334,6 +339,16 @@ def _check(table: Table) -> None:
                 choice(column, columns, f"column in row {row.name}, paper.{version}")
     for i, claim in enumerate(table.claim, 1):
         _check_claim(claim, f"claim {i}", rows, columns, table)
+
+
+def _check_rows_figure(figure: Figure, table: Table, columns: list[str]) -> None:
+    for y in figure.y:
+        choice(y, columns, f"column in figure {figure.name}")
+    for row in table.row:
+        if row.name in figure.rows and (not row.series or math.isnan(row.x)):
+            raise TableError(f"figure {figure.name}: row {row.name} needs series and x")
+    if not any(row.series for row in table.row):
+        raise TableError(f"figure {figure.name}: no row has a series and x")
 
 
 def _check_column(column: Column) -> None:

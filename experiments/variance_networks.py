@@ -36,11 +36,11 @@ def build(config) -> Experiment:
     train_samples = config.get("train_samples", 1)
     parts.positive("train_samples", train_samples)
     layer = config.probe.get("channels", "")
-    channels = transition.probe(net.model, layer, net.test) if layer else None
+    channels = transition.probe(net.model, layer, net.probed) if layer else None
     kappa = _kappa_probe(config, net) if config.probe.get("kappa") else None
 
     def probe(params, collections, key):
-        measured = net.columns(params, collections, key, probed)
+        measured = net.columns(params, collections, key, probed, split=net.probed)
         values = {name: column["accuracy"] for name, column in measured.items()}
         values |= classifier.log_alphas(params)
         if channels:

@@ -54,7 +54,8 @@ def fake_data(request, monkeypatch):
 
     def load(name, **options):
         train, test = (fake_split(n, SHAPES[name]) for n in (10_000, request.param))
-        return data.Dataset(name, train, None, test, 10, {}, "fake")
+        validation = fake_split(1000, SHAPES[name]) if options["validation"] else None
+        return data.Dataset(name, train, validation, test, 10, {}, "fake")
 
     monkeypatch.setattr(data, "load", load)
 

@@ -14,6 +14,7 @@ from vnets.posteriors import (
     Point,
     Scaled,
     ZeroMean,
+    adaptive_dropout,
     dropout,
     gaussian,
     is_noisy,
@@ -34,6 +35,7 @@ MAKERS = {
     "variance": variance(),
     "sign": variance("sign"),
     "dropout": dropout(0.5),
+    "adaptive-dropout": adaptive_dropout(0.4),
     "dropout-gaussian": dropout(0.5, gaussian(-2.0)),
     "dropout-variance": dropout(0.2, variance(), axis="out"),
 }
@@ -166,9 +168,8 @@ def test_permuting_keeps_means_and_the_multiset_of_variances():
             np.sort(now.ravel()), np.sort(was.ravel()), rtol=1e-5
         )
         moved += not np.allclose(was, now, rtol=1e-4)
-    assert moved == len(
-        [n for n in NOISY if n not in ("gaussian", "dropout", "dropout-gaussian")]
-    )
+    dropouts = ("dropout", "adaptive-dropout", "dropout-gaussian")
+    assert moved == len([n for n in NOISY if n not in ("gaussian", *dropouts)])
 
 
 def test_permuting_again_permutes_differently():

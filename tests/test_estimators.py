@@ -30,6 +30,7 @@ from vnets.posteriors import (
     Multiplicative,
     Point,
     Scaled,
+    adaptive_dropout,
     dropout,
     gaussian,
     multiplicative,
@@ -61,6 +62,7 @@ SCALED = {
     "gaussian-dropout-out": dropout(0.3, gaussian(-1.0), "normal", "out"),
     "dropout-of-a-variance-layer": dropout(0.3, variance()),
     "dropout-alone": dropout(0.3, per="example"),
+    "adaptive-dropout": adaptive_dropout(0.3),
 }
 
 

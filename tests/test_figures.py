@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import animation, figures, table_specs, tables
@@ -23,21 +24,33 @@ text = "The data."
 eval = "det"
 label = "Deterministic"
 
+[[published]]
+name = "figure"
+label = "a figure"
+source = "a paper"
+tag = "F"
+
 [[row]]
 name = "a"
 label = "Net A"
 run = "configs/x.py:a"
+series = "nets"
+x = 1
+paper.figure = { det = 0.4 }
 
 [[row]]
 name = "b"
 label = "Net B"
 run = "configs/x.py:b"
+series = "nets"
+x = 2
 """
 FIGURES = {
     "lines": 'curve = "c"\nx = "u"\ny = ["v", "w"]\nlog_x = true',
     "history": 'y = ["det", "log_alpha/*", "-loss"]',
     "history_lines": 'y = ["det"]\nrows = ["a"]',
     "points": 'curve = "c"\nx = "v"\ny = ["w"]\nby = "class"',
+    "rows": 'y = ["det"]',
     "band": 'curve = "c"\nx = "u"\ny = ["v", "low", "high", "w"]',
 }
 
@@ -173,3 +186,28 @@ def test_a_run_without_probes_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 1.0}\n')
     with pytest.raises(RecordError, match="no probes"):
         animation.history(tmp_path)
+
+
+def test_rows_of_a_series_are_one_line_at_their_places(outcome):
+    filled = outcome("rows", [record("a", 0), record("b", 0), record("b", 1)])
+    [(_, draw)] = figures._PANELS["rows"](filled.table.figure[0], filled)
+    axes = Figure().subplots()
+    draw(axes)
+    measured, published = axes.get_lines()
+    assert measured.get_label() == "nets"
+    np.testing.assert_array_equal(measured.get_xydata(), [[1, 0.5], [2, 0.5]])
+    np.testing.assert_array_equal(published.get_xydata(), [[1, 0.4]])
+
+
+def test_a_figure_of_rows_needs_their_places(tmp_path):
+    for spec, message in (
+        (SPEC.replace("x = 2", ""), "row b needs series and x"),
+        (SPEC.replace('series = "nets"', ""), "row a needs series and x"),
+    ):
+        path = tmp_path / "toy.toml"
+        rows = 'rows = ["a", "b"]\ny = ["det"]'
+        path.write_text(
+            f"{spec}\n[[figure]]\nname = 'f'\ntitle = 'F'\nkind = 'rows'\n{rows}\n"
+        )
+        with pytest.raises(table_specs.TableError, match=message):
+            table_specs.load(path)

@@ -17,6 +17,7 @@ from vnets.posteriors import (
     Point,
     Scaled,
     ZeroMean,
+    adaptive_dropout,
     dropout,
     fan_in_uniform,
     gaussian,
@@ -65,6 +66,9 @@ def nodes():
     for noise in ("binary", *noises.FAMILIES):
         made[f"dropout-in-{noise}"] = dropout(0.3, noise=noise)
     made["dropout-out"] = dropout(0.3, axis="out")
+    made["adaptive-dropout-unit"] = adaptive_dropout(0.3)
+    made["adaptive-dropout-layer"] = adaptive_dropout(0.3, "layer", axis="out")
+    made["adaptive-dropout-gaussian"] = adaptive_dropout(0.3, weight=gaussian(-1.0))
     made["dropout-0"] = dropout(0.0)
     made["dropout-0-normal"] = dropout(0.0, noise="normal")
     made["dropout-gaussian"] = dropout(0.3, gaussian(-1.0))
@@ -264,6 +268,10 @@ def test_fan_in_uniform_starts_as_the_authors_do():
         (lambda: dropout(0.5, noise="x"), "'x'.*binary.*normal"),
         (lambda: dropout(0.5, axis="both"), "both.*in.*out"),
         (lambda: dropout(0.5, per="pixel"), "pixel.*batch.*example.*position"),
+        (lambda: adaptive_dropout(1.0), r"\[0, 1\), not 1.0"),
+        (lambda: adaptive_dropout(0.0), "above 0"),
+        (lambda: adaptive_dropout(0.5, "weight"), "weight.*layer.*unit"),
+        (lambda: adaptive_dropout(0.5, axis="both"), "both.*in.*out"),
     ],
 )
 def test_wrong_choices_are_refused_with_the_right_ones(make, message):

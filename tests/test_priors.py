@@ -1,6 +1,7 @@
 """Laws of the KL terms: quadrature, Monte Carlo, reference values, gradients."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from vnets.posteriors import (
     Point,
     Scaled,
     ZeroMean,
+    adaptive_dropout,
     dropout,
     gaussian,
     multiplicative,
@@ -312,6 +314,23 @@ def test_points_and_fixed_dropout_count_zero():
     noisy = gaussian()(key, SHAPE)
     params["b"] = {"kernel": dropout(0.5, lambda key, shape: noisy)(key, SHAPE)}
     assert float(kl(params, log_uniform)) == float(log_uniform(noisy))
+
+
+@pytest.mark.parametrize("name", ["log_uniform", "log_uniform_2015", "ard"])
+@pytest.mark.parametrize("shape", [SHAPE, (2, 2, 3, 4)])
+def test_adaptive_dropout_counts_for_each_weight_of_a_unit(name, shape):
+    """As an alpha that the weights of a unit, or of a layer, share (type A and B)."""
+    key, log_alpha = random.key(0), math.log(0.3 / 0.7)
+    for alpha, per in (("unit", "input"), ("layer", "layer")):
+        correlated = {"a": {"kernel": adaptive_dropout(0.3, alpha)(key, shape)}}
+        independent = {"a": {"kernel": multiplicative(log_alpha, per)(key, shape)}}
+        prior = PRIORS[name]()
+        assert float(kl(correlated, prior)) == pytest.approx(
+            float(kl(independent, prior)), rel=1e-6
+        )
+        assert correlated["a"]["kernel"].scale.log_alpha.size == (
+            shape[-2] if alpha == "unit" else 1
+        )
 
 
 def test_a_scaled_node_costs_the_sum_of_its_parts():

@@ -49,6 +49,10 @@ class Checkpoints:
         self._manager.save(epoch, args=self._ocp.args.StandardSave(tree))
         self._manager.wait_until_finished()
 
+    def delete(self, epoch: int) -> None:
+        """Removes one of `epochs()`."""
+        self._manager.delete(epoch)
+
     def restore(self, epoch: int, like):
         """Reads a tree back.
 

@@ -15,6 +15,7 @@ from jax import random
 
 from vnets import scales
 from vnets.posteriors import (
+    AdaptiveDropout,
     Dropout,
     Gaussian,
     Multiplicative,
@@ -193,7 +194,7 @@ def noise_times(factor: float) -> Change:
             )
         if isinstance(node, Gaussian):
             return dataclasses.replace(node, log_var=node.log_var + log_square)
-        if isinstance(node, Multiplicative):
+        if isinstance(node, Multiplicative | AdaptiveDropout):
             return dataclasses.replace(node, log_alpha=node.log_alpha + log_square)
         if isinstance(node, ZeroMean):
             return dataclasses.replace(node, scale=node.scale * factor)

@@ -163,6 +163,27 @@ class Dropout(Posterior):
 
 
 @struct.dataclass
+class AdaptiveDropout(Posterior):
+    """A scale node of mean one with a trained variance: Gaussian dropout that learns
+    its rate, variational dropout with correlated weight noise ("type A" of Kingma et
+    al. 2015).
+
+    Attributes:
+      log_alpha: log of the variance, [units], or [1] where all units share it.
+      units: number of units.
+      weights: how many weights a unit multiplies; its KL counts as often.
+    """
+
+    log_alpha: Array
+    units: int = static()
+    weights: int = static()
+
+    def location_scale(self):
+        mean = jnp.ones((self.units,), jnp.float32)
+        return mean, jnp.broadcast_to(jnp.exp(0.5 * self.log_alpha), mean.shape)
+
+
+@struct.dataclass
 class Scaled(Posterior):
     """diag(s) V or V diag(s): noise on units as a part of the weight's posterior.
 
@@ -235,7 +256,7 @@ def is_noisy(node) -> bool:
 
 
 def log_alpha(node: Posterior) -> Array:
-    """log(sigma^2 / mean^2) per weight, in its shape; of Scaled, its weight's.
+    """log(sigma^2 / mean^2) in the node's shape; of Scaled, its weight's.
 
     A point has alpha 0 (log alpha -inf), a variance layer alpha +inf.
     """
@@ -243,6 +264,8 @@ def log_alpha(node: Posterior) -> Array:
         return log_alpha(node.weight)
     if isinstance(node, Multiplicative):
         return jnp.broadcast_to(node.log_alpha, node.mean.shape)
+    if isinstance(node, AdaptiveDropout):
+        return jnp.broadcast_to(node.log_alpha, (node.units,))
     if isinstance(node, Gaussian):
         return node.log_var - jnp.log(jnp.square(node.mean) + LOG_FLOOR)
     if isinstance(node, Point | ZeroMean):
@@ -327,11 +350,8 @@ def dropout(
     Raises:
       ValueError: a rate, noise, axis or sharing that does not exist.
     """
-    if not 0.0 <= rate < 1.0:
-        raise ValueError(f"dropout rate must be in [0, 1), not {rate}")
+    _check_dropout(rate, axis, per)
     choose("dropout noise", noise, DROPOUT_NOISES)
-    choose("dropout axis", axis, ("in", "out"))
-    choose("dropout sharing", per, ("example", "position", "batch"))
     inner = weight or point()
 
     def make(key: Key, shape: Shape) -> Scaled:
@@ -339,3 +359,46 @@ def dropout(
         return Scaled(Dropout(rate, units, noise), inner(key, shape), axis, per)
 
     return make
+
+
+def adaptive_dropout(
+    rate: float,
+    alpha: Literal["unit", "layer"] = "unit",
+    weight: Factory | None = None,
+    axis: Literal["in", "out"] = "in",
+    per: Literal["example", "position", "batch"] = "position",
+) -> Factory:
+    """Makes a weight with Gaussian dropout of its units whose rate is learned.
+
+    Args:
+      rate: the dropout rate that the variance rate / (1 - rate) of the start is of,
+        0 < rate < 1.
+      alpha: a variance for each "unit", or one for the "layer".
+      weight: factory of the weight itself; a point by default.
+      axis: noise on "in"put or "out"put units.
+      per: see `Scaled`.
+
+    Raises:
+      ValueError: a rate, sharing or axis that does not exist.
+    """
+    _check_dropout(rate, axis, per)
+    if not rate:
+        raise ValueError("adaptive dropout starts from a rate above 0")
+    choose("sharing of alpha", alpha, ("unit", "layer"))
+    inner = weight or point()
+    start = math.log(rate / (1 - rate))
+
+    def make(key: Key, shape: Shape) -> Scaled:
+        units = shape[-2] if axis == "in" else shape[-1]
+        log_alpha = jnp.full((units if alpha == "unit" else 1,), start, jnp.float32)
+        scale = AdaptiveDropout(log_alpha, units, math.prod(shape) // units)
+        return Scaled(scale, inner(key, shape), axis, per)
+
+    return make
+
+
+def _check_dropout(rate: float, axis: str, per: str) -> None:
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"dropout rate must be in [0, 1), not {rate}")
+    choose("dropout axis", axis, ("in", "out"))
+    choose("dropout sharing", per, ("example", "position", "batch"))

@@ -21,6 +21,7 @@ import numpy as np
 
 from vnets.edits import path_name
 from vnets.posteriors import (
+    AdaptiveDropout,
     Dropout,
     Gaussian,
     Multiplicative,
@@ -246,13 +247,16 @@ def _rational_jvp(primals, tangents):
 
 def _of_log_alpha(name: str, per_weight: Callable[[Array], Array], *also) -> Prior:
     def prior(node: Posterior) -> Array:
-        _require(node, name, Gaussian, Multiplicative, *also)
+        _require(node, name, Gaussian, Multiplicative, AdaptiveDropout, *also)
         if isinstance(node, ZeroMean):
             return jnp.zeros((), jnp.float32)
         if node.noise != "normal":
             raise TypeError(f"{name} does not fit {node.noise} noise around a mean")
         if isinstance(node, Multiplicative):
             shared = node.mean.size / node.log_alpha.size
+            return shared * jnp.sum(per_weight(node.log_alpha))
+        if isinstance(node, AdaptiveDropout):
+            shared = node.weights * node.units / node.log_alpha.size
             return shared * jnp.sum(per_weight(node.log_alpha))
         return jnp.sum(per_weight(node_log_alpha(node)))
 

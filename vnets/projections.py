@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vnets.posteriors import (
+    AdaptiveDropout,
     Gaussian,
     Multiplicative,
     Scaled,
@@ -36,7 +37,7 @@ def clip_log_alpha(low: float = -jnp.inf, high: float = jnp.inf) -> Projection:
             return dataclasses.replace(
                 node, scale=project(node.scale), weight=project(node.weight)
             )
-        if not isinstance(node, Multiplicative):
+        if not isinstance(node, Multiplicative | AdaptiveDropout):
             return node
         return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
 

@@ -24,6 +24,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from vnets import noise as noises
 from vnets.posteriors import (
+    AdaptiveDropout,
     Factory,
     Gaussian,
     Multiplicative,
@@ -239,7 +240,7 @@ def log_alpha(scale: Posterior) -> Array:
         return var + jnp.log(-jnp.expm1(-var))  # log(exp(var) - 1)
     if isinstance(scale, TruncatedLogNormal):
         return scale.log_alpha()
-    if isinstance(scale, Gaussian | Multiplicative | Point):
+    if isinstance(scale, Gaussian | Multiplicative | Point | AdaptiveDropout):
         return weight_log_alpha(scale)
     raise TypeError(f"log_alpha: {type(scale).__name__} is no scale of units")
 

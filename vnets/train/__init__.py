@@ -1,15 +1,21 @@
-"""The trainer: `fit` (fit.py) of a `Task` (task.py), by a `Run` or more (run.py)."""
+"""The trainer: `fit` (fit.py) of a `Task` (task.py), by a `Run` or more (run.py).
 
+`EarlyStopping` (early.py) ends a run before its last epoch.
+"""
+
+from vnets.train.early import EarlyStopping, chosen
 from vnets.train.fit import fit
 from vnets.train.run import INSIDE, Preempted, Result
 from vnets.train.task import Task, TrainState, initializer, step, train_chunk
 
 __all__ = [
     "INSIDE",
+    "EarlyStopping",
     "Preempted",
     "Result",
     "Task",
     "TrainState",
+    "chosen",
     "fit",
     "initializer",
     "step",

@@ -16,6 +16,7 @@ from jax import random
 
 from vnets import backend, parallel, sources
 from vnets.checkpoint import KEPT, check_workdir
+from vnets.train.early import EarlyStopping
 from vnets.train.run import Options, Preempted, Result, Run, divided, never
 from vnets.train.task import Task
 from vnets.types import Params
@@ -37,6 +38,7 @@ def fit(
     title: str = "training",
     show_progress: bool = True,
     stop: Callable[[], bool] | None = None,
+    early_stopping: EarlyStopping | None = None,
     mesh=None,
 ) -> list[Result]:
     """Trains a task for several seeds, resuming each from its checkpoints.
@@ -67,6 +69,8 @@ def fit(
       stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
         from running more than one chunk ahead of the device. Of several processes that
         train together, what one is told counts for all.
+      early_stopping: ends a seed before its last epoch; its result has the state after
+        its best epoch. None trains them all and takes the last.
       mesh: devices to use (`parallel.mesh`); all by default, along "data". With
         `parallel.mesh(seeds=2)` half of the seeds side by side are on each half.
 
@@ -79,7 +83,7 @@ def fit(
       ClusterError: processes that do not see the same checkpoints.
       ValueError: bad epochs, a batch or seeds that do not divide over the devices,
         a mesh that splits seeds which are trained in turn, or that leaves out a
-        process.
+        process; early stopping by what no probe measures.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
@@ -87,6 +91,8 @@ def fit(
         raise ValueError(f"probe_every must be at least 1, not {probe_every}")
     if keep_every < 0:
         raise ValueError(f"keep_every must be at least 0, not {keep_every}")
+    if early_stopping is not None and task.probe is None:
+        raise ValueError("early stopping needs a probe, and the task has none")
     mesh = parallel.mesh() if mesh is None else mesh
     parallel.check_mesh(mesh)
     parallel.check_batch(mesh, task.source.batch_size)
@@ -104,6 +110,7 @@ def fit(
     if workdir is not None:
         like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
         kept = KEPT + divided(epochs, keep_every) + (stop is not None)
+        kept += 0 if early_stopping is None else KEPT
         for seed in seeds:
             folder = Path(workdir(seed))
             parallel.once(lambda folder=folder: check_workdir(folder, like, kept))
@@ -116,6 +123,7 @@ def fit(
         tensorboard,
         show_progress,
         never if stop is None else lambda: parallel.any_of(stop()),
+        early_stopping,
         mesh,
     )
     compiled: dict = {}

@@ -16,9 +16,9 @@ from jax import random
 
 from vnets import backend, monitor, parallel
 from vnets.checkpoint import Checkpoints
-from vnets.edits import path_name
-from vnets.posteriors import is_posterior
 from vnets.rng import stream
+from vnets.train import failures
+from vnets.train.early import LAST, Best, EarlyStopping
 from vnets.train.task import TrainState, train_chunk
 from vnets.types import Key
 
@@ -38,7 +38,8 @@ class Result:
 
     Attributes:
       seed: the seed.
-      state: after the last good step, on one device of this process.
+      state: after the last good step, or after the best epoch of a run with early
+        stopping; on one device of this process.
       history: one row per epoch: epoch, means of the loss's metrics, probes, seconds.
       failed: None, or where and in which layer the loss ceased to be finite.
       compile_seconds: of the step, shared by all seeds of the call.
@@ -78,6 +79,7 @@ class Options:
     tensorboard: bool
     show_progress: bool
     stop: Callable[[], bool]
+    early: EarlyStopping | None
     mesh: Any
 
 
@@ -100,7 +102,7 @@ class Run:
         )
         self.folders: list[Any] = [workdir(seed) if workdir else None for seed in seeds]
         self.checkpoints: list[Any] = [
-            Checkpoints(folder / "checkpoints", options.keep_every) if folder else None
+            Checkpoints(folder / LAST, options.keep_every) if folder else None
             for folder in self.folders
         ]
         self.inside: list[dict] = []  # metrics of the chunks behind us in an epoch,
@@ -111,6 +113,9 @@ class Run:
             for folder in self.folders
         ]
         self.failed: list[str | None] = [None] * len(seeds)
+        self.best = None
+        if options.early is not None:
+            self.best = Best(options.early, self.folders, self.done)
         self.compile_seconds = 0.0
 
     def _placed(self, tree):
@@ -140,6 +145,8 @@ class Run:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     def train(self) -> list[Result]:
+        if self.done == self.options.epochs or self._all_ended():
+            return self._results()
         chunk = self._compile()
         options, saved = self.options, time.monotonic()
         with monitor.progress(
@@ -157,7 +164,7 @@ class Run:
                 self.inside, self.spent = [], 0.0
                 last = epoch + 1 == options.epochs
                 for number in range(len(self.seeds)):
-                    if self.failed[number]:
+                    if self._ended(number):
                         continue
                     if not alive[number]:
                         self.failed[number] = self._explain(number, epoch)
@@ -167,9 +174,13 @@ class Run:
                     if last or (epoch + 1) % options.probe_every == 0:
                         row |= self._probe(number, epoch)
                     self.logs[number].add(row)
+                    if self.best is not None:
+                        rows, lane = self.logs[number].rows, self.lane
+                        self.best.see(number, rows, functools.partial(lane, number))
                 if all(self.failed):
                     break
                 done, keep = epoch + 1, options.keep_every
+                last = last or self._all_ended()
                 kept = divided(done, keep) > divided(epoch, keep)
                 due = time.monotonic() - saved >= options.checkpoint_seconds
                 stopping = options.stop() and not last
@@ -179,12 +190,12 @@ class Run:
                 advance(_summary(self.logs))
                 if stopping:
                     raise self._preempted(f"after epoch {done}")
+                if last:
+                    break
         return self._results()
 
     def _compile(self) -> Callable:
         """The compiled chunk, shared by all groups of the same size."""
-        if self.done == self.options.epochs:
-            return lambda *_: None
         size = len(self.seeds)
         if size not in self.compiled:
             began = time.monotonic()
@@ -246,6 +257,14 @@ class Run:
             for name in collected[0]
         }
 
+    def _ended(self, number: int) -> bool:
+        """True of a seed that nothing is added to any more."""
+        early, rows = self.options.early, self.logs[number].rows
+        return bool(self.failed[number] or (early is not None and early.over(rows)))
+
+    def _all_ended(self) -> bool:
+        return all(self._ended(number) for number in range(len(self.seeds)))
+
     def _probe(self, number: int, epoch: int) -> dict[str, float]:
         if self.task.probe is None:
             return {}
@@ -256,31 +275,10 @@ class Run:
         return values | {"probe_seconds": time.monotonic() - began}
 
     def _explain(self, number: int, epoch: int) -> str:
-        """Where and why a seed stopped, from the last good state."""
+        """Where and why a seed stopped, and what is left of it."""
         state = parallel.own(self.lane(number))
-        at = int(state.model.step) - epoch * self.task.source.steps_per_epoch
-        key = random.key(self.seeds[number])
-        chunks = list(self.task.source.chunks(key, epoch, self.options.chunk))
-        which, row = divmod(at, self.options.chunk)
-        item = jax.tree.map(lambda x: x[row], chunks[which])
-        key_batch = stream(key, "augment", state.model.step)
-        batch = self.task.source.batch(self.task.source.arrays, item, key_batch)
-        arguments = (
-            state.params,
-            state.model,
-            batch,
-            stream(key, "noise", state.model.step),
-        )
-        layer = self.task.locate(*arguments) if self.task.locate else None
-        if layer:
-            where = f"layer {layer} is the first whose output is not finite"
-        else:
-            grads = jax.grad(lambda p, *rest: self.task.loss(p, *rest)[0])(*arguments)
-            where = f"gradients not finite in {_bad_layers(grads)}"
-        message = (
-            f"seed {self.seeds[number]}: the loss is not finite at epoch {epoch + 1}, "
-            f"step {at + 1} of {self.task.source.steps_per_epoch}: {where}"
-        )
+        seed, chunk = self.seeds[number], self.options.chunk
+        message = failures.explain(self.task, state, seed, epoch, chunk)
         checkpoints = self.checkpoints[number]
         if checkpoints is None:
             return message
@@ -356,8 +354,14 @@ class Run:
     def _save(self, epoch: int) -> None:
         for number, checkpoints in enumerate(self.checkpoints):
             if checkpoints is not None and not self.failed[number]:
+                self._save_best(number)
                 checkpoints.save(epoch, self.lane(number))
                 _remove(self.folders[number] / INSIDE)
+
+    def _save_best(self, number: int) -> None:
+        """First, so that no checkpoint comes after a best state that is not there."""
+        if self.best is not None:
+            self.best.save(number, self.logs[number].rows)
 
     def _save_inside(self, epoch: int) -> None:
         """Saves the state inside an epoch, and what its row of metrics needs."""
@@ -375,6 +379,7 @@ class Run:
                 "seconds": np.asarray(self.spent, np.float32),
                 "state": self.lane(number),
             }
+            self._save_best(number)
             _remove(folder / INSIDE)
             checkpoints = Checkpoints(folder / INSIDE)
             try:
@@ -382,6 +387,13 @@ class Run:
                 checkpoints.save(steps, tree)
             finally:
                 checkpoints.close()
+
+    def _chosen(self, number: int) -> TrainState:
+        """What a seed's training gave."""
+        lane = self.lane(number)
+        if self.best is None:
+            return lane
+        return self.best.state(number, self.logs[number].rows, lane)
 
     def _preempted(self, where: str) -> Preempted:
         folders = ", ".join(str(folder) for folder in self.folders if folder)
@@ -394,29 +406,20 @@ class Run:
             log.close()
             if checkpoints is not None:
                 checkpoints.close()
+        if self.best is not None:
+            self.best.close()
 
     def _results(self) -> list[Result]:
         return [
             Result(
                 seed,
-                parallel.own(self.lane(number)),
+                parallel.own(self._chosen(number)),
                 self.logs[number].rows,
                 self.failed[number],
                 self.compile_seconds,
             )
             for number, seed in enumerate(self.seeds)
         ]
-
-
-def _bad_layers(grads) -> str:
-    """Layers with a gradient that is not finite, by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_posterior)
-    bad = [path_name(path) for path, g in leaves if not _all_finite(g)]
-    return ", ".join(dict.fromkeys(bad)) or "no layer (the loss itself)"
-
-
-def _all_finite(tree) -> bool:
-    return all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(tree))
 
 
 def _summary(logs) -> str:

@@ -1,0 +1,93 @@
+"""The dropout family on MNIST: perceptrons of three hidden layers and many widths.
+
+    configs/vd_mnist.py:METHOD_WIDTH[,SCALE]
+
+After Kingma, Salimans and Welling 2015, figure 1(a). WIDTH is that of each hidden
+layer, 100 to 1250. METHOD:
+
+  none        no noise
+  binary      binary dropout of the inputs of each layer (Srivastava et al. 2014)
+  gaussian_a  Gaussian dropout of the same variance: noise N(1, alpha) on the inputs of
+              each layer, which correlates the noise of the weights (type A)
+  vd_a        the same with an alpha for each input, learned (variational dropout A)
+  vd_a2       vd_a with a third of the KL
+  gaussian_b  noise N(w, alpha w^2) on each weight by itself, by local
+              reparameterization (type B; Wang and Manning 2013)
+  vd_b        the same with an alpha for each weight, learned (variational dropout B)
+
+The dropout rates are 0.2 for the pixels and 0.5 for hidden units; alpha = p / (1 - p)
+stays there, or starts there and is learned with alpha <= 1, the domain of the 2015
+polynomial of the KL, which is our prior here, too. A KL of type A counts once for each
+weight that shares its alpha. ReLU, Adam from 1e-3 linearly to 0 over the most epochs
+that a run may have, batches of 100, weights from U(-1, 1) / sqrt(fan in).
+
+10,000 of the 60,000 training images are held out, and the epoch of the best accuracy
+there, noise off, is the one that is tested: early stopping, which the paper has, too.
+Rates, batch, optimizer and patience are not in what we could read of the paper. Short
+has at most 40 epochs, paper 200. quick is on the digits, which are 40 times fewer:
+there the KL counts 1/40.
+"""
+
+import math
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist
+
+SCALES = lenet5_mnist.SCALES
+METHODS = ("none", "binary", "gaussian_a", "vd_a", "vd_a2", "gaussian_b", "vd_b")
+WIDTHS = (100, 250, 500, 750, 1000, 1250)
+VARIANTS = tuple(f"{method}_{width}" for width in WIDTHS for method in METHODS)
+LAYERS = ("dense1", "dense2", "dense3", "dense4")
+RATES = dict(zip(LAYERS, (0.2, 0.5, 0.5, 0.5), strict=True))
+KL_WEIGHTS = {"vd_a": 1.0, "vd_a2": 1 / 3, "vd_b": 1.0}  # of the others: 0
+EPOCHS = {"quick": 20, "short": 40, "paper": 200}
+PATIENCE = {"quick": 10, "short": 10, "paper": 30}
+HELD_OUT = {"quick": 237, "short": 10_000, "paper": 10_000}
+AT = {"quick": (100,), "short": (100, 250, 500), "paper": WIDTHS}
+
+
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """All methods at the widths of a scale."""
+    widths = tuple(f"_{width}" for width in AT[scale])
+    return tuple(v for v in VARIANTS if v.endswith(widths))
+
+
+def get_config(which: str = "vd_a_500") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    method, _, width = variant.rpartition("_")
+    config = lenet5_mnist.base(variant, scale)
+    config.dataset.validation = HELD_OUT[scale]
+    config.model = {
+        "name": "mlp",
+        "widths": (int(width),) * 3,
+        "posteriors": {layer: noise(method, rate) for layer, rate in RATES.items()},
+    }
+    config.prior = "log_uniform_2015"
+    full = 1 / 40 if scale == "quick" else 1.0
+    config.kl_weight = ((0.0, full * KL_WEIGHTS.get(method, 0.0)),)
+    config.epochs = EPOCHS[scale]
+    config.batch_size = 50 if scale == "quick" else 100
+    if method == "gaussian_b":
+        config.optimizer.log_alpha_rate = 0.0  # alpha stays where it is
+    config.early_stopping = {"metric": "det", "patience": PATIENCE[scale]}
+    config.probe = {"every": 1, "samples": 1, "columns": ("det",)}
+    config.evals.columns = ("det",) if method == "none" else ("det", "stoch", "ens")
+    return config
+
+
+def noise(method: str, rate: float) -> dict:
+    """The posterior of a layer whose inputs have this dropout rate."""
+    family = method.partition("_")[0]
+    if family == "none":
+        return {"kind": "point"}
+    if family == "binary":
+        return {"kind": "dropout", "rate": rate}
+    if method == "gaussian_a":
+        return {"kind": "dropout", "rate": rate, "noise": "normal"}
+    if method.startswith("vd_a"):
+        return {"kind": "adaptive_dropout", "rate": rate, "alpha": "unit"}
+    log_alpha = math.log(rate / (1 - rate))
+    per = "layer" if method == "gaussian_b" else "weight"
+    return {"kind": "multiplicative", "per": per, "log_alpha": log_alpha}
