@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import preemption
 from tests import cluster_run
 from vnets import parallel
 from vnets.parallel import processes
@@ -120,59 +121,88 @@ def test_two_processes_of_two_devices_train_as_one(kind, one_device, tmp_path):
         assert_same_run(found, whole)
 
 
-@pytest.mark.slow
-def test_the_script_writes_and_prints_once_and_resumes(tmp_path):
-    """SLURM's variables in place of two of the three flags; a survivor ends."""
+def script(folder, epochs=8):
+    """Arguments of a small run."""
     small = (
         "--config.model={'name': 'mlp', 'widths': (8,), "
         "'posteriors': {'dense1': {'kind': 'variance'}}}"
     )
+    return [
+        "scripts/train.py",
+        "--config=configs/lenet5_mnist.py:variance,quick",
+        small,
+        f"--config.epochs={epochs}",
+        "--config.batch_size=48",
+        "--checkpoint_seconds=0",
+        f"--workdir={folder}",
+    ]
 
-    def train(folder, epochs=8):
-        return [
-            "scripts/train.py",
-            "--config=configs/lenet5_mnist.py:variance,quick",
-            small,
-            f"--config.epochs={epochs}",
-            "--config.batch_size=48",
-            "--checkpoint_seconds=0",
-            f"--workdir={folder}",
-        ]
 
-    def both(folder):
-        address = f"--coordinator=127.0.0.1:{free_port()}"
-        slurm = SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
-        return [
-            start([*train(folder), address], **slurm | {"SLURM_PROCID": str(number)})
-            for number in (0, 1)
-        ]
+def two_scripts(folder):
+    """The run by two processes: SLURM's variables in place of two of three flags."""
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    slurm = SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+    return [
+        start([*script(folder), address], **slurm | {"SLURM_PROCID": str(number)})
+        for number in (0, 1)
+    ]
 
-    codes, ended = finish([start(train(tmp_path / "one"))])
-    assert codes == [0], ended
-    started = both(tmp_path / "two")
-    log = tmp_path / "two" / "metrics.jsonl"
+
+def interrupt_second(folder, number):
+    """Starts the two, and sends the second a signal once an epoch is logged."""
+    started = two_scripts(folder)
+    log = folder / "metrics.jsonl"
     while all(one.poll() is None for one in started) and not (
         log.exists() and log.read_bytes()
     ):
         time.sleep(0.05)
-    started[1].send_signal(signal.SIGKILL)
-    codes, ended = finish(started)
-    assert codes[1] == -signal.SIGKILL
-    assert codes[0] != 0
-    codes, ((out, err), (silent, _)) = finish(both(tmp_path / "two"))
-    assert codes == [0, 0], err
-    assert "Record:" in out
-    assert "Record:" not in silent  # gloo itself prints a line there
-    one, other = (
-        json.loads((tmp_path / name / "record.json").read_text())
-        for name in ("one", "two")
-    )
+    started[1].send_signal(number)
+    return finish(started)
+
+
+@pytest.fixture(scope="module")
+def one_script(tmp_path_factory):
+    """The record of the run by one process."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    codes, ended = finish([start(script(folder))])
+    assert codes == [0], ended
+    return json.loads((folder / "record.json").read_text())
+
+
+def assert_same_record(folder, one):
+    other = json.loads((folder / "record.json").read_text())
     assert one["config_hash"] == other["config_hash"]
-    assert len(other["history"]) == 8
+    assert [row["epoch"] for row in other["history"]] == list(range(1, 9))
     for row, wanted in zip(other["history"], one["history"], strict=True):
         assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
     for name, metrics in one["evals"].items():
         assert other["evals"][name]["nll"] == pytest.approx(metrics["nll"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_script_writes_and_prints_once_and_resumes(one_script, tmp_path):
+    """A survivor ends."""
+    folder = tmp_path / "two"
+    codes, _ = interrupt_second(folder, signal.SIGKILL)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    codes, ((out, err), (silent, _)) = finish(two_scripts(folder))
+    assert codes == [0, 0], err
+    assert "Record:" in out
+    assert "Record:" not in silent  # gloo itself prints a line there
+    assert_same_record(folder, one_script)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_to_end_takes_the_other_along(one_script, tmp_path):
+    """One scheduler's SIGTERM to one host: both save, and ask to be queued again."""
+    folder = tmp_path / "two"
+    codes, ended = interrupt_second(folder, signal.SIGTERM)
+    assert codes == [preemption.REQUEUE] * 2, ended
+    assert not (folder / "record.json").exists()
+    codes, ended = finish(two_scripts(folder))
+    assert codes == [0, 0], ended
+    assert_same_record(folder, one_script)
 
 
 def test_a_coordinator_out_of_reach_is_an_error_in_time(tmp_path):
