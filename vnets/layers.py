@@ -141,6 +141,7 @@ def batch_norm(
     bias: bool = True,
     scale: bool = True,
     epsilon: float = 1e-5,
+    zero: bool = False,
 ) -> nn.BatchNorm:
     """Flax's batch normalization, switched by `mode.norm` and by nothing else.
 
@@ -151,7 +152,9 @@ def batch_norm(
       bias: with a learned bias.
       scale: with a learned scale.
       epsilon: added to the variance.
+      zero: the scale starts at 0, so that nothing comes through at first, not at 1.
     """
+    start = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
     return nn.BatchNorm(
         use_running_average=mode.norm == "running",
         momentum=momentum,
@@ -159,6 +162,7 @@ def batch_norm(
         dtype=jnp.dtype(mode.precision),
         use_scale=scale,
         use_bias=bias,
+        scale_init=start,
         name=name,
     )
 
@@ -181,6 +185,11 @@ def max_pool(x: Array) -> Array:
         return nn.max_pool(x, (2, 2), (2, 2))
     a, b, c, d = _corners(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def window_max_pool(x: Array, size: int, stride: int, padding: str) -> Array:
+    """Max pooling of any windows, [B, H, W, C] -> [B, H', W', C]."""
+    return nn.max_pool(x, (size, size), (stride, stride), padding)
 
 
 def relu_max_pool(x: Array) -> Array:

@@ -1,12 +1,13 @@
-"""A net as data: the steps of a chain, their shapes and what they cost. No JAX here.
+"""A net as data: its steps, their shapes and what they cost. No JAX here.
 
-`nets.Net` runs a plan with posteriors and gradients, `compact` without either. Noise is
-no step: it is a part of the posterior of a layer's weight.
+A plan is a chain of steps; a `Residual` step has two chains of its own. `nets.Net` runs
+a plan with posteriors and gradients, `compact` without either, if it is a chain without
+such steps. Noise is no step: it is a part of the posterior of a layer's weight.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 Shape = tuple[int, ...]
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs")
@@ -71,12 +72,14 @@ class Norm:
       affine: with a learned bias, and
       scale: a learned scale; counts only if affine.
       epsilon: added to the variance.
+      zero: the learned scale starts at 0, not at 1.
     """
 
     name: str
     affine: bool = True
     epsilon: float = 1e-5
     scale: bool = True
+    zero: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +95,55 @@ class MaxPool:
 
 
 @dataclasses.dataclass(frozen=True)
+class WindowMaxPool:
+    """Max pooling whose windows may overlap, [B, H, W, C] -> [B, H', W', C].
+
+    Attributes:
+      size: edge of a window.
+      stride: between windows.
+      padding: "SAME" or "VALID".
+    """
+
+    size: int = 3
+    stride: int = 2
+    padding: str = "SAME"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanPool:
+    """The mean over all positions, [B, H, W, C] -> [B, C]."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Flatten:
     """[B, ...] -> [B, units], the last axis running fastest."""
 
 
-Step = Conv | Dense | Norm | Activation | MaxPool | Flatten | Standardize
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """The sum of two chains that both start from x; their results have one shape.
+
+    Attributes:
+      body: the steps of one.
+      shortcut: those of the other; none leaves x as it is.
+    """
+
+    body: "Plan"
+    shortcut: "Plan" = ()
+
+
+Step = (
+    Conv
+    | Dense
+    | Norm
+    | Activation
+    | MaxPool
+    | WindowMaxPool
+    | MeanPool
+    | Flatten
+    | Standardize
+    | Residual
+)
 Plan = tuple[Step, ...]
 
 
@@ -114,8 +161,18 @@ class Cost:
 
 
 def linear_layers(plan: Plan) -> tuple[str, ...]:
-    """Names of the layers that have a weight, in order."""
-    return tuple(step.name for step in plan if isinstance(step, Conv | Dense))
+    """Names of the layers that have a weight, in order of execution."""
+    return tuple(step.name for step in every(plan) if isinstance(step, Conv | Dense))
+
+
+def every(plan: Plan) -> Iterator[Step]:
+    """The steps of a plan, those within a `Residual` in place of it."""
+    for step in plan:
+        if isinstance(step, Residual):
+            yield from every(step.body)
+            yield from every(step.shortcut)
+        else:
+            yield step
 
 
 def pads(
@@ -156,22 +213,37 @@ def shape_after(step: Step, shape: Shape) -> Shape:
         if not shape:
             raise ValueError(f"layer {step.name!r} needs at least one axis of units")
         return (*shape[:-1], step.features)
+    if isinstance(step, Residual):
+        body, shortcut = (shapes(p, shape)[-1] for p in (step.body, step.shortcut))
+        if body != shortcut:
+            raise ValueError(
+                f"a residual step adds {list(body)} to a shortcut of {list(shortcut)}"
+            )
+        return body
     if len(shape) != 3:
         raise ValueError(f"{type(step).__name__} needs [H, W, C], not {list(shape)}")
-    if isinstance(step, MaxPool):
+    if isinstance(step, MeanPool):
+        after = shape[2:]
+    elif isinstance(step, MaxPool):
         after = (shape[0] // POOL, shape[1] // POOL, shape[2])
+    elif isinstance(step, WindowMaxPool):
+        size, stride = (step.size, step.size), (step.stride, step.stride)
+        after = (*_windows(shape[:2], size, stride, step.padding), shape[2])
     else:
-        margins = pads(shape[:2], step.kernel, step.strides, step.padding)
-        height, width = (
-            (n + sum(margin) - k) // stride + 1
-            for n, margin, k, stride in zip(
-                shape[:2], margins, step.kernel, step.strides, strict=True
-            )
-        )
-        after = (height, width, step.features)
+        places = _windows(shape[:2], step.kernel, step.strides, step.padding)
+        after = (*places, step.features)
     if min(after) < 1:
         raise ValueError(f"nothing is left of {list(shape)} after {step}")
     return after
+
+
+def _windows(size: Shape, kernel: Shape, strides: Shape, padding: str) -> Shape:
+    """How many windows fit along each axis."""
+    margins = pads(size, kernel, strides, padding)
+    return tuple(
+        (n + sum(margin) - k) // stride + 1
+        for n, margin, k, stride in zip(size, margins, kernel, strides, strict=True)
+    )
 
 
 def shapes(plan: Plan, shape: Shape) -> list[Shape]:
@@ -203,11 +275,8 @@ def costs(
         raise ValueError(
             f"unknown layers {unknown}; choose from {list(linear_layers(plan))}"
         )
-    held = shapes(plan, shape)
     found = {}
-    for step, before, after in zip(plan, held, held[1:], strict=False):
-        if not isinstance(step, Conv | Dense):
-            continue
+    for step, before, after in _linear_shapes(plan, shape):
         inputs, outputs = live.get(step.name, (before[-1], after[-1]))
         if not (0 <= inputs <= before[-1] and 0 <= outputs <= after[-1]):
             raise ValueError(
@@ -218,3 +287,16 @@ def costs(
         weights = taps * inputs * outputs
         found[step.name] = Cost(weights, weights * math.prod(after[:-1]))
     return found
+
+
+def _linear_shapes(
+    plan: Plan, shape: Shape
+) -> Iterator[tuple[Conv | Dense, Shape, Shape]]:
+    """The linear steps, nested ones too, with the shapes before and after each."""
+    held = shapes(plan, shape)
+    for step, before, after in zip(plan, held, held[1:], strict=False):
+        if isinstance(step, Residual):
+            yield from _linear_shapes(step.body, before)
+            yield from _linear_shapes(step.shortcut, before)
+        elif isinstance(step, Conv | Dense):
+            yield step, before, after

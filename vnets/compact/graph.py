@@ -6,8 +6,20 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vnets.plan import Conv, Dense, Flatten, Norm, Plan, Shape, shapes
+from vnets.plan import (
+    Activation,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    Norm,
+    Plan,
+    Shape,
+    Standardize,
+    shapes,
+)
 
+CHAIN = (Conv, Dense, Norm, Activation, MaxPool, Flatten, Standardize)
 LARGEST = 2**28  # weights of one layer, and units of one map of one example
 
 
@@ -112,6 +124,12 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
       ValueError: a plan that is no chain of named steps ending in a vector, that does
         not fit the shape, or whose arrays would be too large.
     """
+    others = sorted({type(s).__name__ for s in plan if not isinstance(s, CHAIN)})
+    if others:
+        raise ValueError(
+            f"a plan with {' and '.join(others)} steps has no compact form; only a "
+            f"chain has, of {', '.join(kind.__name__ for kind in CHAIN)}"
+        )
     names = [step.name for step in plan if isinstance(step, Conv | Dense | Norm)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -7,6 +7,7 @@ logits = net.apply(variables, x, Mode(), rngs={"noise": key})
 from vnets.nets.chain import Chain
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
+from vnets.nets.resnet import ResNet
 from vnets.nets.vgg import VGG
 
-__all__ = ["MLP", "VGG", "Chain", "LeNet5", "lenet_300_100"]
+__all__ = ["MLP", "VGG", "Chain", "LeNet5", "ResNet", "lenet_300_100"]

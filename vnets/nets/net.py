@@ -17,13 +17,14 @@ from vnets.layers import (
     activate_max_pool,
     batch_norm,
     max_pool,
+    window_max_pool,
 )
 from vnets.posteriors import Factory, point
 from vnets.types import Array
 
 
 class Net(nn.Module):
-    """A chain of named layers, any subset of which is stochastic.
+    """A plan of named layers, any subset of which is stochastic.
 
     A family says what its `plan` is; running it is the same for all.
 
@@ -62,34 +63,44 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        plan = self.plan
-        neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
-        for before, step, after in neighbours:
-            if isinstance(step, steps.Conv | steps.Dense):
-                x = _linear(step, self.posterior(step.name))(x, mode)
-            elif isinstance(step, steps.Norm):
-                norm = batch_norm(
-                    step.name,
-                    mode,
-                    bias=step.affine,
-                    scale=step.affine and step.scale,
-                    epsilon=step.epsilon,
-                )
-                x = norm(x)
-            elif isinstance(step, steps.Standardize):
-                x = (x - _channels(step.mean, x)) / _channels(step.std, x)
-            elif isinstance(step, steps.Flatten):
-                x = x.reshape(x.shape[0], -1)
-            elif isinstance(step, steps.Activation):
-                # Pooling is done with the activation: the two together are faster.
-                pools = isinstance(after, steps.MaxPool)
-                if pools:
-                    x = activate_max_pool(x, step.kind)
-                else:
-                    x = ACTIVATIONS[step.kind](x)
-            elif not isinstance(before, steps.Activation):
-                x = max_pool(x)
-        return x.astype(jnp.float32)
+        return _run(self, self.plan, x, mode).astype(jnp.float32)
+
+
+def _run(net: Net, plan: steps.Plan, x: Array, mode: Mode) -> Array:
+    """The steps of a chain, their modules named within the net that calls this."""
+    neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
+    for before, step, after in neighbours:
+        if isinstance(step, steps.Conv | steps.Dense):
+            x = _linear(step, net.posterior(step.name))(x, mode)
+        elif isinstance(step, steps.Norm):
+            norm = batch_norm(
+                step.name,
+                mode,
+                bias=step.affine,
+                scale=step.affine and step.scale,
+                epsilon=step.epsilon,
+                zero=step.zero,
+            )
+            x = norm(x)
+        elif isinstance(step, steps.Standardize):
+            x = (x - _channels(step.mean, x)) / _channels(step.std, x)
+        elif isinstance(step, steps.Flatten):
+            x = x.reshape(x.shape[0], -1)
+        elif isinstance(step, steps.Activation):
+            # Pooling is done with the activation: the two together are faster.
+            pools = isinstance(after, steps.MaxPool)
+            activate = ACTIVATIONS[step.kind]
+            x = activate_max_pool(x, step.kind) if pools else activate(x)
+        elif isinstance(step, steps.Residual):
+            body = _run(net, step.body, x, mode)
+            x = body + _run(net, step.shortcut, x, mode).astype(body.dtype)
+        elif isinstance(step, steps.WindowMaxPool):
+            x = window_max_pool(x, step.size, step.stride, step.padding)
+        elif isinstance(step, steps.MeanPool):
+            x = jnp.mean(x, axis=(1, 2))
+        elif not isinstance(before, steps.Activation):
+            x = max_pool(x)
+    return x
 
 
 def _channels(values: Sequence[float], x: Array) -> Array:
