@@ -59,22 +59,25 @@ def get_config(which: str = "vd_a_500") -> ConfigDict:
     method, _, width = variant.rpartition("_")
     config = lenet5_mnist.base(variant, scale)
     config.dataset.validation = HELD_OUT[scale]
-    config.model = {
-        "name": "mlp",
-        "widths": (int(width),) * 3,
-        "posteriors": {layer: noise(method, rate) for layer, rate in RATES.items()},
-    }
+    config.model = {"name": "mlp", "widths": (int(width),) * 3, "posteriors": {}}
+    config.epochs = EPOCHS[scale]
+    noisy(config, method, RATES)
+    return config
+
+
+def noisy(config: ConfigDict, method: str, rates: dict[str, float]) -> None:
+    """The noise of a method on layers with these dropout rates, and how it trains."""
+    scale = config.scale
+    config.model.posteriors = {layer: noise(method, p) for layer, p in rates.items()}
     config.prior = "log_uniform_2015"
     full = 1 / 40 if scale == "quick" else 1.0
     config.kl_weight = ((0.0, full * KL_WEIGHTS.get(method, 0.0)),)
-    config.epochs = EPOCHS[scale]
     config.batch_size = 50 if scale == "quick" else 100
     if method == "gaussian_b":
         config.optimizer.log_alpha_rate = 0.0  # alpha stays where it is
     config.early_stopping = {"metric": "det", "patience": PATIENCE[scale]}
     config.probe = {"every": 1, "samples": 1, "columns": ("det",)}
     config.evals.columns = ("det",) if method == "none" else ("det", "stoch", "ens")
-    return config
 
 
 def noise(method: str, rate: float) -> dict:

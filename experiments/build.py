@@ -67,6 +67,7 @@ NETS: dict[str, Callable] = {
     "lenet5": nets.LeNet5,
     "lenet_300_100": nets.lenet_300_100,
     "mlp": nets.MLP,
+    "strided_cnn": nets.StridedCNN,
     "resnet": nets.ResNet,
     "vgg": nets.VGG,
 }

@@ -10,7 +10,7 @@ import pytest
 from jax import random
 
 from vnets.layers import TEST, TRAIN
-from vnets.nets import MLP, LeNet5, lenet_300_100
+from vnets.nets import MLP, LeNet5, StridedCNN, lenet_300_100
 from vnets.objectives import cross_entropy
 from vnets.posteriors import (
     dropout,
@@ -102,6 +102,9 @@ def test_every_posterior_on_every_subset_of_layers(name, kind, choose):
         (LeNet5(posteriors={"dense1": variance()}), 431_080),
         (LeNet5(posteriors={"dense1": multiplicative()}), 431_080 + 1),
         (LeNet5(posteriors={"dense1": dropout(0.5)}), 431_080),
+        # 7 x 7 positions of 64 maps are left of 28 x 28 pixels.
+        (StridedCNN(), 832 + 51_264 + 401_536 + 16_512 + 1_290),
+        (StridedCNN(width=2), 1_664 + 204_928 + 1_605_888 + 65_792 + 2_570),
     ],
 )
 def test_parameter_counts(net, expected):
@@ -121,6 +124,7 @@ def test_unknown_layers_are_refused(name):
     [
         ("relu", [0.0, 2.0]),
         ("leaky_relu", [-0.02, 2.0]),
+        ("softplus", [0.126928, 2.126928]),
         ("tanh", [-np.tanh(2.0), np.tanh(2.0)]),
         ("abs", [2.0, 2.0]),
     ],
@@ -138,7 +142,9 @@ def test_activations_stand_between_the_layers_of_a_perceptron(activation, expect
 
 
 def test_unknown_activations_are_refused():
-    with pytest.raises(ValueError, match=r"'sine'.*abs.*leaky_relu.*relu.*tanh"):
+    with pytest.raises(
+        ValueError, match=r"'sine'.*abs.*leaky_relu.*relu.*softplus.*tanh"
+    ):
         MLP((2,), 2, "sine")
 
 

@@ -62,6 +62,7 @@ ACTIVATIONS = {
     "leaky_relu": nn.leaky_relu,  # slope 0.01 below zero, PyTorch's default too
     "tanh": nn.tanh,
     "abs": jnp.abs,
+    "softplus": nn.softplus,
 }
 
 

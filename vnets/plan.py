@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 Shape = tuple[int, ...]
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs")
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs", "softplus")
 POOL = 2  # edge and stride of max pooling; an odd last row or column is left out
 
 
@@ -158,6 +158,18 @@ class Cost:
 
     weights: int
     multiply_adds: int
+
+
+def standardized(mean: Sequence[float], std: Sequence[float]) -> tuple[Step, ...]:
+    """What standardizes a net's inputs: a step, or none where it changes nothing.
+
+    Raises:
+      ValueError: a deviation that is not positive.
+    """
+    if not all(one > 0 for one in std):
+        raise ValueError(f"input_std must be positive, not {tuple(std)}")
+    step = Standardize(tuple(mean), tuple(std))
+    return () if step == Standardize() else (step,)
 
 
 def linear_layers(plan: Plan) -> tuple[str, ...]:

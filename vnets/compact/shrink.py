@@ -123,6 +123,8 @@ def activated(kind: str, x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0)
     if kind == "leaky_relu":
         return np.where(x >= 0, x, x * x.dtype.type(0.01))
+    if kind == "softplus":
+        return np.logaddexp(x, x.dtype.type(0))
     return {"tanh": np.tanh, "abs": np.abs}[kind](x)
 
 

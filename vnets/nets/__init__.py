@@ -8,6 +8,7 @@ from vnets.nets.chain import Chain
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
 from vnets.nets.resnet import ResNet
+from vnets.nets.strided import StridedCNN
 from vnets.nets.vgg import VGG
 
-__all__ = ["MLP", "VGG", "Chain", "LeNet5", "ResNet", "lenet_300_100"]
+__all__ = ["MLP", "VGG", "Chain", "LeNet5", "ResNet", "StridedCNN", "lenet_300_100"]

@@ -8,7 +8,7 @@ from vnets.plan import (
     Flatten,
     MaxPool,
     Norm,
-    Standardize,
+    standardized,
 )
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -52,8 +52,7 @@ class VGG(Net):
 
     def __post_init__(self):
         self.input_mean, self.input_std = tuple(self.input_mean), tuple(self.input_std)
-        if not all(std > 0 for std in self.input_std):
-            raise ValueError(f"input_std must be positive, not {self.input_std}")
+        standardized(self.input_mean, self.input_std)
         if not self.width > 0:
             raise ValueError(f"width must be positive, not {self.width}")
         if not 1 <= self.blocks <= len(BLOCKS):
@@ -62,7 +61,7 @@ class VGG(Net):
 
     @property
     def plan(self):
-        steps, number = self._inputs(), 0
+        steps, number = [*standardized(self.input_mean, self.input_std)], 0
         for block in BLOCKS[: self.blocks]:
             for maps in block:
                 number += 1
@@ -75,10 +74,6 @@ class VGG(Net):
 
     def _scaled(self, units: int) -> int:
         return max(1, int(self.width * units))
-
-    def _inputs(self) -> list:
-        step = Standardize(self.input_mean, self.input_std)
-        return [] if step == Standardize() else [step]
 
     def _norm(self, number: int) -> Norm:
         return Norm(f"norm{number}", self.norm_affine, EPSILON, self.norm_scale)
