@@ -85,6 +85,7 @@ def base(variant: str, scale: str) -> ConfigDict:
     config.batch_size = 200
     config.chunk_steps = 50
     config.precision = "float32"  # or bfloat16, with variances in float32
+    config.remat = False  # compute again what a layer keeps for its gradient
     config.optimizer = {
         "name": "adam",
         "learning_rate": ((0.0, 1e-3), (1.0, 0.0)),

@@ -156,11 +156,12 @@ def edit(field: str, spec: Mapping, also: Mapping = MappingProxyType({})) -> edi
     return pick(f"{field}.edit", spec.get("edit", "nothing"), {**EDITS, **also})
 
 
-def mode(estimator: str, precision: str = "float32") -> Mode:
-    """How a net is tested, by the name of its estimator and of its precision."""
+def mode(estimator: str, precision: str = "float32", remat: bool = False) -> Mode:
+    """How a net is run, by the names of its estimator and precision (`layers.Mode`)."""
     return Mode(
         pick("estimator", estimator, ESTIMATORS),
         precision=pick("precision", precision, PRECISIONS),
+        remat=pick("remat", remat, (False, True)),
     )
 
 

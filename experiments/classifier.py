@@ -192,7 +192,9 @@ def build(config) -> Classifier:
     )
     model = parts.model(config.model, dataset.classes)
     mode = parts.mode(
-        config.get("estimator", "lrt"), config.get("precision", "float32")
+        config.get("estimator", "lrt"),
+        config.get("precision", "float32"),
+        config.get("remat", False),
     )
     example = jnp.zeros((1, *dataset.train.image.shape[1:]), jnp.float32)
     classifier = Classifier(

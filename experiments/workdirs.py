@@ -29,7 +29,7 @@ RECORD, CONFIG = "record.json", "config.json"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
 # Fields that came after the first records, by the value that means what was done
 # before: there they are no part of what identifies a row, and its records stay its own.
-LATER = (("precision", "float32"), ("optimizer.accumulate", 1))
+LATER = (("precision", "float32"), ("remat", False), ("optimizer.accumulate", 1))
 
 
 def plain_config(config) -> dict[str, Any]:

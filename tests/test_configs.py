@@ -245,6 +245,7 @@ def quick(**changes):
         ({"dataset__augment": {"pad": 1, "per": "image"}}, ["augment", "example"]),
         ({"dataset__augment": {"pads": 1}}, ["dataset.augment", "pads", "flip"]),
         ({"precision": "float16"}, ["config.precision", "bfloat16", "float32"]),
+        ({"remat": 2}, ["config.remat", "False", "True"]),
         ({"optimizer__accumulate": 0}, ["config.optimizer.accumulate"]),
         ({"estimator": "nope"}, ["config.estimator", "lrt", "weight_sampling"]),
         ({"train_samples": 0}, ["config.train_samples"]),

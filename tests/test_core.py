@@ -142,11 +142,12 @@ def test_a_field_that_came_later_counts_once_it_is_set():
     """At its first value a record from before it came is still of the same config."""
     config = load_config("configs/lenet5_mnist.py:variance,quick")
     plain = workdirs.plain_config(config)
-    assert "precision" not in plain
+    assert not {"precision", "remat"} & set(plain)
     assert "accumulate" not in plain["optimizer"]
-    config.precision = "bfloat16"
+    config.precision, config.remat = "bfloat16", True
     config.optimizer.accumulate = 2
     changed = workdirs.plain_config(config)
     assert changed["precision"] == "bfloat16"
+    assert changed["remat"] is True
     assert changed["optimizer"]["accumulate"] == 2
     assert core.build(config)  # and both are fields that an experiment takes

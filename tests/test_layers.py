@@ -65,6 +65,8 @@ def paths(tree, **kwargs):
 def test_modes_are_checked_hashable_and_static():
     with pytest.raises(ValueError, match=r"'both'.*batch.*running"):
         Mode(norm="both")
+    with pytest.raises(ValueError, match=r"'yes'.*False.*True"):
+        Mode(remat="yes")
     assert Mode() == TEST
     assert hash(Mode()) == hash(TEST)
     assert Mode(norm="batch") == TRAIN != TEST
@@ -250,3 +252,37 @@ def test_batch_norm_has_the_parameters_that_are_asked_for():
         variables = module.init(random.key(0), x)
         learned = {name for name, on in (("bias", bias), ("scale", scale)) if on}
         assert set(variables.get("params", {})) == learned
+
+
+@pytest.mark.parametrize(
+    "estimator", [estimators.lrt, estimators.weight_sampling], ids=lambda f: f.__name__
+)
+def test_what_a_layer_computes_again_it_need_not_keep(image, estimator):
+    """The same gradients, from residuals that are little more than the inputs."""
+    conv = Conv(4, (3, 3), posterior=gaussian(-4.0))
+    variables = conv.init({"params": random.key(0), "noise": random.key(1)}, image)
+
+    def loss(remat, params, x):
+        mode = Mode(estimator, remat=remat)
+        y = conv.apply(params, x, mode, rngs={"noise": random.key(2)})
+        return jnp.sum(jnp.sin(y))
+
+    def kept(remat):
+        shapes = jax.eval_shape(
+            lambda *inputs: jax.vjp(functools.partial(loss, remat), *inputs)[1],
+            variables,
+            image,
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    again, stored = (
+        jax.jit(jax.grad(functools.partial(loss, remat), argnums=(0, 1)))(
+            variables, image
+        )
+        for remat in (True, False)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (again, stored)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    y = conv.apply(variables, image, rngs={"noise": random.key(2)})
+    given = sum(leaf.size for leaf in jax.tree.leaves((variables, image)))
+    assert kept(True) <= given + 2 * y.size < kept(False)

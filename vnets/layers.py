@@ -38,15 +38,19 @@ class Mode:
         or the "running" ones.
       precision: of the activations and of products with means: "float32" or
         "bfloat16". Parameters, variances, statistics and logits are float32 always.
+      remat: of each layer keep its input alone for the gradient, and compute patches,
+        variances and draws again: less memory, more time, the same numbers.
     """
 
     estimator: Callable = estimators.lrt
     norm: Literal["batch", "running"] = "running"
     precision: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         choose("norm", self.norm, ("batch", "running"))
         choose("precision", self.precision, PRECISIONS)
+        choose("remat", self.remat, (False, True))
         if not callable(self.estimator):
             raise TypeError(
                 f"estimator must be a function of vnets.estimators, such as "
@@ -126,7 +130,10 @@ def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mo
             f"the input needs {tuple(shape)}"
         )
     key = module.make_rng("noise") if is_noisy(q) else None
-    y = mode.estimator(op, q, x.astype(mode.precision), key)
+    estimate = mode.estimator
+    if mode.remat:
+        estimate = jax.checkpoint(estimate, static_argnums=0)
+    y = estimate(op, q, x.astype(mode.precision), key)
     if module.use_bias:
         bias = module.param(
             "bias", nn.initializers.zeros_init(), shape[-1:], jnp.float32
