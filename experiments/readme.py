@@ -87,12 +87,11 @@ def _table(outcome: Outcome) -> str:
 
 
 def bench_block(reports: Sequence[report.Report]) -> str:
-    """The ratios of each benchmark, with the device that they hold for."""
+    """What to know of each benchmark, with the device that it holds for."""
     parts = []
     for one in reports:
-        _, *others = report.tables(one)
         parts += [f"{one['title']}, on {report.device(one)}:"]
-        parts += [report.markdown_table(*table) for table in others]
+        parts += [report.markdown_table(*table) for table in report.short(one)]
     return "\n\n".join(parts)
 
 

@@ -3,29 +3,37 @@
 No time is asserted: a test machine is busy.
 """
 
+import dataclasses
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.bench import (
+    children,
+    figures,
     forms,
-    lenet5,
-    lrt_layer,
     noise,
     report,
+    steps,
+    suite,
     timing,
-    torch_lenet5,
+    torch_nets,
+    workloads,
 )
+from vnets import nets, plan
+from vnets.nets.resnet import ResNet
 
 ROOT = Path(report.__file__).resolve().parents[2]
-MODULES = {"lenet5": lenet5, "noise": noise, "lrt_layer": lrt_layer}
-# forms is lenet5 compiled four times over: a minute of its own.
-assert set(report.BENCHMARKS) == {*MODULES, "forms"}
+QUICK = tuple(name for name in suite.MODULES if name != "forms")
+# forms is the LRT step of LeNet-5 compiled five times over: a minute of its own.
 COMMITTED = ROOT / "results" / "bench"
+PLAIN = "vnets deterministic"
+ALONE = {"peak_mib": 1.5, "compile_seconds": 2.5}
 
 
 def _numbers(tree):
@@ -36,60 +44,145 @@ def _numbers(tree):
         yield tree
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """Children answer at once; that they can is tested with a child."""
+    monkeypatch.setattr(children, "ask", lambda *_: ALONE)
+
+
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """All quick forms, without PyTorch: their folder, and what was said."""
-    folder, said = tmp_path_factory.mktemp("bench"), []
+def tiny():
+    """The report of all methods on a perceptron, without PyTorch, and what was said."""
+    said = []
+    size = workloads.Size(nets.MLP((4,), 3), (3, 3, 1), 2, steps=2, forms=("NCHW",))
+    workload = dataclasses.replace(
+        workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)  # as where it is not installed
-        for name in MODULES:
-            measured = report.measure(name, quick=True, rounds=2, say=said.append)
-            report.save(folder, measured)
-    return folder, said
+        patch.setattr(children, "ask", lambda *_: ALONE)
+        patch.setitem(workloads.WORKLOADS, "lenet5", workload)
+        measured = report.measure("lenet5", quick=True, rounds=3, say=said.append)
+    return json.loads(json.dumps(measured)), said
 
 
-# One benchmark runs as a script below; all of them take a minute and a half.
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODULES)
-def test_quick_form_reports_every_case_with_finite_numbers(name, reports):
-    measured = json.loads((reports[0] / f"{name}.json").read_text("utf-8"))
-    cases = {case for case in MODULES[name].cases(True) if "torch" not in case}
-    assert set(measured["cases"]) == cases
+def test_every_method_and_precision_has_a_row(tiny):
+    measured, _ = tiny
+    halves = {f"vnets {m}, bfloat16" for m in ("deterministic", "LRT")}
+    methods = {f"vnets {method}" for method in workloads.METHODS}
+    assert set(measured["cases"]) == methods | halves | {"vnets LRT, remat"}
+    assert {f"vnets {row}" for row in measured["overview"]} == set(measured["cases"])
+    overview = measured["overview"]
+    assert overview["deterministic"]["over deterministic"] is None
+    assert overview["LRT, bfloat16"]["over float32"] > 0
+    assert overview["LRT, remat"]["over without remat"] > 0
     first, *others = measured["cases"].values()
-    assert first["peak_mib"] >= 0
-    assert all(case["peak_mib"] is None for case in others)
-    assert measured["ratios"]
-    parts = [measured[part] for part in ("cases", "ratios")]
-    values = measured.get("values", {})
-    assert all(math.isfinite(x) for part in [*parts, values] for x in _numbers(part))
-    assert all(x > 0 for x in _numbers(measured["ratios"]))
-    assert measured["quick"]
-    assert measured["rounds"] == 2
+    assert first.items() >= ALONE.items()
+    for case in others:  # a quick run asks one child only
+        assert case["peak_mib"] is None
+        assert case["compile_seconds"] > 0
+    for part in ("cases", "ratios", "values", "overview"):
+        assert all(math.isfinite(x) for x in _numbers(measured[part]))
+    assert measured["rounds"] == 3
     assert measured["device"]["platform"] == "cpu"
 
 
-@pytest.mark.slow
-def test_missing_torch_is_said_and_the_rest_is_measured(reports):
-    folder, said = reports
-    measured = json.loads((folder / "lenet5.json").read_text("utf-8"))
-    assert "'.[bench]'" in torch_lenet5.MISSING
-    assert torch_lenet5.MISSING in said
-    assert measured["notes"] == [torch_lenet5.MISSING]
-    assert torch_lenet5.MISSING in (folder / "README.md").read_text("utf-8")
+def test_rates_are_of_the_useful_operations_of_a_step(tiny):
+    measured, _ = tiny
+    case = measured["cases"]["vnets LRT, bfloat16"]
+    flops = 2 * 3 * 2 * (9 * 4 + 4 * 3)  # add, thrice forward, batch, weights
+    assert measured["values"]["useful GFLOP of a step"] == pytest.approx(flops / 1e9)
+    peak = measured["values"]["peak of matrix products, bfloat16, GFLOP/s"]
+    rate = flops / (1e-3 * case["median"]) / 1e9
+    assert case["of_peak"] == pytest.approx(rate / peak)
+    assert case["images_per_second"] == pytest.approx(2e3 / case["median"])
+    assert measured["settings"]["weights"] == 9 * 4 + 4 + 4 * 3 + 3
 
 
-@pytest.mark.slow
-def test_readme_is_generated_and_names_every_case_and_the_device(reports):
-    folder, _ = reports
-    text = (folder / "README.md").read_text("utf-8")
-    everything = report.read_all(folder)
-    assert [r["name"] for r in everything] == list(MODULES)
-    assert text == report.markdown(everything)
-    assert text.count(report.device(everything[0])) == len(MODULES)
-    for measured in everything:
-        assert all(f"| {case} |" in text for case in measured["cases"])
-    assert (folder / "lenet5.png").read_bytes().startswith(b"\x89PNG")
+def test_overhead_is_over_the_deterministic_step_of_the_same_precision(tiny):
+    measured, _ = tiny
+    for case, plain in (
+        ("vnets LRT", PLAIN),
+        ("vnets LRT, bfloat16", f"{PLAIN}, bfloat16"),
+    ):
+        row = measured["overview"][case.removeprefix("vnets ")]
+        ratio = measured["ratios"][f"{case} / {plain}"]["median"]
+        assert row["over deterministic"] == ratio
+
+
+def test_missing_torch_is_said_and_the_rest_is_measured(tiny):
+    measured, said = tiny
+    assert "'.[bench]'" in torch_nets.MISSING
+    assert torch_nets.MISSING in said
+    assert torch_nets.MISSING in measured["notes"]
+
+
+def test_readme_is_generated_and_names_every_case_and_the_device(tiny, tmp_path):
+    measured, _ = tiny
+    report.save(tmp_path, measured)
+    text = (tmp_path / "README.md").read_text("utf-8")
+    assert report.read_all(tmp_path) == [measured]
+    assert text == report.markdown([measured])
+    assert text.count(report.device(measured)) == 1
+    for row in (*measured["cases"], *measured["overview"]):
+        assert f"| {row} |" in text
+    assert (tmp_path / "lenet5.png").read_bytes().startswith(b"\x89PNG")
     assert "mean nothing" in text
+
+
+def test_figure_of_curves_takes_the_overview():
+    rows = {f"S = {s}": {"a": 1.0 * s, "b": 2.0 + s} for s in (1, 5)}
+    drawn = figures.curves({"overview": rows, "unit": "ms"}, "title")
+    lines = {line.get_label(): line.get_xydata() for line in drawn.axes[0].lines}
+    np.testing.assert_allclose(lines["a"], [[1, 1], [5, 5]])
+    np.testing.assert_allclose(lines["b"], [[1, 3], [5, 7]])
+
+
+def test_sizes_are_for_the_device(monkeypatch):
+    for workload in workloads.WORKLOADS.values():
+        assert set(workload.sizes) == {"quick", "cpu", "accelerator"}
+        for size in workload.sizes.values():
+            assert set(size.half) | set(size.remat) <= set(size.methods)
+            if "variance" in size.methods:
+                layers = workload.kinds(size.net, "variance")
+                assert 0 < len(layers) < len(size.net.layers)
+            assert set(workload.kinds(size.net, "LRT")) == set(size.net.layers)
+    assert workloads.device_kind(quick=False) == "cpu"
+    monkeypatch.setattr(workloads.jax, "default_backend", lambda: "gpu")
+    vgg = workloads.WORKLOADS["vgg"].size(quick=False)
+    assert vgg.batch >= 1024
+    assert vgg.flops == 6 * 1024 * 313_463_808  # 3 x 3 taps of VGG-16 at 32 x 32
+
+
+def test_optional_cases_that_fail_are_notes(alone):
+    def fail():
+        raise RuntimeError("no compiler here\nat all")
+
+    def succeed():
+        return timing.Ready(lambda: None)
+
+    cases = {"a": timing.Case(succeed), "b": timing.Case(fail, optional=True)}
+    measured = timing.measure("any", cases, rounds=2, quick=True, say=lambda _: None)
+    assert set(measured.cases) == {"a"}
+    assert measured.notes == ["b could not be measured: no compiler here"]
+    assert timing.ratios(measured.times, {"b / a": ("b", "a")}) == {}
+    with pytest.raises(RuntimeError, match="no compiler"):
+        timing.measure("any", {"b": timing.Case(fail)}, rounds=1, say=lambda _: None)
+
+
+# Compiling takes most of a minute.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in QUICK if n != "noise"])
+def test_quick_form_reports_every_case_with_finite_numbers(name, alone, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    measured = report.measure(name, quick=True, rounds=2, say=lambda _: None)
+    cases = {c for c in suite.find(name).cases(True) if not c.startswith("torch")}
+    assert set(measured["cases"]) == {c for c in cases if "matmul" not in c}
+    assert measured["ratios"]
+    for part in ("cases", "ratios", "values", "overview"):
+        assert all(math.isfinite(x) for x in _numbers(measured.get(part, {})))
+    assert all(x > 0 for x in _numbers(measured["ratios"]))
+    assert measured["quick"]
 
 
 def test_committed_readme_is_what_the_committed_json_gives():
@@ -100,18 +193,76 @@ def test_committed_readme_is_what_the_committed_json_gives():
     assert not any(measured["quick"] for measured in committed)
 
 
+@pytest.fixture
+def torch():
+    module = pytest.importorskip("torch")
+    threads = module.get_num_threads()
+    yield module
+    module.set_num_threads(threads)
+
+
+SMALL = {
+    "lenet5": (nets.LeNet5(), (28, 28, 1)),
+    "vgg": (nets.VGG(width=0.05, blocks=2, input_std=(0.5,)), (8, 8, 3)),
+    "resnet50": (ResNet(classes=3, stages=(1, 1), width=2), (17, 16, 3)),
+}
+
+
 @pytest.mark.slow
-def test_torch_nets_take_the_steps_asked_for():
-    torch = pytest.importorskip("torch")
-    threads = torch.get_num_threads()
-    cases = torch_lenet5.cases(lenet5.random_split(4), 2, 2, 60_000)
-    try:
-        assert len(cases) == len(lenet5.NETS) * len(torch_lenet5.LAYOUTS)
-        for case in cases.values():
-            case.build()()
-            assert case.units == 2
-    finally:
-        torch.set_num_threads(threads)
+@pytest.mark.parametrize("name", SMALL)
+def test_torch_nets_are_of_the_same_plan_and_learn(name, torch):
+    net, shape = SMALL[name]
+    split = workloads.random_split(4, shape, net.classes)
+    for kind in ("", "gaussian", "variance"):
+        kinds = {net.layers[1]: kind} if kind else {}
+        made = torch_nets._modules(torch)(net.plan, shape, kinds)
+        parameters = dict(made.named_parameters())
+        weights = [p for p in parameters.values() if p.ndim > 1]
+        costs = plan.costs(net.plan, shape)
+        extra = costs[net.layers[1]].weights if kind == "gaussian" else 0
+        assert sum(w.numel() for w in weights) == extra + sum(
+            cost.weights for cost in costs.values()
+        )
+        x = torch.from_numpy(split.image).permute(0, 3, 1, 2) / 255
+        logits = made(x)
+        assert logits.shape == (4, net.classes)
+        (logits.square().sum() + made.kl()).backward()
+        assert all(torch.isfinite(p.grad).all() for p in parameters.values())
+        assert torch.equal(made(x), made(x)) == (not kind)
+        for form, precision in (("NCHW", "float32"), ("channels_last", "bfloat16")):
+            ready = torch_nets.build(
+                net.plan, shape, kinds, form, precision, split, 2, 100
+            )
+            ready.call()
+            assert ready.compile_seconds is None
+
+
+@pytest.mark.slow
+def test_torch_is_in_the_report_with_its_fastest_form(torch, alone, monkeypatch):
+    size = workloads.Size(
+        nets.MLP((4,), 3),
+        (3, 3, 1),
+        2,
+        methods=("deterministic", "LRT"),
+        half=(),
+        remat=(),
+        forms=("NCHW", "channels_last"),
+    )
+    workload = dataclasses.replace(
+        workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
+    )
+    monkeypatch.setitem(workloads.WORKLOADS, "lenet5", workload)
+    found = steps.run("lenet5", True, 2, lambda _: None)
+    torchs = {case for case in found["cases"] if case.startswith("torch")}
+    assert len(torchs) == 4
+    for method in ("deterministic", "LRT"):
+        best = min(
+            (case for case in torchs if method in case),
+            key=lambda case: found["cases"][case]["median"],
+        )
+        assert f"vnets {method} / {best}" in found["ratios"]
+        assert any(best in note for note in found["notes"])
+        assert found["overview"][method]["over PyTorch"] > 0
 
 
 def test_rounds_interleave_the_cases_and_turn_around():
@@ -137,7 +288,17 @@ def test_summaries_and_ratios():
 
 def test_a_case_that_fails_is_named_with_its_reason():
     with pytest.raises(timing.BenchError, match=r"noise, case 'nothing': .*nothing"):
-        timing.peak_mib("noise", "nothing", quick=True)
+        children.ask("noise", "nothing", quick=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(1, "RESOURCE_EXHAUSTED: Out of memory\n..."), (-9, "")]
+)
+def test_a_case_without_memory_is_told_from_one_that_fails(code, text, monkeypatch):
+    done = subprocess.CompletedProcess([], code, "", text)
+    monkeypatch.setattr(children.subprocess, "run", lambda *_, **options: done)
+    with pytest.raises(timing.NoMemoryError):
+        children.ask("vgg", "any", quick=False)
 
 
 def _script(*arguments):
@@ -149,7 +310,7 @@ def test_unknown_benchmark_exits_with_the_valid_names():
     done = _script("--only=noise,nothing")
     assert done.returncode == 2
     assert "nothing" in done.stderr
-    assert all(name in done.stderr for name in report.BENCHMARKS)
+    assert all(name in done.stderr for name in suite.MODULES)
 
 
 def test_script_measures_what_it_is_asked_and_prints_it(tmp_path):
@@ -158,6 +319,20 @@ def test_script_measures_what_it_is_asked_and_prints_it(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"noise.json", "README.md"}
     assert noise.TITLE in done.stdout
     assert "box_muller" in done.stdout
+    cases = json.loads((tmp_path / "noise.json").read_text("utf-8"))["cases"]
+    first, *others = cases.values()
+    assert first["peak_mib"] >= 0
+    assert all(case["peak_mib"] is None for case in others)
+    assert all(case["compile_seconds"] > 0 for case in cases.values())
+
+
+@pytest.mark.slow
+def test_script_runs_several_each_in_its_own_process(tmp_path):
+    only = "--only=noise,lrt_layer"
+    done = _script(only, "--quick", "--rounds=1", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    names = {"noise.json", "lrt_layer.json", "README.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_a_folder_that_cannot_be_written_is_a_message(tmp_path):
@@ -166,12 +341,12 @@ def test_a_folder_that_cannot_be_written_is_a_message(tmp_path):
     done = _script("--only=noise", "--quick", "--rounds=1", out)
     assert done.returncode == 1
     assert "cannot write" in done.stderr
-    assert "peak memory" not in done.stdout  # it is known before the measuring
+    assert "memory and compiling" not in done.stdout  # it is known before the measuring
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_forms_differ_only_in_speed():
+def test_forms_differ_only_in_speed(alone):
     measured = report.measure("forms", quick=True, rounds=2, say=lambda line: None)
-    assert set(measured["cases"]) == set(forms.CHANGES)
+    assert set(measured["cases"]) == set(forms.CPU)
     assert all(x > 0 for x in _numbers(measured["ratios"]))

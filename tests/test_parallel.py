@@ -178,4 +178,4 @@ def test_nobody_else_knows_how_many_there_are():
     }
     parts = {"vnets/parallel/devices.py", "vnets/parallel/processes.py"}
     # The benchmark measures one device and says so.
-    assert found == parts | {"vnets/results.py", "experiments/bench/lenet5.py"}
+    assert found == parts | {"vnets/results.py", "experiments/bench/steps.py"}

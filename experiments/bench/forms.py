@@ -1,15 +1,14 @@
 """Why the backend's forms are what they are: the LRT step of LeNet-5 with each undone.
 
-The chosen forms (`vnets.backend`) against XLA's own convolution, `jax.random.normal`,
-a compiler that drops optimization barriers, and LLVM's highest level of optimization,
-one change at a time.
+On a CPU the chosen forms (`vnets.backend`) against XLA's own convolution,
+`jax.random.normal`, a compiler that drops optimization barriers, and LLVM's highest
+level of optimization, one change at a time; on an accelerator against the CPU's forms.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
-from experiments.bench import lenet5, timing
+from experiments.bench import steps, timing, workloads
 from vnets import backend
 
 TITLE = "The forms of vnets.backend, LRT step of LeNet-5"
@@ -23,44 +22,64 @@ def _without(name: str) -> dict[str, Any]:
     return {"compiler_options": kept}
 
 
-CHANGES: dict[str, dict[str, Any]] = {
+CPU: dict[str, dict[str, Any]] = {
     "as chosen": {},
     "native convolution": {"convolution": "native"},
     "inverse-CDF normals": {"normal": "inverse_cdf"},
     "barriers dropped": _without("xla_disable_hlo_passes"),
     "all optimizations": _without("xla_backend_optimization_level"),
 }
+ACCELERATOR: dict[str, dict[str, Any]] = {
+    "as chosen": {},
+    "tiled convolution": {"convolution": "tiled"},
+    "Box-Muller normals": {"normal": "box_muller"},
+}
+
+
+def changes() -> dict[str, dict[str, Any]]:
+    """What is changed on the device at hand."""
+    return CPU if backend.forms() == backend.CPU else ACCELERATOR
 
 
 def cases(quick: bool) -> dict[str, timing.Case]:
-    """The step of `lenet5` with all layers LRT, under each change."""
-    batch, steps = lenet5.sizes(quick)
+    """The step of `steps` with all layers LRT, under each change."""
+    size = _size(quick)
     return {
-        name: timing.Case(
-            functools.partial(_build, changes, batch, steps), steps, warmup=1
-        )
-        for name, changes in CHANGES.items()
+        name: timing.Case(functools.partial(_build, change, size), size.steps, warmup=1)
+        for name, change in changes().items()
     }
 
 
-def _build(changes: dict[str, Any], batch: int, steps: int) -> timing.Thunk:
-    with backend.use(**changes):
-        return lenet5.build("LRT", batch, steps)
+def _size(quick: bool) -> workloads.Size:
+    return workloads.WORKLOADS["lenet5"].size(quick)
 
 
-def run(quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _build(change: dict[str, Any], size: workloads.Size) -> timing.Ready:
+    with backend.use(**change):
+        return steps.build("lenet5", size, "LRT")
+
+
+def run(quick: bool, rounds: int, say: timing.Say) -> dict[str, Any]:
     """Measures all cases."""
-    batch, steps = lenet5.sizes(quick)
-    chosen = cases(quick)
-    summaries, times = timing.measure(
-        "forms", chosen, rounds=rounds, quick=quick, say=say
+    measured = timing.measure(
+        "forms", cases(quick), rounds=rounds, quick=quick, say=say
     )
+    size = _size(quick)
     pairs = {
-        f"{name} / as chosen": (name, "as chosen") for name in CHANGES if CHANGES[name]
+        f"{name} / as chosen": (name, "as chosen")
+        for name, change in changes().items()
+        if change
     }
     return {
-        "settings": {"batch": batch, "steps_per_call": steps, "dtype": "float32"},
-        "cases": summaries,
-        "ratios": timing.ratios(times, pairs),
-        "notes": [],
+        "settings": {
+            "batch": size.batch,
+            "steps_per_call": size.steps,
+            "dtype": "float32",
+        },
+        "cases": measured.cases,
+        "ratios": timing.ratios(measured.times, pairs),
+        "notes": measured.notes,
     }
+
+
+BENCHMARKS = {"forms": timing.Benchmark(TITLE, UNIT, ROUNDS, cases, run)}

@@ -7,20 +7,19 @@ how much of the time of a sample per example is spent on anything but drawing.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax, random
 
-from experiments.bench import timing
-from vnets import backend, noise, ops, posteriors
+from experiments.bench import compiling, timing
+from vnets import noise, ops, posteriors
 from vnets.estimators import lrt, per_example_sampling
 
 TITLE = "A dense layer: LRT and a weight sample per example"
 UNIT = "ms per call"
-ROUNDS = 3  # each takes a minute
+ROUNDS = 2  # each takes a minute
 BATCH, UNITS = 1000, 1000
 ESTIMATORS = {"LRT": lrt, "per example": per_example_sampling}
 DRAWS = {"jax.random.normal": random.normal, "vnets.noise.normal": noise.normal}
@@ -75,21 +74,16 @@ def _bare_draws(draw, node, x, key):
     return lax.map(one, random.split(key, x.shape[0]))
 
 
-def _build(function, batch: int, units: int) -> timing.Thunk:
+def _build(function, batch: int, units: int) -> timing.Ready:
     key = random.key(0)
     node = posteriors.gaussian()(key, (units, units))
     x = random.normal(random.key(1), (batch, units))
-    compiled = backend.jit(function).lower(node, x, key).compile()
-
-    def thunk():
-        jax.block_until_ready(compiled(node, x, key))
-
-    return thunk
+    return compiling.ready(function, node, x, key)
 
 
-def run(quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run(quick: bool, rounds: int, say: timing.Say) -> dict[str, Any]:
     """Measures all cases."""
-    summaries, times = timing.measure(
+    measured = timing.measure(
         "lrt_layer", cases(quick), rounds=rounds, quick=quick, say=say
     )
     batch, units = sizes(quick)
@@ -107,7 +101,7 @@ def run(quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     }
     draws = batch * units * units
     values = {
-        f"{name}: draws per second": 1e3 * draws / summaries[name]["median"]
+        f"{name}: draws per second": 1e3 * draws / measured.cases[name]["median"]
         for name in (sampled, *(f"draws alone, {name}" for name in DRAWS))
     }
     return {
@@ -117,8 +111,11 @@ def run(quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
             "draws": draws,
             "dtype": "float32",
         },
-        "cases": summaries,
-        "ratios": timing.ratios(times, pairs),
+        "cases": measured.cases,
+        "ratios": timing.ratios(measured.times, pairs),
         "values": values,
-        "notes": [],
+        "notes": measured.notes,
     }
+
+
+BENCHMARKS = {"lrt_layer": timing.Benchmark(TITLE, UNIT, ROUNDS, cases, run)}

@@ -7,13 +7,12 @@ draws beyond four standard deviations over the normal's share.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jax import random
 
-from experiments.bench import timing
+from experiments.bench import compiling, timing
 from vnets import backend
 from vnets.noise import box_muller
 
@@ -38,26 +37,20 @@ def cases(quick: bool) -> dict[str, timing.Case]:
     }
 
 
-def _build(draw, shape) -> timing.Thunk:
-    key = random.key(0)
-    compiled = backend.jit(lambda key: draw(key, shape)).lower(key).compile()
-
-    def thunk():
-        compiled(key).block_until_ready()
-
-    return thunk
+def _build(draw, shape) -> timing.Ready:
+    return compiling.ready(lambda key: draw(key, shape), random.key(0))
 
 
-def run(quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run(quick: bool, rounds: int, say: timing.Say) -> dict[str, Any]:
     """Measures time, memory and quality."""
-    summaries, times = timing.measure(
+    measured = timing.measure(
         "noise", cases(quick), rounds=rounds, quick=quick, say=say
     )
     n = 10_000 if quick else QUALITY_DRAWS
     say(f"noise: quality of {n:.0e} draws")
     values = {}
     for name, draw in FORMS.items():
-        per_second = 1e9 / summaries[name]["median"]
+        per_second = 1e9 / measured.cases[name]["median"]
         values[f"{name}: draws per second"] = per_second
         values |= {f"{name}: {k}": v for k, v in _quality(draw, n).items()}
     values["KS critical value (1 %)"] = KS_CRITICAL / math.sqrt(n)
@@ -67,12 +60,12 @@ def run(quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
             "draws_for_tail": n * TAIL_BLOCKS,
             "dtype": "float32",
         },
-        "cases": summaries,
+        "cases": measured.cases,
         "ratios": timing.ratios(
-            times, {"box_muller / inverse_cdf": ("box_muller", "inverse_cdf")}
+            measured.times, {"box_muller / inverse_cdf": ("box_muller", "inverse_cdf")}
         ),
         "values": values,
-        "notes": [],
+        "notes": measured.notes,
     }
 
 
@@ -101,3 +94,6 @@ def _ks_distance(probabilities: np.ndarray) -> float:
     above = np.max(steps[1:] - probabilities)
     below = np.max(probabilities - steps[:-1])
     return float(max(above, below))
+
+
+BENCHMARKS = {"noise": timing.Benchmark(TITLE, UNIT, ROUNDS, cases, run)}

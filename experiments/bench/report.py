@@ -1,19 +1,17 @@
-"""What a benchmark measured: JSON, Markdown generated from it, and a figure."""
+"""What a benchmark measured, as JSON, and as Markdown generated from it."""
 
-import importlib
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.bench import figures, suite
 from vnets import results
 
 Report = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]  # header and rows
 
-BENCHMARKS = ("lenet5", "forms", "noise", "lrt_layer")
-WITH_FIGURE = ("lenet5",)
 SCHEMA = 1
 INTRODUCTION = """\
 # Benchmarks
@@ -24,9 +22,9 @@ quartiles; a ratio is the median of the ratios round by round, and beside it the
 of the shortest times. Peak memory is that of a process that runs only this case, beyond
 its imports, compilation included.
 """
-# Okabe and Ito's palette: told apart with any colour vision; markers say it again.
-COLOURS = {"vnets": "#0072B2", "torch": "#D55E00"}
-MARKERS = {"vnets": "o", "torch": "s"}
+DETAILS = "Every case, with quartiles, memory and compiling, and every ratio"
+NONE = "-"  # where there is no number
+PERCENT = ("of the peak",)  # columns of an overview that are shares
 
 
 def measure(
@@ -35,21 +33,21 @@ def measure(
     """Runs a benchmark.
 
     Args:
-      name: one of BENCHMARKS.
+      name: one of `suite.MODULES`.
       quick: tiny sizes: it shows that everything runs, and its numbers mean nothing.
       rounds: 0 takes the benchmark's own.
       say: takes lines about what is being done.
     """
     environment = results.environment()  # before: by the end the files may be others
-    module = importlib.import_module(f"experiments.bench.{name}")
-    rounds = rounds or (2 if quick else module.ROUNDS)
-    outcome = module.run(quick, rounds, say)
+    benchmark = suite.find(name)
+    rounds = rounds or (2 if quick else benchmark.rounds)
+    outcome = benchmark.run(quick, rounds, say)
     environment["versions"]["torch"] = _version("torch")
     return {
         "schema": SCHEMA,
         "name": name,
-        "title": module.TITLE,
-        "unit": module.UNIT,
+        "title": benchmark.title,
+        "unit": benchmark.unit,
         "quick": quick,
         "rounds": rounds,
         "threads": environment["device"]["threads"],
@@ -84,15 +82,16 @@ def save(folder: Path, report: Report) -> Path:
     """
     path = folder / f"{report['name']}.json"
     results.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    if report["name"] in WITH_FIGURE:
-        save_figure(report, path.with_suffix(".png"))
+    if report["name"] in figures.OF:
+        title = f"{report['title']}\n{device(report)}"
+        figures.save(report, title, path.with_suffix(".png"))
     results.write_text(folder / "README.md", markdown(read_all(folder)))
     return path
 
 
 def read_all(folder: Path) -> list[Report]:
-    """The reports in a folder, in the order of BENCHMARKS."""
-    paths = [folder / f"{name}.json" for name in BENCHMARKS]
+    """The reports in a folder, in the order of `suite.MODULES`."""
+    paths = [folder / f"{name}.json" for name in suite.MODULES]
     return [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
 
 
@@ -105,9 +104,14 @@ def _section(report: Report) -> str:
     parts = [f"## {report['title']}", _where(report)]
     if report["quick"]:
         parts.append("**A quick run with tiny sizes: these numbers mean nothing.**")
-    parts += [markdown_table(*table) for table in tables(report)]
-    if report["name"] in WITH_FIGURE:
-        parts.append(f"![{report['title']}]({report['name']}.png)")
+    first, every = overview(report), [markdown_table(*t) for t in tables(report)]
+    if first:
+        parts.append(markdown_table(*first))
+        summary = f"<details>\n<summary>{DETAILS}</summary>"
+        every = [summary, *every, "</details>"]
+    image = [f"![{report['title']}]({report['name']}.png)"]
+    image = image if report["name"] in figures.OF else []
+    parts += [*image, *every] if first else [*every, *image]
     parts += report["notes"]
     return "\n\n".join(parts) + "\n"
 
@@ -134,12 +138,55 @@ def device(report: Report) -> str:
     return f"{where['kind']} ({where['platform']}, {threads})"
 
 
-def tables(report: Report) -> list[tuple[list[str], list[list[str]]]]:
-    """Header and rows of each table: cases, ratios and other values."""
-    unit = report["unit"]
-    cases = [
-        [name, f"{_number(c['median'])} [{_number(c['min'])}]", _range(c), _peak(c)]
-        for name, c in report["cases"].items()
+def overview(report: Report) -> Table | None:
+    """A few numbers a row, where the report has such rows: what is asked first."""
+    rows = report.get("overview", {})
+    columns = [
+        column
+        for column in dict.fromkeys(c for row in rows.values() for c in row)
+        if any(row.get(column) is not None for row in rows.values())
+    ]
+    if not columns:
+        return None
+    shown = [
+        [name, *(_cell(column, row.get(column)) for column in columns)]
+        for name, row in rows.items()
+    ]
+    return ["", *columns], shown
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{100 * value:.3g} %" if column in PERCENT else _number(value)
+
+
+def short(report: Report) -> list[Table]:
+    """What to show in few lines: the overview, or the ratios and other values."""
+    first = overview(report)
+    return [first] if first else tables(report)[1:]
+
+
+def tables(report: Report) -> list[Table]:
+    """Cases, ratios and other values."""
+    unit, cases = report["unit"], report["cases"]
+    columns = [
+        (f"{unit}, median [shortest]", _times, "median"),
+        ("quartiles", _range, "median"),
+        ("peak MiB", _peak, "peak_mib"),
+        ("compiling, s", lambda c: _known(c["compile_seconds"]), "compile_seconds"),
+        (
+            "images/s",
+            lambda c: _number(c["images_per_second"]),
+            "images_per_second",
+        ),
+        ("of the peak", lambda c: _cell(PERCENT[0], c["of_peak"]), "of_peak"),
+    ]
+    # Older reports have fewer.
+    columns = [c for c in columns if all(c[2] in case for case in cases.values())]
+    measured = [
+        [name, *(show_one(case) for _, show_one, _ in columns)]
+        for name, case in cases.items()
     ]
     ratios = [
         [name, _number(r["median"]), _range(r), _number(r["of_minima"])]
@@ -147,7 +194,7 @@ def tables(report: Report) -> list[tuple[list[str], list[list[str]]]]:
     ]
     values = [[name, _number(v)] for name, v in report.get("values", {}).items()]
     every = [
-        (["case", f"{unit}, median [shortest]", "quartiles", "peak MiB"], cases),
+        (["case", *(header for header, _, _ in columns)], measured),
         (["ratio of times", "median", "quartiles", "of the shortest"], ratios),
         (["other", "value"], values),
     ]
@@ -162,6 +209,14 @@ def _big(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.2e}"
 
 
+def _times(case: dict) -> str:
+    return f"{_number(case['median'])} [{_number(case['min'])}]"
+
+
+def _known(value: float | None) -> str:
+    return NONE if value is None else _number(value)
+
+
 def _range(summary: dict) -> str:
     return f"{_number(summary['q1'])} to {_number(summary['q3'])}"
 
@@ -171,7 +226,7 @@ def _peak(case: dict) -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """One of `tables` as Markdown; the first column is text, the others numbers."""
+    """A table as Markdown; the first column is text, the others numbers."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     # A bar in a name, as in P(|eps| > 4), would end the cell.
     return "\n".join(
@@ -182,13 +237,14 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def show(report: Report, console) -> None:
     """Prints a report on a rich console."""
-    from rich.table import Table
+    from rich.table import Table as Grid
 
     console.print(
         f"\n[bold]{report['title']}[/bold]\n{_where(report)}", highlight=False
     )
-    for header, rows in tables(report):
-        table = Table()
+    first = overview(report)
+    for header, rows in [*([first] if first else []), *tables(report)]:
+        table = Grid()
         for number, cell in enumerate(header):
             table.add_column(cell, justify="right" if number else "left")
         for row in rows:
@@ -196,48 +252,3 @@ def show(report: Report, console) -> None:
         console.print(table)
     for note in report["notes"]:
         console.print(note, markup=False)
-
-
-def save_figure(report: Report, path: Path) -> None:
-    """Median, quartiles and shortest time of each case, as a PNG."""
-    from matplotlib.figure import Figure  # not pyplot: no state is shared
-
-    cases = report["cases"]
-    figure = Figure(
-        figsize=(7.5, 1.5 + 0.32 * len(cases)), dpi=160, layout="constrained"
-    )
-    axes = figure.subplots()
-    for row, (name, case) in enumerate(cases.items()):
-        library = name.split()[0]
-        colour = COLOURS.get(library, "#222222")
-        axes.plot([case["q1"], case["q3"]], [row, row], color=colour, linewidth=2)
-        axes.plot(case["median"], row, MARKERS.get(library, "o"), color=colour)
-        axes.plot(case["min"], row, "|", color=colour, markersize=11)
-        axes.annotate(
-            _number(case["median"]),
-            (max(case["q3"], case["median"]), row),
-            (7, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(range(len(cases)), list(cases), fontsize=9)
-    axes.set_ylim(len(cases) - 0.5, -0.5)
-    axes.set_xlim(0, 1.12 * max(case["q3"] for case in cases.values()))
-    axes.set_xlabel(
-        f"{report['unit']}: median and quartiles; tick: shortest of "
-        f"{report['rounds']} rounds",
-        fontsize=8,
-    )
-    axes.set_title(f"{report['title']}\n{device(report)}", loc="left", fontsize=9)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,33 +1,43 @@
-"""Fair measurements on a noisy machine: interleaved rounds, and memory in children.
+"""Fair measurements on a noisy machine: cases take turns, and ratios are by round.
 
 Whatever else a machine does hits neighbouring calls alike. So the cases of a benchmark
 take turns, and a ratio is that of two calls of the same round; the median over rounds
-is reported, with quartiles and the minimum.
-
-One process cannot tell the peak memory of one case from another's, so each case has a
-process of its own: `python -m experiments.bench.timing <benchmark> <case> [--quick]`.
+is reported, with quartiles and the minimum. Peak memory is `children`'s.
 """
 
 import dataclasses
 import gc
-import importlib
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 THREADS = 2
-ROOT = Path(__file__).resolve().parents[2]
-MIB = 2**20
 Thunk = Callable[[], None]
+Say = Callable[[str], None]
 
 
 class BenchError(RuntimeError):
     """A case that could not be measured; says which and why."""
+
+
+class NoMemoryError(BenchError):
+    """A case that the device's memory is too small for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A case that is ready to be timed.
+
+    Attributes:
+      call: does the work, and returns when the device is done with it.
+      compile_seconds: what making it took of the compiler; None if nothing is compiled.
+    """
+
+    call: Thunk
+    compile_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +49,61 @@ class Case:
       units: how much work a call does (steps, or draws), to divide its time by.
       imports: modules whose memory is not the case's own.
       warmup: calls before the first that counts.
+      optional: what keeps it from being measured is said in the notes, no error.
     """
 
-    build: Callable[[], Thunk]
+    build: Callable[[], Ready]
     units: float = 1
     imports: tuple[str, ...] = ("jax",)
     warmup: int = 2
+    optional: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Cases that are measured together, and what is made of them.
+
+    Attributes:
+      title: for people.
+      unit: of the times, "ms per ...".
+      rounds: calls of each case.
+      cases: quick -> the cases by name; the children build one of them.
+      run: (quick, rounds, say) -> the report's own parts: settings, cases, ratios,
+        notes, and if there are any values and an overview.
+    """
+
+    title: str
+    unit: str
+    rounds: int
+    cases: Callable[[bool], dict[str, Case]]
+    run: Callable[[bool, int, Say], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What `measure` found.
+
+    Attributes:
+      cases: for each its summary in ms per unit with "peak_mib" and "compile_seconds",
+        None where not measured.
+      times: ms per unit by round.
+      notes: which cases could not be measured, and why.
+    """
+
+    cases: dict[str, dict[str, float | None]]
+    times: dict[str, list[float]]
+    notes: list[str]
+
+
+def prepare() -> None:
+    """Readies this process, and its children, to measure; before JAX starts."""
+    use_threads()
+    # JAX would take most of a GPU's memory at once, from its children and from PyTorch.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # What was compiled before would make the seconds of compiling look short.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    if "jax" in sys.modules:  # imported, but not started: it has read its variables
+        sys.modules["jax"].config.update("jax_enable_compilation_cache", False)
 
 
 def use_threads(count: int = THREADS) -> int:
@@ -89,7 +148,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 def ratios(
     times: Mapping[str, Sequence[float]], pairs: Mapping[str, tuple[str, str]]
 ) -> dict[str, dict[str, float]]:
-    """For each named pair of cases the ratio of their times.
+    """For each named pair of cases the ratio of their times, if both were measured.
 
     Returns:
       The summary of the ratios round by round, and "of_minima", the ratio of the two
@@ -97,6 +156,8 @@ def ratios(
     """
     result = {}
     for name, (one, other) in pairs.items():
+        if not {one, other} <= set(times):
+            continue
         by_round = [a / b for a, b in zip(times[one], times[other], strict=True)]
         result[name] = {
             **summary(by_round),
@@ -116,89 +177,65 @@ def measure(
     *,
     rounds: int,
     quick: bool = False,
-    say: Callable[[str], None] = print,
-) -> tuple[dict[str, dict[str, float | None]], dict[str, list[float]]]:
-    """Time per unit and peak memory of every case.
+    say: Say = print,
+    memory_of: Iterable[str] | None = None,
+) -> Measured:
+    """Time per unit, peak memory and time of compiling of every case.
 
     Args:
-      benchmark: module of this package that defines the cases, for the children.
+      benchmark: its name, for the children.
       cases: by name.
       rounds: calls of each case.
       quick: tiny sizes, and the memory of the first case only.
       say: takes a line before each part.
-
-    Returns:
-      For each case its summary in ms per unit with "peak_mib" (None: not measured),
-      and its times by round.
-    """
-    say(f"{benchmark}: peak memory of {len(cases)} cases, in processes of their own")
-    measured = list(cases)[:1] if quick else list(cases)
-    peaks = {name: peak_mib(benchmark, name, quick) for name in measured}
-    say(f"{benchmark}: compiling and warming up")
-    thunks = {name: _warmed(case) for name, case in cases.items()}
-    say(f"{benchmark}: {rounds} rounds")
-    raw = interleave(thunks, rounds)
-    times = {name: [t / cases[name].units for t in raw[name]] for name in cases}
-    return (
-        {name: {**summary(times[name]), "peak_mib": peaks.get(name)} for name in cases},
-        times,
-    )
-
-
-def _warmed(case: Case) -> Thunk:
-    thunk = case.build()
-    for _ in range(case.warmup):
-        thunk()
-    return thunk
-
-
-def peak_mib(benchmark: str, case: str, quick: bool) -> float:
-    """Peak memory of a case beyond that of its imports, in MiB, compilation included.
-
-    On an accelerator it is the device's memory.
+      memory_of: cases whose memory is measured; all by default.
 
     Raises:
-      BenchError: the child failed.
+      BenchError: a case failed that is not optional.
     """
-    command = [sys.executable, "-m", __spec__.name, benchmark, case]
-    child = subprocess.run(
-        command + ["--quick"] * quick,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BenchError(f"{benchmark}, case {case!r}: {reason}")
-    return json.loads(child.stdout.splitlines()[-1])["peak_mib"]
+    from experiments.bench import children
+
+    notes: list[str] = []
+
+    def attempt(name: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except Exception as error:
+            if not (cases[name].optional or isinstance(error, NoMemoryError)):
+                raise
+            notes.append(f"{name} could not be measured: {_first_line(error)}")
+            say(notes[-1])
+            return None
+
+    chosen = list(cases if memory_of is None else memory_of)
+    chosen = chosen[:1] if quick else chosen
+    say(f"{benchmark}: memory and compiling of {len(chosen)} cases, each on its own")
+    alone = {
+        name: attempt(name, lambda name=name: children.ask(benchmark, name, quick))
+        for name in chosen
+    }
+    left = [name for name in cases if alone.get(name, {}) is not None]
+    say(f"{benchmark}: compiling and warming up")
+    made = {name: attempt(name, lambda name=name: warmed(cases[name])) for name in left}
+    ready = {name: one for name, one in made.items() if one is not None}
+    say(f"{benchmark}: {rounds} rounds of {len(ready)} cases")
+    raw = interleave({name: one.call for name, one in ready.items()}, rounds)
+    times = {name: [t / cases[name].units for t in raw[name]] for name in ready}
+    found = {}
+    for name, one in ready.items():
+        here = {"peak_mib": None, "compile_seconds": one.compile_seconds}
+        found[name] = {**summary(times[name]), **(alone.get(name) or here)}
+    return Measured(found, times, notes)
 
 
-def _child(benchmark: str, name: str, quick: bool) -> float:
-    case = importlib.import_module(f"experiments.bench.{benchmark}").cases(quick)[name]
-    for module in case.imports:
-        importlib.import_module(module)
-    if "jax" in case.imports:
-        sys.modules["jax"].numpy.zeros(1).block_until_ready()  # starts the backend
-    before = _max_rss()
-    _warmed(case)
-    device = _device_peak() if "jax" in case.imports else None
-    return (_max_rss() - before if device is None else device) / MIB
+def warmed(case: Case) -> Ready:
+    """The case built and called as often as it needs to settle."""
+    ready = case.build()
+    for _ in range(case.warmup):
+        ready.call()
+    return ready
 
 
-def _max_rss() -> int:
-    """High-water mark of this process's memory, in bytes."""
-    import resource  # here, since Windows has none
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _device_peak() -> int | None:
-    stats = sys.modules["jax"].devices()[0].memory_stats()
-    return stats["peak_bytes_in_use"] if stats else None
-
-
-if __name__ == "__main__":
-    arguments = [a for a in sys.argv[1:] if a != "--quick"]
-    print(json.dumps({"peak_mib": _child(*arguments, "--quick" in sys.argv)}))
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
