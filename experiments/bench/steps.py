@@ -15,7 +15,7 @@ import optax
 from jax import random
 
 from experiments.bench import compiling, matmul, timing, torch_nets, workloads
-from experiments.bench.workloads import IN_TORCH, METHODS, WORKLOADS, Size
+from experiments.bench.workloads import COMPILED, IN_TORCH, METHODS, WORKLOADS, Size
 from vnets import objectives, parallel, priors, sources, train
 from vnets.layers import Mode
 
@@ -55,12 +55,13 @@ def ours(size: Size) -> Iterator[tuple[str, str, bool]]:
 
 def theirs(size: Size) -> Iterator[tuple[str, str, str]]:
     """Method, form and precision of each case of PyTorch."""
-    for method in IN_TORCH:
-        if method in size.methods:
-            for form in size.forms:
-                yield method, form, FULL
-                if size.torch_half and method in size.half:
-                    yield method, form, HALF
+    for method in (m for m in IN_TORCH if m in size.methods):
+        for form in size.forms:
+            if form == COMPILED and method not in size.compiled:
+                continue
+            yield method, form, FULL
+            if size.torch_half and method in size.half:
+                yield method, form, HALF
 
 
 def precisions(size: Size) -> tuple[str, ...]:

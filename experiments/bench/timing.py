@@ -5,11 +5,14 @@ take turns, and a ratio is that of two calls of the same round; the median over 
 is reported, with quartiles and the minimum. Peak memory is `children`'s.
 """
 
+import atexit
 import dataclasses
 import gc
 import os
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -104,6 +107,9 @@ def prepare() -> None:
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if "jax" in sys.modules:  # imported, but not started: it has read its variables
         sys.modules["jax"].config.update("jax_enable_compilation_cache", False)
+    folder = tempfile.mkdtemp(prefix="bench-torch-")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # a child's, then this process's
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def use_threads(count: int = THREADS) -> int:

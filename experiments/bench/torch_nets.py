@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from experiments.bench import timing
+from experiments.bench.workloads import COMPILED
 from vnets import plan as steps
 
 VAR_FLOOR = LOG_FLOOR = 1e-16
@@ -119,7 +120,7 @@ def build(
         loss = torch.nn.functional.cross_entropy(logits.float(), labels)
         return loss + net.kl() / n_train
 
-    if form == "compiled":
+    if form == COMPILED:
         objective = torch.compile(objective)
 
     def step(rows):
@@ -134,7 +135,7 @@ def build(
         _wait(torch)
 
     seconds = None
-    if form == "compiled":
+    if form == COMPILED:
         began = time.perf_counter()
         step(order[0])
         _wait(torch)

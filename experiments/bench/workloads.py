@@ -18,7 +18,8 @@ from vnets.nets.net import Net
 from vnets.nets.resnet import ResNet
 from vnets.plan import Shape, costs
 
-FORMS = ("NCHW", "channels_last", "compiled")  # of PyTorch
+COMPILED = "compiled"
+FORMS = ("NCHW", "channels_last", COMPILED)  # of PyTorch
 GAUSSIAN, VARIANCE = "gaussian", "variance"
 FACTORIES = {GAUSSIAN: posteriors.gaussian(), VARIANCE: posteriors.variance()}
 BACKWARD = 2  # forward passes that the gradients of weights and inputs take
@@ -62,6 +63,8 @@ class Size:
       half: those of them that are measured in bfloat16, too.
       remat: those that are measured with `Mode(remat=True)`, too.
       forms: of PyTorch, of FORMS.
+      compiled: methods that COMPILED is measured with, if it is among `forms`:
+        on a CPU its compiler takes most of a minute for each.
       torch_half: PyTorch is measured in bfloat16 where vnets is.
     """
 
@@ -73,6 +76,7 @@ class Size:
     half: tuple[str, ...] = ("deterministic", "LRT")
     remat: tuple[str, ...] = ("LRT",)
     forms: tuple[str, ...] = FORMS
+    compiled: tuple[str, ...] = ("deterministic", "LRT")
     torch_half: bool = False
 
     @property
@@ -136,7 +140,7 @@ def sizes(**by_kind: Size) -> Mapping[str, Size]:
     return MappingProxyType(by_kind)
 
 
-ALL_HALF = {"half": IN_TORCH, "torch_half": True}  # what accelerators are made for
+ALL = {"half": IN_TORCH, "compiled": IN_TORCH, "torch_half": True}
 # Compiling is all that a quick run waits for: together they show each thing once.
 QUICK = {"half": (), "remat": (), "forms": ("NCHW",)}
 
@@ -150,9 +154,9 @@ WORKLOADS = {
                 LeNet5(), (28, 28, 1), 4, 2, ("deterministic", "per example"), **QUICK
             ),
             cpu=Size(LeNet5(), (28, 28, 1), 200, 5),
-            accelerator=Size(LeNet5(), (28, 28, 1), 1024, 50, **ALL_HALF),
+            accelerator=Size(LeNet5(), (28, 28, 1), 1024, 50, **ALL),
         ),
-        rounds=12,
+        rounds=10,
     ),
     "vgg": Workload(
         "the VGG-like net",
@@ -169,9 +173,9 @@ WORKLOADS = {
                 forms=("NCHW",),
             ),
             cpu=Size(VGG(width=0.25), (32, 32, 3), 100),
-            accelerator=Size(VGG(), (32, 32, 3), 1024, 5, **ALL_HALF),
+            accelerator=Size(VGG(), (32, 32, 3), 1024, 5, **ALL),
         ),
-        rounds=8,
+        rounds=6,
     ),
     "resnet50": Workload(
         "ResNet-50",
@@ -193,7 +197,7 @@ WORKLOADS = {
                 half=(),
                 forms=("NCHW", "channels_last"),
             ),
-            accelerator=Size(ResNet(), (224, 224, 3), 128, **ALL_HALF),
+            accelerator=Size(ResNet(), (224, 224, 3), 128, **ALL),
         ),
         rounds=4,
     ),
