@@ -17,6 +17,7 @@ from vnets import (
     edits,
     group_priors,
     nets,
+    normal_priors,
     posteriors,
     priors,
     projections,
@@ -165,7 +166,7 @@ def mode(estimator: str, precision: str = "float32", remat: bool = False) -> Mod
     )
 
 
-PRIORS = ChainMap(priors.PRIORS, group_priors.PRIORS)
+PRIORS = ChainMap(priors.PRIORS, normal_priors.PRIORS, group_priors.PRIORS)
 
 
 def prior(spec: str | Mapping):

@@ -36,6 +36,7 @@ _SUBMODULES = (
     "monitor",
     "nets",
     "noise",
+    "normal_priors",
     "objectives",
     "ops",
     "parallel",

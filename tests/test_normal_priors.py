@@ -1,0 +1,85 @@
+"""Normal priors with scales in closed form are those at the best scale, by search."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from scipy import optimize, stats
+
+from experiments import build as parts
+from vnets.normal_priors import empirical_normal, hierarchical_normal
+from vnets.posteriors import Dropout, gaussian, multiplicative, variance
+from vnets.priors import ard, kl, standard_normal
+
+NODES = {
+    "gaussian": gaussian(-3.0)(random.key(0), (6, 5)),
+    "multiplicative": multiplicative(0.5, "output")(random.key(1), (2, 2, 3, 4)),
+    "variance": variance()(random.key(2), (6, 5)),
+}
+
+
+def least(value):
+    """The least of a function of ln s."""
+    return optimize.minimize_scalar(value, bounds=(-8, 4), method="bounded").fun
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_the_empirical_scale_is_the_best_one(name):
+    node = NODES[name]
+    found = least(lambda log_s: float(standard_normal(np.exp(log_s))(node)))
+    assert float(empirical_normal(node)) == pytest.approx(found, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+@pytest.mark.parametrize(("shape", "rate"), [(1.0, 1e-2), (50.0, 200.0)])
+def test_the_hierarchical_scale_is_the_best_with_its_hyperprior(name, shape, rate):
+    node = NODES[name]
+    law = stats.invgamma(shape, scale=rate)
+
+    def value(log_s):
+        divergence = float(standard_normal(np.exp(log_s))(node))
+        return divergence - law.logpdf(np.exp(2 * log_s))
+
+    found = float(hierarchical_normal(shape, rate)(node))
+    assert found == pytest.approx(least(value), rel=1e-4, abs=1e-3)
+
+
+def test_one_scale_costs_more_than_one_for_each_weight():
+    node = NODES["gaussian"]
+    assert float(empirical_normal(node)) > float(ard(node)) > 0
+
+
+@pytest.mark.parametrize("prior", [empirical_normal, hierarchical_normal()])
+def test_gradients_are_those_of_the_fixed_scale(prior):
+    """The best scale has no gradient of its own: the envelope theorem."""
+    node = NODES["gaussian"]
+    second = np.square(node.mean) + np.exp(node.log_var)
+    square = second.mean()
+    if prior is not empirical_normal:
+        square = (second.sum() + 2e-2) / (second.size + 4)
+    ours = jax.grad(prior)(node)
+    fixed = jax.grad(standard_normal(float(np.sqrt(square))))(node)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(fixed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_each_layer_has_its_own_scale():
+    wide = NODES["gaussian"].replace(mean=100 * NODES["gaussian"].mean)
+    params = {"a": {"kernel": NODES["gaussian"]}, "b": {"kernel": wide}}
+    expected = empirical_normal(NODES["gaussian"]) + empirical_normal(wide)
+    total = kl(params, parts.prior("empirical_normal"))
+    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_configs_name_them_and_wrong_ones_are_refused():
+    made = parts.prior({"kind": "hierarchical_normal", "shape": 2.0, "rate": 0.5})
+    assert np.isfinite(float(kl({"a": {"kernel": NODES["gaussian"]}}, made)))
+    with pytest.raises(parts.ConfigError, match=r"positive shape and rate, not 0"):
+        parts.prior({"kind": "hierarchical_normal", "shape": 0.0})
+    with pytest.raises(TypeError, match=r"Dropout.*Gaussian"):
+        empirical_normal(Dropout(0.5, 3))
+    with pytest.raises(TypeError, match="sign noise"):
+        empirical_normal(variance("sign")(random.key(0), (3, 4)))
+    zero = NODES["gaussian"].replace(log_var=jnp.full((6, 5), -jnp.inf))
+    assert np.isfinite(float(empirical_normal(zero)))
