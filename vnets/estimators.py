@@ -19,7 +19,7 @@ from jax import lax, random
 
 from vnets import noise as noises
 from vnets.posteriors import Posterior, Scaled, ZeroMean, is_noisy
-from vnets.types import Array, Key
+from vnets.types import Array, Key, Moment
 
 VAR_FLOOR = 1e-16  # inside the root: sqrt has no gradient at 0 (authors' value)
 # Of |eps| for a standard normal eps; (0.603 / 0.798)^2 = pi / 2 - 1 = 0.571.
@@ -120,6 +120,48 @@ def per_example_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
 
 
 @_with_scaled
+def flipout(op, q: Posterior, x: Array, key: Key) -> Array:
+    """One draw of the noise for the batch, with random signs of its own per example.
+
+    Example n has the weight mean + r_n s_n^T * noise, with a sign s for each input unit
+    and r for each output unit (Wen et al. 2018, equation 3): its law is that of any
+    weight sample, since the noise is symmetric, and the noises of two examples are
+    uncorrelated, though not independent. An input unit of a convolution is a channel.
+    """
+    mean, noise, (key_in, key_out) = _noise_of_batch(q, key)
+    ones = (1,) * (x.ndim - 2)
+    s = random.rademacher(key_in, (x.shape[0], *ones, x.shape[-1]), x.dtype)
+    r = random.rademacher(key_out, (x.shape[0], *ones, q.shape[-1]), x.dtype)
+    y = r * _product(op, s * x, noise)
+    return y if mean is None else y + _product(op, x, mean)
+
+
+@_with_scaled
+def antithetic(op, q: Posterior, x: Array, key: Key) -> Array:
+    """One draw of the noise for the batch, with its sign turned in every other example.
+
+    Examples 0, 2, 4, ... have the weight mean + noise, the others mean - noise: what is
+    linear in the noise cancels between the two halves of the batch. The law of each is
+    that of any weight sample, since the noise is symmetric.
+    """
+    mean, noise, _ = _noise_of_batch(q, key)
+    even = jnp.arange(x.shape[0], dtype=jnp.int32) % 2 == 0
+    sign = jnp.where(even, 1, -1).astype(x.dtype)
+    h = op.lift(x)
+    y = op.lower(op.apply(h, noise.astype(h.dtype)))
+    y = sign.reshape((-1,) + (1,) * (y.ndim - 1)) * y
+    return y if mean is None else y + op.lower(op.apply(h, mean.astype(h.dtype)))
+
+
+def _noise_of_batch(q: Posterior, key: Key) -> tuple[Moment, Array, Key]:
+    """The mean, one draw of what is added to it, and two keys for signs."""
+    mean, std = q.location_scale()
+    key_noise, *others = random.split(key, 3)
+    draws = noises.sampler(q.noise)(key_noise, q.shape, std.dtype)
+    return mean, std * draws, others
+
+
+@_with_scaled
 def magnitude(op, q: Posterior, x: Array, key: Key) -> Array:
     """A variance layer followed by |.|: y = sqrt(v) |eps|, v = x^2 var, one eps each.
 
@@ -179,6 +221,8 @@ ESTIMATORS = {
         lrt,
         weight_sampling,
         per_example_sampling,
+        flipout,
+        antithetic,
         magnitude,
         magnitude_gaussian,
         magnitude_mean,

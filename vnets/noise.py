@@ -1,4 +1,4 @@
-"""Noise families of zero mean and unit variance, named, as posterior nodes name them.
+"""Noise families of unit variance, symmetric around zero, as posterior nodes name them.
 
 `normal` comes in two forms (`backend.py`). The Box-Muller form takes two normals from
 each 32-bit word: 16 bits give the radius, 14 the angle within a quadrant, 2 the signs.
