@@ -23,6 +23,7 @@ MODULES = (
     "bit_precision",
     "diversity",
     "gradient_noise",
+    "gradient_variance",
     "kl_approximations",
     "mean_propagation",
     "policy_gradient",

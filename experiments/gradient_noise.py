@@ -13,6 +13,7 @@ alpha says nothing, and it is left out of the curve and the median.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from experiments.core import Measured, Net, NetSpec, Study, load_data
 from experiments.thresholds import Layer, layers_of
 from vnets import backend
 from vnets.evaluate import to_float
+from vnets.layers import TEST, Mode
 from vnets.objectives import cross_entropy
 from vnets.posteriors import Gaussian, Multiplicative, Posterior, is_posterior
 from vnets.rng import stream
@@ -72,7 +74,17 @@ def _log_var(node: Gaussian | Multiplicative) -> Array:
     return node.log_alpha + 2 * jnp.log(jnp.abs(node.mean))
 
 
-def gradient_variance(
+def batch_loss(model, mode: Mode = TEST) -> Callable:
+    """(variables, image [B, H, W, C], label [B], key) -> mean(nll), without the KL."""
+
+    def loss(variables, image, label, key):
+        logits = model.apply(variables, image, mode=mode, rngs={"noise": key})
+        return jnp.mean(cross_entropy(logits, label))
+
+    return loss
+
+
+def variance_per_weight(
     net: Net, image: Array, label: Array, key: Key, draws: int
 ) -> Params:
     """Variance over the noise of d mean(nll) / d mean for each weight.
@@ -87,12 +99,10 @@ def gradient_variance(
     Returns:
       A tree like the parameters; in the place of each node's mean, its variance.
     """
+    likelihood = batch_loss(net.model)
 
     def loss(params, key):
-        logits = net.model.apply(
-            {"params": params, **net.collections}, image, rngs={"noise": key}
-        )
-        return jnp.mean(cross_entropy(logits, label))
+        return likelihood({"params": params, **net.collections}, image, label, key)
 
     def add(sums, number):
         grads = jax.grad(loss)(net.params, stream(key, number))
@@ -124,7 +134,7 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
     for form, change in zip(FORMS, (additive, multiplicative), strict=True):
         params = jax.tree.map(change, net.params, is_leaf=is_posterior)
         changed = Net(net.model, params, net.collections)
-        spread = gradient_variance(changed, image, label, key, spec.draws)
+        spread = variance_per_weight(changed, image, label, key, spec.draws)
         x, y = _kept(layers, spread)
         index = np.digitize(x, edges)
         for bin_number in range(1, spec.bins + 1):

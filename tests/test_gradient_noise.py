@@ -8,7 +8,11 @@ from jax import random
 
 from experiments import gradient_noise
 from experiments.core import Net
-from experiments.gradient_noise import additive, gradient_variance, multiplicative
+from experiments.gradient_noise import (
+    additive,
+    multiplicative,
+    variance_per_weight,
+)
 from experiments.thresholds import layers_of
 from vnets.nets import MLP
 from vnets.posteriors import Gaussian, is_posterior
@@ -69,7 +73,7 @@ def test_the_gradient_of_one_example_has_the_variance_of_the_formula(net):
         (additive, expected_additive),
         (multiplicative, expected_multiplicative),
     ):
-        spread = gradient_variance(changed(net, form), x, label, random.key(2), DRAWS)
+        spread = variance_per_weight(changed(net, form), x, label, random.key(2), DRAWS)
         # A variance of n normal draws has a relative error of sqrt(2 / n).
         np.testing.assert_allclose(
             spread["dense1"]["kernel"].mean, expected, rtol=6 * np.sqrt(2 / DRAWS)
@@ -94,7 +98,7 @@ def test_dropped_means_keep_their_noise_and_are_left_out(net):
     label = jnp.zeros((1,), jnp.int32)
     found = [
         gradient_noise._kept(
-            layers, gradient_variance(one, x, label, random.key(2), DRAWS)
+            layers, variance_per_weight(one, x, label, random.key(2), DRAWS)
         )
         for one in both
     ]

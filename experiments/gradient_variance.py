@@ -1,0 +1,315 @@
+"""Variance of the minibatch gradient under each way of sampling: Kingma et al. 2015.
+
+Their section 2.1: with one noise for the whole minibatch of M examples,
+
+    Var = Var_i / M + (M - 1) / M Cov_ij,
+
+where Var_i is the variance of one example's gradient, over examples and noise, and
+Cov_ij is the covariance of two that share the noise, which no M makes small. It is zero
+where examples have noises of their own (LRT; a weight sample for each), so their
+variance at any M comes from single examples, a thousand of them in the place of a
+minibatch. Of one example alone all that sample weights are the same; of those that
+share a draw (one weight sample, flipout, antithetic pairs) whole minibatches are drawn.
+
+Variances are totals over the weights of a layer, divided by their number, of the
+gradient of N mean(log likelihood), N the training set's size, as in the paper's table.
+They are unbiased estimates, with the standard error of a mean over draws; examples are
+drawn with replacement. The posterior is w = theta (1 + sqrt(alpha) eps) = mu + sigma
+eps with theta = mu; what differs is what is held:
+
+    theta      alpha held: what the paper trains
+    mu         sigma held
+    log_var    of log sigma^2 with mu held, the same as of log alpha with theta held
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build as parts
+from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.gradient_noise import additive, batch_loss
+from vnets import backend, estimators
+from vnets.data import Split
+from vnets.edits import mean_only
+from vnets.evaluate import to_float
+from vnets.layers import Mode
+from vnets.posteriors import Gaussian, is_posterior
+from vnets.rng import stream
+from vnets.types import Array, Key
+
+OWN_NOISE = {"lrt": estimators.lrt, "separate": estimators.per_example_sampling}
+SHARED_NOISE = {
+    "single": estimators.weight_sampling,
+    "flipout": estimators.flipout,
+    "antithetic": estimators.antithetic,
+}
+KINDS = ("theta", "mu", "log_var")
+NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
+AT_ONCE = 16  # single examples whose gradients are held together
+
+
+@dataclasses.dataclass(frozen=True)
+class Variance:
+    """An estimate of a variance and its standard error."""
+
+    value: float
+    error: float
+
+    def times(self, factor: float) -> "Variance":
+        """The variance of what is sqrt(factor) as large."""
+        return Variance(self.value * factor, self.error * factor)
+
+
+# {layer: {kind: Variance}}
+Variances = dict[str, dict[str, Variance]]
+
+
+def build(config) -> Study:
+    """The study of a config; see `configs/gradient_variance.py` for its fields."""
+    spec = config.gradient
+    for field in ("examples", "minibatches"):
+        if spec[field] < 2:
+            raise parts.ConfigError(
+                f"config.gradient.{field} must be at least 2, not {spec[field]}: a "
+                "variance needs two draws"
+            )
+    sizes = tuple(spec.batch_sizes)
+    if not sizes or sizes[0] <= 1 or list(sizes) != sorted(set(sizes)):
+        raise parts.ConfigError(
+            f"config.gradient.batch_sizes must rise from 2 or more, not {sizes}"
+        )
+    dataset = load_data(config.dataset)
+    nets = {"net": NetSpec(config.nets.net.run)}
+    return Study(nets, functools.partial(_measure, spec, dataset), dataset)
+
+
+def spread(
+    net: Net,
+    layers: Sequence[str],
+    mode: Mode,
+    split: Split,
+    key: Key,
+    batch_size: int,
+    draws: int,
+    centre: Mapping[str, Array] | None = None,
+) -> tuple[Variances, dict[str, Array]]:
+    """Variance over examples and noise of N times the gradient of a minibatch's mean.
+
+    Args:
+      net: its `layers` have additive noise (`gradient_noise.additive`) or none.
+      layers: names of those that are measured.
+      mode: how weights are sampled.
+      split: where minibatches come from.
+      key: of examples and noise.
+      batch_size: M.
+      draws: how many minibatches, at least 2.
+      centre: near the mean gradient, as returned; it changes no estimate, but the
+        standard error is that of the second moment around it. Zero by default.
+
+    Returns:
+      The variances by layer and kind, and the mean gradients [kind, ..., I, O].
+    """
+    shapes = {name: net.params[name]["kernel"].shape for name in layers}
+    if centre is None:
+        centre = {
+            name: jnp.zeros((len(KINDS), *shape), jnp.float32)
+            for name, shape in shapes.items()
+        }
+    # All arrays are arguments: as constants they would be a part of the program.
+    shift, squares = _program(net.model, tuple(layers), mode, batch_size, draws)(
+        net.params,
+        net.collections,
+        dict(centre),
+        jnp.asarray(split.image),
+        jnp.asarray(split.label),
+        key,
+    )
+    found = {
+        name: _unbiased(np.asarray(squares[name], np.float64), np.asarray(shift[name]))
+        for name in layers
+    }
+    return found, jax.tree.map(jnp.add, dict(centre), shift)
+
+
+@functools.lru_cache(maxsize=32)  # a table's rows differ in their nets' numbers only
+def _program(
+    model, layers: tuple[str, ...], mode: Mode, batch_size: int, draws: int
+) -> Callable:
+    """(params, collections, centre, images, labels, key) -> the mean gradient's shift
+    from the centre, and for each draw the mean square around it, [blocks, block, kind].
+    """
+    likelihood = batch_loss(model, mode)
+    block = AT_ONCE if batch_size == 1 else 1
+    blocks = -(-draws // block)
+
+    def run(params, collections, centre, images, labels, key):
+        n = len(images)
+        kernels = {name: params[name]["kernel"] for name in layers}
+
+        def loss(kernels, image, label, key):
+            changed = {
+                name: {**params[name], "kernel": kernels[name]} for name in layers
+            }
+            variables = {"params": {**params, **changed}, **collections}
+            return n * likelihood(variables, image, label, key)
+
+        def draw(number):
+            at = stream(key, number)
+            rows = jax.random.randint(stream(at, "rows"), (batch_size,), 0, n)
+            image, noise = to_float(images[rows]), stream(at, "noise")
+            bars = jax.grad(loss)(kernels, image, labels[rows], noise)
+            return {name: _kinds(kernels[name], bar) for name, bar in bars.items()}
+
+        def add(sums, numbers):
+            found = jax.vmap(draw)(numbers)
+            gaps = jax.tree.map(lambda g, c: g - c[None], found, centre)
+            squares = {
+                name: jnp.mean(jnp.square(gap), axis=tuple(range(2, gap.ndim)))
+                for name, gap in gaps.items()
+            }
+            return jax.tree.map(lambda s, gap: s + gap.sum(0), sums, gaps), squares
+
+        numbers = jnp.arange(blocks * block, dtype=jnp.int32).reshape(blocks, block)
+        zero = jax.tree.map(jnp.zeros_like, centre)
+        sums, squares = jax.lax.scan(add, zero, numbers)
+        return jax.tree.map(lambda s: s / numbers.size, sums), squares
+
+    return backend.jit(run)
+
+
+def _kinds(node, bar) -> Array:
+    """Gradients by theta, mu and log_var, [kind, ..., I, O], from those of a node."""
+    if not isinstance(node, Gaussian):
+        return jnp.stack([bar.mean, bar.mean, jnp.zeros_like(bar.mean)])
+    theta = bar.mean + 2 * bar.log_var / node.mean
+    return jnp.stack([theta, bar.mean, bar.log_var])
+
+
+def _unbiased(squares: np.ndarray, shift: np.ndarray) -> dict[str, Variance]:
+    """From the squares [blocks, block, kind] around a centre, and the mean's shift."""
+    squares = squares.reshape(-1, len(KINDS))
+    n = len(squares)
+    bias = np.square(shift, dtype=np.float64).reshape(len(KINDS), -1).mean(axis=1)
+    value = (squares.mean(axis=0) - bias) * n / (n - 1)
+    error = squares.std(axis=0, ddof=1) / math.sqrt(n)
+    return {
+        kind: Variance(float(value[i]), float(error[i])) for i, kind in enumerate(KINDS)
+    }
+
+
+def ends(net: Net) -> dict[str, str]:
+    """The bottom and the top layer of a net, both of them noisy in every weight.
+
+    Raises:
+      ConfigError: one of them has no noise of the kinds that are measured here.
+    """
+    found = {"top": net.model.layers[-1], "bottom": net.model.layers[0]}
+    for name in found.values():
+        node = additive(net.params[name]["kernel"])
+        if not isinstance(node, Gaussian):
+            raise parts.ConfigError(
+                f"config.nets.net.run: layer {name!r} of this net is a "
+                f"{type(node).__name__}; gaussian or multiplicative noise is measured"
+            )
+    return found
+
+
+def _measure(spec, dataset, nets, key: Key) -> Measured:
+    [net] = nets["net"]
+    layers = ends(net)
+    names = tuple(layers.values())
+    noisy = jax.tree.map(additive, net.params, is_leaf=is_posterior)
+    noisy = dataclasses.replace(net, params=noisy)
+    quiet = dataclasses.replace(net, params=mean_only(net.params, None))
+    sizes = tuple(spec.batch_sizes)
+
+    def of(name: str, estimator: Callable, batch_size: int, centre=None):
+        one = quiet if name == "none" else noisy
+        draws = spec.examples if batch_size == 1 else spec.minibatches
+        where = stream(key, name, batch_size)
+        split, mode = dataset.train, Mode(estimator)
+        return spread(one, names, mode, split, where, batch_size, draws, centre)
+
+    whole, centre = of("lrt", estimators.lrt, sizes[-1])
+    alone = {"none": of("none", estimators.lrt, 1)[0]}
+    alone |= {name: of(name, f, 1)[0] for name, f in OWN_NOISE.items()}
+    found = {name: {size: _over(alone[name], size) for size in sizes} for name in alone}
+    found |= {
+        name: {size: of(name, f, size, centre)[0] for size in sizes}
+        for name, f in SHARED_NOISE.items()
+    }
+    evals, curves = {}, {}
+    for place, layer in layers.items():
+        at = {
+            name: {size: one[layer] for size, one in by_size.items()}
+            for name, by_size in found.items()
+        }
+        single = {name: one[layer] for name, one in alone.items()}
+        evals[place] = _metrics(at, single, whole[layer], sizes[-1])
+        curves[place] = _curve(at, single, sizes)
+    return Measured(evals, curves)
+
+
+def _over(alone: Variances, size: int) -> Variances:
+    """The variance of the mean of `size` independent examples."""
+    return {
+        layer: {kind: one.times(1 / size) for kind, one in kinds.items()}
+        for layer, kinds in alone.items()
+    }
+
+
+def _metrics(at, alone, whole, size: int) -> dict[str, float]:
+    """The cells of a table: at minibatches of `size`, and for one example."""
+    lrt = at["lrt"][size]
+    metrics = {"lrt": lrt["theta"].value}
+    # What the theory says is 1: minibatches of LRT drawn, over examples alone.
+    metrics |= _ratio("independence", whole["theta"], lrt["theta"])
+    for name in at:
+        if name == "lrt":
+            continue
+        here = at[name][size]
+        metrics |= _ratio(name, here["theta"], lrt["theta"])
+        if name in SHARED_NOISE:
+            one = at["separate"][size]["theta"]
+            metrics[f"{name}_covariance"] = 1 - one.value / here["theta"].value
+            metrics |= _ratio(f"{name}_of_separate", here["theta"], one)
+        if name == "single":
+            for kind in KINDS[1:]:
+                metrics |= _ratio(f"{name}_{kind}", here[kind], lrt[kind])
+    for kind in KINDS:
+        pair = alone["separate"][kind], alone["lrt"][kind]
+        metrics |= _ratio(f"one_{kind}", *pair)
+    return metrics
+
+
+def _ratio(name: str, one: Variance, other: Variance) -> dict[str, float]:
+    """The ratio of two variances and its 95 % interval, as of independent ones."""
+    value = one.value / other.value
+    relative = math.hypot(one.error / one.value, other.error / other.value)
+    width = math.exp(NORMAL_95 * relative)
+    return {name: value, f"{name}_low": value / width, f"{name}_high": value * width}
+
+
+def _curve(at, alone, sizes: Sequence[int]) -> dict[str, list[float]]:
+    """Variance of the gradient of theta against the size of the minibatch.
+
+    "single_formula" is what the variance of single examples and the covariance, both
+    as found at the largest minibatches, give for the others.
+    """
+    curve: dict[str, list[float]] = {"batch_size": [1.0, *map(float, sizes)]}
+    for name, by_size in at.items():
+        first = alone.get(name, alone["separate"])["theta"]
+        curve[name] = [first.value, *(by_size[size]["theta"].value for size in sizes)]
+    variance, largest = alone["separate"]["theta"].value, sizes[-1]
+    last = at["single"][largest]["theta"].value
+    covariance = (largest * last - variance) / (largest - 1)
+    curve["single_formula"] = [
+        variance / m + (m - 1) / m * covariance for m in curve["batch_size"]
+    ]
+    return curve
