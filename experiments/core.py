@@ -25,6 +25,7 @@ MODULES = (
     "gradient_noise",
     "gradient_variance",
     "kl_approximations",
+    "lrt_cost",
     "mean_propagation",
     "policy_gradient",
     "sparsity",
