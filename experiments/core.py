@@ -21,6 +21,7 @@ MODULES = (
     "adversarial",
     "artifact",
     "bit_precision",
+    "conv_lrt",
     "diversity",
     "gradient_noise",
     "gradient_variance",
