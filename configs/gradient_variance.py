@@ -36,7 +36,7 @@ SIZES = {
     "short": (10, 100, 1000),
     "paper": (10, 100, 1000),
 }
-DRAWS = {"quick": (800, 60), "short": (4000, 400), "paper": (8000, 1000)}
+DRAWS = {"quick": (800, 60), "short": (20_000, 400), "paper": (60_000, 1000)}
 
 
 def get_config(which: str = "epochs_10") -> ConfigDict:

@@ -14,8 +14,9 @@ share a draw (one weight sample, flipout, antithetic pairs) whole minibatches ar
 Variances are totals over the weights of a layer, divided by their number, of the
 gradient of N mean(log likelihood), N the training set's size, as in the paper's table.
 They are unbiased estimates, with the standard error of a mean over draws; examples are
-drawn with replacement. The posterior is w = theta (1 + sqrt(alpha) eps) = mu + sigma
-eps with theta = mu; what differs is what is held:
+drawn with replacement, the same ones for all ways of sampling. The posterior is w =
+theta (1 + sqrt(alpha) eps) = mu + sigma eps with theta = mu; what differs is what is
+held:
 
     theta      alpha held: what the paper trains
     mu         sigma held
@@ -56,14 +57,22 @@ AT_ONCE = 16  # single examples whose gradients are held together
 
 @dataclasses.dataclass(frozen=True)
 class Variance:
-    """An estimate of a variance and its standard error."""
+    """An estimate of a variance.
+
+    Attributes:
+      value: the estimate.
+      squares: what it is the mean of, but for the centre's bias: one for each draw.
+      batch_size: of the minibatches drawn; equal draws of equal size are of the same
+        examples, whatever the way of sampling.
+    """
 
     value: float
-    error: float
+    squares: np.ndarray
+    batch_size: int
 
     def times(self, factor: float) -> "Variance":
         """The variance of what is sqrt(factor) as large."""
-        return Variance(self.value * factor, self.error * factor)
+        return Variance(self.value * factor, self.squares * factor, self.batch_size)
 
 
 # {layer: {kind: Variance}}
@@ -94,7 +103,7 @@ def spread(
     layers: Sequence[str],
     mode: Mode,
     split: Split,
-    key: Key,
+    keys: tuple[Key, Key],
     batch_size: int,
     draws: int,
     centre: Mapping[str, Array] | None = None,
@@ -106,7 +115,7 @@ def spread(
       layers: names of those that are measured.
       mode: how weights are sampled.
       split: where minibatches come from.
-      key: of examples and noise.
+      keys: of the examples, and of the noise.
       batch_size: M.
       draws: how many minibatches, at least 2.
       centre: near the mean gradient, as returned; it changes no estimate, but the
@@ -121,17 +130,21 @@ def spread(
             name: jnp.zeros((len(KINDS), *shape), jnp.float32)
             for name, shape in shapes.items()
         }
+    # How kernels start makes another model, but no other program.
+    model = net.model.clone(posteriors={})
     # All arrays are arguments: as constants they would be a part of the program.
-    shift, squares = _program(net.model, tuple(layers), mode, batch_size, draws)(
+    shift, squares = _program(model, tuple(layers), mode, batch_size, draws)(
         net.params,
         net.collections,
         dict(centre),
         jnp.asarray(split.image),
         jnp.asarray(split.label),
-        key,
+        *keys,
     )
     found = {
-        name: _unbiased(np.asarray(squares[name], np.float64), np.asarray(shift[name]))
+        name: _unbiased(
+            np.asarray(squares[name], np.float64), np.asarray(shift[name]), batch_size
+        )
         for name in layers
     }
     return found, jax.tree.map(jnp.add, dict(centre), shift)
@@ -141,14 +154,15 @@ def spread(
 def _program(
     model, layers: tuple[str, ...], mode: Mode, batch_size: int, draws: int
 ) -> Callable:
-    """(params, collections, centre, images, labels, key) -> the mean gradient's shift
-    from the centre, and for each draw the mean square around it, [blocks, block, kind].
+    """(params, collections, centre, images, labels, keys of examples and noise) -> the
+    mean gradient's shift from the centre, and the mean square around it of each draw,
+    [blocks, block, kind].
     """
     likelihood = batch_loss(model, mode)
     block = AT_ONCE if batch_size == 1 else 1
     blocks = -(-draws // block)
 
-    def run(params, collections, centre, images, labels, key):
+    def run(params, collections, centre, images, labels, key_rows, key_noise):
         n = len(images)
         kernels = {name: params[name]["kernel"] for name in layers}
 
@@ -160,9 +174,9 @@ def _program(
             return n * likelihood(variables, image, label, key)
 
         def draw(number):
-            at = stream(key, number)
-            rows = jax.random.randint(stream(at, "rows"), (batch_size,), 0, n)
-            image, noise = to_float(images[rows]), stream(at, "noise")
+            at = stream(key_rows, number)
+            rows = jax.random.randint(at, (batch_size,), 0, n)
+            image, noise = to_float(images[rows]), stream(key_noise, number)
             bars = jax.grad(loss)(kernels, image, labels[rows], noise)
             return {name: _kinds(kernels[name], bar) for name, bar in bars.items()}
 
@@ -191,15 +205,17 @@ def _kinds(node, bar) -> Array:
     return jnp.stack([theta, bar.mean, bar.log_var])
 
 
-def _unbiased(squares: np.ndarray, shift: np.ndarray) -> dict[str, Variance]:
+def _unbiased(
+    squares: np.ndarray, shift: np.ndarray, batch_size: int
+) -> dict[str, Variance]:
     """From the squares [blocks, block, kind] around a centre, and the mean's shift."""
     squares = squares.reshape(-1, len(KINDS))
     n = len(squares)
     bias = np.square(shift, dtype=np.float64).reshape(len(KINDS), -1).mean(axis=1)
     value = (squares.mean(axis=0) - bias) * n / (n - 1)
-    error = squares.std(axis=0, ddof=1) / math.sqrt(n)
     return {
-        kind: Variance(float(value[i]), float(error[i])) for i, kind in enumerate(KINDS)
+        kind: Variance(float(value[i]), squares[:, i], batch_size)
+        for i, kind in enumerate(KINDS)
     }
 
 
@@ -232,9 +248,9 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
     def of(name: str, estimator: Callable, batch_size: int, centre=None):
         one = quiet if name == "none" else noisy
         draws = spec.examples if batch_size == 1 else spec.minibatches
-        where = stream(key, name, batch_size)
+        keys = stream(key, "examples", batch_size), stream(key, name, batch_size)
         split, mode = dataset.train, Mode(estimator)
-        return spread(one, names, mode, split, where, batch_size, draws, centre)
+        return spread(one, names, mode, split, keys, batch_size, draws, centre)
 
     whole, centre = of("lrt", estimators.lrt, sizes[-1])
     alone = {"none": of("none", estimators.lrt, 1)[0]}
@@ -289,11 +305,23 @@ def _metrics(at, alone, whole, size: int) -> dict[str, float]:
 
 
 def _ratio(name: str, one: Variance, other: Variance) -> dict[str, float]:
-    """The ratio of two variances and its 95 % interval, as of independent ones."""
+    """The ratio of two variances and its 95 % interval."""
     value = one.value / other.value
-    relative = math.hypot(one.error / one.value, other.error / other.value)
-    width = math.exp(NORMAL_95 * relative)
+    width = math.exp(NORMAL_95 * _relative_error(one, other))
     return {name: value, f"{name}_low": value / width, f"{name}_high": value * width}
+
+
+def _relative_error(one: Variance, other: Variance) -> float:
+    """Of the ratio: the standard error of its logarithm.
+
+    Some examples vary far more than others, under any way of sampling; where both
+    variances are of the same examples, that cancels.
+    """
+    a, b = (each.squares / each.value for each in (one, other))
+    if one.batch_size == other.batch_size and len(a) == len(b):
+        return float((a - b).std(ddof=1)) / math.sqrt(len(a))
+    errors = (float(each.std(ddof=1)) / math.sqrt(len(each)) for each in (a, b))
+    return math.hypot(*errors)
 
 
 def _curve(at, alone, sizes: Sequence[int]) -> dict[str, list[float]]:

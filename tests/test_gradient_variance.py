@@ -94,14 +94,16 @@ def test_without_noise_the_variance_is_that_of_the_examples(net, split):
 
     each = jax.jit(jax.vmap(gradient))(to_float(split.image), split.label)
     layers = ("dense1", "dense2")
-    key = random.key(3)
-    plain, centre = spread(quiet, layers, Mode(lrt), split, key, 1, EXAMPLES)
-    around, _ = spread(quiet, layers, Mode(lrt), split, key, 1, EXAMPLES, centre)
+    keys = random.key(3), random.key(4)
+    plain, centre = spread(quiet, layers, Mode(lrt), split, keys, 1, EXAMPLES)
+    around, _ = spread(quiet, layers, Mode(lrt), split, keys, 1, EXAMPLES, centre)
     for name in layers:
         expected = float(np.mean(np.var(np.asarray(each[name], np.float64), axis=0)))
         for found in (plain, around):
             one = found[name]["theta"]
-            assert abs(one.value - expected) < ERRORS * one.error
+            error = one.squares.std() / math.sqrt(EXAMPLES)
+            assert abs(one.value - expected) < ERRORS * error
+            assert len(one.squares) == EXAMPLES
             assert found[name]["log_var"].value == 0
         assert plain[name]["mu"].value == pytest.approx(around[name]["mu"].value, 1e-4)
 
@@ -126,6 +128,25 @@ def test_theta_is_the_mean_of_the_multiplicative_form(net, split):
         np.testing.assert_allclose(theta, expected.mean, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(log_var, expected.log_alpha, rtol=1e-3, atol=1e-6)
     assert KINDS == ("theta", "mu", "log_var")
+
+
+def test_of_the_same_examples_what_both_share_cancels():
+    """An interval is as wide as independent draws make it, unless they are paired."""
+    rng = np.random.default_rng(0)
+    size = rng.lognormal(0, 2, 10_000)  # of the gradients of each example
+    one, other = (size * rng.uniform(0.5, 1.5, len(size)) for _ in range(2))
+    paired, apart = (
+        gradient_variance._ratio(
+            "r",
+            gradient_variance.Variance(2 * one.mean(), 2 * one, 1),
+            gradient_variance.Variance(other.mean(), other, batch_size),
+        )
+        for batch_size in (1, 100)
+    )
+    assert paired["r"] == apart["r"]
+    assert apart["r_low"] < paired["r_low"] < 2 < paired["r_high"] < apart["r_high"]
+    relative = np.hypot(*(x.std() / x.mean() / 100 for x in (one, other)))
+    assert apart["r_high"] / apart["r"] == pytest.approx(np.exp(1.96 * relative), 1e-3)
 
 
 @pytest.mark.parametrize(
