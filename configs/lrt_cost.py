@@ -15,7 +15,8 @@ from configs import gradient_variance, lenet5_mnist
 
 SCALES = lenet5_mnist.SCALES
 VARIANTS = ("cpu", "gpu")
-ROUNDS = {"quick": 3, "short": 3, "paper": 5}
+ROUNDS = {"quick": 2, "short": 3, "paper": 5}
+STEPS = {"quick": 2, "short": 5, "paper": 5}
 
 
 def sweep(scale: str = "paper") -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def get_config(which: str = "cpu") -> ConfigDict:
     config.platform = variant
     config.training = training(scale)
     config.dataset = config.training.dataset.copy_and_resolve_references()
-    config.cost = {"rounds": ROUNDS[scale], "steps": 5}
+    config.cost = {"rounds": ROUNDS[scale], "steps": STEPS[scale]}
     if scale == "quick":
         config.cost.update({"widths": (16, 64), "batches": (10, 100)})
     else:

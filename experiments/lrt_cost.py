@@ -222,7 +222,7 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
         "width": [(w, many) for w in widths],
         "batch": [(wide, m) for m in batches],
     }
-    curves = {}
+    curves, fastest_ms = {}, {}  # the sweeps cross in the largest layer
     for name, sizes in sweeps.items():
         curve: dict[str, list[float]] = {
             name: [],
@@ -230,11 +230,17 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
             "separate_theory": [],
         }
         for width, batch in sizes:
-            ways = [way for way in WAYS if way != "none"]
-            runs = {way: _layer(WAYS[way], width, batch, key) for way in ways}
-            timing.interleave(runs, 1)
-            for way, ms in timing.interleave(runs, spec.rounds).items():
-                curve.setdefault(way, []).append(min(ms))
+            if (width, batch) not in fastest_ms:
+                runs = {
+                    way: _layer(estimator, width, batch, key)
+                    for way, estimator in WAYS.items()
+                    if way != "none"
+                }
+                timing.interleave(runs, 1)
+                times = timing.interleave(runs, spec.rounds)
+                fastest_ms[width, batch] = {way: min(ms) for way, ms in times.items()}
+            for way, ms in fastest_ms[width, batch].items():
+                curve.setdefault(way, []).append(ms)
             products = batch * width * width / rate
             drawn = batch * width / draws_per_ms
             curve[name].append(float(width if name == "width" else batch))
