@@ -25,7 +25,7 @@ from experiments import build as parts
 from experiments import classifier
 from experiments.bench import timing
 from experiments.core import Measured, Study
-from vnets import backend, estimators, ops, parallel, posteriors, train
+from vnets import backend, estimators, noise, ops, parallel, posteriors, train
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
@@ -83,7 +83,9 @@ def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
         for name, (thunk, _) in steps.items()
     }
     runs["forward"] = _forward(net, key)
-    runs["draws"] = _bare_draws([w.shape for w in _weights(net, key)], net, key)
+    shapes = [w.shape for w in _weights(net, key)]
+    for name, draw in (("draws", random.normal), ("own_draws", noise.normal)):
+        runs[name] = _bare_draws(draw, shapes, net, key)
     timing.interleave(runs, 1)  # the first calls do not count
     times = timing.interleave(runs, spec.rounds)
     for name in WAYS:
@@ -100,13 +102,14 @@ def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
     pairs = {name: (name, "lrt") for name in WAYS if name != "lrt"}
     # As many draws in both: time over time is throughput the other way round.
     pairs["throughput"] = "draws", "forward"
+    pairs["own_throughput"] = "own_draws", "forward"
     ratios = timing.ratios(times, pairs)
     evals["ratios"] = {name: one["median"] for name, one in ratios.items()}
     memory = evals[SLOW]["peak_mib"] / evals["lrt"]["peak_mib"]
     evals["ratios"]["memory"] = memory
     per_example = sum(w.size for w in _weights(net, key))
     draws = net.source.batch_size * per_example
-    return Measured(evals, _sweeps(spec, draws / medians["draws"], key))
+    return Measured(evals, _sweeps(spec, draws / medians["own_draws"], key))
 
 
 def training_step(
@@ -184,14 +187,16 @@ def _forward(net: classifier.Classifier, key: Key) -> Thunk:
     return _compiled(loss, params, image, label, key)
 
 
-def _bare_draws(shapes: Sequence, net: classifier.Classifier, key: Key) -> Thunk:
-    """As many draws of `jax.random.normal`, one example's weights after another's."""
+def _bare_draws(
+    draw: Callable, shapes: Sequence, net: classifier.Classifier, key: Key
+) -> Thunk:
+    """As many draws and nothing else, one example's weights after another's."""
 
     def draws(key):
         def one(key):
             # Behind the barrier all are made and written, though one is returned.
-            made = [random.normal(stream(key, i), s) for i, s in enumerate(shapes)]
-            return sum(draw.ravel()[0] for draw in lax.optimization_barrier(made))
+            made = [draw(stream(key, i), shape) for i, shape in enumerate(shapes)]
+            return sum(array.ravel()[0] for array in lax.optimization_barrier(made))
 
         return lax.map(one, random.split(key, net.source.batch_size))
 
@@ -207,7 +212,8 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
     """One dense layer and its gradient against its width, and against the minibatch.
 
     The other of the two is the largest. The theory: as many draws as there are to make,
-    at the rate of bare ones, and products at the rate of the largest.
+    at the rate of bare ones of the sampler in use (`vnets.noise.normal`), and products
+    at the rate of the largest.
     """
     widths, batches = tuple(spec.widths), tuple(spec.batches)
     wide, many = widths[-1], batches[-1]
@@ -245,7 +251,9 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
             drawn = batch * width / draws_per_ms
             curve[name].append(float(width if name == "width" else batch))
             curve["lrt_theory"].append(PRODUCTS * products + drawn)
-            curve["separate_theory"].append(2 * width * drawn)
+            # What fits a block is kept for the gradient and not drawn again.
+            kept = batch * width * width <= estimators.WEIGHTS_AT_ONCE
+            curve["separate_theory"].append((1 if kept else 2) * width * drawn)
         curves[name] = curve
     return curves
 
