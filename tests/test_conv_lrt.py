@@ -73,11 +73,11 @@ def test_the_study_measures_all_that_its_table_shows():
     for name in ("lrt", "sampled"):
         for column in ("one", "ens"):
             assert 0 <= measured.evals[f"{name}_{column}"]["accuracy"] <= 1
-    for layer, size in (("conv1", 24), ("conv2", 8)):
+    for layer in ("conv1", "conv2"):
         assert 0 < measured.evals[layer]["neighbour"] < 1
         assert measured.evals[layer]["variance_of_mean"] > 1
         curve = measured.curves[layer]
-        assert len(curve["offset"]) == len(curve["correlation"]) == min(12, size)
+        assert len(curve["offset"]) == len(curve["correlation"]) == 4
     assert measured.evals["step"]["of_lrt"] > 0
 
 
