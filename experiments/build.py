@@ -7,7 +7,7 @@ the field and the valid choices.
 import fnmatch
 import inspect
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
 import jax
@@ -94,7 +94,7 @@ def call(field: str, function: Callable, arguments: Mapping):
         raise ConfigError(f"config.{field}: {error}") from error
 
 
-def pick(field: str, name: str, choices):
+def pick(field: str, name: Hashable, choices):
     """`types.choose` that names the config's field."""
     try:
         return choose(f"config.{field}", name, choices)

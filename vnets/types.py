@@ -4,7 +4,7 @@ B batch    S samples    H, W height and width    C channels
 I input units    O output units    K classes    N examples in a data set
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 Initializer = Callable[[Key, Shape], Array]
 
 
-def choose(kind: str, name: str, choices) -> Any:
+def choose(kind: str, name: Hashable, choices) -> Any:
     """Returns `choices[name]` of a mapping, or `name` itself of another collection.
 
     Raises:
