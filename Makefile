@@ -62,7 +62,7 @@ else
 endif
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(call install,.)
+	$(call install,.[imagenet])
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(call install,.[dev])
 	@touch $(VENV)/.installed

@@ -40,14 +40,16 @@ def get_config(which: str = "variance") -> ConfigDict:
     return config
 
 
-def split(which: str, variants: Sequence[str]) -> tuple[str, str]:
+def split(
+    which: str, variants: Sequence[str], scales: Sequence[str] = SCALES
+) -> tuple[str, str]:
     """ "VARIANT[,SCALE]" as the two; both must be known."""
     variant, _, scale = which.partition(",")
     scale = scale or "paper"
     if variant not in variants:
         raise ValueError(f"unknown variant {variant!r}; choose from {tuple(variants)}")
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale {scale!r}; choose from {SCALES}")
+    if scale not in scales:
+        raise ValueError(f"unknown scale {scale!r}; choose from {tuple(scales)}")
     return variant, scale
 
 

@@ -51,6 +51,7 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "group_horseshoe": scales.group_horseshoe,
 }
 INITIALIZERS: dict[str, Callable[..., Initializer]] = {
+    "lecun_normal": lambda: jax.nn.initializers.lecun_normal(),
     "fan_in_uniform": lambda: posteriors.fan_in_uniform,
     "glorot_uniform": lambda: jax.nn.initializers.glorot_uniform(),
     "normal": lambda stddev: jax.nn.initializers.normal(stddev),
@@ -186,6 +187,13 @@ def schedule(field: str, points, total_steps: int):
     return call(field, knots, {"points": points, "unit": total_steps})
 
 
+def clip(spec: Mapping | None) -> projections.Projection:
+    """Bounds of log alpha, from the arguments of `projections.clip_log_alpha`."""
+    if spec is None:
+        return projections.nothing
+    return call("clip_log_alpha", projections.clip_log_alpha, spec)
+
+
 def projection(max_log_alpha: float, prior_spec: str | Mapping):
     """Keeps log alpha within the config's bound and the prior's domain."""
     kind = prior_spec if isinstance(prior_spec, str) else prior_spec.get("kind")
@@ -200,6 +208,7 @@ def projection(max_log_alpha: float, prior_spec: str | Mapping):
 PRUNING: dict[str, Callable[..., projections.Projection]] = {
     "log_alpha": projections.drop_idle_means,
     "magnitude": pruning.magnitude,
+    "random": pruning.at_random,
     "surgery": pruning.surgery,
 }
 
@@ -223,6 +232,8 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     `log_alpha_rate` multiplies the updates of every log alpha, and of every log sigma^2
     of additive noise, which moves its log alpha. `factors` multiply the updates of
     parameters by a pattern of their path, such as "mixture/*"; the first match counts.
+    `weight_decay` c adds c w to the gradient of the mean w of every weight (an L2
+    penalty of c / 2), and nothing to that of variances, biases and normalization.
     """
     arguments = dict(spec)
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
@@ -235,7 +246,13 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     )
     factor = float(arguments.pop("log_alpha_rate", 1.0))
     factors = dict(arguments.pop("factors", {}))
-    chain = [call("optimizer", make, {"learning_rate": rate, **arguments})]
+    decay = float(arguments.pop("weight_decay", 0.0))
+    if decay < 0:
+        raise ConfigError(
+            f"config.optimizer.weight_decay must not be negative: {decay}"
+        )
+    chain = [_decay_means(decay)] if decay else []
+    chain.append(call("optimizer", make, {"learning_rate": rate, **arguments}))
     if factor != 1.0:
         chain.append(_faster_log_alpha(factor))
     if factors:
@@ -259,6 +276,22 @@ def _faster(factors: Mapping[str, float]) -> optax.GradientTransformation:
     def update(updates, params):
         del params
         return jax.tree.map_with_path(scale, updates)
+
+    return optax.stateless(update)
+
+
+def _decay_means(decay: float) -> optax.GradientTransformation:
+    """Adds `decay` times the mean of each weight to its gradient."""
+
+    def add(gradient, node):
+        if isinstance(node, Scaled):
+            return gradient.replace(weight=add(gradient.weight, node.weight))
+        if not (is_posterior(node) and hasattr(node, "mean")):
+            return gradient
+        return gradient.replace(mean=gradient.mean + decay * node.mean)
+
+    def update(updates, params):
+        return jax.tree.map(add, updates, params, is_leaf=is_posterior)
 
     return optax.stateless(update)
 

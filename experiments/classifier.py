@@ -15,7 +15,7 @@ from jax import random
 
 from experiments import build as parts
 from experiments.core import Experiment, NetSpec, load_data
-from vnets import data, edits, evaluate, objectives, sources, train
+from vnets import data, edits, evaluate, objectives, projections, sources, train
 from vnets.edits import path_name
 from vnets.layers import Mode
 from vnets.posteriors import (
@@ -62,7 +62,7 @@ class Classifier:
     prior: Any
     mode: Mode
     init: Callable
-    source: sources.Resident
+    source: Any
     total_steps: int
 
     @property
@@ -122,6 +122,7 @@ class Classifier:
             self.source.n,
             parts.schedule("kl_weight", self.config.kl_weight, self.total_steps),
             mode=dataclasses.replace(self.mode, norm="batch"),
+            label_smoothing=self.config.get("label_smoothing", 0.0),
             **options,
         )
 
@@ -135,12 +136,14 @@ class Classifier:
           project: after each update; log alpha kept in its bounds by default.
         """
         config = self.config
+        project = project or parts.projection(config.max_log_alpha, config.prior)
+        clip = parts.clip(config.get("clip_log_alpha"))
         task = train.Task(
             init=self.init,
             loss=loss or self.loss(),
             optimizer=parts.optimizer(config.optimizer, self.total_steps),
             source=self.source,
-            project=project or parts.projection(config.max_log_alpha, config.prior),
+            project=projections.chain(project, clip),
             probe=probe,
             locate=objectives.first_nonfinite_layer(self.model),
         )
@@ -181,22 +184,25 @@ def build(config) -> Classifier:
         value = config[group][field] if group else config[field]
         parts.positive(f"{group}.{field}" if group else field, value)
     dataset = load_data(config.dataset)
-    source = parts.call(
-        "batch_size",
-        sources.Resident,
-        {
-            "split": dataset.train,
-            "batch_size": config.batch_size,
-            "augment": parts.augment(config.dataset.get("augment")),
-        },
-    )
+    make, batches = sources.Resident, {"split": dataset.train}
+    if isinstance(dataset.train, data.Stream):
+        make = sources.Pictures
+        if "augment" in config.dataset:
+            raise parts.ConfigError(
+                f"config.dataset.augment: {dataset.name} is streamed, and cut at "
+                "random as it is read; leave it out"
+            )
+    else:
+        batches["augment"] = parts.augment(config.dataset.get("augment"))
+    batches["batch_size"] = config.batch_size
+    source = parts.call("batch_size", make, batches)
     model = parts.model(config.model, dataset.classes)
     mode = parts.mode(
         config.get("estimator", "lrt"),
         config.get("precision", "float32"),
         config.get("remat", False),
     )
-    example = jnp.zeros((1, *dataset.train.image.shape[1:]), jnp.float32)
+    example = jnp.zeros((1, *dataset.train.shape), jnp.float32)
     classifier = Classifier(
         config=config,
         dataset=dataset,

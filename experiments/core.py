@@ -134,9 +134,17 @@ def load_data(spec) -> data.Dataset:
     `noise_features` appends as many to the pixels (`vnets.data.changes`).
     """
     options = {"labels": spec.labels or None, "validation": spec.validation}
+    if "image_size" in spec:
+        options["image_size"] = spec.image_size
     loaded = parallel.after_first(
         lambda: data.load(spec.name, download=True, **options)
     )
+    changes = {"train_images", "random_labels_seed", "noise_features"} & set(spec)
+    if isinstance(loaded.train, data.Stream) and changes:
+        raise ConfigError(
+            f"config.dataset: {spec.name} is streamed and cannot be changed by "
+            f"{sorted(changes)}"
+        )
     if "train_images" in spec:
         loaded = data.with_fewer_images(loaded, spec.train_images)
     if "random_labels_seed" in spec:

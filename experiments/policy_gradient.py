@@ -348,12 +348,18 @@ class Episodes:
         self.n = batch_size * updates
 
     def chunks(
-        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+        self,
+        key: Key,
+        epoch: int,
+        steps: int,
+        rows: slice = slice(None),
+        first: int = 0,
     ) -> Iterator[Any]:
-        """The epoch's updates, `steps` at a time, as numbers of episodes."""
+        """The epoch's updates, `steps` at a time from `first` on, by their episodes."""
         del key, epoch  # the key of an update is the trainer's
         numbers = jnp.arange(self.n, dtype=jnp.int32)
-        yield from numbers.reshape(-1, steps, self.batch_size)[:, :, rows]
+        chunks = numbers.reshape(-1, steps, self.batch_size)[:, :, rows]
+        yield from chunks[first // steps :]
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: the numbers of the episodes."""

@@ -56,6 +56,8 @@ def build(config) -> Experiment:
                 measured[name] |= structured.left(
                     net.model, variables, net.test.image.shape[1:]
                 )
+                measured[name] |= structured.left(net.model, variables, net.test.shape)
+            measured[name]["error"] = 1.0 - measured[name]["accuracy"]
         return measured
 
     def probe(params, collections, key):

@@ -61,13 +61,18 @@ class FullBatch:
         }
 
     def chunks(
-        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+        self,
+        key: Key,
+        epoch: int,
+        steps: int,
+        rows: slice = slice(None),
+        first: int = 0,
     ) -> Iterator[Any]:
-        """The epoch's updates, `steps` at a time, by their numbers."""
+        """The epoch's updates, `steps` at a time from `first` on, by their numbers."""
         del key, epoch, rows  # nothing is shuffled, and a number has no rows
-        for first in range(0, self.steps_per_epoch, steps):
-            last = min(first + steps, self.steps_per_epoch)
-            yield jnp.arange(first, last, dtype=jnp.int32)
+        for start in range(first, self.steps_per_epoch, steps):
+            last = min(start + steps, self.steps_per_epoch)
+            yield jnp.arange(start, last, dtype=jnp.int32)
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: all points, whatever the number of the update."""

@@ -4,7 +4,8 @@ r"""Downloads data sets and prepares them for `vnets.data.load`, without TensorF
 
 Each is written to DIR/NAME/VERSION in TFDS's array_record format; DIR is
 $TFDS_DATA_DIR or ~/tensorflow_datasets unless given. What is already there is left
-alone.
+alone. generated_shapes is not downloaded, but generated: pictures of coloured shapes in
+the format of ImageNet, to try the pieces on.
 """
 
 import sys

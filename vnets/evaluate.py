@@ -9,6 +9,7 @@ is computed once for all of them. The images of a batch are split over devices.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vnets import backend, edits, metrics, parallel, priors
-from vnets.data import Split
+from vnets.data import Split, Stream
 from vnets.layers import TEST, Mode
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -125,8 +126,15 @@ def _predict(model, variables, x, samples: int, mode: Mode, key: Key) -> Array:
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(samples))
 
 
-def _batch(on, images: Array, labels: Array, index: Array, batch_size: int):
-    """Inside jit: batch number i and which rows of it count, split over the mesh."""
+def _batch(on, data, index: Array, batch_size: int):
+    """Inside jit: batch number i and which rows of it count, split over the mesh.
+
+    `data` are images and labels of a whole split, or of the batch, with its rows that
+    count behind.
+    """
+    if len(data) == 3:
+        return data
+    images, labels = data
     n = images.shape[0]
     rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     inside = rows < n
@@ -143,15 +151,15 @@ def _batch_sums(
     on: jax.sharding.Mesh,
     forms: backend.Forms,
 ) -> Callable:
-    """Compiled sums of batch number i of a resident split.
+    """Compiled sums of batch number i of a split.
 
     The edit is no argument: specs whose edited parameters are of the same types share
     what is compiled.
     """
     del forms  # what is traced depends on them, so the cache must too
 
-    def run(variables, images, labels, key, index, batch_size):
-        image, label, inside = _batch(on, images, labels, index, batch_size)
+    def run(variables, data, key, index, batch_size):
+        image, label, inside = _batch(on, data, index, batch_size)
         x = prepare(image)
         log_p = _predict(model, variables, x, samples, mode, stream(key, index))
         return metrics.sums(log_p, label, inside.astype(jnp.float32))
@@ -173,8 +181,8 @@ def _batch_likelihoods(
     """Compiled sums over batch i of the mean log likelihood and of right answers."""
     del forms
 
-    def run(variables, images, labels, key, index, batch_size):
-        image, label, inside = _batch(on, images, labels, index, batch_size)
+    def run(variables, data, key, index, batch_size):
+        image, label, inside = _batch(on, data, index, batch_size)
         x = prepare(image)
         draws = sample_predictions(
             model, variables, x, samples, mode, stream(key, index)
@@ -196,20 +204,33 @@ def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_siz
     on = parallel.mesh() if on is None else parallel.flat(on)
     parallel.check_mesh(on)
     run = make(model, spec.samples, spec.mode, prepare, on, backend.forms())
-    n = len(split.label)
-    batch_size = min(batch_size, n)
-    arguments = parallel.replicate(
-        on, (variables, jnp.asarray(split.image), jnp.asarray(split.label), key)
-    )
-    for i in range(-(-n // batch_size)):
-        part = run(*arguments, np.int32(i), batch_size=batch_size)
+    variables, key = parallel.replicate(on, (variables, key))
+    batch_size = min(batch_size, len(split))
+    if isinstance(split, Stream):
+        batch_size += -batch_size % on.size  # each device reads as many rows
+        batches = _streamed(on, split, batch_size)
+    else:
+        arrays = jnp.asarray(split.image), jnp.asarray(split.label)
+        whole = parallel.replicate(on, arrays)
+        batches = itertools.repeat(whole, -(-len(split) // batch_size))
+    for i, data in enumerate(batches):
+        part = run(variables, data, key, np.int32(i), batch_size=batch_size)
         yield parallel.settled(on, part)
+
+
+def _streamed(on, split: Stream, batch_size: int):
+    """Batches of a stream on the mesh; each process reads the rows of its devices."""
+    _, rows = parallel.share(on, 1, batch_size)
+    for batch in split.test_batches(batch_size, rows):
+        parts = batch["image"], batch["label"], batch["inside"]
+        chunk = parallel.place_chunk(on, tuple(x[None] for x in parts), batch_size)
+        yield tuple(x[0] for x in chunk)
 
 
 def elbo(
     model,
     variables: dict,
-    split: Split,
+    split: Split | Stream,
     prior,
     key: Key,
     *,
@@ -250,7 +271,7 @@ def elbo(
         "data_term": data_term,
         "kl": divergence,
         "elbo": data_term - divergence,
-        "accuracy": right / len(split.label),
+        "accuracy": right / len(split),
         "samples": samples,
     }
 
@@ -263,7 +284,7 @@ def to_float(image: Array) -> Array:
 def evaluate(
     model,
     variables: dict,
-    split: Split,
+    split: Split | Stream,
     spec: EvalSpec,
     key: Key,
     batch_size: int = 500,
@@ -277,7 +298,8 @@ def evaluate(
     Args:
       model: hashable, with `apply` as in `predict`; compiled once per spec.
       variables: "params" with posterior nodes, and the model's other collections.
-      split: images uint8 [N, H, W, C] and labels [N], as arrays of NumPy or JAX.
+      split: images uint8 [N, H, W, C] and labels [N], as arrays of NumPy or JAX, or a
+        stream of them, of which some batches at a time are in memory.
       spec: what to compute.
       key: of the edit and of the samples.
       batch_size: images at once; times `spec.samples` are in memory.

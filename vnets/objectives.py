@@ -66,6 +66,17 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 
 
+def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:
+    """The cross-entropy to labels of which a part is spread over all classes, [B].
+
+    With probability `smoothing` a label counts as drawn uniformly from the K classes
+    (Szegedy et al. 2016), as TensorFlow has it.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    uniform = -jnp.mean(log_p, axis=-1)
+    return (1 - smoothing) * cross_entropy(logits, labels) + smoothing * uniform
+
+
 def gaussian_nll(mean: Array, target: Array, std: float) -> Array:
     """-log N(target; mean, std^2) elementwise, in nats; std is the same for all."""
     squared = jnp.square((target - mean) / std)
@@ -91,6 +102,7 @@ def classification_loss(
     beta: Schedule | None = None,
     mode: Mode = TRAIN,
     samples: int = 1,
+    label_smoothing: float = 0.0,
 ) -> Callable:
     """The loss of a classifier, in the form that `train.fit` takes.
 
@@ -103,6 +115,11 @@ def classification_loss(
       samples: K draws whose predictions are averaged before the logarithm, so that the
         loss is that of an ensemble of K (the authors' `--train-ens`; Neklyudov et al.
         2019); from 2 on it is no longer the ELBO, but a tighter bound.
+      label_smoothing: of the loss alone (`smoothed_cross_entropy`); the metrics nll,
+        data_term and elbo are of the labels as they are.
+
+    Raises:
+      ValueError: less than one sample, or a smoothing outside [0, 1).
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
@@ -113,6 +130,8 @@ def classification_loss(
 
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
 
     def loss(params, state: ModelState, batch, key):
         def one(key):
@@ -132,8 +151,11 @@ def classification_loss(
             logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
         nll = cross_entropy(logits, batch["label"])
         divergence = kl(params, prior)
+        cost = nll
+        if label_smoothing:
+            cost = smoothed_cross_entropy(logits, batch["label"], label_smoothing)
         value = neg_elbo(
-            nll, divergence, n_train, 1.0 if beta is None else beta(state.step)
+            cost, divergence, n_train, 1.0 if beta is None else beta(state.step)
         )
         data_term = -n_train * jnp.mean(nll)
         metrics = {

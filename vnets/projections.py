@@ -23,11 +23,21 @@ from vnets.types import Array, Params
 Projection = Callable[[Params, Array | None], Params]
 
 
-def clip_log_alpha(low: float = -jnp.inf, high: float = jnp.inf) -> Projection:
+def clip_log_alpha(
+    low: float = -jnp.inf, high: float = jnp.inf, additive: bool = False
+) -> Projection:
     """Keeps every trained log alpha in [low, high], also inside Scaled nodes.
 
     The authors clip at +-20 in variance-network runs and at +-8 in sparse VD runs; the
     lower value stops the transition to a variance network, so keep them apart.
+
+    Args:
+      low: least log alpha.
+      high: largest.
+      additive: that of additive noise, too, by moving its variance after the mean.
+
+    Raises:
+      ValueError: low is not below high.
     """
     if not low < high:
         raise ValueError(f"clip_log_alpha: low {low} must be below high {high}")
@@ -38,6 +48,11 @@ def clip_log_alpha(low: float = -jnp.inf, high: float = jnp.inf) -> Projection:
                 node, scale=project(node.scale), weight=project(node.weight)
             )
         if not isinstance(node, Multiplicative | AdaptiveDropout):
+        if isinstance(node, Gaussian) and additive:
+            held = log_alpha(node)
+            moved = node.log_var + (jnp.clip(held, low, high) - held)
+            return dataclasses.replace(node, log_var=moved)
+        if not isinstance(node, Multiplicative):
             return node
         return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
 

@@ -2,8 +2,9 @@
 
 `Masked` is a point weight of which some entries are switched off. The projections
 decide after an update which ones: `magnitude` those that are smallest (Han, Pool, Tran
-and Dally 2015; gradually as Zhu and Gupta 2017), `surgery` those under a threshold, and
-back again above another (dynamic network surgery; Guo, Yao and Chen 2016).
+and Dally 2015; gradually as Zhu and Gupta 2017), `at_random` any, `surgery` those under
+a threshold, and back again above another (dynamic network surgery; Guo, Yao and Chen
+2016).
 """
 
 import dataclasses
@@ -12,11 +13,12 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
+from jax import lax, random
 
 from vnets.edits import path_name
 from vnets.posteriors import Factory, Point, fan_in_uniform, is_posterior, static
 from vnets.projections import Projection
+from vnets.rng import stream
 from vnets.types import Array, Initializer, Params
 
 # Masks change below and above these multiples of the threshold: Guo et al. 2016.
@@ -66,17 +68,55 @@ def magnitude(
     Raises:
       ValueError: a fraction outside [0, 1), or `every` below 1.
     """
+
+    def size(layer: str, node: Masked) -> Array:
+        del layer
+        return jnp.abs(node.mean * node.mask)
+
+    return _gradual(size, sparsity, ramp, every)
+
+
+def at_random(
+    sparsity: Mapping[str, float], ramp: Callable[[Array], Array], every: int = 100
+) -> Projection:
+    """Switches off any weights of each layer, for good: what `magnitude` must beat.
+
+    Which ones they are depends on the layer's name alone, and not on a run's seed.
+
+    Args:
+      sparsity: as in `magnitude`.
+      ramp: likewise.
+      every: likewise.
+
+    Raises:
+      ValueError: a fraction outside [0, 1), or `every` below 1.
+    """
+
+    def size(layer: str, node: Masked) -> Array:
+        key = stream(random.key(0), "pruned at random", layer)
+        return random.uniform(key, node.shape) * node.mask
+
+    return _gradual(size, sparsity, ramp, every)
+
+
+def _gradual(
+    size: Callable[[str, Masked], Array],
+    sparsity: Mapping[str, float],
+    ramp: Callable[[Array], Array],
+    every: int,
+) -> Projection:
+    """Switches off what is smallest by (layer, node) -> size, the ramp's part of it."""
     for layer, fraction in sparsity.items():
         if not 0 <= fraction < 1:
             raise ValueError(f"sparsity of {layer!r} must be in [0, 1): {fraction}")
 
     def change(layer: str, node: Masked, step: Array) -> Array:
-        size = jnp.abs(node.mean * node.mask)
-        due = jnp.clip(ramp(step), 0, 1) * (_of(sparsity, layer) * size.size)
+        sizes = size(layer, node)
+        due = jnp.clip(ramp(step), 0, 1) * (_of(sparsity, layer) * sizes.size)
         count = due.astype(jnp.int32)
-        smallest = jnp.sort(size.ravel())
+        smallest = jnp.sort(sizes.ravel())
         limit = jnp.where(count > 0, smallest[jnp.maximum(count - 1, 0)], -1.0)
-        return (size > limit).astype(jnp.float32)
+        return (sizes > limit).astype(jnp.float32)
 
     return _changing_masks(change, every, lambda step: True)
 

@@ -5,11 +5,13 @@ For a resident set a chunk is K rows of indices into arrays that stay on the dev
 a streamed one it is the K batches themselves.
 
 Among several processes each makes only some rows of a batch, those that its devices
-hold: `chunks(key, epoch, steps, rows)`. Key and epoch alone decide what the whole batch
-is, so it is the same one however many processes there are.
+hold: `chunks(key, epoch, steps, rows, first)`. Key and epoch alone decide what the
+whole batches are, so they are the same however many processes there are, and wherever
+in the epoch a resumed run begins (`first`).
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,7 +73,12 @@ class Resident:
         self._prepare, self._augment = prepare, augment
 
     def chunks(
-        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+        self,
+        key: Key,
+        epoch: int,
+        steps: int,
+        rows: slice = slice(None),
+        first: int = 0,
     ) -> Iterator[Any]:
         """The epoch's batches, `steps` at a time, in the form that `batch` takes.
 
@@ -80,10 +87,11 @@ class Resident:
           epoch: from 0 on.
           steps: K.
           rows: of each batch, that are wanted here; all by default.
+          first: the step to begin with, a multiple of K.
         """
         order = _permutation(key, epoch, self.n, self.batch_size)
-        for first in range(0, self.steps_per_epoch, steps):
-            yield order[first : first + steps, rows]
+        for start in range(first, self.steps_per_epoch, steps):
+            yield order[start : start + steps, rows]
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
@@ -108,11 +116,11 @@ class Streamed:
 
     def __init__(
         self,
-        epochs: Callable[[int, int, slice], Iterator[dict[str, np.ndarray]]],
+        epochs: Callable[..., Iterator[dict[str, np.ndarray]]],
         n: int,
         batch_size: int,
     ):
-        """Wraps a maker of batches.
+        """Wraps a maker of batches; `Pictures` has one of its own.
 
         Args:
           epochs: (seed, epoch, rows) -> the batches of that epoch, n // batch_size
@@ -130,7 +138,12 @@ class Streamed:
         self._epochs = epochs
 
     def chunks(
-        self, key: Key, epoch: int, steps: int, rows: slice = slice(None)
+        self,
+        key: Key,
+        epoch: int,
+        steps: int,
+        rows: slice = slice(None),
+        first: int = 0,
     ) -> Iterator[Any]:
         """The epoch's batches, or these rows of them, stacked `steps` at a time.
 
@@ -139,8 +152,8 @@ class Streamed:
         """
         seed = int(random.bits(stream(key, "order")))
         start, stop, _ = rows.indices(self.batch_size)
-        batches = iter(self._epochs(seed, epoch, slice(start, stop)))
-        for _ in range(0, self.steps_per_epoch, steps):
+        batches = self._batches(seed, epoch, slice(start, stop), first)
+        for _ in range(first, self.steps_per_epoch, steps):
             group = [batch for _, batch in zip(range(steps), batches, strict=False)]
             if len(group) < steps:
                 raise ValueError(
@@ -149,7 +162,44 @@ class Streamed:
                 )
             yield jax.tree.map(lambda *parts: np.stack(parts), *group)
 
+    def _batches(self, seed: int, epoch: int, rows: slice, first: int) -> Iterator[Any]:
+        """Those before `first` are made, too, and dropped."""
+        return itertools.islice(self._epochs(seed, epoch, rows), first, None)
+
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: the item is the batch."""
         del arrays, key
         return item
+
+
+class Pictures(Streamed):
+    """Batches of a `data.Stream`, read and decoded by the host ahead of the steps."""
+
+    def __init__(
+        self, split, batch_size: int, prepare: Callable[[Array], Array] = to_float
+    ):
+        """Takes a split that is cut at random as it is read.
+
+        Args:
+          split: has `training_batches` and a length.
+          batch_size: B.
+          prepare: pixels to inputs; runs inside the compiled step, so that bytes and
+            not floats go to the device.
+
+        Raises:
+          ValueError: a batch that is larger than the data set.
+        """
+        super().__init__(
+            lambda *which: split.training_batches(batch_size, *which),
+            len(split),
+            batch_size,
+        )
+        self._prepare = prepare
+
+    def _batches(self, seed: int, epoch: int, rows: slice, first: int) -> Iterator[Any]:
+        return self._epochs(seed, epoch, rows, first)
+
+    def batch(self, arrays, item, key: Key) -> dict[str, Array]:
+        """Inside jit: the item is the batch, but for the scale of its pixels."""
+        del arrays, key
+        return {**item, "image": self._prepare(item["image"])}

@@ -8,6 +8,9 @@ and writes such a directory. The digits come with scikit-learn and need no netwo
 What is asked for is what is loaded: there is no stand-in for a data set that is not
 there, only a `DataError` that says how to get it.
 
+"imagenet2012" fits no memory: its splits are streams (`streams.Stream`), read ahead by
+Grain; "generated_shapes" is a small set of the same form to try the pieces on.
+
 Importing this package loads NumPy and nothing heavier. A further data set is one row
 of `vnets.data.loading.SOURCES` and a function that reads its arrays.
 """
@@ -19,6 +22,7 @@ from vnets.data.changes import (
 )
 from vnets.data.loading import NAMES, load
 from vnets.data.preparation import PREPARABLE, prepare
+from vnets.data.streams import Stream
 from vnets.data.types import DataError, Dataset, Split
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Split",
+    "Stream",
     "load",
     "prepare",
     "with_fewer_images",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vnets.data import cache, digits, notmnist, preparation, records
+from vnets.data import cache, digits, notmnist, preparation, records, streams
 from vnets.data.splits import stratified
 from vnets.data.types import (
     SPLITS,
@@ -96,7 +96,7 @@ SOURCES: Mapping[str, Source] = {
     ),
     "digits_8x8": Source(digits.read, TEN_CLASSES),
 }
-NAMES = tuple(SOURCES)
+NAMES = (*SOURCES, *streams.NAMES)
 
 
 def load(
@@ -107,8 +107,12 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
+    image_size: int | None = None,
 ) -> Dataset:
     """Loads a data set as uint8 images [N, H, W, C] and int32 labels [N].
+
+    "imagenet2012" and "generated_shapes" are too large for that, or made as if they
+    were: their splits are a `Stream` each, whose pictures are read with every batch.
 
     The training split of a data set that has none ("notmnist") holds no images and has
     no checksum.
@@ -121,16 +125,28 @@ def load(
       validation: how many images to take from the training split as a validation
         split: stratified by (fine) class, the same in every run.
       download: fetch the data set if it is not on this machine (see `prepare`).
+      image_size: of a stream, edge of the squares that its pictures are cut to; 224 by
+        default.
 
     Raises:
       DataError: an argument is none of its choices, the data set is not to be had, or
         its records or its cache are damaged. No other data are loaded in its place.
     """
-    if name not in SOURCES:
+    if name not in NAMES:
         raise DataError(f"Unknown data set {name!r}; choose from {', '.join(NAMES)}")
+    places = Places.resolve(data_dir, cache_dir)
+    if name in streams.NAMES:
+        if labels or validation:
+            raise DataError(
+                f"{name} is streamed: it has one kind of label and no validation split "
+                "of ours; leave both unset"
+            )
+        return streams.load(name, places, image_size, download)
+    if image_size is not None:
+        raise DataError(f"{name} has images of one size; leave image_size unset")
     label = _choose_label(name, labels)
     source = SOURCES[name]
-    data = source.read(name, Places.resolve(data_dir, cache_dir), download)
+    data = source.read(name, places, download)
     for split in source.splits:
         _check_labels(name, split, data.arrays[f"{split}_{label.feature}"], label)
     test = _split(data, "test", label)

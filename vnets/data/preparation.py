@@ -15,15 +15,16 @@ import types
 import urllib.parse
 from collections.abc import Iterator
 
-from vnets.data import records
+from vnets.data import records, shapes
 from vnets.data.types import DataError, Places
 
-PREPARABLE = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
+DOWNLOADABLE = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
+PREPARABLE = (*DOWNLOADABLE, shapes.NAME)
 PROBE_SECONDS = 5.0
 
 
 def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Downloads `name` and writes it in TFDS's array_record format.
+    """Downloads or generates `name` and writes it in TFDS's array_record format.
 
     A data set that is already prepared is left alone. Files are checked by TFDS against
     its registered checksums. Returns the directory, DATA_DIR/NAME/VERSION; DATA_DIR is
@@ -39,6 +40,8 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathli
             f"{name!r} is not to be downloaded; choose from {', '.join(PREPARABLE)}"
         )
     data_dir = Places.resolve(data_dir).data_dir
+    if name == shapes.NAME:
+        return shapes.prepare(data_dir)
     found = records.locate(name, data_dir)
     if found is not None:
         return found

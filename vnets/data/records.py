@@ -37,15 +37,20 @@ def key(folder: pathlib.Path) -> str:
     and last 64 KiB. The last ones hold the index of all chunks, so another order of
     the images or other pixels show in it without reading whole files at every load.
     """
+    return f"{folder.name}-{fingerprint(folder, '*.array_record-*')[:16]}"
+
+
+def fingerprint(folder: pathlib.Path, pattern: str) -> str:
+    """The SHA-256 (hex) of the record files that match, as `key` looks at them."""
     sha256 = hashlib.sha256((folder / "dataset_info.json").read_bytes())
-    for path in sorted(folder.glob("*.array_record-*")):
+    for path in sorted(folder.glob(pattern)):
         size = path.stat().st_size
         sha256.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
             sha256.update(file.read(EDGE_BYTES))
             file.seek(max(0, size - EDGE_BYTES))
             sha256.update(file.read())
-    return f"{folder.name}-{sha256.hexdigest()[:16]}"
+    return sha256.hexdigest()
 
 
 def decode(name: str, folder: pathlib.Path) -> Arrays:
@@ -74,7 +79,7 @@ def _decode_split(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     import tensorflow_datasets as tfds
 
     builder: Any = tfds.builder_from_directory(folder)
-    _check_count(builder.info.splits[split])
+    check_count(builder.info.splits[split])
     columns = _allocate(builder.info.features, builder.info.splits[split].num_examples)
     records = builder.as_data_source(split)
     for start in range(0, len(records), BATCH):
@@ -94,7 +99,7 @@ def _allocate(features: Any, count: int) -> dict[str, np.ndarray]:
     return columns
 
 
-def _check_count(info: Any) -> None:
+def check_count(info: Any) -> None:
     """Compares TFDS's own count with what the files hold: it never does so itself."""
     from array_record.python.array_record_module import ArrayRecordReader
 

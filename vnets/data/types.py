@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, [H, W, C]."""
+        return self.image.shape[1:]
+
     def take(self, index: np.ndarray) -> "Split":
         """Gives the images and labels at `index` [M], in that order."""
         return Split(self.image[index], self.label[index])
+
+
+Images = Any  # a `Split`, or a `streams.Stream` where all images do not fit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,14 +44,15 @@ class Dataset:
     """A data set ready for use; `train` is empty where there is a test set only.
 
     `checksum` maps each split there is to the SHA-256 (hex) that stands for its
-    pixels and labels, in order (see `checksum`): two runs with equal checksums saw
-    the same data. `source` says where the data came from, free of machine paths.
+    pixels and labels, in order (see `checksum`; of a stream for its record files, see
+    `records.fingerprint`): two runs with equal checksums saw the same data. `source`
+    says where the data came from, free of machine paths.
     """
 
     name: str
-    train: Split
+    train: Images
     validation: Split | None
-    test: Split
+    test: Images
     classes: int
     checksum: dict[str, str]
     source: str

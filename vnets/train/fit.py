@@ -44,8 +44,8 @@ def fit(
     """Trains a task for several seeds, resuming each from its checkpoints.
 
     Asked to stop, it saves the state where it is, inside an epoch too, and the next
-    call goes on from there: the batches behind it are not trained on again (a streamed
-    source makes those of the epoch again, and they are dropped).
+    call goes on from there: the batches behind it are not trained on again (what
+    `sources.Streamed` wraps makes those of the epoch again, and they are dropped).
 
     Args:
       task: what to train.

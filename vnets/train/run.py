@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import shutil
 import time
 from collections.abc import Callable
@@ -221,11 +220,16 @@ class Run:
             return one
         return parallel.vmap_seeds(on, one, in_axes=(0, None, 0, 0))
 
-    def _items(self, epoch: int):
-        """Chunks of an epoch, stacked over the seeds; this process makes its part."""
+    def _items(self, epoch: int, first: int = 0):
+        """Chunks of an epoch, from chunk `first` on, stacked over the seeds.
+
+        This process makes its part of them.
+        """
         source, chunk = self.task.source, self.options.chunk
         chunks = [
-            source.chunks(random.key(self.seeds[number]), epoch, chunk, self.rows)
+            source.chunks(
+                random.key(self.seeds[number]), epoch, chunk, self.rows, first * chunk
+            )
             for number in self.lanes
         ]
         side_by_side = len(self.seeds) if self.vmapped else None
@@ -238,7 +242,7 @@ class Run:
         """Runs what is left of an epoch; means of the metrics per seed, [seeds]."""
         began, collected = time.monotonic(), list(self.inside)
         chunks = self.task.source.steps_per_epoch // self.options.chunk
-        for item in itertools.islice(self._items(epoch), len(collected), None):
+        for item in self._items(epoch, len(collected)):
             self.state, metrics = chunk(self.state, self.arrays, item, self.key)
             collected.append(metrics)
             if self.options.stop is not never:
@@ -279,6 +283,30 @@ class Run:
         state = parallel.own(self.lane(number))
         seed, chunk = self.seeds[number], self.options.chunk
         message = failures.explain(self.task, state, seed, epoch, chunk)
+        at = int(state.model.step) - epoch * self.task.source.steps_per_epoch
+        key = random.key(self.seeds[number])
+        size = self.options.chunk
+        which, row = divmod(at, size)
+        chunks = self.task.source.chunks(key, epoch, size, first=which * size)
+        item = jax.tree.map(lambda x: x[row], next(chunks))
+        key_batch = stream(key, "augment", state.model.step)
+        batch = self.task.source.batch(self.task.source.arrays, item, key_batch)
+        arguments = (
+            state.params,
+            state.model,
+            batch,
+            stream(key, "noise", state.model.step),
+        )
+        layer = self.task.locate(*arguments) if self.task.locate else None
+        if layer:
+            where = f"layer {layer} is the first whose output is not finite"
+        else:
+            grads = jax.grad(lambda p, *rest: self.task.loss(p, *rest)[0])(*arguments)
+            where = f"gradients not finite in {_bad_layers(grads)}"
+        message = (
+            f"seed {self.seeds[number]}: the loss is not finite at epoch {epoch + 1}, "
+            f"step {at + 1} of {self.task.source.steps_per_epoch}: {where}"
+        )
         checkpoints = self.checkpoints[number]
         if checkpoints is None:
             return message
