@@ -74,7 +74,7 @@ VARIANTS = (
 )
 QUICK = (DENSE, "sparse_vd_90", "magnitude_90", "random_90")
 STEPS = 128_000  # of the study
-EPOCHS = {"quick": 12, "paper": 102}
+EPOCHS = {"quick": 6, "paper": 102}
 RATE, DROPS = 0.4, (30, 60, 80)  # epochs; a tenth from each on
 WARM_UP, CURVE = 5, 20  # epochs of the rate; straight pieces that stand for a cubic
 STAGES = {"quick": (1, 1), "paper": (3, 4, 6, 3)}
@@ -130,7 +130,7 @@ def base(variant: str, scale: str) -> ConfigDict:
         config.model.width = 4
         config.batch_size, config.chunk_steps = 32, 10
         config.optimizer.learning_rate = rates(0.1, EPOCHS["paper"])
-        config.evals.batch_size, config.probe.every = 96, 6
+        config.evals.batch_size, config.probe.every = 96, 3
     config.model.posteriors = weights(scale, {"kind": "point"})
     return config
 

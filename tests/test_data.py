@@ -206,7 +206,7 @@ def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(place
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", data.PREPARABLE)
+@pytest.mark.parametrize("name", preparation.DOWNLOADABLE)
 def test_offline_a_download_fails_at_once(name, places):
     start = time.monotonic()
     with pytest.raises(data.DataError, match="out of reach") as error:

@@ -16,6 +16,7 @@ from vnets.objectives import (
     gaussian_nll,
     knots,
     neg_elbo,
+    smoothed_cross_entropy,
     with_penalty,
 )
 from vnets.posteriors import Point, gaussian, point
@@ -44,6 +45,38 @@ def test_cross_entropy_is_minus_log_probability():
         cross_entropy(logits, labels), expected, rtol=1e-5, atol=1e-6
     )
     assert np.isfinite(cross_entropy(1e4 * logits, labels)).all()
+
+
+def test_label_smoothing_is_the_cross_entropy_to_smoothed_labels():
+    """-sum_k q_k log p_k with q = (1 - s) onehot + s / K."""
+    logits = 3 * random.normal(random.key(0), (20, 4))
+    labels = jnp.arange(20) % 4
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    q = 0.9 * np.eye(4)[np.asarray(labels)] + 0.1 / 4
+    got = smoothed_cross_entropy(logits, labels, 0.1)
+    np.testing.assert_allclose(got, -(q * log_p).sum(1), rtol=1e-5)
+    np.testing.assert_array_equal(
+        smoothed_cross_entropy(logits, labels, 0.0), cross_entropy(logits, labels)
+    )
+
+
+def test_the_loss_is_smoothed_and_its_metrics_are_not():
+    net, params = net_and_params(point())
+    key = random.key(0)
+    plain, (_, before) = classification_loss(net, log_uniform, 12)(
+        params, STATE, BATCH, key
+    )
+    loss = classification_loss(net, log_uniform, 12, label_smoothing=0.2)
+    value, (_, metrics) = loss(params, STATE, BATCH, key)
+    logits = net.apply({"params": params}, BATCH["image"])
+    expected = smoothed_cross_entropy(logits, BATCH["label"], 0.2).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert float(value) != pytest.approx(float(plain))
+    for name in ("nll", "data_term", "elbo", "accuracy"):
+        np.testing.assert_array_equal(metrics[name], before[name])
+    for bad in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="label_smoothing must be in"):
+            classification_loss(net, log_uniform, 12, label_smoothing=bad)
 
 
 def test_gaussian_nll_is_minus_the_log_of_a_density():

@@ -12,6 +12,7 @@ from vnets.posteriors import (
     Scaled,
     adaptive_dropout,
     gaussian,
+    log_alpha,
     multiplicative,
     variance,
 )
@@ -67,6 +68,23 @@ def test_clips_every_log_alpha_and_nothing_else(params):
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(clipped), strict=True)
     )
     assert changed == 3
+
+
+def test_log_alpha_of_additive_noise_is_clipped_by_its_variance(params):
+    mean = jnp.asarray([[1.0, 0.1, 1e-3]], jnp.float32)
+    log_var = jnp.asarray([[-20.0, 1.0, 1.0]], jnp.float32)
+    node = Gaussian(mean, log_var)  # log alpha is -20, 5.6, 14.8
+    params["additive"] = {"kernel": Scaled(params["scaled"]["kernel"].scale, node)}
+    clipped = jax.jit(clip_log_alpha(-8, 8, additive=True))(params)
+    weight = clipped["additive"]["kernel"].weight
+    np.testing.assert_array_equal(weight.mean, mean)
+    before = np.asarray(log_alpha(node))
+    np.testing.assert_allclose(
+        log_alpha(weight), np.clip(before, -8, 8), rtol=1e-5, atol=1e-4
+    )
+    assert float(weight.log_var[0, 1]) == 1.0
+    alone = clip_log_alpha(-8, 8)(params)["additive"]["kernel"].weight
+    np.testing.assert_array_equal(alone.log_var, log_var)
 
 
 def test_a_projection_is_idempotent(params):

@@ -10,7 +10,7 @@ from jax import random
 from vnets import edits, metrics, ops
 from vnets.estimators import lrt
 from vnets.posteriors import Point, is_noisy
-from vnets.pruning import HIGH, LOW, Masked, magnitude, masked, surgery
+from vnets.pruning import HIGH, LOW, Masked, at_random, magnitude, masked, surgery
 
 SHAPE = (20, 30)
 
@@ -79,6 +79,22 @@ def test_magnitude_switches_off_exactly_the_smallest():
             assert off.max() < on.min()
     assert metrics.sizes(pruned)["sparsity/a"] == pytest.approx(0.9)
     np.testing.assert_array_equal(pruned["c"]["kernel"].mean, 1)
+
+
+def test_at_random_prunes_as_many_whatever_their_size():
+    params = tree()
+    project = jax.jit(at_random({"a": 0.9, "b": 0.5}, ramp, every=10))
+    half, whole = (project(params, jnp.int32(step)) for step in (50, 100))
+    for layer, final in (("a", 0.9), ("b", 0.5)):
+        some, node = (tree[layer]["kernel"] for tree in (half, whole))
+        count = node.mean.size
+        assert np.sum(some.mask == 0) == pytest.approx(0.5 * final * count, abs=1.5)
+        assert np.sum(node.mask == 0) == pytest.approx(final * count, abs=1.5)
+        assert np.all(np.asarray(node.mask) <= some.mask)  # none comes back
+        size = np.abs(np.asarray(node.mean))
+        assert size[node.mask == 0].max() > np.median(size)
+    other = project(tree(seed=5), jnp.int32(100))
+    np.testing.assert_array_equal(other["a"]["kernel"].mask, whole["a"]["kernel"].mask)
 
 
 def test_magnitude_never_brings_a_weight_back():

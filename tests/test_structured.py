@@ -15,7 +15,8 @@ from experiments.config_files import load_config
 from experiments.core import Net
 from vnets import data, edits, scales
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import Point
+from vnets.posteriors import Point, dropout, gaussian
+from vnets.pruning import masked
 
 
 def lenet_with(conv1, conv2, dense1, dense2):
@@ -198,6 +199,30 @@ def test_optimizer_factors_reach_scales():
     assert np.all(np.asarray(kernel.scale.location) == -10)
     assert np.all(np.asarray(kernel.scale.log_std) == -10)
     assert np.all(np.asarray(kernel.weight.mean) == -1)
+
+
+def test_weight_decay_is_of_the_means_of_weights_alone():
+    layers = {
+        "noisy": gaussian(-3.0)(random.key(0), (3, 4)),
+        "masked": masked()(random.key(1), (3, 4)),
+        "scaled": dropout(0.5, gaussian())(random.key(2), (3, 4)),
+    }
+    params = {name: {"kernel": q, "bias": jnp.ones(4)} for name, q in layers.items()}
+    spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "weight_decay": 0.1}
+    optimizer = build.optimizer(spec, 10)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    for name, node in layers.items():
+        got = updates[name]["kernel"]
+        node, got = (q.weight if name == "scaled" else q for q in (node, got))
+        np.testing.assert_allclose(got.mean, -(1 + 0.1 * node.mean), rtol=1e-6)
+        assert np.all(updates[name]["bias"] == -1)
+    assert np.all(updates["noisy"]["kernel"].log_var == -1)
+    assert np.all(updates["masked"]["kernel"].mask == -1)
+    for leaf in jax.tree.leaves(updates["scaled"]["kernel"].scale):
+        assert np.all(leaf == -1)
+    with pytest.raises(build.ConfigError, match="weight_decay must not be negative"):
+        build.optimizer({**spec, "weight_decay": -1.0}, 10)
 
 
 @pytest.mark.parametrize("method", ["sbp", "gnj", "ghs", "group_ard"])

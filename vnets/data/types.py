@@ -44,9 +44,9 @@ class Dataset:
     """A data set ready for use; `train` is empty where there is a test set only.
 
     `checksum` maps each split there is to the SHA-256 (hex) that stands for its
-    pixels and labels, in order (see `checksum`; of a stream for its record files, see
-    `records.fingerprint`): two runs with equal checksums saw the same data. `source`
-    says where the data came from, free of machine paths.
+    pixels and labels, in order (see `checksum`; of a stream see `streams`): two runs
+    with equal checksums saw the same data. `source` says where the data came from, free
+    of machine paths.
     """
 
     name: str
