@@ -31,7 +31,7 @@ averaging, the shape of a cut is log-uniform.
 
 Scales: paper, ImageNet, made for a machine with accelerators. quick, for two cores, is
 not ImageNet but a few hundred generated pictures of coloured shapes of the same format
-(`generated_shapes`), cut to 32 x 32, in a net of two narrow blocks: it shows that the
+(`generated_shapes`), cut to 32 x 32, in a net of one narrow block: it shows that the
 pieces fit, and nothing else.
 """
 
@@ -77,7 +77,7 @@ STEPS = 128_000  # of the study
 EPOCHS = {"quick": 6, "paper": 102}
 RATE, DROPS = 0.4, (30, 60, 80)  # epochs; a tenth from each on
 WARM_UP, CURVE = 5, 20  # epochs of the rate; straight pieces that stand for a cubic
-STAGES = {"quick": (1, 1), "paper": (3, 4, 6, 3)}
+STAGES = {"quick": (1,), "paper": (3, 4, 6, 3)}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the channels, in [0, 1]
 
 

@@ -53,11 +53,7 @@ def build(config) -> Experiment:
             measured[name] |= metrics.sizes(edited)
             if "cut" in net.config.evals:
                 variables = {"params": edited, **collections}
-                measured[name] |= structured.left(
-                    net.model, variables, net.test.image.shape[1:]
-                )
                 measured[name] |= structured.left(net.model, variables, net.test.shape)
-            measured[name]["error"] = 1.0 - measured[name]["accuracy"]
         return measured
 
     def probe(params, collections, key):

@@ -70,9 +70,6 @@ def fake_data(request, monkeypatch):
     """Data of the right shape, with `param` test images; nobody asks for the pixels."""
 
     def load(name, **options):
-        train, test = (fake_split(n, SHAPES[name]) for n in (10_000, request.param))
-        validation = fake_split(1000, SHAPES[name]) if options["validation"] else None
-        return data.Dataset(name, train, validation, test, 10, {}, "fake")
         sizes = (10_000, request.param)
         if "image_size" in options:
             train, test = (
@@ -80,15 +77,19 @@ def fake_data(request, monkeypatch):
             )
         else:
             train, test = (fake_split(n, SHAPES[name]) for n in sizes)
-        return data.Dataset(name, train, None, test, 10, {}, "fake")
+        held = options["validation"]
+        validation = fake_split(1000, SHAPES[name]) if held else None
+        return data.Dataset(name, train, validation, test, 10, {}, "fake")
 
     monkeypatch.setattr(data, "load", load)
 
 
 def variants():
-    """Every config and variant; of a VGG of another width only the slow tests."""
+    """Every config and variant; of a VGG of another width, and of ImageNet's sparser
+    nets, only the slow tests."""
     for name, variant in sorted({(name, variant) for name, variant, _ in EVERY}):
         again = name == "vgg_width_sweep" and "k025" not in variant
+        again |= name == "imagenet" and variant not in dict(modules())[name].QUICK
         yield pytest.param(name, variant, marks=pytest.mark.slow if again else ())
 
 
@@ -96,7 +97,7 @@ def variants():
 def test_builds(name, variant, fake_data):
     experiment = None
     scales = ("short", "paper", "quick")
-    if name == "imagenet":  # its net at paper is large: one of each kind, slow
+    if name == "imagenet":  # its net at paper is large: `test_builds_resnet_50`
         scales = ("quick", "paper")
     for scale in scales:
         config = load_config(f"configs/{name}.py:{variant},{scale}")
@@ -109,6 +110,18 @@ def test_builds(name, variant, fake_data):
             assert net.dataset.name == config.dataset.name
     if isinstance(experiment, core.Experiment):
         _assert_a_step_keeps_its_types(experiment.task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", dict(modules())["imagenet"].QUICK)
+def test_builds_resnet_50(variant, fake_data):
+    """At paper, too; the batches are of two pictures, since somebody must make them."""
+    config = load_config(f"configs/imagenet.py:{variant},paper")
+    config.batch_size = 2
+    experiment = core.build(config)
+    layers = dict(modules())["imagenet"].layers("paper")
+    assert set(layers) == set(experiment.model.layers)
+    _assert_a_step_keeps_its_types(experiment.task)
 
 
 def _assert_a_step_keeps_its_types(task):

@@ -47,12 +47,11 @@ def clip_log_alpha(
             return dataclasses.replace(
                 node, scale=project(node.scale), weight=project(node.weight)
             )
-        if not isinstance(node, Multiplicative | AdaptiveDropout):
         if isinstance(node, Gaussian) and additive:
             held = log_alpha(node)
             moved = node.log_var + (jnp.clip(held, low, high) - held)
             return dataclasses.replace(node, log_var=moved)
-        if not isinstance(node, Multiplicative):
+        if not isinstance(node, Multiplicative | AdaptiveDropout):
             return node
         return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
 

@@ -27,8 +27,8 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
     at = int(state.model.step) - epoch * task.source.steps_per_epoch
     key = random.key(seed)
     which, row = divmod(at, chunk)
-    chunks = list(task.source.chunks(key, epoch, chunk))
-    item = jax.tree.map(lambda x: x[row], chunks[which])
+    chunks = task.source.chunks(key, epoch, chunk, first=which * chunk)
+    item = jax.tree.map(lambda x: x[row], next(chunks))
     key_batch = stream(key, "augment", state.model.step)
     batch = task.source.batch(task.source.arrays, item, key_batch)
     key_noise = stream(key, "noise", state.model.step)

@@ -283,30 +283,6 @@ class Run:
         state = parallel.own(self.lane(number))
         seed, chunk = self.seeds[number], self.options.chunk
         message = failures.explain(self.task, state, seed, epoch, chunk)
-        at = int(state.model.step) - epoch * self.task.source.steps_per_epoch
-        key = random.key(self.seeds[number])
-        size = self.options.chunk
-        which, row = divmod(at, size)
-        chunks = self.task.source.chunks(key, epoch, size, first=which * size)
-        item = jax.tree.map(lambda x: x[row], next(chunks))
-        key_batch = stream(key, "augment", state.model.step)
-        batch = self.task.source.batch(self.task.source.arrays, item, key_batch)
-        arguments = (
-            state.params,
-            state.model,
-            batch,
-            stream(key, "noise", state.model.step),
-        )
-        layer = self.task.locate(*arguments) if self.task.locate else None
-        if layer:
-            where = f"layer {layer} is the first whose output is not finite"
-        else:
-            grads = jax.grad(lambda p, *rest: self.task.loss(p, *rest)[0])(*arguments)
-            where = f"gradients not finite in {_bad_layers(grads)}"
-        message = (
-            f"seed {self.seeds[number]}: the loss is not finite at epoch {epoch + 1}, "
-            f"step {at + 1} of {self.task.source.steps_per_epoch}: {where}"
-        )
         checkpoints = self.checkpoints[number]
         if checkpoints is None:
             return message
