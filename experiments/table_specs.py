@@ -24,7 +24,7 @@ TAGS = {
 }
 BOUNDS = ("at_most", "at_least", "within")
 KINDS = ("lines", "history", "history_lines", "points", "band", "rows")
-SUMMARIES = ("epochs_to", "largest_fall")
+SUMMARIES = ("epochs_to", "largest_fall", "last")
 PARTS = ("variance networks", "variational dropout", "sparse and smaller nets")
 
 
@@ -56,8 +56,8 @@ class Column:
     its own `metric`, or a `history`, has its own `factor`, `unit` and `digits`, too.
 
     `history` names what the probes measured, `summary` the number made of it:
-    `epochs_to` a `level` (in the history's own unit; never reached: infinity), or the
-    `largest_fall` below what an earlier probe had reached.
+    `epochs_to` a `level` (in the history's own unit; never reached: infinity), the
+    `largest_fall` below what an earlier probe had reached, or the `last`.
     """
 
     label: str

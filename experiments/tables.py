@@ -207,6 +207,8 @@ def _summary(column: Column, path: Path, record: results.Record) -> float:
     if column.summary == "epochs_to":
         reached = [p["epoch"] for p in probes if p[column.history] >= column.level]
         return column.factor * min(reached, default=math.inf)
+    if column.summary == "last":
+        return column.factor * values[-1]
     best = itertools.accumulate(values, max)
     return column.factor * max(b - v for b, v in zip(best, values, strict=True))
 

@@ -254,6 +254,12 @@ history = "ens"
 summary = "largest_fall"
 label = "Fall"
 factor = 100.0
+
+[[column]]
+name = "end"
+history = "ens"
+summary = "last"
+label = "End"
 """
 
 
@@ -276,6 +282,7 @@ def test_columns_of_histories(tmp_path):
     first, second = outcome.rows
     assert first.cells["speed"].values == [6.0, 2.0]
     assert first.cells["fall"].values == pytest.approx([35.0, 0.0])
+    assert first.cells["end"].values == [0.7, 0.92]
     assert second.cells["speed"].values == [4.0, math.inf]
     text = render.markdown(outcome)
     assert "| 4.0 ± 2.8 | 17.50 ± 24.75 |" in text
