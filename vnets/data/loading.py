@@ -132,7 +132,7 @@ def load(
       DataError: an argument is none of its choices, the data set is not to be had, or
         its records or its cache are damaged. No other data are loaded in its place.
     """
-    if name not in NAMES:
+    if name not in SOURCES and name not in streams.NAMES:
         raise DataError(f"Unknown data set {name!r}; choose from {', '.join(NAMES)}")
     places = Places.resolve(data_dir, cache_dir)
     if name in streams.NAMES:
