@@ -15,7 +15,6 @@ from pathlib import Path
 from experiments.bench import suite, timing
 
 ROOT = Path(__file__).resolve().parents[2]
-MIB = 2**20
 NO_MEMORY = ("resource_exhausted", "out of memory", "outofmemory", "memoryerror")
 KILLED = -9  # as Linux does when the machine's memory is at an end
 
@@ -56,7 +55,7 @@ def _answer(benchmark: str, name: str, quick: bool) -> dict[str, float | None]:
     before = _max_rss()
     ready = timing.warmed(case)
     device = _device_peak(case)
-    peak = (_max_rss() - before if device is None else device) / MIB
+    peak = (_max_rss() - before if device is None else device) / timing.MIB
     return {"peak_mib": peak, "compile_seconds": ready.compile_seconds}
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+MIB = 2**20
 THREADS = 2
 Thunk = Callable[[], None]
 Say = Callable[[str], None]
