@@ -7,6 +7,7 @@ import pytest
 from jax import random
 
 from vnets import edits, group_priors, scales
+from vnets.learned_dropout import adaptive_binary_dropout
 from vnets.nets import MLP
 from vnets.posteriors import (
     Dropout,
@@ -36,6 +37,7 @@ MAKERS = {
     "sign": variance("sign"),
     "dropout": dropout(0.5),
     "adaptive-dropout": adaptive_dropout(0.4),
+    "adaptive-binary": adaptive_binary_dropout(0.4),
     "dropout-gaussian": dropout(0.5, gaussian(-2.0)),
     "dropout-variance": dropout(0.2, variance(), axis="out"),
 }
@@ -168,8 +170,9 @@ def test_permuting_keeps_means_and_the_multiset_of_variances():
             np.sort(now.ravel()), np.sort(was.ravel()), rtol=1e-5
         )
         moved += not np.allclose(was, now, rtol=1e-4)
-    dropouts = ("dropout", "adaptive-dropout", "dropout-gaussian")
-    assert moved == len([n for n in NOISY if n not in ("gaussian", *dropouts)])
+    dropouts = [name for name in MAKERS if name.startswith(("dropout-g", "adaptive"))]
+    fixed = ("gaussian", "dropout", *dropouts)
+    assert moved == len([n for n in NOISY if n not in fixed])
 
 
 def test_permuting_again_permutes_differently():

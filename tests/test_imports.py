@@ -16,7 +16,7 @@ LAYERS = (
     ("types", "rng", "backend", "noise", "augment"),
     ("posteriors",),
     ("scales",),
-    ("edits", "priors", "normal_priors", "group_priors"),
+    ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
     ("estimators", "ops", "projections"),
     ("pruning", "soft_sharing"),
     ("layers",),

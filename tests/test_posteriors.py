@@ -10,6 +10,7 @@ import pytest
 from jax import random
 
 from vnets import noise as noises
+from vnets.learned_dropout import adaptive_binary_dropout
 from vnets.posteriors import (
     Dropout,
     Gaussian,
@@ -69,6 +70,7 @@ def nodes():
     made["adaptive-dropout-unit"] = adaptive_dropout(0.3)
     made["adaptive-dropout-layer"] = adaptive_dropout(0.3, "layer", axis="out")
     made["adaptive-dropout-gaussian"] = adaptive_dropout(0.3, weight=gaussian(-1.0))
+    made["adaptive-binary"] = adaptive_binary_dropout(0.3)
     made["dropout-0"] = dropout(0.0)
     made["dropout-0-normal"] = dropout(0.0, noise="normal")
     made["dropout-gaussian"] = dropout(0.3, gaussian(-1.0))

@@ -16,7 +16,9 @@ from flax import struct
 from jax import random
 
 from vnets.layers import TRAIN, Mode, call_path
+from vnets.learned_dropout import Gradient, is_learned
 from vnets.priors import kl
+from vnets.rng import stream
 from vnets.types import Array
 
 Schedule = Callable[[Array], Array]
@@ -103,6 +105,7 @@ def classification_loss(
     mode: Mode = TRAIN,
     samples: int = 1,
     label_smoothing: float = 0.0,
+    rate_gradient: Gradient | None = None,
 ) -> Callable:
     """The loss of a classifier, in the form that `train.fit` takes.
 
@@ -117,9 +120,13 @@ def classification_loss(
         2019); from 2 on it is no longer the ELBO, but a tighter bound.
       label_smoothing: of the loss alone (`smoothed_cross_entropy`); the metrics nll,
         data_term and elbo are of the labels as they are.
+      rate_gradient: of binary dropout whose rate is learned (`learned_dropout` has
+        two); such a net needs one, and another has no use for it.
 
     Raises:
-      ValueError: less than one sample, or a smoothing outside [0, 1).
+      ValueError: samples below 1, or above with a `rate_gradient`; a smoothing outside
+        [0, 1); when called, a `rate_gradient` that is missing, does not fit, or is a
+        score function's while examples share statistics (batch normalization).
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
@@ -132,11 +139,28 @@ def classification_loss(
         raise ValueError(f"samples must be at least 1, not {samples}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+    if rate_gradient is not None and samples > 1:
+        raise ValueError("a rate_gradient is of one sample, not of an ensemble's loss")
 
     def loss(params, state: ModelState, batch, key):
+        run, correct = params, None
+        if rate_gradient is not None:
+            masks = stream(key, "masks")
+            run, correct = rate_gradient(params, len(batch["label"]), masks)
+        elif is_learned(params):
+            raise ValueError(
+                "binary dropout of a learned rate has no gradient of its own: give a "
+                "rate_gradient (vnets.learned_dropout)"
+            )
+        if correct and state.collections:
+            raise ValueError(
+                "the score function takes each example's loss to depend on its own "
+                "masks: no batch normalization, or the concrete gradient"
+            )
+
         def one(key):
             return model.apply(
-                {"params": params, **state.collections},
+                {"params": run, **state.collections},
                 batch["image"],
                 mode=mode,
                 rngs={"noise": key},
@@ -155,7 +179,10 @@ def classification_loss(
         if label_smoothing:
             cost = smoothed_cross_entropy(logits, batch["label"], label_smoothing)
         value = neg_elbo(
-            cost, divergence, n_train, 1.0 if beta is None else beta(state.step)
+            correct(cost) if correct else cost,
+            divergence,
+            n_train,
+            1.0 if beta is None else beta(state.step),
         )
         data_term = -n_train * jnp.mean(nll)
         metrics = {

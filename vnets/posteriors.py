@@ -367,7 +367,7 @@ def adaptive_dropout(
     weight: Factory | None = None,
     axis: Literal["in", "out"] = "in",
     per: Literal["example", "position", "batch"] = "position",
-) -> Factory:
+) -> Callable[[Key, Shape], Scaled]:
     """Makes a weight with Gaussian dropout of its units whose rate is learned.
 
     Args:
