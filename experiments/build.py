@@ -16,6 +16,7 @@ import optax
 from vnets import (
     edits,
     group_priors,
+    learned_dropout,
     nets,
     normal_priors,
     posteriors,
@@ -45,6 +46,7 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "variance": posteriors.variance,
     "dropout": posteriors.dropout,
     "adaptive_dropout": posteriors.adaptive_dropout,
+    "adaptive_binary_dropout": learned_dropout.adaptive_binary_dropout,
     "masked": pruning.masked,
     "structured": scales.structured,
     "group_normal_jeffreys": scales.group_normal_jeffreys,
@@ -167,7 +169,9 @@ def mode(estimator: str, precision: str = "float32", remat: bool = False) -> Mod
     )
 
 
-PRIORS = ChainMap(priors.PRIORS, normal_priors.PRIORS, group_priors.PRIORS)
+PRIORS = ChainMap(
+    priors.PRIORS, normal_priors.PRIORS, group_priors.PRIORS, learned_dropout.PRIORS
+)
 
 
 def prior(spec: str | Mapping):

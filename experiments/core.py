@@ -26,6 +26,7 @@ MODULES = (
     "gradient_noise",
     "gradient_variance",
     "kl_approximations",
+    "learned_rates",
     "lrt_cost",
     "mean_propagation",
     "policy_gradient",
