@@ -288,8 +288,8 @@ def _line(axes, found: Iterable[list], number: int, label: str) -> None:
     std = np.asarray([np.std(by_x[v], ddof=1) if len(by_x[v]) > 1 else 0 for v in x])
     colour = COLOURS[number % len(COLOURS)]
     style = DASHES[number % len(DASHES)]
-    one = "." if len(x) == 1 else ""
-    axes.plot(x, mean, one, color=colour, ls=style, lw=1.4, label=label)
+    one = {"marker": "."} if len(x) == 1 else {}
+    axes.plot(x, mean, color=colour, ls=style, lw=1.4, label=label, **one)
     if std.any():
         axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
 
