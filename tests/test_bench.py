@@ -364,3 +364,12 @@ def test_forms_differ_only_in_speed(alone):
     measured = report.measure("forms", quick=True, rounds=2, say=lambda line: None)
     assert set(measured["cases"]) == set(forms.CPU)
     assert all(x > 0 for x in _numbers(measured["ratios"]))
+
+
+def test_the_memory_of_a_case_is_not_that_of_who_started_it():
+    held = np.ones(60 * 2**20)  # 480 MiB, all of it touched
+    code = "from experiments.bench import children; print(children._max_rss())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert 2**20 < int(found.stdout) < held.nbytes, found.stderr

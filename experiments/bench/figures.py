@@ -62,6 +62,7 @@ def times(report: Mapping[str, Any], title: str):
     axes.set_ylim(len(cases) - 0.5, -0.5)
     if far:
         axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
         axes.set_xlim(right=1.6 * longest)
     else:
         axes.set_xlim(0, 1.12 * longest)
@@ -105,3 +106,12 @@ def curves(report: Mapping[str, Any], title: str):
 
 
 OF = {"lenet5": times, "vgg": times, "resnet50": times, "ensembles": curves}
+
+
+def _plain_ticks(axis) -> None:
+    """Labels 1, 2 and 5 of each decade of a logarithmic axis as they are."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
