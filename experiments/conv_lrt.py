@@ -15,18 +15,17 @@ either kind of draw, and the time of a step of training.
 import functools
 
 import jax.numpy as jnp
-from flax import linen as nn
-from jax import lax
+from jax import lax, random
 from ml_collections import ConfigDict
 
 from experiments import build as parts
-from experiments import classifier, lrt_cost
+from experiments import classifier, lrt_cost, transition
 from experiments.bench import timing
 from experiments.core import Measured, Net, NetSpec, Study
 from vnets import backend, estimators
 from vnets.edits import mean_only
 from vnets.evaluate import EvalSpec, evaluate, to_float
-from vnets.layers import Mode, call_path
+from vnets.layers import Mode
 from vnets.ops import DIMENSIONS
 from vnets.posteriors import Scaled, is_noisy
 from vnets.rng import stream
@@ -122,20 +121,8 @@ def noisy_convolutions(net: Net) -> list[str]:
 
 def inputs(net: Net, layer: str, image: Array) -> Array:
     """What a layer sees if the noise before it is off, [B, H, W, I]."""
-
-    def run(params, image):
-        seen = []
-
-        def watch(call, args, kwargs, context):
-            if call_path(context) == layer:
-                seen.append(args[0])
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(watch):
-            net.model.apply({"params": params, **net.collections}, image)
-        return seen[0]
-
-    return backend.jit(run)(mean_only(net.params, None), image)
+    variables = {"params": mean_only(net.params, None), **net.collections}
+    return transition.layer_input(net.model, layer)(variables, image, random.key(0))
 
 
 def correlations(x: Array, var: Array, offsets: int) -> list[float]:

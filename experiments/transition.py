@@ -45,7 +45,7 @@ def dense_node(params, layer: str) -> Posterior:
 
 
 def layer_input(model, layer: str) -> Callable:
-    """(variables, x, key) -> what the named layer gets, [B, I], as in a test."""
+    """(variables, x, key) -> what the named layer gets, [B, ..., I], as in a test."""
 
     def run(variables, x: Array, key: Key) -> Array:
         seen = []
