@@ -22,7 +22,7 @@ def convolution():
     """Inputs, a node, and draws of its noise [n, B, H, W, O] by weight samples."""
     node = gaussian(0.0)(random.key(0), (2, 3, 2, 2))
     x = jnp.abs(random.normal(random.key(1), (2, 5, 6, 2)))
-    op = ops.conv((5, 6), (2, 3), 2, padding="VALID")
+    op = ops.conv((5, 6), (2, 3), (2, 2), padding="VALID")
     mean = op.lower(op.apply(op.lift(x), node.mean))
     run = jax.jit(jax.vmap(lambda key: weight_sampling(op, node, x, key) - mean))
     noise = run(random.split(random.key(2), DRAWS))

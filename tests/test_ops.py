@@ -1,6 +1,7 @@
 """Laws of the linear maps: every form computes the same function."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -79,18 +80,76 @@ def test_conv_is_the_convolution_in_either_form(padding, strides, features):
     expected = jax.lax.conv_general_dilated(
         x, w, strides, padding, dimension_numbers=ops.DIMENSIONS
     )
-    for form in ("tiled", "native"):
+    for form in ("by_shape", "native"):
         with backend.use(convolution=form):
-            op = ops.conv(size, kernel, features, strides, padding)
-        tiled = form == "tiled" and strides == (1, 1)
-        assert isinstance(op, ops.TiledConv if tiled else ops.NativeConv)
+            op = ops.conv(size, kernel, (3, features), strides, padding)
+        assert isinstance(op, ops.NativeConv) == (form == "native")
         close(jax.jit(functools.partial(run, op))(x, w), expected)
 
 
 def test_the_tile_is_one_where_tiles_do_not_pay():
-    assert ops.conv((8, 8), (3, 3), ops.WIDE - 1).tile == 2
-    assert ops.conv((8, 8), (3, 3), ops.WIDE).tile == 1
-    assert ops.conv((8, 8), (1, 1), 4).tile == 1
+    assert ops.conv((8, 8), (3, 3), (3, ops.WIDE - 1)).tile == 2
+    assert ops.conv((8, 8), (3, 3), (3, ops.WIDE)).tile == 1
+    assert ops.conv((8, 8), (1, 1), (3, 4)).tile == 1
+
+
+def test_the_routine_is_taken_where_it_pays():
+    def form(size, kernel, channels, padding="SAME"):
+        return type(ops.conv((size,) * 2, (kernel,) * 2, channels, padding=padding))
+
+    assert form(8, 3, (16, 32)) is ops.DirectConv
+    assert form(8, 1, (16, 32)) is ops.TiledConv  # a matrix product as it is
+    assert form(8, 3, (1, 32)) is ops.TiledConv  # few channels
+    assert form(8, 3, (16, 256)) is ops.TiledConv  # a wide product
+    assert form(2, 3, (16, 32)) is ops.TiledConv  # mostly padding
+    assert form(12, 5, (20, 50), "VALID") is ops.TiledConv  # a large input
+
+
+@pytest.mark.parametrize("padding", [VALID, ((1, 1), (2, 0)), ((0, 3), (2, 2))])
+def test_the_routine_computes_the_convolution(padding):
+    x, w = tensors((6, 5), (4, 3))
+    ours, native = ops.DirectConv(padding), ops.NativeConv((1, 1), padding)
+    close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
+
+
+def test_its_gradients_in_a_loop_are_convolutions_that_the_library_has():
+    """In images [B, H, W, C] and kernels [kh, kw, I, O], or they run as bare loops."""
+    x, w = tensors((8, 8), (3, 3), inputs=8, outputs=8)
+    op = ops.DirectConv(((1, 1), (1, 1)))
+
+    def step(w, _):
+        y, pullback = jax.vjp(op.apply, x, w)
+        x_bar, w_bar = pullback(y)
+        return w - w_bar, x_bar.sum()
+
+    compiled = jax.jit(lambda w: jax.lax.scan(step, w, length=3)).lower(w).compile()
+    lines = [
+        line for line in compiled.as_text().splitlines() if " convolution(" in line
+    ]
+    labels = {re.search(r"dim_labels=(\S+)", line)[1].rstrip(",") for line in lines}
+    assert len(lines) >= 3
+    assert labels == {"b01f_01io->b01f"}
+
+
+STRIDED = [
+    # size, kernel, strides, padding
+    ((7, 8), (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((7, 8), (3, 3), (2, 2), ((0, 1), (0, 1))),
+    ((9, 9), (7, 7), (2, 2), ((3, 3), (3, 3))),
+    ((6, 7), (1, 1), (2, 2), VALID),
+    ((8, 9), (2, 5), (3, 2), ((0, 0), (2, 2))),
+    ((5, 12), (3, 1), (1, 4), VALID),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "strides", "padding"), STRIDED)
+def test_strides_become_channels(size, kernel, strides, padding):
+    x, w = tensors(size, kernel)
+    with backend.use(convolution="by_shape"):
+        ours = ops.conv(size, kernel, (3, 4), strides, padding)
+    assert isinstance(ours, ops.StridedConv)
+    native = ops.NativeConv(strides, padding)
+    close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +157,8 @@ def test_the_tile_is_one_where_tiles_do_not_pay():
     [
         ops.DENSE,
         ops.NativeConv((2, 1), ((1, 0), (0, 1))),
+        ops.DirectConv(((1, 0), (0, 1))),
+        ops.conv((5, 6), (3, 2), (3, 4), (2, 2)),
         ops.TiledConv((5, 6), (3, 2), ((1, 0), (0, 1)), 2),
     ],
 )
@@ -118,12 +179,19 @@ def test_dense_is_a_matrix_product(shape):
     close(ours[1](g), plain[1](g))
 
 
-@pytest.mark.parametrize("form", ["tiled", "native"])
+SAME = ((1, 1), (1, 1))
+FORMS = {
+    "tiled": ops.TiledConv((5, 6), (3, 3), SAME, 2),
+    "direct": ops.DirectConv(SAME),
+    "strided": ops.conv((5, 6), (3, 3), (3, 4), (2, 2)),
+    "native": ops.NativeConv((1, 1), SAME),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("over", ["x", "w", "both"])
 def test_vmap_equals_a_loop(form, over):
-    size, kernel = (5, 6), (3, 3)
-    with backend.use(convolution=form):
-        op = ops.conv(size, kernel, 4)
+    size, kernel, op = (5, 6), (3, 3), FORMS[form]
     many = [tensors(size, kernel, seed) for seed in (0, 1)]
     xs, ws = (jnp.stack(part) for part in zip(*many, strict=True))
     f = value_and_pullback(op)
@@ -150,7 +218,7 @@ def test_vmap_equals_a_loop(form, over):
 )
 def test_impossible_convolutions_are_refused(padding, message):
     with pytest.raises(ValueError, match=message):
-        ops.conv((5, 5), (9, 3), 4, padding=padding)
+        ops.conv((5, 5), (9, 3), (3, 4), padding=padding)
 
 
 # Pooling (in layers.py, chosen by the backend like the convolutions).
@@ -174,7 +242,7 @@ def pool_and_pullback(form):
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (24, 24), (2, 3), (1, 4)])
 def test_pooling_is_relu_of_the_maximum(size):
     x = random.normal(random.key(0), (3, *size, 5))  # no ties
-    y, x_bar = pool_and_pullback("tiled")(x)
+    y, x_bar = pool_and_pullback("by_shape")(x)
     np.testing.assert_array_equal(y, nn.relu(nn.max_pool(x, (2, 2), (2, 2))))
     native, native_bar = pool_and_pullback("native")(x)
     np.testing.assert_array_equal(y, native)

@@ -103,7 +103,7 @@ def test_convolution_agrees_with_monte_carlo(assert_moments):
     """One pixel of output, so that nothing is shared between positions."""
     q = gaussian(-2.0)(random.key(1), (2, 2, 3, 4))
     h = random_moments((2, 2, 2, 3))
-    op = ops.conv((2, 2), (2, 2), 4, padding="VALID")
+    op = ops.conv((2, 2), (2, 2), (3, 4), padding="VALID")
 
     y = propagation.linear(op, q, h)
     assert y.mean.shape == (2, 1, 1, 4)

@@ -2,14 +2,14 @@
 
 Every form computes the same function (tests compare them); they differ in speed.
 
-CPU. XLA's own convolution is many times slower inside a compiled loop, so
-convolutions are matrix products of patches (`ops.py`). Normals are made by Box and
-Muller's transform of 16-bit halves (`noise.py`), faster than the inverse error
-function. XLA:CPU also drops optimization barriers before it fuses, and then computes
-cheap-looking producers (random bits, transposed gradients) again in each consumer;
-`jit` here asks it to keep them. LLVM's first level of optimization is enough: matrix
-products are a library's, what is left are loops that the higher levels compile for
-longer and make no faster.
+CPU. The gradients of XLA's own convolution are many times slower inside a compiled
+loop, so convolutions are written in one of two other forms, by their shape (`ops`).
+Normals are made by Box and Muller's transform of 16-bit halves (`noise.py`), faster
+than the inverse error function. XLA:CPU also drops optimization barriers before it
+fuses, and then computes cheap-looking producers (random bits, transposed gradients)
+again in each consumer; `jit` here asks it to keep them. LLVM's first level of
+optimization is enough: matrix products are a library's, what is left are loops that the
+higher levels compile for longer and make no faster.
 results/bench has each of these undone in turn, measured (`forms`) and the draws alone
 (`noise`). Seeds are trained in turn, a choice for convolutional nets on few cores that
 no benchmark here measures; `train.fit(vectorize=True)` overrides it.
@@ -31,7 +31,8 @@ class Forms:
     """The forms in use; see the module docstring for why each was chosen.
 
     Attributes:
-      convolution: "tiled" (patches, matrix product) or "native" (`lax.conv`).
+      convolution: "by_shape" (what `ops.conv` finds the fastest on a CPU) or "native"
+        (`lax.conv` and windows for pooling).
       normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
         (`jax.random.normal`).
       seeds: train several seeds "in_turn" or "vmapped".
@@ -39,14 +40,14 @@ class Forms:
         has set in XLA_FLAGS.
     """
 
-    convolution: Literal["tiled", "native"]
+    convolution: Literal["by_shape", "native"]
     normal: Literal["box_muller", "inverse_cdf"]
     seeds: Literal["in_turn", "vmapped"]
     compiler_options: tuple[tuple[str, str], ...] = ()
 
 
 CPU = Forms(
-    convolution="tiled",
+    convolution="by_shape",
     normal="box_muller",
     seeds="in_turn",
     compiler_options=(

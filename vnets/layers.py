@@ -111,7 +111,11 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
         op = ops.conv(
-            x.shape[1:3], self.kernel_size, self.features, self.strides, self.padding
+            x.shape[1:3],
+            self.kernel_size,
+            (x.shape[-1], self.features),
+            self.strides,
+            self.padding,
         )
         shape = (*self.kernel_size, x.shape[-1], self.features)
         return _linear(self, op, shape, self.posterior, x, mode)
@@ -372,6 +376,7 @@ def _stochastic_call(module: nn.Module, factory: Factory, mode: Mode, x: Array):
     )
     if not isinstance(padding, str):
         padding = [(p, p) if isinstance(p, int) else p for p in padding]
-    op = ops.conv(x.shape[1:3], kernel_size, module.features, tuple(strides), padding)
+    channels = x.shape[-1], module.features
+    op = ops.conv(x.shape[1:3], kernel_size, channels, tuple(strides), padding)
     shape = (*kernel_size, x.shape[-1], module.features)
     return _linear(module, op, shape, factory, x, mode)

@@ -150,8 +150,9 @@ class Layers:
 
     def conv(self, name: str, h: Moments, padding: Any, strides=(1, 1)) -> Moments:
         """[B, H, W, I] -> [B, H', W', O]."""
-        *size, _, features = self.kernel(name).shape
-        op = ops.conv(h.mean.shape[1:3], tuple(size), features, strides, padding)
+        *size, inputs, features = self.kernel(name).shape
+        channels = inputs, features
+        op = ops.conv(h.mean.shape[1:3], tuple(size), channels, strides, padding)
         return self._linear(name, op, h)
 
     def norm(self, name: str, h: Moments) -> Moments:

@@ -31,7 +31,7 @@ CPU: dict[str, dict[str, Any]] = {
 }
 ACCELERATOR: dict[str, dict[str, Any]] = {
     "as chosen": {},
-    "tiled convolution": {"convolution": "tiled"},
+    "convolution of a CPU": {"convolution": "by_shape"},
     "Box-Muller normals": {"normal": "box_muller"},
 }
 

@@ -1,0 +1,117 @@
+"""The linear maps that an estimator applies to both moments of a weight.
+
+An op is `lower(apply(lift(x), w))`:
+
+    lift   what is shared by all weights: x itself, or the patches of a convolution
+    apply  the linear map on lifted inputs; linear in both arguments
+    lower  from the layout that is fastest to the ordinary one; moves values only
+
+Since lift only copies values, lift(x)^2 = lift(x^2): the variance of a pre-activation
+is `apply(lift(x)^2, var)`, with the patches made once for both moments.
+
+All forms of a convolution compute the same function. `conv` chooses: on a CPU by shape
+between the library's routine (`direct`) and products of patches (`tiled`), elsewhere
+the compiler's own.
+"""
+
+import math
+from collections.abc import Sequence
+
+from jax import lax
+
+from vnets import backend
+from vnets.ops.direct import DirectConv
+from vnets.ops.linear import DENSE, DIMENSIONS, Dense, NativeConv, Pads, Pair, matmul
+from vnets.ops.strided import StridedConv, folded_kernel, folded_size, stacked
+from vnets.ops.tiled import TiledConv
+
+__all__ = [
+    "DENSE",
+    "DIMENSIONS",
+    "ConvOp",
+    "Dense",
+    "DirectConv",
+    "NativeConv",
+    "StridedConv",
+    "TiledConv",
+    "conv",
+    "matmul",
+]
+
+ConvOp = NativeConv | DirectConv | StridedConv | TiledConv
+
+WIDE = 64  # from this many output channels on, tiles only add multiplications
+# Where the library's routine is the faster one, measured over the layers of VGG,
+# LeNet-5 and ResNet-50: not for a few channels, not where the product of patches is so
+# wide that the copies do not count, not on maps so small that most of a kernel sees
+# padding, and not where the input, by which its gradient costs, is much larger than the
+# output.
+DIRECT_INPUTS = 8
+DIRECT_OUTPUTS = 128
+DIRECT_SIZE = 4
+DIRECT_GROWTH = 1.25
+
+
+def conv(
+    size: Pair,
+    kernel: Pair,
+    channels: Pair,
+    strides: Pair = (1, 1),
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+) -> ConvOp:
+    """The form of a convolution that the backend runs fastest.
+
+    Args:
+      size: H, W of the input.
+      kernel: kh, kw.
+      channels: I, O.
+      strides: along H, W.
+      padding: "SAME", "VALID" or (low, high) along H and W.
+
+    Raises:
+      ValueError: a padding that is none of these, or a kernel larger than the input.
+    """
+    size, kernel, strides = tuple(size), tuple(kernel), tuple(strides)
+    pads = _padding(size, kernel, strides, padding)
+    if any(n + sum(p) < k for n, p, k in zip(size, pads, kernel, strict=True)):
+        raise ValueError(f"kernel {kernel} is larger than the padded input {size}")
+    if backend.forms().convolution == "native":
+        return NativeConv(strides, pads)
+    if strides == (1, 1):
+        return _by_shape(size, kernel, channels, pads)
+    inner = _by_shape(
+        folded_size(size, kernel, strides, pads),
+        folded_kernel(kernel, strides),
+        (channels[0] * math.prod(stacked(kernel, strides)), channels[1]),
+        ((0, 0), (0, 0)),
+    )
+    return StridedConv(inner, size, kernel, strides, pads)
+
+
+def _by_shape(size: Pair, kernel: Pair, channels: Pair, pads: Pads):
+    """The fastest form of stride 1 on a CPU."""
+    inputs, features = channels
+    outputs = TiledConv(size, kernel, pads, tile=1).outputs
+    direct = (
+        math.prod(kernel) > 1
+        and inputs >= DIRECT_INPUTS
+        and features <= DIRECT_OUTPUTS
+        and min(outputs) >= DIRECT_SIZE
+        and math.prod(size) <= DIRECT_GROWTH * math.prod(outputs)
+    )
+    if direct:
+        return DirectConv(pads)
+    tile = 2 if features < WIDE and math.prod(kernel) > 1 else 1
+    return TiledConv(size, kernel, pads, tile)
+
+
+def _padding(size, kernel, strides, padding):
+    if isinstance(padding, str):
+        if padding not in ("SAME", "VALID"):
+            raise ValueError(f"padding must be SAME, VALID or pairs, not {padding!r}")
+        return tuple(lax.padtype_to_pads(size, kernel, strides, padding))
+    if len(padding) != 2 or any(len(pair) != 2 for pair in padding):
+        raise ValueError(
+            f"padding must be a (low, high) pair for H and W, not {padding}"
+        )
+    return tuple((int(low), int(high)) for low, high in padding)
