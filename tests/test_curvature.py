@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import random
 
-from vnets import backend, curvature, edits, evaluate, layers, objectives
+from vnets import backend, curvature, edits, evaluate, layers, objectives, pooling
 from vnets.data import Split
 from vnets.nets import MLP, LeNet5
 from vnets.posteriors import (
@@ -112,7 +112,7 @@ class Convolved(nn.Module):
     def __call__(self, x, mode=layers.TEST):
         x = layers.Dense(16, gaussian(0.0), name="dense")(x.reshape(len(x), -1), mode)
         x = layers.Conv(4, (3, 3), name="conv")(x.reshape(-1, 4, 4, 1), mode)
-        x = layers.relu_max_pool(jnp.tanh(x)).reshape(len(x), -1)
+        x = pooling.relu_max_pool(jnp.tanh(x)).reshape(len(x), -1)
         return layers.Dense(K, name="out")(x, mode)
 
 

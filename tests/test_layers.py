@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import random
 
-from vnets import estimators, layers
+from vnets import estimators, layers, pooling
 from vnets.edits import mean_only
 from vnets.layers import TEST, TRAIN, Conv, Dense, Mode, stochastic
 from vnets.posteriors import (
@@ -225,17 +225,17 @@ def test_a_layer_without_bias_has_none():
     assert set(made["params"]) == {"kernel"}
 
 
-@pytest.mark.parametrize("activation", sorted(layers.ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(pooling.ACTIVATIONS))
 @pytest.mark.parametrize("height", [4, 5])
 def test_activate_max_pool_is_the_plain_thing(activation, height):
     x = random.normal(random.key(0), (2, height, 6, 3))
 
     def plain(x):
-        y = layers.ACTIVATIONS[activation](x)
+        y = pooling.ACTIVATIONS[activation](x)
         return nn.max_pool(y, (2, 2), (2, 2))
 
     def ours(x):
-        return layers.activate_max_pool(x, activation)
+        return pooling.activate_max_pool(x, activation)
 
     np.testing.assert_array_equal(ours(x), plain(x))
     grads = [

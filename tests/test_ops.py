@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import random
 
 from vnets import backend, ops
-from vnets.layers import relu_max_pool
+from vnets.pooling import relu_max_pool
 
 # (size, kernel, padding, tile)
 VALID = ((0, 0), (0, 0))

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import random
 
-from vnets import layers, plan
+from vnets import layers, plan, pooling
 from vnets.layers import TEST, TRAIN
 from vnets.nets import MLP, LeNet5, lenet_300_100
 from vnets.nets.net import Net
@@ -41,13 +41,13 @@ class LeNet5ByHand(nn.Module):
 
         conv1 = layers.Conv(20, (5, 5), padding="VALID", **options("conv1"))
         x = after(conv1(x, mode), "norm1")
-        x = layers.activate_max_pool(x, self.activation)
+        x = pooling.activate_max_pool(x, self.activation)
         conv2 = layers.Conv(50, (5, 5), padding="VALID", **options("conv2"))
         x = after(conv2(x, mode), "norm2")
-        x = layers.activate_max_pool(x, self.activation)
+        x = pooling.activate_max_pool(x, self.activation)
         x = x.reshape(x.shape[0], -1)
         x = after(layers.Dense(500, **options("dense1"))(x, mode), "norm3")
-        x = layers.ACTIVATIONS[self.activation](x)
+        x = pooling.ACTIVATIONS[self.activation](x)
         return layers.Dense(10, **options("dense2"))(x, mode)
 
 
@@ -155,4 +155,4 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_plans_name_the_activations_that_layers_have():
-    assert set(plan.ACTIVATIONS) == set(layers.ACTIVATIONS)
+    assert set(plan.ACTIVATIONS) == set(pooling.ACTIVATIONS)

@@ -41,6 +41,7 @@ _SUBMODULES = (
     "ops",
     "parallel",
     "plan",
+    "pooling",
     "posteriors",
     "priors",
     "projections",

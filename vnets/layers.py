@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
-from jax import lax
 
-from vnets import backend, estimators, ops
+from vnets import estimators, ops
 from vnets.posteriors import Factory, Point, is_noisy, is_posterior, point
 from vnets.rng import stream
 from vnets.types import Array, choose
@@ -60,14 +59,6 @@ class Mode:
 
 TRAIN = Mode(norm="batch")
 TEST = Mode()
-
-ACTIVATIONS = {
-    "relu": nn.relu,
-    "leaky_relu": nn.leaky_relu,  # slope 0.01 below zero, PyTorch's default too
-    "tanh": nn.tanh,
-    "abs": jnp.abs,
-    "softplus": nn.softplus,
-}
 
 
 class Dense(nn.Module):
@@ -177,80 +168,6 @@ def batch_norm(
         scale_init=start,
         name=name,
     )
-
-
-def activate_max_pool(x: Array, activation: str = "relu") -> Array:
-    """An activation and 2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C].
-
-    Args:
-      x: an odd last row or column is left out.
-      activation: a name in `ACTIVATIONS`.
-    """
-    if activation == "relu":
-        return relu_max_pool(x)
-    return max_pool(ACTIVATIONS[activation](x))
-
-
-def max_pool(x: Array) -> Array:
-    """2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C]."""
-    if backend.forms().convolution == "native":
-        return nn.max_pool(x, (2, 2), (2, 2))
-    a, b, c, d = _corners(x)
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
-
-
-def window_max_pool(x: Array, size: int, stride: int, padding: str) -> Array:
-    """Max pooling of any windows, [B, H, W, C] -> [B, H', W', C]."""
-    return nn.max_pool(x, (size, size), (stride, stride), padding)
-
-
-def relu_max_pool(x: Array) -> Array:
-    """ReLU and 2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C].
-
-    An odd last row or column is left out. Of equal maxima the first gets the gradient,
-    and none where the maximum is not positive.
-    """
-    if backend.forms().convolution == "native":
-        return nn.relu(nn.max_pool(x, (2, 2), (2, 2)))
-    return _relu_max_pool(x)
-
-
-@jax.custom_vjp
-def _relu_max_pool(x: Array) -> Array:
-    """By strided slices: XLA:CPU's window reduction is slow, its gradient slower."""
-    return _pool_forward(x)[0]
-
-
-def _pool_forward(x):
-    corners = _corners(x)
-    a, b = jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:])
-    pooled = nn.relu(jnp.maximum(a, b))
-    # Which corner won, as one byte per output: less to keep than x itself.
-    first = jnp.where(corners[0] >= corners[1], 0, 1)
-    second = jnp.where(corners[2] >= corners[3], 2, 3)
-    winner = jnp.where(pooled > 0, jnp.where(a >= b, first, second), 4)
-    pooled, winner = lax.optimization_barrier((pooled, winner.astype(jnp.int8)))
-    return pooled, (winner, jax.ShapeDtypeStruct(x.shape, x.dtype))
-
-
-def _pool_backward(saved, g):
-    winner, like = saved
-    batch, height, width, channels = winner.shape
-    corner = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
-    blocks = (batch, height, 1, width, 1, channels)
-    spread = jnp.where(winner.reshape(blocks) == corner, g.reshape(blocks), 0)
-    spread = spread.reshape(batch, 2 * height, 2 * width, channels)
-    odd = [(0, full - n) for full, n in zip(like.shape, spread.shape, strict=True)]
-    return (lax.optimization_barrier(jnp.pad(spread, odd).astype(like.dtype)),)
-
-
-def _corners(x: Array) -> list[Array]:
-    """The four values of each 2 x 2 block, each [B, H // 2, W // 2, C]."""
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
-
-
-_relu_max_pool.defvjp(_pool_forward, _pool_backward)
 
 
 @dataclasses.dataclass(frozen=True)

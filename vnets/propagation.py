@@ -32,8 +32,9 @@ from flax import struct
 from jax.scipy.stats import norm
 
 from vnets import ops
-from vnets.layers import TEST, Mode, batch_norm, relu_max_pool
+from vnets.layers import TEST, Mode, batch_norm
 from vnets.nets import MLP, LeNet5
+from vnets.pooling import relu_max_pool
 from vnets.posteriors import Point, Posterior, Scaled, is_posterior
 from vnets.types import Array, Moment, Shape
 

@@ -1,8 +1,8 @@
 """LeNet-5 in the form of Caffe's example, as the variance-network papers use it."""
 
-from vnets.layers import ACTIVATIONS
 from vnets.nets.net import Net
 from vnets.plan import Activation, Conv, Dense, Flatten, MaxPool, Norm
+from vnets.pooling import ACTIVATIONS
 from vnets.types import choose
 
 
@@ -19,7 +19,7 @@ class LeNet5(Net):
       batch_norm: normalizes after conv1, conv2 and dense1, as `lenet5-vn.py` of the
         authors does. A layer that is normalized has no bias of its own.
       norm_affine: batch normalization has a learned scale and bias.
-      activation: a name in `layers.ACTIVATIONS`, in place of each ReLU.
+      activation: a name in `pooling.ACTIVATIONS`, in place of each ReLU.
     """
 
     classes: int = 10

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from vnets.layers import ACTIVATIONS
 from vnets.nets.net import Net
 from vnets.plan import Activation, Dense, Flatten
+from vnets.pooling import ACTIVATIONS
 from vnets.types import choose
 
 
@@ -16,7 +16,7 @@ class MLP(Net):
     Attributes:
       widths: units of each hidden layer; none makes a linear model.
       classes: K, or the number of outputs of a regression.
-      activation: a name in `layers.ACTIVATIONS`.
+      activation: a name in `pooling.ACTIVATIONS`.
 
     Raises:
       ValueError: an activation that does not exist.

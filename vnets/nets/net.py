@@ -9,16 +9,13 @@ from flax.core import FrozenDict
 
 from vnets import plan as steps
 from vnets.layers import (
-    ACTIVATIONS,
     TEST,
     Conv,
     Dense,
     Mode,
-    activate_max_pool,
     batch_norm,
-    max_pool,
-    window_max_pool,
 )
+from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
 from vnets.posteriors import Factory, point
 from vnets.types import Array
 
