@@ -294,8 +294,11 @@ def _decay_means(decay: float) -> optax.GradientTransformation:
             return gradient
         return gradient.replace(mean=gradient.mean + decay * node.mean)
 
+    def visit(path, gradient, node):
+        return gradient if edits.is_vector(path) else add(gradient, node)
+
     def update(updates, params):
-        return jax.tree.map(add, updates, params, is_leaf=is_posterior)
+        return jax.tree.map_with_path(visit, updates, params, is_leaf=is_posterior)
 
     return optax.stateless(update)
 

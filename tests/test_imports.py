@@ -18,7 +18,7 @@ LAYERS = (
     ("scales",),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
     ("estimators", "ops", "projections"),
-    ("pruning", "soft_sharing"),
+    ("pruning", "soft_sharing", "vectors"),
     ("layers",),
     ("nets",),
     ("compact",),

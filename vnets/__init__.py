@@ -55,6 +55,7 @@ _SUBMODULES = (
     "train",
     "types",
     "uncertainty",
+    "vectors",
 )
 
 __all__ = ["__version__", *_SUBMODULES]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vnets.edits import Edit, mean_of, path_name
+from vnets.edits import Edit, is_vector, mean_of, path_name
 from vnets.posteriors import Point, is_posterior
 from vnets.types import Array, Params
 
@@ -76,7 +76,7 @@ def layer_bits(params: Params) -> dict[str, Bits]:
     found = {}
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     for path, node in leaves:
-        if not is_posterior(node):
+        if not is_posterior(node) or is_vector(path):
             continue
         mean = np.asarray(mean_of(node).mean)
         _, var = node.moments()
@@ -114,7 +114,7 @@ def rounded(weights: Array, bits: Bits) -> Array:
 
 
 def quantize(bits: Bits | Mapping[str, Bits]) -> Edit:
-    """Replaces every weight by its mean, rounded; biases keep their 32 bits.
+    """Replaces every weight by its mean, rounded; biases keep 32 bits, of their means.
 
     Args:
       bits: of all layers, or by layer.
@@ -133,6 +133,8 @@ def quantize(bits: Bits | Mapping[str, Bits]) -> Edit:
         def visit(path, node):
             if not is_posterior(node):
                 return node
+            if is_vector(path):
+                return mean_of(node)
             layer = path_name(path)
             if isinstance(bits, Mapping) and layer not in bits:
                 raise ValueError(f"no bits for layer {layer!r}; there are {list(bits)}")

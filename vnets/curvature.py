@@ -28,7 +28,7 @@ from jax import lax
 
 from vnets import backend
 from vnets.data import Split
-from vnets.edits import Change, Edit, chain, edit, mean_only, path_name
+from vnets.edits import Change, Edit, chain, edit, is_vector, mean_only, path_name
 from vnets.evaluate import to_float
 from vnets.layers import TEST, call_path
 from vnets.objectives import cross_entropy
@@ -267,7 +267,8 @@ def dense_weight(params: Params, layer: str) -> Posterior:
     weights = {
         path_name(path): node
         for path, node in leaves
-        if is_posterior(node) or jax.tree_util.keystr(path[-1:]) == "['kernel']"
+        if (is_posterior(node) and not is_vector(path))
+        or jax.tree_util.keystr(path[-1:]) == "['kernel']"
     }
     choose("layer", layer, weights)
     node = weights[layer]

@@ -3,6 +3,10 @@
 A test-time mode is an edit and a number of samples (`evaluate.EvalSpec`); `draw` also
 serves inside a training step (one weight sample for a sequence, a sampled KL). `where`
 limits an edit to layers by path, as in `edit(mean_of, where=("dense1",).__contains__)`.
+
+A weight is named by its layer, "dense1"; a bias or a scale of normalization that is a
+node, too, by its own path, "dense1/bias" or "norm1/scale" (`vnets.vectors`). An edit
+changes them like weights, but pruning never does: it is weights that it removes.
 """
 
 import dataclasses
@@ -35,9 +39,24 @@ Edit = Callable[[Params, Key], Params]
 Change = Callable[[Posterior, Key], Posterior]
 
 
-def path_name(path) -> str:
-    """A node's layer as text, "block/conv": its path in the tree without the leaf."""
+VECTORS = ("bias", "scale")  # leaves of a layer that are vectors of its units
+
+
+def layer_name(path) -> str:
+    """A leaf's layer as text, "block/conv": its path in the tree without the leaf."""
     return "/".join(jax.tree_util.keystr((part,), simple=True) for part in path[:-1])
+
+
+def is_vector(path) -> bool:
+    """True for the path of a bias or of a scale of normalization."""
+    return jax.tree_util.keystr(path[-1:], simple=True) in VECTORS
+
+
+def path_name(path) -> str:
+    """A node's name: its layer, "block/conv", or for a vector "block/conv/bias"."""
+    if is_vector(path):
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+    return layer_name(path)
 
 
 def everywhere(layer: str) -> bool:
@@ -46,18 +65,24 @@ def everywhere(layer: str) -> bool:
     return True
 
 
-def edit(change: Change, where: Callable[[str], bool] = everywhere) -> Edit:
+def edit(
+    change: Change, where: Callable[[str], bool] = everywhere, vectors: bool = True
+) -> Edit:
     """Lifts a change of one node to the noisy nodes of a tree.
 
     Args:
       change: (node, key) -> node. The key is the node's own, derived from its path, or
         None where the caller gave none.
-      where: takes a layer's path ("dense1", "block/conv"); False leaves it alone.
+      where: takes a node's name ("dense1", "block/conv", "dense1/bias"); False leaves
+        it alone.
+      vectors: False leaves all biases and scales of normalization alone.
     """
 
     def apply(params: Params, key: Key = None) -> Params:
         def visit(path, node):
             if not (is_posterior(node) and is_noisy(node) and where(path_name(path))):
+                return node
+            if not vectors and is_vector(path):
                 return node
             own = None if key is None else stream(key, jax.tree_util.keystr(path))
             return change(node, own)
@@ -254,7 +279,7 @@ balance = edit(balanced)
 def by_layer(
     make: Callable[[float], Change], threshold: float | Mapping[str, float]
 ) -> Edit:
-    """Lifts a change that has a threshold, which may be another for each layer.
+    """Lifts a change of weights with a threshold, which may be another for each layer.
 
     Args:
       make: threshold -> change of one node.
@@ -264,7 +289,7 @@ def by_layer(
       ValueError: when applied, a mapping whose layers are not the noisy ones.
     """
     if not isinstance(threshold, Mapping):
-        return edit(make(threshold))
+        return edit(make(threshold), vectors=False)
     changes = {layer: make(float(value)) for layer, value in threshold.items()}
 
     def apply(params: Params, key: Key = None) -> Params:
@@ -275,19 +300,19 @@ def by_layer(
                 f"ones are {sorted(layers)}"
             )
         for layer, change in changes.items():
-            params = edit(change, layer.__eq__)(params, key)
+            params = edit(change, layer.__eq__, vectors=False)(params, key)
         return params
 
     return apply
 
 
 def noisy_layers(params: Params) -> dict[str, Posterior]:
-    """The noisy nodes of a tree by the path of their layer."""
+    """The noisy weights of a tree by the path of their layer; vectors are none."""
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     return {
         path_name(path): node
         for path, node in leaves
-        if is_posterior(node) and is_noisy(node)
+        if is_posterior(node) and is_noisy(node) and not is_vector(path)
     }
 
 
@@ -306,8 +331,9 @@ def prune(threshold: float | Mapping[str, float] = 3.0) -> Edit:
 def carry_means(params: Params, into: Params) -> Params:
     """Puts the means of one tree into the nodes of another, which keep their noise.
 
-    A net trained without noise becomes the start of a noisy one; whatever has no mean
-    (biases, normalization) is taken over as it is.
+    A net trained without noise becomes the start of a noisy one; arrays (biases,
+    normalization) are taken over as they are, and by their mean where one of the trees
+    has a node and the other an array.
 
     Args:
       params: of the trained net.
@@ -319,8 +345,9 @@ def carry_means(params: Params, into: Params) -> Params:
     """
 
     def carry(path, node, trained):
+        mean = mean_of(trained).mean if is_posterior(trained) else trained
         if not is_posterior(node):
-            return trained
+            return mean
         if isinstance(node, Scaled):
             return dataclasses.replace(node, weight=carry(path, node.weight, trained))
         if not hasattr(node, "mean"):
@@ -328,7 +355,7 @@ def carry_means(params: Params, into: Params) -> Params:
                 f"carry_means: {path_name(path)} is a {type(node).__name__}, which has "
                 "no mean"
             )
-        return dataclasses.replace(node, mean=mean_of(trained).mean)
+        return dataclasses.replace(node, mean=mean)
 
     return jax.tree.map_with_path(carry, into, params, is_leaf=is_posterior)
 

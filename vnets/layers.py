@@ -1,7 +1,8 @@
 """Flax modules whose kernels are posterior nodes, and `stochastic` for any other model.
 
 A layer reads its kernel as it finds it, before any shape check, so an edit may have
-changed the node's type. Bias and normalization are ordinary parameters.
+changed the node's type. Bias and normalization are ordinary parameters unless they are
+named as stochastic, too (`vnets.vectors`).
 
 `Mode` holds two switches that one `train` flag would tie together: how weights are
 sampled, and which statistics batch normalization uses. It is hashable and static.
@@ -10,6 +11,7 @@ sampled, and which statistics batch normalization uses. It is hashable and stati
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -18,12 +20,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from vnets import estimators, ops
+from vnets import estimators, ops, vectors
+from vnets.edits import VECTORS
 from vnets.posteriors import Factory, Point, is_noisy, is_posterior, point
 from vnets.rng import stream
 from vnets.types import Array, choose
 
 PRECISIONS = ("float32", "bfloat16")
+Factories = tuple[Factory, Factory | None]  # of a kernel, and of a stochastic bias
 
 
 @jax.tree_util.register_static
@@ -67,17 +71,20 @@ class Dense(nn.Module):
     Attributes:
       features: O.
       posterior: factory of the kernel [I, O] (`vnets.posteriors`).
-      use_bias: adds a deterministic bias [O], zero at the start.
+      use_bias: adds a bias [O], zero at the start.
+      bias_posterior: factory of the bias; deterministic where None.
     """
 
     features: int
     posterior: Factory = point()
     use_bias: bool = True
+    bias_posterior: Factory | None = None
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
         shape = (x.shape[-1], self.features)
-        return _linear(self, ops.DENSE, shape, self.posterior, x, mode)
+        factories = self.posterior, self.bias_posterior
+        return _linear(self, ops.DENSE, shape, factories, x, mode)
 
 
 class Conv(nn.Module):
@@ -89,7 +96,8 @@ class Conv(nn.Module):
       strides: along H and W.
       padding: "SAME", "VALID" or (low, high) along H and W.
       posterior: factory of the kernel [kh, kw, I, O] (`vnets.posteriors`).
-      use_bias: adds a deterministic bias [O], zero at the start.
+      use_bias: adds a bias [O], zero at the start.
+      bias_posterior: factory of the bias; deterministic where None.
     """
 
     features: int
@@ -98,6 +106,7 @@ class Conv(nn.Module):
     padding: Any = "SAME"
     posterior: Factory = point()
     use_bias: bool = True
+    bias_posterior: Factory | None = None
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
@@ -109,11 +118,13 @@ class Conv(nn.Module):
             self.padding,
         )
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        return _linear(self, op, shape, self.posterior, x, mode)
+        factories = self.posterior, self.bias_posterior
+        return _linear(self, op, shape, factories, x, mode)
 
 
-def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mode):
+def _linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: Mode):
     """Kernel, estimator and bias of a linear layer, within the module's own scope."""
+    posterior, bias_posterior = factories
     if module.has_variable("params", "kernel"):
         kernel = module.get_variable("params", "kernel")
     else:
@@ -130,10 +141,9 @@ def _linear(module: nn.Module, op, shape, posterior: Factory, x: Array, mode: Mo
         estimate = jax.checkpoint(estimate, static_argnums=0)
     y = estimate(op, q, x.astype(mode.precision), key)
     if module.use_bias:
-        bias = module.param(
-            "bias", nn.initializers.zeros_init(), shape[-1:], jnp.float32
-        )
-        y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape).astype(y.dtype)
+        zeros = nn.initializers.zeros_init()
+        bias = vectors.parameter(module, "bias", bias_posterior, zeros, shape[-1])
+        y = y + vectors.drawn(module, bias, mode.estimator, y).astype(y.dtype)
     return y
 
 
@@ -145,6 +155,7 @@ def batch_norm(
     scale: bool = True,
     epsilon: float = 1e-5,
     zero: bool = False,
+    posteriors: Mapping[str, Factory] | None = None,
 ) -> nn.BatchNorm:
     """Flax's batch normalization, switched by `mode.norm` and by nothing else.
 
@@ -156,9 +167,17 @@ def batch_norm(
       scale: with a learned scale.
       epsilon: added to the variance.
       zero: the scale starts at 0, so that nothing comes through at first, not at 1.
+      posteriors: factories of "scale" and "bias" where they are stochastic.
     """
     start = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
-    return nn.BatchNorm(
+    kind = nn.BatchNorm
+    if posteriors:
+        kind = functools.partial(
+            vectors.BatchNorm,
+            posteriors=FrozenDict(posteriors),
+            estimator=mode.estimator,
+        )
+    return kind(
         use_running_average=mode.norm == "running",
         momentum=momentum,
         epsilon=epsilon,
@@ -172,7 +191,7 @@ def batch_norm(
 
 @dataclasses.dataclass(frozen=True)
 class Stochastic:
-    """A Flax model in which chosen Dense and Conv layers have posterior kernels.
+    """A Flax model in which chosen layers have posterior kernels, biases or scales.
 
     It has the `init` and `apply` of the model, with a `mode` beside the inputs.
     """
@@ -184,22 +203,22 @@ class Stochastic:
         """The model's `init`; `rngs` is a key, or a dict with "params" and "noise".
 
         Raises:
-          ValueError: a path that matches no Dense or Conv layer; the message lists
-            those of the model.
+          ValueError: a path that matches nothing; the message lists what there is.
         """
         if not isinstance(rngs, dict):
             rngs = {"params": rngs, "noise": stream(rngs, "noise")}
-        seen: dict[str, set] = {}
+        seen: dict[str, bool] = {}  # name to whether it is a vector's
         with self._intercepted(mode, seen):
             variables = self.model.init(rngs, *args, **kwargs)
         unused = [
             pattern
             for pattern in self.posteriors
-            if not any(fnmatch.fnmatchcase(path, pattern) for path in seen)
+            if not any(_matches(name, pattern) for name in seen)
         ]
         if unused:
             raise ValueError(
-                f"no Dense or Conv layer matches {unused}; there are {sorted(seen)}"
+                f"no Dense or Conv layer, bias or scale matches {unused}; there are "
+                f"{sorted(seen, key=lambda name: (seen[name], name))}"
             )
         return variables
 
@@ -213,31 +232,55 @@ class Stochastic:
         def interceptor(call, args, kwargs, context):
             module = context.module
             path = call_path(context)
-            if path is None or not _is_linear(module):
+            if path is None or not isinstance(
+                module, nn.Dense | nn.Conv | nn.BatchNorm
+            ):
                 return call(*args, **kwargs)
-            seen.setdefault(path, set())
-            factory = self._factory(path)
-            if factory is None and not _holds_posterior(module):
+            factories = {
+                name: self._factory(f"{path}/{name}")
+                for name in vectors.learned(module)
+            }
+            if not isinstance(module, nn.BatchNorm):
+                factories["kernel"] = self._factory(path)
+                seen[path] = False
+            seen.update({f"{path}/{name}": True for name in vectors.learned(module)})
+            named = {name: make for name, make in factories.items() if make}
+            if not named and not any(_holds_posterior(module, n) for n in factories):
                 return call(*args, **kwargs)
-            return _stochastic_call(module, factory or point(), mode, *args, **kwargs)
+            if isinstance(module, nn.BatchNorm):
+                how = named, mode.estimator
+                return vectors.normalized(module, *how, *args, **kwargs)
+            kernel = named.get("kernel", _own_kernel(module))
+            return _stochastic_call(
+                module, (kernel, named.get("bias")), mode, *args, **kwargs
+            )
 
         with nn.intercept_methods(interceptor):
             yield
 
-    def _factory(self, path: str) -> Factory | None:
+    def _factory(self, name: str) -> Factory | None:
         for pattern, factory in self.posteriors.items():
-            if fnmatch.fnmatchcase(path, pattern):
+            if _matches(name, pattern):
                 return factory
         return None
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A pattern is of vectors if it ends with the name of one, else of kernels."""
+    ends = [text.rpartition("/")[2] in VECTORS for text in (name, pattern)]
+    return ends[0] == ends[1] and fnmatch.fnmatchcase(name, pattern)
 
 
 def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochastic:
     """Makes layers of any Flax model stochastic without rewriting it.
 
     Args:
-      model: a module made of `flax.linen.Dense` and `Conv` (2-D, one group).
+      model: a module made of `flax.linen.Dense` and `Conv` (2-D, one group), whatever
+        else there is between them.
       posteriors: layer path ("dense1", "block_0/conv", or a pattern like "*/conv") to
-        the factory of its kernel; the first match counts.
+        the factory of its kernel; "dense1/bias", or of a BatchNorm "norm/scale" and
+        "norm/bias", or a pattern that ends so, to that of a vector (`vnets.vectors`).
+        The first match counts.
 
     Returns:
       An object with the model's `init(key, x)` and `apply(variables, x, mode=...,
@@ -256,21 +299,22 @@ def call_path(context: nn.module.InterceptorContext) -> str | None:
     return "/".join(context.module.path)
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Dense | nn.Conv)
-
-
-def _holds_posterior(module: nn.Module) -> bool:
-    return module.has_variable("params", "kernel") and is_posterior(
-        module.get_variable("params", "kernel")
+def _holds_posterior(module: nn.Module, name: str) -> bool:
+    return module.has_variable("params", name) and is_posterior(
+        module.get_variable("params", name)
     )
 
 
-def _stochastic_call(module: nn.Module, factory: Factory, mode: Mode, x: Array):
-    """What a Flax Dense or Conv computes, with a posterior kernel."""
+def _own_kernel(module: Any) -> Callable:
+    """What makes the array of a kernel that is not stochastic, though its bias is."""
+    return lambda key, shape: module.kernel_init(key, shape, module.param_dtype)
+
+
+def _stochastic_call(module: nn.Module, factories: Factories, mode: Mode, x: Array):
+    """What a Flax Dense or Conv computes, with posterior nodes."""
     if isinstance(module, nn.Dense):
         shape = (x.shape[-1], module.features)
-        return _linear(module, ops.DENSE, shape, factory, x, mode)
+        return _linear(module, ops.DENSE, shape, factories, x, mode)
     kernel_size = tuple(module.kernel_size)
     plain = {
         "feature_group_count": (1,),
@@ -296,4 +340,4 @@ def _stochastic_call(module: nn.Module, factory: Factory, mode: Mode, x: Array):
     channels = x.shape[-1], module.features
     op = ops.conv(x.shape[1:3], kernel_size, channels, tuple(strides), padding)
     shape = (*kernel_size, x.shape[-1], module.features)
-    return _linear(module, op, shape, factory, x, mode)
+    return _linear(module, op, shape, factories, x, mode)

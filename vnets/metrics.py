@@ -70,7 +70,7 @@ def sums(log_p: Array, labels: Array, weights: Array) -> Sums:
 
 
 def sparsity(params: Params) -> float:
-    """Fraction of exact zeros among the means of all posterior nodes; 0 without any."""
+    """Fraction of exact zeros among the means of all weight nodes; 0 without any."""
     counts = _counts(params).values()
     total = sum(size for _, size in counts)
     return sum(zeros for zeros, _ in counts) / total if total else 0.0
@@ -96,11 +96,11 @@ def sizes(params: Params) -> dict[str, float]:
 
 
 def _counts(params: Params) -> dict[str, tuple[int, int]]:
-    """Zeros among the means and their number, for each layer with a posterior node."""
+    """Zeros among the means and their number, for each layer whose weight is a node."""
     counts = {}
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     for path, node in leaves:
-        if is_posterior(node):
+        if is_posterior(node) and not edits.is_vector(path):
             mean = edits.mean_of(node).mean
             counts[edits.path_name(path)] = int(jnp.sum(mean == 0)), mean.size
     return counts

@@ -177,6 +177,29 @@ def linear_layers(plan: Plan) -> tuple[str, ...]:
     return tuple(step.name for step in every(plan) if isinstance(step, Conv | Dense))
 
 
+def vectors(plan: Plan) -> tuple[str, ...]:
+    """Names of what the layers learn beside weights, in order of execution.
+
+    "dense1/bias" for each bias, "norm1/scale" and "norm1/bias" for what a
+    normalization learns.
+    """
+    return tuple(
+        f"{step.name}/{vector}"
+        for step in every(plan)
+        if isinstance(step, Conv | Dense | Norm)
+        for vector in _learned(step)
+    )
+
+
+def _learned(step: "Conv | Dense | Norm") -> tuple[str, ...]:
+    """The vectors of one step."""
+    if not isinstance(step, Norm):
+        return ("bias",) if step.bias else ()
+    if not step.affine:
+        return ()
+    return ("scale", "bias") if step.scale else ("bias",)
+
+
 def every(plan: Plan) -> Iterator[Step]:
     """The steps of a plan, those within a `Residual` in place of it."""
     for step in plan:

@@ -5,7 +5,8 @@ train is a static field. KL, sparsity, pruning and every test-time mode are walk
 these nodes. The functions at the end make nodes: each returns `(key, shape) -> node`,
 what a layer's `posterior` argument takes.
 
-Shapes: a weight is [..., I, O] (dense [I, O], convolution [kh, kw, I, O]).
+Shapes: a weight is [..., I, O] (dense [I, O], convolution [kh, kw, I, O]); a bias or a
+scale of normalization is a vector, [O] (`vnets.vectors`).
 
 Sources: Kingma, Salimans and Welling 2015 (Gaussian and multiplicative noise);
 Molchanov, Ashukha and Vetrov 2017 (additive parameterization: Gaussian with a free
@@ -275,7 +276,12 @@ def log_alpha(node: Posterior) -> Array:
 
 
 def fan_in_uniform(key: Key, shape: Shape) -> Array:
-    """U(-1/sqrt(fan in), 1/sqrt(fan in)), as the authors' PyTorch code starts."""
+    """U(-1/sqrt(fan in), 1/sqrt(fan in)), as the authors' PyTorch code starts.
+
+    A vector, which has no fan in, is zero.
+    """
+    if len(shape) < 2:
+        return jnp.zeros(shape, jnp.float32)
     return jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(
         key, shape, jnp.float32
     )

@@ -72,8 +72,8 @@ def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
 
     Args:
       params: a tree with posterior nodes.
-      prior: one prior for all nodes, or a mapping from layer paths ("dense1",
-        "block/conv") to priors, in which the noisy nodes must all be named.
+      prior: one prior for all nodes, or a mapping from names ("dense1", "block/conv",
+        "dense1/bias") to priors, in which the noisy nodes must all be named.
 
     Raises:
       TypeError: a prior does not fit a node.

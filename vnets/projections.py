@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vnets.edits import is_vector
 from vnets.posteriors import (
     AdaptiveDropout,
     Gaussian,
@@ -67,7 +68,8 @@ def drop_idle_means(threshold: float = 3.0) -> Projection:
 
     The variances stay. What the authors of sparse variational dropout call `train_clip`
     (there in the forward pass): a mean that noise drowns learns nothing any more,
-    unless a single step lifts it back over the threshold.
+    unless a single step lifts it back over the threshold. Biases and scales of
+    normalization keep theirs.
     """
 
     def project(node):
@@ -81,7 +83,11 @@ def drop_idle_means(threshold: float = 3.0) -> Projection:
 
     def apply(params: Params, step: Array | None = None) -> Params:
         del step
-        return jax.tree.map(project, params, is_leaf=is_posterior)
+        return jax.tree.map_with_path(
+            lambda path, node: node if is_vector(path) else project(node),
+            params,
+            is_leaf=is_posterior,
+        )
 
     return apply
 

@@ -4,16 +4,16 @@ Where the mean of the weights says nothing (a variance layer), the variance stil
 ReLU turns it into a mean. Units of a layer are taken as independent and Gaussian before
 each nonlinearity. Then every step has a closed form,
 
-    linear layers   exact, for weights of any noise family
-    batch norm      exact (running statistics)
+    linear layers   exact, for weights and biases of any noise family
+    batch norm      exact (running statistics), also where scale or bias are noisy
     maximum         exact for two independent Gaussians (Clark 1961); ReLU is the
                     maximum with zero, 2 x 2 pooling is three maxima in turn
     softmax         cubature of third degree on the covariance of the logits
 
 and without noise each is the ordinary operation, bit for bit. What is neglected is the
-correlation between units of a layer: of pixels under a common kernel or unit noise, and
-of units behind a noisy layer. With normal noise on the weights of the last hidden layer
-alone, and that dense, the moments of the logits are therefore exact.
+correlation between units of a layer: of pixels under a common kernel, bias, scale or
+unit noise, and of units behind a noisy layer. With normal noise on the weights of the
+last hidden layer alone, and that dense, the moments of the logits are therefore exact.
 
 Sources: Wang and Manning 2013 (fast dropout: moments through dropout and ReLU); Clark
 1961 (the greatest of two normal variables); Arasaratnam and Haykin 2009 (cubature).
@@ -87,7 +87,9 @@ def moments(model, variables: dict, x: Array) -> Logits:
     layers = Layers(variables)
     last = model.layers[-1]
     mean, cov = joint(layers.kernel(last), hidden(model, layers, x))
-    return Logits(layers.with_bias(last, mean), cov)
+    h = Moments(mean, None if cov is None else _diagonal(cov))
+    y = layers.with_bias(last, h)
+    return Logits(y.mean, cov if y.var is h.var else _with_diagonal(cov, y.var))
 
 
 def predict(model, variables: dict, x: Array) -> Array:
@@ -140,10 +142,18 @@ class Layers:
         kernel = self.variables["params"][name]["kernel"]
         return kernel if is_posterior(kernel) else Point(jnp.asarray(kernel))
 
-    def with_bias(self, name: str, mean: Array) -> Array:
-        """The mean with the layer's bias, if it has one."""
-        bias = self.variables["params"][name].get("bias")
-        return mean if bias is None else mean + _over_units(bias, mean)
+    def with_bias(self, name: str, h: Moments) -> Moments:
+        """The sum with the layer's bias, if it has one."""
+        bias = self.variables["params"].get(name, {}).get("bias")
+        if bias is None:
+            return h
+        mean, var = bias.moments() if is_posterior(bias) else (bias, None)
+        if mean is not None:
+            h = Moments(h.mean + _over_units(mean, h.mean), h.var)
+        if var is None:
+            return h
+        own = jnp.broadcast_to(_over_units(var, h.mean), h.mean.shape)
+        return Moments(h.mean, own if h.var is None else h.var + own)
 
     def dense(self, name: str, h: Moments) -> Moments:
         """[B, ..., I] -> [B, ..., O]."""
@@ -162,18 +172,31 @@ class Layers:
         if statistics is None:
             return h
         params = self.variables["params"].get(name, {})
-        learned = {"bias": "bias" in params, "scale": "scale" in params}
-        layer = batch_norm(name, TEST, **learned)
+        if any(map(is_posterior, params.values())):
+            return self._stochastic_norm(name, h, statistics)
+        has_bias, has_scale = "bias" in params, "scale" in params
+        layer = batch_norm(name, TEST, bias=has_bias, scale=has_scale)
         bound = layer.bind({"params": params, "batch_stats": statistics})
         slope = jax.lax.rsqrt(statistics["var"] + layer.epsilon)
-        if learned["scale"]:
+        if has_scale:
             slope = slope * params["scale"]
         factor = _over_units(jnp.square(slope), h.mean)
         return Moments(bound(h.mean), None if h.var is None else h.var * factor)
 
+    def _stochastic_norm(self, name: str, h: Moments, statistics) -> Moments:
+        """`norm` where the scale or the bias is a node."""
+        layer = batch_norm(name, TEST, bias=False, scale=False)
+        slope = jnp.square(jax.lax.rsqrt(statistics["var"] + layer.epsilon))
+        var = None if h.var is None else h.var * _over_units(slope, h.mean)
+        bound = layer.bind({"batch_stats": statistics})
+        h = Moments(bound(h.mean), var)
+        scale = self.variables["params"][name].get("scale")
+        if scale is not None:
+            h = scaled(h, scale if is_posterior(scale) else Point(jnp.asarray(scale)))
+        return self.with_bias(name, h)
+
     def _linear(self, name: str, op, h: Moments) -> Moments:
-        y = linear(op, self.kernel(name), h)
-        return Moments(self.with_bias(name, y.mean), y.var)
+        return self.with_bias(name, linear(op, self.kernel(name), h))
 
 
 @functools.singledispatch

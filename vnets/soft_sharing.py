@@ -75,12 +75,13 @@ def mixture(components: int = 16, reach: float = 0.6, std: float = 0.25) -> Mixt
 
 
 def penalty(params: Params) -> Array:
-    """-log density of all posterior nodes' means, and of the hyper-priors, in nats."""
+    """-log density of all weights' means, and of the hyper-priors, in nats."""
     own: Mixture = params[NAME]
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     means = [
         edits.mean_of(node).mean.ravel()
-        for node in jax.tree.leaves(params, is_leaf=is_posterior)
-        if is_posterior(node)
+        for path, node in leaves
+        if is_posterior(node) and not edits.is_vector(path)
     ]
     w = jnp.concatenate(means)
     blocks = jnp.pad(w, (0, -w.size % BLOCK)).reshape(-1, BLOCK)
@@ -97,16 +98,19 @@ def penalty(params: Params) -> Array:
 
 
 def share(params: Params, key: Key = None) -> Params:
-    """An edit: each weight becomes the mean of its most responsible component."""
+    """An edit: each weight becomes the mean of its most responsible component.
+
+    Biases and scales of normalization are not shared; they stay as they are.
+    """
     del key
     own: Mixture = params[NAME]
     means = jnp.concatenate([jnp.zeros((1,), jnp.float32), own.means])
 
-    def visit(node):
-        if not is_posterior(node):
+    def visit(path, node):
+        if not is_posterior(node) or edits.is_vector(path):
             return node
         mean = edits.mean_of(node).mean
         winner = jnp.argmax(own.log_joint(mean.ravel()), axis=-1)
         return Point(means[winner].reshape(mean.shape))
 
-    return jax.tree.map(visit, params, is_leaf=is_posterior)
+    return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)

@@ -152,7 +152,7 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
 
 
 def capture(model, variables: Mapping, shape: Shape) -> Graph:
-    """A net of `vnets.nets` as NumPy arrays, by the means of its weights.
+    """A net of `vnets.nets` as NumPy arrays, by the means of all that is a node.
 
     Args:
       model: a `nets.Net`: it has a plan.
@@ -179,9 +179,10 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
                 )
             bias = params[step.name].get("bias") if step.bias else None
             zero = np.zeros(step.features, np.float32)
-            biases[step.name] = zero if bias is None else np.asarray(bias, np.float32)
+            biases[step.name] = zero if bias is None else _mean(bias)
         elif isinstance(step, Norm):
-            affine = {"scale": 1.0, "bias": 0.0, **params.get(step.name, {})}
+            learned = {k: _mean(v) for k, v in params.get(step.name, {}).items()}
+            affine = {"scale": 1.0, "bias": 0.0, **learned}
             norms[step.name] = _statistics(
                 step, variables["batch_stats"][step.name], affine
             )

@@ -1,4 +1,4 @@
-"""What all nets share: a plan, and a posterior factory for each layer by name."""
+"""What all nets share: a plan, and posterior factories by name."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from vnets.layers import (
     batch_norm,
 )
 from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
-from vnets.posteriors import Factory, point
+from vnets.posteriors import Factory, is_posterior, point
 from vnets.types import Array
 
 
@@ -26,7 +26,9 @@ class Net(nn.Module):
     A family says what its `plan` is; running it is the same for all.
 
     Attributes:
-      posteriors: layer name to factory; a point where none is named.
+      posteriors: layer name to factory, a point where none is named; and "dense1/bias",
+        "norm1/scale", "norm1/bias" to that of a vector, an array where none is
+        (`vnets.vectors`).
     """
 
     posteriors: Mapping[str, Factory] = dataclasses.field(
@@ -36,11 +38,10 @@ class Net(nn.Module):
     def __post_init__(self):
         # Frozen, so that the module can be hashed: jit takes it as a static argument.
         self.posteriors = FrozenDict(self.posteriors)
-        unknown = sorted(set(self.posteriors) - set(self.layers))
+        names = [*self.layers, *steps.vectors(self.plan)]
+        unknown = sorted(set(self.posteriors) - set(names))
         if unknown:
-            raise ValueError(
-                f"unknown layers {unknown}; choose from {list(self.layers)}"
-            )
+            raise ValueError(f"unknown layers {unknown}; choose from {names}")
         super().__post_init__()
 
     @property
@@ -58,6 +59,20 @@ class Net(nn.Module):
         """The layer's factory; a point where none is named."""
         return self.posteriors.get(layer, point())
 
+    def norm_posteriors(self, norm: str) -> dict[str, Factory]:
+        """Factories of what a normalization learns, where named or found as nodes."""
+        held = {}
+        if self.has_variable("params", norm):
+            held = self.get_variable("params", norm)
+        nodes = {
+            vector: self.posteriors.get(f"{norm}/{vector}", point())
+            for vector, value in held.items()
+            if is_posterior(value)
+        }
+        named = (name.rpartition("/")[::2] for name in self.posteriors)
+        own = {v: self.posteriors[f"{norm}/{v}"] for layer, v in named if layer == norm}
+        return nodes | own
+
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
         return _run(self, self.plan, x, mode).astype(jnp.float32)
@@ -68,7 +83,8 @@ def _run(net: Net, plan: steps.Plan, x: Array, mode: Mode) -> Array:
     neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
     for before, step, after in neighbours:
         if isinstance(step, steps.Conv | steps.Dense):
-            x = _linear(step, net.posterior(step.name))(x, mode)
+            bias = net.posteriors.get(f"{step.name}/bias")
+            x = _linear(step, net.posterior(step.name), bias)(x, mode)
         elif isinstance(step, steps.Norm):
             norm = batch_norm(
                 step.name,
@@ -77,6 +93,7 @@ def _run(net: Net, plan: steps.Plan, x: Array, mode: Mode) -> Array:
                 scale=step.affine and step.scale,
                 epsilon=step.epsilon,
                 zero=step.zero,
+                posteriors=net.norm_posteriors(step.name),
             )
             x = norm(x)
         elif isinstance(step, steps.Standardize):
@@ -105,9 +122,12 @@ def _channels(values: Sequence[float], x: Array) -> Array:
     return jnp.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def _linear(step: steps.Conv | steps.Dense, posterior: Factory) -> nn.Module:
+def _linear(
+    step: steps.Conv | steps.Dense, posterior: Factory, bias: Factory | None
+) -> nn.Module:
     """The module of a linear step, named within the net that calls this."""
     options = {"name": step.name, "posterior": posterior, "use_bias": step.bias}
+    options["bias_posterior"] = bias
     if isinstance(step, steps.Dense):
         return Dense(step.features, **options)
     return Conv(step.features, step.kernel, step.strides, step.padding, **options)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import random
 
-from vnets.edits import path_name
+from vnets.edits import layer_name
 from vnets.posteriors import is_posterior
 from vnets.rng import stream
 from vnets.train.task import Task, TrainState
@@ -48,7 +48,7 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
 def _bad_layers(grads) -> str:
     """Layers with a gradient that is not finite, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_posterior)
-    bad = [path_name(path) for path, g in leaves if not _all_finite(g)]
+    bad = [layer_name(path) for path, g in leaves if not _all_finite(g)]
     return ", ".join(dict.fromkeys(bad)) or "no layer (the loss itself)"
 
 
