@@ -5,6 +5,7 @@ Meet Your Expectations"): a net whose weights have no mean is at chance when its
 is switched off, and as good as dropout when its predictions are averaged.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -13,6 +14,7 @@ from experiments import build as parts
 from experiments import classifier, mean_propagation, transition
 from experiments.core import Experiment, Measured
 from vnets import evaluate
+from vnets.normal_priors import learned_scales
 from vnets.rng import stream
 
 PROBED = ("det", "stoch", "ens")
@@ -61,7 +63,10 @@ def build(config) -> Experiment:
                 mode=net.mode,
             )
         cost = transition.substitution(params, layer) if layer else None
-        return Measured(measured | ({"substitution": cost} if cost else {}))
+        measured |= {"substitution": cost} if cost else {}
+        scales = learned_scales(params, net.prior)
+        measured |= {"prior_scale": _floats(scales)} if scales else {}
+        return Measured(measured)
 
     if layer:
         node = partial(transition.dense_node, layer=layer)
@@ -71,6 +76,10 @@ def build(config) -> Experiment:
             {},
         )
     return net.experiment(probe, evaluations, loss=net.loss(samples=train_samples))
+
+
+def _floats(values: Mapping) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _kappa_probe(config, net: classifier.Classifier):

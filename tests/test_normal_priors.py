@@ -8,8 +8,12 @@ from jax import random
 from scipy import optimize, stats
 
 from experiments import build as parts
-from vnets.normal_priors import empirical_normal, hierarchical_normal
-from vnets.posteriors import Dropout, gaussian, multiplicative, variance
+from vnets.normal_priors import (
+    empirical_normal,
+    hierarchical_normal,
+    learned_scales,
+)
+from vnets.posteriors import Dropout, Point, gaussian, multiplicative, variance
 from vnets.priors import ard, kl, standard_normal
 
 NODES = {
@@ -70,6 +74,30 @@ def test_each_layer_has_its_own_scale():
     expected = empirical_normal(NODES["gaussian"]) + empirical_normal(wide)
     total = kl(params, parts.prior("empirical_normal"))
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("prior", [empirical_normal, hierarchical_normal(5.0, 40.0)])
+def test_the_learned_scale_is_that_of_the_least(prior):
+    node = NODES["gaussian"]
+    other = node.replace(mean=0.1 * node.mean)
+    params = {"a": {"kernel": node, "bias": other}, "b": {"kernel": Point(node.mean)}}
+    found = learned_scales(params, prior)
+    assert set(found) == {"a", "a/bias"}
+    for name, one in (("a", node), ("a/bias", other)):
+
+        def value(log_s, one=one):
+            divergence = float(standard_normal(np.exp(log_s))(one))
+            if prior is empirical_normal:
+                return divergence
+            law = stats.invgamma(prior.shape, scale=prior.rate)
+            return divergence - law.logpdf(np.exp(2 * log_s))
+
+        best = optimize.minimize_scalar(value, bounds=(-8, 4), method="bounded").x
+        assert float(found[name]) == pytest.approx(np.exp(best), rel=1e-2)
+    assert learned_scales(params, {"a": standard_normal(), "a/bias": prior}) == {
+        "a/bias": found["a/bias"]
+    }
+    assert learned_scales(params, standard_normal()) == {}
 
 
 def test_configs_name_them_and_wrong_ones_are_refused():

@@ -25,7 +25,7 @@ from vnets import (
     propagation,
     soft_sharing,
 )
-from vnets.layers import Mode, stochastic
+from vnets.layers import TRAIN, Mode, stochastic
 from vnets.nets import MLP, LeNet5
 from vnets.normal_priors import empirical_normal
 from vnets.posteriors import (
@@ -320,6 +320,25 @@ def test_the_compact_form_has_the_means(one_device):
     logits = jax.jit(functools.partial(propagation.moments, net))(quiet, x)
     assert logits.cov is None
     np.testing.assert_allclose(logits.mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_perceptron_with_normalization():
+    """In batch statistics the units of each hidden layer have moments 0 and 1."""
+    net = MLP((5, 4), 3, batch_norm=True)
+    x = random.normal(random.key(1), (50, 7))
+    variables = net.init(rngs(), x)
+    params = variables["params"]
+    assert set(params) == {"dense1", "dense2", "dense3", "norm1", "norm2"}
+    assert set(params["dense1"]) == {"kernel"}  # the normalization has the bias
+    _, state = net.apply(
+        variables, x, TRAIN, mutable=["batch_stats"], capture_intermediates=True
+    )
+    y = np.asarray(state["intermediates"]["norm2"]["__call__"][0])
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(0), 1, rtol=1e-2)
+    moved = {"params": params, "batch_stats": state["batch_stats"]}
+    logits = propagation.moments(net, moved, x)
+    np.testing.assert_allclose(logits.mean, net.apply(moved, x), rtol=1e-4, atol=1e-5)
 
 
 def test_moments_of_noisy_scales_and_biases_go_through_normalization(assert_moments):

@@ -6,38 +6,88 @@
                          and the weights favour most together
 
 Nothing is learned but the posterior: for given moments of the weights the best scale is
-known, so the KL is a function of the posterior alone. `priors.standard_normal` has a
-fixed scale, `group_priors.group_ard` one for each unit, `priors.ard` one for each
-weight.
+known, so the KL is a function of the posterior alone; `learned_scales` says what it is.
+A stochastic bias has a scale of its own, apart from its layer's weights.
+`priors.standard_normal` has a fixed scale, `group_priors.group_ard` one for each unit,
+`priors.ard` one for each weight.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 
+from vnets.edits import path_name
 from vnets.posteriors import (
     Gaussian,
     Multiplicative,
     Posterior,
     ZeroMean,
+    is_noisy,
+    is_posterior,
     second_moment,
 )
 from vnets.priors import VAR_FLOOR, Prior
-from vnets.types import Array
+from vnets.types import Array, Params
 
 
-def empirical_normal(node: Posterior) -> Array:
+@dataclasses.dataclass(frozen=True)
+class EmpiricalNormal:
     """KL to N(0, s^2) at its least, with s^2 the mean of mean^2 + var over the layer.
 
     sum_i 1/2 ln(s^2 / var_i) for the n weights of the layer.
     """
-    second, var = _moments(node, "empirical_normal")
-    log_square = jnp.log(jnp.mean(second) + VAR_FLOOR)
-    return 0.5 * jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
+
+    def __call__(self, node: Posterior) -> Array:
+        second, var = _moments(node, "empirical_normal")
+        log_square = jnp.log(jnp.mean(second) + VAR_FLOOR)
+        return 0.5 * jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
+
+    def scale(self, node: Posterior) -> Array:
+        """The best s of the node's layer."""
+        second, _ = _moments(node, "empirical_normal")
+        return jnp.sqrt(jnp.mean(second))
 
 
-def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> Prior:
+empirical_normal = EmpiricalNormal()
+
+
+@dataclasses.dataclass(frozen=True)
+class HierarchicalNormal:
+    """See `hierarchical_normal`, which makes it.
+
+    Attributes:
+      shape: of the inverse gamma law.
+      rate: of it.
+    """
+
+    shape: float
+    rate: float
+
+    def __call__(self, node: Posterior) -> Array:
+        second, var = _moments(node, "hierarchical_normal")
+        total, n = jnp.sum(second), second.size
+        square = self._square(total, n)
+        log_square = jnp.log(square)
+        divergence = 0.5 * (
+            total / square - n + jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
+        )
+        constant = math.lgamma(self.shape) - self.shape * math.log(self.rate)
+        hyper = (self.shape + 1) * log_square + self.rate / square + constant
+        return divergence + hyper
+
+    def scale(self, node: Posterior) -> Array:
+        """The s that the hyperprior and the weights of the node's layer favour most."""
+        second, _ = _moments(node, "hierarchical_normal")
+        return jnp.sqrt(self._square(jnp.sum(second), second.size))
+
+    def _square(self, total: Array, n: int) -> Array:
+        return (total + 2 * self.rate) / (n + 2 * self.shape + 2)
+
+
+def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> HierarchicalNormal:
     """KL to N(0, s^2) minus ln p(s^2), s^2 ~ InverseGamma(shape, rate), at its least.
 
     s^2 = (sum_i (mean_i^2 + var_i) + 2 rate) / (n + 2 shape + 2): between the scale of
@@ -55,19 +105,25 @@ def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> Prior:
         raise ValueError(
             f"an inverse gamma law needs a positive shape and rate, not {shape}, {rate}"
         )
-    constant = math.lgamma(shape) - shape * math.log(rate)
+    return HierarchicalNormal(shape, rate)
 
-    def hierarchical(node: Posterior) -> Array:
-        second, var = _moments(node, "hierarchical_normal")
-        total, n = jnp.sum(second), second.size
-        square = (total + 2 * rate) / (n + 2 * shape + 2)
-        log_square = jnp.log(square)
-        divergence = 0.5 * (
-            total / square - n + jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
-        )
-        return divergence + (shape + 1) * log_square + rate / square + constant
 
-    return hierarchical
+def learned_scales(params: Params, prior) -> dict[str, Array]:
+    """The scale s of each node that has one of its own, by the node's name.
+
+    Args:
+      params: a tree with posterior nodes.
+      prior: as in `priors.kl`; only `empirical_normal` and `hierarchical_normal` learn
+        a scale, of others there is none.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    named = {path_name(path): node for path, node in leaves if is_noisy(node)}
+    found = {}
+    for name, node in named.items():
+        own = prior.get(name) if isinstance(prior, Mapping) else prior
+        if isinstance(own, EmpiricalNormal | HierarchicalNormal):
+            found[name] = own.scale(node)
+    return found
 
 
 def _moments(node: Posterior, name: str) -> tuple[Array, Array]:

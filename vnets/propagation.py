@@ -218,8 +218,8 @@ def hidden(model, layers: Layers, x: Array) -> Moments:
 def _mlp(model: MLP, layers: Layers, x: Array) -> Moments:
     _require_relu(model)
     h = Moments(x.reshape(x.shape[0], -1))
-    for name in model.layers[:-1]:
-        h = relu(layers.dense(name, h))
+    for number, name in enumerate(model.layers[:-1], start=1):
+        h = relu(layers.norm(f"norm{number}", layers.dense(name, h)))
     return h
 
 

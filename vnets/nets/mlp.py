@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vnets.nets.net import Net
-from vnets.plan import Activation, Dense, Flatten
+from vnets.plan import Activation, Dense, Flatten, Norm
 from vnets.pooling import ACTIVATIONS
 from vnets.types import choose
 
@@ -17,6 +17,8 @@ class MLP(Net):
       widths: units of each hidden layer; none makes a linear model.
       classes: K, or the number of outputs of a regression.
       activation: a name in `pooling.ACTIVATIONS`.
+      batch_norm: normalizes after each hidden layer (norm1, norm2, ...), which then has
+        no bias of its own.
 
     Raises:
       ValueError: an activation that does not exist.
@@ -25,6 +27,7 @@ class MLP(Net):
     widths: Sequence[int] = ()
     classes: int = 10
     activation: str = "relu"
+    batch_norm: bool = False
 
     def __post_init__(self):
         choose("activation", self.activation, ACTIVATIONS)
@@ -34,7 +37,9 @@ class MLP(Net):
     def plan(self):
         hidden = []
         for number, width in enumerate(self.widths, start=1):
-            hidden += [Dense(f"dense{number}", width), Activation(self.activation)]
+            hidden.append(Dense(f"dense{number}", width, bias=not self.batch_norm))
+            hidden += [Norm(f"norm{number}")] if self.batch_norm else []
+            hidden.append(Activation(self.activation))
         last = Dense(f"dense{len(self.widths) + 1}", self.classes)
         return (Flatten(), *hidden, last)
 
