@@ -185,22 +185,22 @@ def _legend_handles(outcome: Outcome) -> list:
 
 def _spans(outcome: Outcome) -> list[Span]:
     shown = {column.key for column in outcome.table.plain}
-    numbers = [v for m in outcome.rows for key in shown for v in m.cells[key].values]
-    numbers += [
+    measured = [v for m in outcome.rows for key in shown for v in m.cells[key].values]
+    published = [
         gap.published
-        for measured in outcome.rows
-        for gaps in measured.gaps.values()
+        for one in outcome.rows
+        for gaps in one.gaps.values()
         for key, gap in gaps.items()
         if key in shown
     ]
-    numbers = [number for number in numbers if math.isfinite(number)]
+    numbers = [number for number in measured + published if math.isfinite(number)]
     if outcome.table.unit != "%":
         return [_around(numbers or [0.0, 1.0], "")]
     upper = [number for number in numbers if number >= ZOOM_FROM]
     most = max(numbers, default=100.0)  # errors leave most of 100 % empty
     whole = Span(0.0, 1.15 * most if 0 < most < FULL_FROM else 101.5, "")
-    if not upper:
-        return [whole]
+    if not upper or max(measured, default=0.0) < ZOOM_FROM:
+        return [whole]  # nothing of ours is there to be enlarged
     enlarged = _around(upper, ", upper end enlarged")
     return [enlarged] if len(upper) == len(numbers) else [whole, enlarged]
 
