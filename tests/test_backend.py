@@ -36,6 +36,17 @@ def test_a_flag_of_the_user_wins(told, monkeypatch):
     assert set(told) == {key for key, _ in backend.CPU.compiler_options} - {name}
 
 
+@pytest.mark.parametrize("field", ["convolution", "normal", "seeds"])
+def test_unknown_forms_are_refused(field):
+    before = backend.forms()
+    with (
+        pytest.raises(ValueError, match=rf"unknown {field} 'tiled'; choose from"),
+        backend.use(**{field: "tiled"}),
+    ):
+        pass
+    assert backend.forms() == before
+
+
 def test_the_options_are_ones_that_the_compiler_knows(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     with backend.use(compiler_options=backend.CPU.compiler_options):

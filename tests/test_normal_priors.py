@@ -13,8 +13,16 @@ from vnets.normal_priors import (
     hierarchical_normal,
     learned_scales,
 )
-from vnets.posteriors import Dropout, Point, gaussian, multiplicative, variance
-from vnets.priors import ard, kl, standard_normal
+from vnets.posteriors import (
+    Dropout,
+    Point,
+    Scaled,
+    dropout,
+    gaussian,
+    multiplicative,
+    variance,
+)
+from vnets.priors import ScaledPrior, WeightedPrior, ard, kl, standard_normal
 
 NODES = {
     "gaussian": gaussian(-3.0)(random.key(0), (6, 5)),
@@ -98,6 +106,25 @@ def test_the_learned_scale_is_that_of_the_least(prior):
         "a/bias": found["a/bias"]
     }
     assert learned_scales(params, standard_normal()) == {}
+
+
+def test_learned_scales_sees_what_the_kl_sees():
+    node, units = NODES["gaussian"], gaussian()(random.key(1), (6,))
+    trees = {
+        "dropout": {"a": {"kernel": dropout(0.5)(random.key(0), (3, 2))}},
+        "scaled": {"a": {"kernel": Scaled(scale=units, weight=node)}},
+        "plain": {"a": {"kernel": node}},
+    }
+    expected = empirical_normal.scale(node)
+    assert float(kl(trees["dropout"], empirical_normal)) == 0
+    assert learned_scales(trees["dropout"], empirical_normal) == {}
+    weighted = WeightedPrior(empirical_normal, {"a": 2.0})
+    assert learned_scales(trees["plain"], weighted) == {"a": expected}
+    apart = ScaledPrior(scale=standard_normal(), weight=empirical_normal)
+    assert learned_scales(trees["scaled"], apart) == {"a": expected}
+    both = learned_scales(trees["scaled"], empirical_normal)
+    assert set(both) == {"a", "a/units"}
+    assert both["a"] == expected
 
 
 def test_configs_name_them_and_wrong_ones_are_refused():

@@ -112,6 +112,19 @@ def test_the_routine_computes_the_convolution(padding):
     close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
 
 
+def test_the_routine_keeps_the_precision():
+    padding = ((1, 1), (1, 1))
+    x, w = tensors((5, 6), (3, 3))
+    halves = ops.DirectConv(padding).apply(*(a.astype(jnp.bfloat16) for a in (x, w)))
+    assert halves.dtype == jnp.bfloat16
+    with jax.enable_x64(True):
+        x, w = (jnp.asarray(np.asarray(a), jnp.float64) / 3 for a in (x, w))
+        found = ops.DirectConv(padding).apply(x, w)
+        native = ops.NativeConv((1, 1), padding).apply(x, w)
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, native, rtol=1e-12, atol=1e-13)
+
+
 def test_its_gradients_in_a_loop_are_convolutions_that_the_library_has():
     """In images [B, H, W, C] and kernels [kh, kw, I, O], or they run as bare loops."""
     x, w = tensors((8, 8), (3, 3), inputs=8, outputs=8)
@@ -221,7 +234,7 @@ def test_impossible_convolutions_are_refused(padding, message):
         ops.conv((5, 5), (9, 3), (3, 4), padding=padding)
 
 
-# Pooling (in layers.py, chosen by the backend like the convolutions).
+# Pooling (in pooling.py, chosen by the backend like the convolutions).
 
 
 def pool_and_pullback(form):

@@ -33,6 +33,7 @@ from vnets.posteriors import (
     Point,
     dropout,
     gaussian,
+    is_posterior,
     multiplicative,
     point,
     variance,
@@ -391,6 +392,30 @@ class Theirs(nn.Module):
         x = nn.Conv(3, (2, 2), name="stem")(x)
         x = nn.BatchNorm(name="norm")(x, use_running_average=not train)
         return nn.Dense(2, name="head")(nn.relu(x).reshape(x.shape[0], -1))
+
+
+class Modulated(nn.Module):
+    """Layers may be called what vectors are called."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2, name="scale")(x) * nn.Dense(2, name="bias")(x)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "noisy"),
+    [
+        ("*", {"scale", "bias"}),
+        ("scale", {"scale"}),
+        ("*/bias", {"scale/bias", "bias/bias"}),
+    ],
+)
+def test_a_layer_may_be_called_scale(pattern, noisy):
+    net = stochastic(Modulated(), {pattern: VECTOR})
+    params = net.init(random.key(0), jnp.ones((1, 3)))["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    found = {edits.path_name(path) for path, node in leaves if is_posterior(node)}
+    assert found == noisy
 
 
 def test_any_model_takes_noisy_vectors(assert_moments):

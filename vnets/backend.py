@@ -25,6 +25,8 @@ from typing import Literal
 
 import jax
 
+from vnets.types import choose
+
 
 @dataclasses.dataclass(frozen=True)
 class Forms:
@@ -44,6 +46,11 @@ class Forms:
     normal: Literal["box_muller", "inverse_cdf"]
     seeds: Literal["in_turn", "vmapped"]
     compiler_options: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self):
+        choose("convolution", self.convolution, ("by_shape", "native"))
+        choose("normal", self.normal, ("box_muller", "inverse_cdf"))
+        choose("seeds", self.seeds, ("in_turn", "vmapped"))
 
 
 CPU = Forms(

@@ -1,9 +1,9 @@
 """How a layer with a posterior weight is sampled: (op, node, x, key) -> pre-activation.
 
-Dense layers and convolutions differ only in `op` (`ops.py`). An estimator is chosen by
-`layers.Mode`, so each is a module-level function: a fresh closure would recompile.
+Dense layers and convolutions differ only in `op` (`vnets.ops`). An estimator is chosen
+by `layers.Mode`, so each is a module-level function: a fresh closure would recompile.
 
-x is [B, ..., I], the result [B, ..., O] without bias: a bias joins the mean only.
+x is [B, ..., I], the result [B, ..., O] without the bias, which the layer adds.
 
 The type of x is that of the activations: with bfloat16 inputs the products with means
 and with sampled weights are bfloat16, too. Variances, their products and roots are

@@ -213,7 +213,7 @@ class Stochastic:
         unused = [
             pattern
             for pattern in self.posteriors
-            if not any(_matches(name, pattern) for name in seen)
+            if not any(_matches(pattern, *one) for one in seen.items())
         ]
         if unused:
             raise ValueError(
@@ -237,11 +237,11 @@ class Stochastic:
             ):
                 return call(*args, **kwargs)
             factories = {
-                name: self._factory(f"{path}/{name}")
+                name: self._factory(f"{path}/{name}", vector=True)
                 for name in vectors.learned(module)
             }
             if not isinstance(module, nn.BatchNorm):
-                factories["kernel"] = self._factory(path)
+                factories["kernel"] = self._factory(path, vector=False)
                 seen[path] = False
             seen.update({f"{path}/{name}": True for name in vectors.learned(module)})
             named = {name: make for name, make in factories.items() if make}
@@ -258,17 +258,21 @@ class Stochastic:
         with nn.intercept_methods(interceptor):
             yield
 
-    def _factory(self, name: str) -> Factory | None:
+    def _factory(self, name: str, vector: bool) -> Factory | None:
         for pattern, factory in self.posteriors.items():
-            if _matches(name, pattern):
+            if _matches(pattern, name, vector):
                 return factory
         return None
 
 
-def _matches(name: str, pattern: str) -> bool:
-    """A pattern is of vectors if it ends with the name of one, else of kernels."""
-    ends = [text.rpartition("/")[2] in VECTORS for text in (name, pattern)]
-    return ends[0] == ends[1] and fnmatch.fnmatchcase(name, pattern)
+def _matches(pattern: str, name: str, vector: bool) -> bool:
+    """A pattern that ends with the name of a vector is of vectors, others of kernels.
+
+    Unless it is the very name of a layer: one may be called "scale".
+    """
+    of_vectors = pattern.rpartition("/")[2] in VECTORS
+    fits = of_vectors == vector or (pattern == name and not vector)
+    return fits and fnmatch.fnmatchcase(name, pattern)
 
 
 def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochastic:

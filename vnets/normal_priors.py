@@ -14,7 +14,7 @@ A stochastic bias has a scale of its own, apart from its layer's weights.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,10 @@ from vnets.posteriors import (
     Multiplicative,
     Posterior,
     ZeroMean,
-    is_noisy,
     is_posterior,
     second_moment,
 )
-from vnets.priors import VAR_FLOOR, Prior
+from vnets.priors import VAR_FLOOR, Prior, parts
 from vnets.types import Array, Params
 
 
@@ -114,15 +113,15 @@ def learned_scales(params: Params, prior) -> dict[str, Array]:
     Args:
       params: a tree with posterior nodes.
       prior: as in `priors.kl`; only `empirical_normal` and `hierarchical_normal` learn
-        a scale, of others there is none.
+        a scale, of others there is none. That of the noise on units is "NAME/units".
     """
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    named = {path_name(path): node for path, node in leaves if is_noisy(node)}
     found = {}
-    for name, node in named.items():
-        own = prior.get(name) if isinstance(prior, Mapping) else prior
-        if isinstance(own, EmpiricalNormal | HierarchicalNormal):
-            found[name] = own.scale(node)
+    for path, node in leaves:
+        name = path_name(path)
+        for role, part, own, _ in parts(name, node, prior):
+            if isinstance(own, EmpiricalNormal | HierarchicalNormal):
+                found[name if role == "weight" else f"{name}/units"] = own.scale(part)
     return found
 
 

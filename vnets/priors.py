@@ -13,7 +13,7 @@ its noise) costs nothing, since the prior does not know the scale.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -87,11 +87,25 @@ def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
             unknown = sorted(set(prior.factors) - layers)
             raise ValueError(f"no layers {unknown}; there are {sorted(layers)}")
     for path, node in leaves:
-        for part, role in _parts(node):
-            own, factor = _for_layer(prior, path_name(path))
-            divergence = getattr(own, role) if isinstance(own, ScaledPrior) else own
-            total += factor * divergence(part)
+        for _, part, own, factor in parts(path_name(path), node, prior):
+            total += factor * own(part)
     return total
+
+
+def parts(name: str, node, prior) -> Iterator[tuple[str, Posterior, Prior, float]]:
+    """The nodes whose KLs add up to a leaf's: role, node, its prior and a factor.
+
+    The role is "weight", or "scale" for the noise on the units of a Scaled node.
+
+    Args:
+      name: of the leaf.
+      node: the leaf; points, dropout and arrays have no KL and give nothing.
+      prior: as in `kl`.
+    """
+    for part, role in _parts(node):
+        own, factor = _for_layer(prior, name)
+        own = getattr(own, role) if isinstance(own, ScaledPrior) else own
+        yield role, part, own, factor
 
 
 def _parts(node, role: str = "weight") -> list[tuple[Posterior, str]]:

@@ -66,10 +66,11 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _routine(x: Array, w: Array, padding: Pads) -> Array:
-    """The library's convolution, which has no bfloat16."""
+    """The library's convolution, which has no half precision."""
+    kind = jnp.promote_types(jnp.promote_types(x.dtype, w.dtype), jnp.float32)
     y = lax.conv_general_dilated(
-        x.astype(jnp.float32),
-        w.astype(jnp.float32),
+        x.astype(kind),
+        w.astype(kind),
         (1, 1),
         padding,
         dimension_numbers=DIMENSIONS,
