@@ -41,11 +41,11 @@ __all__ = [
 ConvOp = NativeConv | DirectConv | StridedConv | TiledConv
 
 WIDE = 64  # from this many output channels on, tiles only add multiplications
-# Where the library's routine is the faster one, measured over the layers of VGG,
-# LeNet-5 and ResNet-50: not for a few channels, not where the product of patches is so
-# wide that the copies do not count, not on maps so small that most of a kernel sees
-# padding, and not where the input, by which its gradient costs, is much larger than the
-# output.
+# Where the library's routine is the faster one: not for a few channels, not where the
+# product of patches is so wide that the copies do not count, not on maps so small that
+# most of a kernel sees padding, and not where the input, by which its gradient costs,
+# is much larger than the output. The bounds are from single trials of the layers of
+# VGG, LeNet-5 and ResNet-50 on one processor; results/bench measures whole steps only.
 DIRECT_INPUTS = 8
 DIRECT_OUTPUTS = 128
 DIRECT_SIZE = 4
