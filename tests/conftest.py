@@ -112,6 +112,26 @@ def places(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def environment(tmp_path):
+    """A user's shell: without what the tests set for themselves, and without data."""
+    hidden = {"XLA_FLAGS", "SUBMITIT_LOG_LEVEL"}
+    env = {k: v for k, v in os.environ.items() if k not in hidden}
+    root = Path(__file__).resolve().parents[1]
+    env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    return env | {"VNETS_CACHE_DIR": str(tmp_path / "no-cache")}
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    """A config file of runs of a second each, to launch."""
+    from tests.launches import QUICK
+
+    path = tmp_path / "quick.py"
+    path.write_text(QUICK)
+    return path
+
+
+@pytest.fixture
 def own_mnist(mnist, places):
     """A copy of the small MNIST where it is looked for; gives the prepared folder."""
     from vnets.data import records
