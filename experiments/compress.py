@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import build as parts
-from experiments import core, latency, structured
+from experiments import core, latency, structured, thresholds
 from experiments.build import ConfigError
 from vnets import compact, data, edits, priors, soft_sharing
 from vnets.evaluate import to_float
@@ -75,7 +75,8 @@ def compress_net(
       seconds: for how long, at each batch size.
 
     Raises:
-      ConfigError: a net that is no chain, or values that do not fit.
+      ConfigError: a net that is no chain, data that are streamed, or values that do
+        not fit.
     """
     if not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"no folder for {out}")
@@ -83,7 +84,8 @@ def compress_net(
     if not 1 <= threads <= most:
         raise ConfigError(f"threads must be 1 to {most}, the cores there are")
     collections = net.collections
-    shape = dataset.test.image.shape[1:]
+    test = dataset.test
+    shape = test.shape if isinstance(test, data.Stream) else test.image.shape[1:]
     pruned = _pruning(config, net.params, threshold)(net.params)
 
     def capture(params: Params) -> compact.Graph:
@@ -95,6 +97,11 @@ def compress_net(
 
     dense = capture(edits.mean_only(net.params))
     cut = capture(pruned)
+    if isinstance(test, data.Stream):
+        raise ConfigError(
+            f"{dataset.name} is streamed: nets of data sets that fit the memory are "
+            "compressed, on whose images they are tested"
+        )
     small = compact.shrink(cut)
     trial = (dataset.validation or dataset.train).take(slice(TRIED))
     chosen = bits or compact.fewest_bits(small, _changed(small, trial.image), tolerance)
@@ -102,7 +109,7 @@ def compress_net(
     quantized = compact.quantize(small, chosen, about)
     file_bytes = compact.save(out, quantized)
 
-    images, labels = dataset.test.image, dataset.test.label
+    images, labels = test.image, test.label
     model, variables = quantized.to_flax()  # not what was read back from the file
     logits = {
         "all_weights": _in_jax(
@@ -150,8 +157,10 @@ def _pruning(config, params: Params, threshold: float | None) -> Callable:
         if threshold is not None:
             cut["units" if "units" in cut else "weights"] = threshold
         change = structured.pruning(ConfigDict({"cut": cut}))
+    elif threshold is not None:
+        change = structured.CUTS[thresholds.kind_of(config, params)](threshold)
     else:
-        change = edits.prune(config.evals.threshold if threshold is None else threshold)
+        change = edits.prune(config.evals.threshold)
     return edits.chain(change, edits.mean_only)
 
 

@@ -2,9 +2,10 @@
 
 For any trained net with noise on its weights or units: the histogram of log alpha,
 accuracy and sparsity against the threshold on images that are not the test set, and the
-weights as pictures. Nets whose config cuts units are cut by units, at one threshold for
-all layers. The published threshold of weights is 3, where the histogram of sparse
-variational dropout has its gap (Molchanov, Ashukha and Vetrov 2017).
+weights as pictures. Nets whose config cuts units, or whose weights have no noise but
+that of their units, are cut by units, at one threshold for all layers. The published
+threshold of weights is 3, where the histogram of sparse variational dropout has its gap
+(Molchanov, Ashukha and Vetrov 2017).
 """
 
 import dataclasses
@@ -16,14 +17,22 @@ import numpy as np
 from jax import random
 
 from experiments import structured
-from experiments.build import ConfigError, pick
+from experiments.build import ConfigError, call, pick
 from experiments.core import Net, restore
 from vnets import checkpoint, edits, evaluate, metrics
-from vnets.data import Split
-from vnets.posteriors import Dropout, Posterior, Scaled, log_alpha
+from vnets.data import Split, Stream
+from vnets.posteriors import (
+    Dropout,
+    Gaussian,
+    Multiplicative,
+    Posterior,
+    Scaled,
+    log_alpha,
+)
 
 THRESHOLDS = tuple(np.arange(-4.0, 10.5, 0.5))
 IMAGES = 5000
+STREAMED = 1000  # of pictures that are large and decoded one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +91,18 @@ def layers_of(params, kind: str = "weights") -> list[Layer]:
     Raises:
       ConfigError: there is none: nothing to choose a threshold for.
     """
+    found = _measured(params, kind)
+    if not found:
+        raise ConfigError(
+            f"no layer of this net has {kind} with a log alpha between its extremes: a "
+            "threshold keeps or removes all of it (points, variance layers, dropout of "
+            "a fixed rate)"
+        )
+    return found
+
+
+def _measured(params, kind: str) -> list[Layer]:
+    """`layers_of`, which may be none."""
     found = []
     for name, node in edits.noisy_layers(params).items():
         if kind == "units" and not _has_units(node):
@@ -90,23 +111,24 @@ def layers_of(params, kind: str = "weights") -> list[Layer]:
         if np.isfinite(value).any():
             mean = np.asarray(edits.mean_of(node).mean)
             found.append(Layer(name, mean, value, kind))
-    if not found:
-        raise ConfigError(
-            f"no layer of this net has {kind} with a log alpha between its extremes: a "
-            "threshold keeps or removes all of it (points, variance layers, fixed "
-            "dropout)"
-        )
     return found
 
 
 def _has_units(node: Posterior) -> bool:
     """False where `edits.prune_units` decides nothing."""
-    return not (isinstance(node, Scaled) and isinstance(node.scale, Dropout))
+    if isinstance(node, Scaled):
+        return not isinstance(node.scale, Dropout)
+    return isinstance(node, Gaussian | Multiplicative)
 
 
-def kind_of(config) -> str:
-    """What a run's config cuts, "units" before "weights"."""
-    return "units" if "units" in config.evals.get("cut", {}) else "weights"
+def kind_of(config, params) -> str:
+    """What a net is cut by: units where its run's config cuts any, or where only they
+    have a log alpha (dropout whose rate is learned), else weights.
+    """
+    if "units" in config.evals.get("cut", {}):
+        return "units"
+    only_units = not _measured(params, "weights") and _measured(params, "units")
+    return "units" if only_units else "weights"
 
 
 def choose(
@@ -128,14 +150,15 @@ def choose(
       kind: what is cut, "weights" or "units".
 
     Raises:
-      ConfigError: no layer with a log alpha, a tolerance below 0, or something else
-        to cut.
+      ConfigError: no layer with a log alpha, one that cannot be cut so, a tolerance
+        below 0, or something else to cut.
     """
     pick("kind", kind, MEASURES)
     if tolerance < 0:
         raise ConfigError(f"the accuracy to give up must be at least 0: {tolerance}")
     layers, prune = layers_of(net.params, kind), structured.CUTS[kind]
     variables = {"params": net.params, **net.collections}
+    call("model.posteriors", lambda: jax.eval_shape(prune(0.0), net.params), {})
 
     def accuracy(threshold: float) -> float:
         edit = edits.chain(prune(threshold), edits.mean_only)
@@ -158,21 +181,37 @@ def choose(
 
 
 def choose_for(folder: Path, tolerance: float = 0.001) -> Choice:
-    """`choose` for a workdir, on its validation split, or else on training images."""
+    """`choose` for a workdir, on its validation split, or else on training images.
+
+    Raises:
+      ConfigError: as `choose`, or a run whose data are made on the fly.
+    """
     config, experiment, net = restore(folder)
-    dataset, kind = experiment.dataset, kind_of(config)
-    assert dataset is not None  # a net of `restore` was trained on one
+    dataset, kind = experiment.dataset, kind_of(config, net.params)
+    if dataset is None:
+        raise ConfigError(
+            f"{folder}: only nets with a data set are tested at each threshold; this "
+            "run's data are made on the fly"
+        )
     if dataset.validation is not None:
         split = dataset.validation
         images = f"{len(split)} validation images"
         return choose(net, split, images, tolerance, kind=kind)
-    count = min(IMAGES, len(dataset.train))
-    split = Split(dataset.train.image[:count], dataset.train.label[:count])
+    split = _first(dataset.train)
     images = (
-        f"{count} training images: this run kept no validation split "
+        f"{len(split)} training images: this run kept no validation split "
         "(config.dataset.validation)"
     )
     return choose(net, split, images, tolerance, kind=kind)
+
+
+def _first(split: Split | Stream) -> Split:
+    """The first images of a split, those of a stream cut as for a test."""
+    if isinstance(split, Stream):
+        few = dataclasses.replace(split, count=min(STREAMED, len(split)))
+        [batch] = few.test_batches(len(few))
+        return Split(batch["image"], batch["label"])
+    return Split(split.image[:IMAGES], split.label[:IMAGES])
 
 
 def over_training(folder: Path) -> list[tuple[int, list[Layer]]]:
@@ -181,10 +220,10 @@ def over_training(folder: Path) -> list[tuple[int, list[Layer]]]:
     Raises:
       ConfigError: fewer than two were kept.
     """
-    config, experiment, _ = restore(folder)
+    config, experiment, net = restore(folder)
     like = jax.eval_shape(experiment.task.start, random.key(0))
     kept = checkpoint.every(folder / "checkpoints", like)
-    kind = kind_of(config)
+    kind = kind_of(config, net.params)
     frames = [(epoch, layers_of(state.params, kind)) for epoch, state in kept]
     if len(frames) < 2:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Helps to choose the threshold of log alpha at which a trained net is pruned.
 
-Where the run's config cuts units it is that of units, else that of weights.
+Where the run's config cuts units, or only units have a log alpha (dropout whose rate is
+learned), it is that of units, else that of weights.
 
     python scripts/threshold.py --workdir=runs/sparse_vd/short/lenet5_sparse_vd/seed0 \
         [--tolerance=0.001] [--animate]

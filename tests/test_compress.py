@@ -1,5 +1,6 @@
 """Laws of compressing a run: what is restored, reported and refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,7 +12,7 @@ from jax import random
 from experiments import artifact, compress, core, latency, show, table_specs, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
-from vnets import checkpoint, compact, edits, plan, posteriors, scales
+from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
 from vnets.nets.chain import Chain
 
 RUN = "configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
@@ -203,7 +204,16 @@ def test_a_study_of_files_refuses_what_does_not_fit(changes, words):
         core.build(config)
 
 
-def test_what_cannot_be_compressed_is_refused(workdir, tmp_path):
+def test_a_threshold_is_of_units_where_only_they_are_noisy():
+    config = load_config("configs/vd_mnist.py:vd_a_100,quick")
+    scale = posteriors.AdaptiveDropout(jnp.asarray([-9.0, 9.0, -9.0]), 3, 2)
+    weight = posteriors.Point(jnp.ones((3, 2), jnp.float32))
+    params = {"dense1": {"kernel": posteriors.Scaled(scale, weight, "in", "example")}}
+    found = compress._pruning(config, params, 3.0)(params)["dense1"]["kernel"]
+    np.testing.assert_array_equal(found.mean, [[1, 1], [0, 0], [1, 1]])
+
+
+def test_what_cannot_be_compressed_is_refused(workdir, tmp_path, monkeypatch):
     folder, _ = workdir
     with pytest.raises(ConfigError, match="no folder"):
         compress.compress(folder, tmp_path / "missing" / "net.vnz")
@@ -218,7 +228,14 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path):
     workdirs.claim(tmp_path / "new", workdirs.plain_config(load_config(RUN)))
     with pytest.raises(checkpoint.WorkdirError, match="no checkpoints"):
         core.restore(tmp_path / "new")
-    _, _, net = core.restore(folder)
+    config, experiment, net = core.restore(folder)
+    streamed = data.Stream(tmp_path, "train", 28, 10)
+    dataset = dataclasses.replace(experiment.dataset, test=streamed)
+    with pytest.raises(ConfigError, match="need"):  # three channels
+        compress.compress_net(config, dataset, net, tmp_path / "net.vnz")
+    monkeypatch.setattr(data.Stream, "shape", (28, 28, 1))
+    with pytest.raises(ConfigError, match="is streamed"):
+        compress.compress_net(config, dataset, net, tmp_path / "net.vnz")
     plain = {"dense1": {"kernel": net.params["dense1"]["bias"]}}
     with pytest.raises(ConfigError, match="no threshold"):
         compress._pruning(load_config(RUN), plain, 3.0)

@@ -1,5 +1,7 @@
 """The help in choosing a threshold: what it counts, what it chooses, what it draws."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +12,14 @@ from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import data
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, Scaled, variance
+from vnets.posteriors import (
+    AdaptiveDropout,
+    Gaussian,
+    Point,
+    Scaled,
+    gaussian,
+    variance,
+)
 from vnets.scales import TruncatedLogNormal
 
 PIXELS, K = 12, 3
@@ -96,7 +105,48 @@ def test_units_are_cut_where_weights_have_no_noise(kind, split):
     ],
 )
 def test_the_config_says_what_is_cut(run, kind):
-    assert thresholds.kind_of(load_config(f"configs/{run},quick")) == kind
+    config = load_config(f"configs/{run},quick")
+    params = {"dense1": {"kernel": gaussian()(random.key(0), (PIXELS, K))}}
+    assert thresholds.kind_of(config, params) == kind
+
+
+def test_where_only_units_have_a_log_alpha_they_are_cut(split):
+    """Learned dropout: of each third of the pixels two are noisy, two are enough."""
+    config = load_config("configs/vd_mnist.py:vd_a_100,quick")
+    idle = jnp.arange(PIXELS) % 2 == 1
+    learned = AdaptiveDropout(jnp.where(idle, 4.0, -6.0), PIXELS, K)
+    net = scaled_net(learned)
+    assert thresholds.kind_of(config, net.params) == "units"
+    choice = thresholds.choose(net, split, "", thresholds=(-20, 0, 30), kind="units")
+    assert [row["nonzero"] for row in choice.rows] == [0, PIXELS // 2, PIXELS]
+    assert choice.chosen is choice.rows[1]
+    noisy = {"dense1": {"kernel": gaussian()(random.key(0), (PIXELS, K))}}
+    for params in (noisy, {}, {**net.params, **noisy}):
+        assert thresholds.kind_of(config, params) == "weights"
+    mixed = net.params | {"dense2": {"kernel": variance()(random.key(0), (K, K))}}
+    with pytest.raises(ConfigError, match="no rule for ZeroMean"):
+        thresholds.choose(core.Net(None, mixed, {}), split, "", kind="units")
+
+
+def test_data_that_are_streamed_or_made_on_the_fly(monkeypatch, tmp_path):
+    """Of a stream the first pictures are tested on; without a data set, none."""
+    asked = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Pictures(data.Stream):
+        def test_batches(self, batch_size, rows=slice(None)):
+            asked.append((self.count, batch_size))
+            image = np.zeros((batch_size, *self.shape), np.uint8)
+            yield {"image": image, "label": np.zeros(batch_size, np.int32)}
+
+    few = thresholds._first(Pictures(tmp_path, "train", 2, 10**6))
+    assert asked == [(thresholds.STREAMED,) * 2]
+    assert few.image.shape == (thresholds.STREAMED, 2, 2, 3)
+    config = load_config("configs/toy_regression.py:variance,quick")
+    made = (config, core.Experiment(_Task(), None), core.Net(None, {}, {}))
+    monkeypatch.setattr(thresholds, "restore", lambda folder: made)
+    with pytest.raises(ConfigError, match="made on the fly"):
+        thresholds.choose_for(tmp_path)
 
 
 @pytest.mark.parametrize("node", [Point, variance()])
@@ -167,7 +217,11 @@ def test_without_kept_checkpoints_it_says_how_to_keep_them(tmp_path, monkeypatch
     monkeypatch.setattr(
         thresholds,
         "restore",
-        lambda folder: (config, core.Experiment(_Task(), None), None),
+        lambda folder: (
+            config,
+            core.Experiment(_Task(), None),
+            core.Net(None, {}, {}),
+        ),
     )
     with pytest.raises(ConfigError, match="--keep_every"):
         thresholds.over_training(tmp_path)
