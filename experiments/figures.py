@@ -49,6 +49,7 @@ STYLE: Any = {
 }
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 4
 LEGEND_WIDTH, LETTERS = 2.1, 11  # inches of an entry; letters of a title to the inch
+PANEL_LETTERS = 14  # of a panel's title to the inch: beyond, it runs into the next one
 POINT_PANELS = 8
 
 
@@ -85,10 +86,11 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
             axes.set_visible(False)
         for axes, (title, draw) in zip(grid, panels, strict=False):
             draw(axes)
-            axes.set_title(title, fontsize=9)
+            letters = int(size[0] / columns * PANEL_LETTERS)
+            axes.set_title(_wrapped(title, letters), fontsize=9)
             axes.set_xlabel(figure.x_label or figure.x)
             axes.set_ylabel(figure.y_label)
-            if figure.x == "epoch" and not figure.curve:
+            if figure.x == "epoch" and not figure.curve and figure.kind != "rows":
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if not math.isnan(figure.mark):
                 axes.axvline(figure.mark, color="#888888", lw=0.9, ls=(0, (2, 2)))
@@ -110,6 +112,12 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
         canvas.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
         # Without the library's version in it, the same records give the same bytes.
         canvas.savefig(path, metadata={"Software": None})
+
+
+def _wrapped(title: str, letters: int) -> str:
+    """In lines of so many letters; "n = 3" stays on one."""
+    held = title.replace(" = ", "\u00a0=\u00a0")
+    return textwrap.fill(held, letters).replace("\u00a0", " ")
 
 
 Panel = tuple[str, Callable[[Any], None]]
@@ -212,6 +220,8 @@ def _by_row(figure: Figure, outcome: Outcome) -> list[Panel]:
 
     def panel(y: str) -> Callable[[Any], None]:
         def draw(axes) -> None:
+            if not figure.log_x:
+                axes.set_xticks(sorted({measured.row.x for measured in placed}))
             for number, name in enumerate(names):
                 rows = [m for m in placed if m.row.series == name]
                 found = [[(m.row.x, v)] for m in rows for v in m.cells[y].values]
@@ -224,7 +234,8 @@ def _by_row(figure: Figure, outcome: Outcome) -> list[Panel]:
                     if y in numbers
                 ]
                 style = {"color": colour, "mfc": "none", "ms": 5, "mew": 0.9}
-                axes.plot(*zip(*published, strict=True), "o", **style)
+                if published:  # else "o" alone would be plotted, as a category of y
+                    axes.plot(*zip(*published, strict=True), "o", **style)
 
         return draw
 

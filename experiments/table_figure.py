@@ -206,7 +206,9 @@ def _spans(outcome: Outcome) -> list[Span]:
 
 
 def _around(numbers: list[float], title: str) -> Span:
-    margin = 0.08 * (max(numbers) - min(numbers) + 0.1)
+    spread = max(numbers) - min(numbers)
+    # Around a single number as much as has ticks of few digits.
+    margin = 0.08 * (spread + 0.1) if spread else 0.005 * abs(numbers[0]) or 0.1
     return Span(min(numbers) - margin, max(numbers) + margin, title)
 
 

@@ -1,9 +1,11 @@
 """Every kind of figure draws what the records hold, and the probes become a GIF."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -134,6 +136,36 @@ def test_means_and_bands_are_over_the_seeds(outcome):
     [band] = axes.collections
     edges = band.get_paths()[0].vertices[:, 1]
     assert edges.max() == pytest.approx(6 + np.sqrt(2))  # std of 0 and 2 is sqrt 2
+
+
+def test_rows_without_published_numbers_have_an_axis_of_numbers(outcome):
+    filled = outcome("rows", [record("b", 0)])
+    [figure] = filled.table.figure
+    rows = [m for m in filled.rows if not m.row.paper]
+    filled = dataclasses.replace(filled, rows=rows)
+    axes = Figure().subplots()
+    [(_, draw)] = figures._by_row(figure, filled)
+    draw(axes)
+    [line] = axes.get_lines()
+    assert line.get_ydata() == pytest.approx([0.5])
+    assert list(axes.get_xticks()) == [2.0]  # where a row is
+
+
+def test_long_titles_of_panels_keep_to_their_panel(outcome, tmp_path, monkeypatch):
+    filled = outcome("history", [record("a", 0), record("b", 0)])
+    long = " ".join(["words"] * 12)
+    rows = [
+        dataclasses.replace(m, row=dataclasses.replace(m.row, label=long))
+        for m in filled.rows
+    ]
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **_: titles.append(text))
+    filled = dataclasses.replace(filled, rows=rows)
+    figures.save(filled.table.figure[0], filled, tmp_path / "f.png")
+    assert [title.replace("\n", " ") for title in titles] == [f"{long} (n = 1)"] * 2
+    assert all("(n = 1)" in title for title in titles)
+    most = figures.WIDTH * figures.PANEL_LETTERS
+    assert max(len(line) for title in titles for line in title.split("\n")) <= most
 
 
 def test_a_run_or_a_record_becomes_a_gif(tmp_path):

@@ -404,6 +404,14 @@ def test_columns_that_do_not_fit_the_terminal_go_below_with_their_rows():
     assert whole.header == header
 
 
+@pytest.mark.parametrize("value", [100.0, 0.0, -2e-4])
+def test_equal_numbers_have_an_axis_that_can_be_read(value):
+    """Ticks that differ in a digit near the first, not by an offset."""
+    span = table_figure._around([value, value], "")
+    assert span.low < value < span.high
+    assert span.high - span.low >= 0.009 * abs(value)
+
+
 def test_the_figure_is_written(tmp_path):
     records = store(tmp_path, make("a", 0), make("a", 1, det=0.1))
     for scale in ("short", "quick"):  # the second has no record at all
