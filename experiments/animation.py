@@ -109,7 +109,7 @@ def save(
             upto = rows[: min(frame, len(rows) - 1) + 1]
             for line, name in lines:
                 line.set_data(epochs[: len(upto)], [row[name] for row in upto])
-            figure.suptitle(f"{title}\nepoch {upto[-1]['epoch']}", fontsize=9)
+            figure.suptitle(f"{title}  epoch {upto[-1]['epoch']}", fontsize=9)
             return [line for line, _ in lines]
 
         draw(0)

@@ -12,6 +12,7 @@ PATCH = 100  # a dense layer is shown by a patch of this many units each way
 GRID = 20  # a convolution by at most so many kernels each way
 BINS = 60
 LOW, HIGH = -12.0, 20.0  # of the histograms; what lies beyond is put into the last bins
+KEY = "blue: positive, red: negative, white: pruned or zero"
 
 
 def save_choice(choice: Choice, path: Path, title: str = "") -> None:
@@ -43,7 +44,7 @@ def save_weights(
     layers: list[Layer], path: Path, threshold: float = math.inf, title: str = ""
 ) -> None:
     """The means of each layer; those above the threshold are left white."""
-    canvas, axes = _canvas(len(layers), title)
+    canvas, axes = _canvas(len(layers), f"{title}\n{KEY}".strip())
     for layer, panel in zip(layers, axes, strict=False):
         image = picture(layer, threshold)
         panel.imshow(image, **_colours(image))
@@ -78,7 +79,7 @@ def save_animation(
             above.set_title(_caption(layer, threshold), fontsize=9)
             below.set_title("")
             below.axvline(threshold, color="#222222", ls="--", lw=1)
-        canvas.suptitle(f"{title}\nepoch {epoch}", fontsize=9)
+        canvas.suptitle(f"{title}\nepoch {epoch}; {KEY}", fontsize=9)
         return []
 
     pause = max(1, round(2 * frames_per_second))
@@ -93,7 +94,8 @@ def picture(layer: Layer, threshold: float) -> np.ndarray:
     """The means as one image, NaN where they are pruned.
 
     A dense layer [I, O] gives the patch in its middle; a convolution [kh, kw, I, O] its
-    kernels, input channels downwards and output channels across, a NaN between them.
+    kernels, input channels downwards and output channels across, a NaN between them;
+    those of a single input channel fill a square.
     """
     mean = np.where(layer.log_alpha <= threshold, layer.mean, np.nan)
     if mean.ndim == 2:
@@ -105,12 +107,26 @@ def picture(layer: Layer, threshold: float) -> np.ndarray:
         constant_values=np.nan,
     )
     high, wide, inputs, outputs = kernels.shape
+    if inputs == 1:
+        across = math.ceil(math.sqrt(outputs))
+        inputs = math.ceil(outputs / across)
+        missing = ((0, 0),) * 3 + ((0, across * inputs - outputs),)
+        kernels = np.pad(kernels, missing, constant_values=np.nan)
+        outputs = across
+        kernels = kernels.reshape(high, wide, inputs, outputs)
     return kernels.transpose(2, 0, 3, 1).reshape(inputs * high, outputs * wide)
 
 
 def _caption(layer: Layer, threshold: float) -> str:
     left = int(np.sum(layer.log_alpha <= threshold))
-    return f"{layer.name}: {left} of {layer.log_alpha.size} left"
+    inputs, outputs = layer.mean.shape[-2:]
+    most = PATCH if layer.mean.ndim == 2 else GRID
+    units = "units" if layer.mean.ndim == 2 else "maps"
+    shown = f"{min(most, inputs)} x {min(most, outputs)}"
+    return (
+        f"{layer.name}: {left} of {layer.log_alpha.size} left\n"
+        f"shown: {shown} of {inputs} x {outputs} {units}"
+    )
 
 
 def _colours(image: np.ndarray) -> dict:
@@ -130,7 +146,8 @@ def _histogram(panel, layer: Layer, number: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
     panel.hist(values, bins=BINS, range=(LOW, HIGH), color=colour, log=True)
     panel.set_title(layer.name, fontsize=9)
-    panel.set_xlabel(layer.axis)
+    panel.set_xlabel(f"{layer.axis} (first and last bin: and beyond)", fontsize=8)
+    panel.set_ylabel("weights", fontsize=8)
 
 
 def _canvas(count: int, title: str, columns: int = 4):

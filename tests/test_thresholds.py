@@ -178,11 +178,19 @@ def test_pictures_leave_out_what_is_pruned():
     assert np.isnan(image[2]).all()
     assert np.isnan(image[:, 8]).all()
     assert np.isfinite(weight_figures.picture(layer, 9.0)).sum() == mean.size
+    first = thresholds.Layer("conv1", mean[:, :, :1], np.zeros((2, 2, 1, 3)))
+    image = weight_figures.picture(first, 3.0)  # three kernels in a square of four
+    assert image.shape == (2 * 3, 2 * 3)
+    np.testing.assert_array_equal(image[3:5, :2], mean[:, :, 0, 2])
+    assert np.isnan(image[3:, 3:]).all()
+    assert "shown: 1 x 3 of 1 x 3 maps" in weight_figures._caption(first, 3.0)
     wide = np.arange(300.0 * 150).reshape(300, 150)
     dense = thresholds.Layer("dense", wide, np.zeros_like(wide))
     np.testing.assert_array_equal(
         weight_figures.picture(dense, 3.0), wide[100:200, 25:125]
     )
+    caption = weight_figures._caption(dense, 3.0)
+    assert "shown: 100 x 100 of 300 x 150 units" in caption
 
 
 @pytest.mark.slow
