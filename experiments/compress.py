@@ -141,6 +141,7 @@ def compress_net(
             "differ/quantized_and_pruned": int(
                 np.sum(guesses["quantized"] != guesses["pruned"])
             ),
+            "classes/file": len(np.unique(guesses["file"])),
         },
         "latency_ms": latency.measure(dense, out, threads, seconds),
     }

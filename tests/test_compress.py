@@ -133,6 +133,12 @@ def test_the_report_is_shown(report, capsys, mdl):
     assert f"{report['bytes']['file']:,}" in shown
     assert ("whole posterior: 2,000 bytes" in shown) == ("all" in mdl)
     assert ("what is left: 10 bytes" in shown) == ("left" in mdl)
+    assert "Careful" not in shown
+
+
+def test_a_file_without_information_is_called_that(report, capsys):
+    show.compression({**report, "test": {**report["test"], "classes/file": 1}})
+    assert "answers every test image alike" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatch):
@@ -148,6 +154,7 @@ def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatc
     found = compress.compress(folder, out, threshold=1.0, bits=6)["test"]
     other = int(np.sum(np.argmax(load(out)(test.image), -1) != 0))
     assert found["differ/file_and_quantized"] == other > 0
+    assert found["classes/file"] == 1
     assert found["error/file"] == pytest.approx(np.mean(test.label != 0))
 
 
