@@ -221,15 +221,20 @@ def _by_row(figure: Figure, outcome: Outcome) -> list[Panel]:
     def panel(y: str) -> Callable[[Any], None]:
         def draw(axes) -> None:
             if not figure.log_x:
-                axes.set_xticks(sorted({measured.row.x for measured in placed}))
+                axes.set_xticks(sorted({m.row.x for m in placed if not m.row.x_column}))
             for number, name in enumerate(names):
                 rows = [m for m in placed if m.row.series == name]
-                found = [[(m.row.x, v)] for m in rows for v in m.cells[y].values]
-                _line(axes, found, number, name)
                 colour = COLOURS[number % len(COLOURS)]
+                fixed = [m for m in rows if not m.row.x_column]
+                found = [[(m.row.x, v)] for m in fixed for v in m.cells[y].values]
+                _line(axes, found, number, name)
+                for m in rows:
+                    if m.row.x_column and m.records:
+                        at = m.cells[m.row.x_column].values, m.cells[y].values
+                        axes.plot(*at, "D", color=colour, ms=4, label=name)
                 published = [
                     (measured.row.x, numbers[y])
-                    for measured in rows
+                    for measured in fixed
                     for numbers in measured.row.paper.values()
                     if y in numbers
                 ]
@@ -247,8 +252,8 @@ def _by_row(figure: Figure, outcome: Outcome) -> list[Panel]:
 
 
 def _placed(figure: Figure, outcome: Outcome) -> list[Measured]:
-    """The rows that have a series, and so a place."""
-    return [measured for measured in _rows(figure, outcome) if measured.row.series]
+    """The rows that have a place."""
+    return [measured for measured in _rows(figure, outcome) if measured.row.placed]
 
 
 _PANELS: dict[str, Callable[[Figure, Outcome], list[Panel]]] = {

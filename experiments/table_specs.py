@@ -97,7 +97,8 @@ class Row:
 
     `seeds` caps how many are run (an ablation, a costly row); `without` names columns
     that the row cannot have. Rows of one `series` are a line of a figure of kind
-    "rows", each at its place `x`.
+    "rows", each at its place `x`; or, where the place is measured, a point for each
+    seed, at the value of `x_column`.
     """
 
     name: str
@@ -109,6 +110,12 @@ class Row:
     without: list[str] = dataclasses.field(default_factory=list)
     series: str = ""
     x: float = math.nan
+    x_column: str = ""
+
+    @property
+    def placed(self) -> bool:
+        """True if figures of kind "rows" have a place for it."""
+        return bool(self.series) and bool(self.x_column) == math.isnan(self.x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,9 +352,13 @@ def _check_rows_figure(figure: Figure, table: Table, columns: list[str]) -> None
     for y in figure.y:
         choice(y, columns, f"column in figure {figure.name}")
     for row in table.row:
-        if row.name in figure.rows and (not row.series or math.isnan(row.x)):
-            raise TableError(f"figure {figure.name}: row {row.name} needs series and x")
-    if not any(row.series for row in table.row):
+        if row.name in figure.rows and not row.placed:
+            raise TableError(
+                f"figure {figure.name}: row {row.name} needs series and x, or x_column"
+            )
+        if row.x_column:
+            choice(row.x_column, columns, f"x_column of row {row.name}")
+    if not any(row.placed for row in table.row):
         raise TableError(f"figure {figure.name}: no row has a series and x")
 
 

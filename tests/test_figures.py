@@ -91,10 +91,10 @@ def record(variant, seed):
 
 @pytest.fixture
 def outcome(tmp_path):
-    def make(kind, records):
+    def make(kind, records, spec=SPEC):
         figure = f"[[figure]]\nname = 'f'\ntitle = 'A figure'\nkind = '{kind}'\n"
         path = tmp_path / "toy.toml"
-        path.write_text(f"{SPEC}\n{figure}{FIGURES[kind]}\n")
+        path.write_text(f"{spec}\n{figure}{FIGURES[kind]}\n")
         held = {tmp_path / f"{i}": one for i, one in enumerate(records)}
         return tables.aggregate(table_specs.load(path), "short", held)
 
@@ -231,8 +231,26 @@ def test_rows_of_a_series_are_one_line_at_their_places(outcome):
     np.testing.assert_array_equal(published.get_xydata(), [[1, 0.4]])
 
 
+def test_a_row_whose_place_is_measured_is_a_point_for_each_seed(outcome):
+    measured = 'x_column = "det"\nseries = "learned"'
+    spec = SPEC.replace('series = "nets"\nx = 2', measured)
+    records = [record("a", 0), record("b", 0), record("b", 1)]
+    for k, one in enumerate(records):
+        one["evals"]["det"]["accuracy"] = k / 4
+    filled = outcome("rows", records, spec)
+    [(_, draw)] = figures._PANELS["rows"](filled.table.figure[0], filled)
+    axes = Figure().subplots()
+    draw(axes)
+    *_, learned = axes.get_lines()
+    assert learned.get_label() == "learned"
+    np.testing.assert_array_equal(learned.get_xydata(), [[0.25] * 2, [0.5] * 2])
+    np.testing.assert_array_equal(axes.get_xticks(), [1])
+
+
 def test_a_figure_of_rows_needs_their_places(tmp_path):
     for spec, message in (
+        (SPEC.replace("x = 2", 'x = 2\nx_column = "det"'), "row b needs series and x"),
+        (SPEC.replace("x = 2", 'x_column = "rate"'), "unknown x_column of row b"),
         (SPEC.replace("x = 2", ""), "row b needs series and x"),
         (SPEC.replace('series = "nets"', ""), "row a needs series and x"),
     ):
