@@ -220,8 +220,8 @@ def _by_row(figure: Figure, outcome: Outcome) -> list[Panel]:
 
     def panel(y: str) -> Callable[[Any], None]:
         def draw(axes) -> None:
-            if not figure.log_x:
-                axes.set_xticks(sorted({m.row.x for m in placed if not m.row.x_column}))
+            if not figure.log_x and not any(m.row.x_column for m in placed):
+                axes.set_xticks(sorted({m.row.x for m in placed}))
             for number, name in enumerate(names):
                 rows = [m for m in placed if m.row.series == name]
                 colour = COLOURS[number % len(COLOURS)]
