@@ -160,6 +160,20 @@ def test_scaled_drops_whole_units():
     assert len(np.unique(draws[:, 0, 0, :, 0], axis=0)) == 8  # units are independent
 
 
+def test_the_variance_of_a_scaled_weight_does_not_cancel():
+    """Noise of 1e-5 on units of scale 1 is below the rounding of E[w^2]."""
+    log_var, mean = jnp.full((4,), -23.0, jnp.float32), jnp.ones((4,), jnp.float32)
+    weight = Gaussian(
+        jnp.full((4, 2), 0.5, jnp.float32), jnp.full((4, 2), -25.0, jnp.float32)
+    )
+    scale = Gaussian(mean, log_var)
+    _, var = Scaled(scale, weight).moments()
+    expected = 0.25 * np.exp(-23.0) + np.exp(-25.0) + np.exp(-48.0)
+    np.testing.assert_allclose(var, np.full((4, 2), expected), rtol=1e-5)
+    _, var = Scaled(scale, Point(weight.mean)).moments()
+    np.testing.assert_allclose(var, np.full((4, 2), 0.25 * np.exp(-23.0)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("per", SHARINGS)
 def test_sharing_of_alpha(per):
     node = multiplicative(-2.0, per)(random.key(0), CONV)

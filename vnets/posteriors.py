@@ -220,8 +220,12 @@ class Scaled(Posterior):
         )
         w_mean, w_var = self.weight.moments()
         mean = None if w_mean is None or s_mean is None else s_mean * w_mean
-        second = second_moment(s_mean, s_var) * second_moment(w_mean, w_var)
-        return mean, second if mean is None else second - jnp.square(mean)
+        # Var(s w) = E[s^2] Var(w) + Var(s) E[w]^2: E[s^2 w^2] less a square cancels.
+        var = None if w_var is None else second_moment(s_mean, s_var) * w_var
+        if s_var is not None and w_mean is not None:
+            own = s_var * jnp.square(w_mean)
+            var = own if var is None else var + own
+        return mean, var
 
     def sample(self, key: Key, batch: Shape = ()) -> Array:
         key_scale, key_weight = (None, None) if key is None else random.split(key)
