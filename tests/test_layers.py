@@ -178,18 +178,60 @@ def test_stochastic_is_hashable():
         ({"kernel_dilation": 2}, "takes no kernel_dilation"),
         ({"input_dilation": 2}, "takes no input_dilation"),
         ({"padding": "CIRCULAR"}, "padding must be SAME, VALID"),
+        ({"precision": "highest"}, "takes no precision"),
+        ({"kernel_size": 3}, r"2-D, \[B, H, W, C\]"),
     ],
 )
 def test_convolutions_that_are_not_plain_are_refused(options, message, image):
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Conv(4, (3, 3), name="conv", **options)(x)
+            own = {"kernel_size": (3, 3), **options}
+            return nn.Conv(4, name="conv", **own)(x)
 
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(
             stochastic(Model(), {"conv": gaussian()}).init, random.key(0), image
         )
+
+
+class Head(nn.Module):
+    """A Dense with options, called by the name that Flax gives its input."""
+
+    options: dict
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4, name="head", **self.options)(inputs=x)
+
+
+def test_options_of_a_dense_are_kept_or_refused():
+    x = jnp.ones((2, 3), jnp.float32)
+    kept = {"dtype": jnp.bfloat16, "bias_init": nn.initializers.constant(-2.0)}
+    for posteriors in ({"head": gaussian()}, {"head/bias": gaussian()}):
+        net = stochastic(Head(kept), posteriors)
+        made = net.init(random.key(0), x)
+        bias = mean_only(made["params"])["head"]["bias"]
+        bias = bias.mean if isinstance(bias, Point) else bias
+        np.testing.assert_array_equal(bias, np.full(4, -2.0, np.float32))
+        assert net.apply(made, x, rngs={"noise": random.key(1)}).dtype == jnp.bfloat16
+    net = stochastic(Head({"dot_general": jax.lax.dot_general}), {"head": gaussian()})
+    with pytest.raises(ValueError, match="'head': a stochastic Dense takes no dot_gen"):
+        net.init(random.key(0), x)
+
+
+def test_inputs_without_a_batch_are_refused():
+    """Noise for each example has no meaning there, and a bias added an axis."""
+    key, row = random.key(0), jnp.ones((3,), jnp.float32)
+    with pytest.raises(ValueError, match=r"takes a batch, \[B, ..., I\], not \[3\]"):
+        Dense(5).init(key, row)
+    with pytest.raises(ValueError, match=r"'head' takes a batch"):
+        stochastic(Head({}), {"head": gaussian()}).init(key, row)
+    with pytest.raises(ValueError, match=r"takes \[B, H, W, I\], not \[8, 8, 1\]"):
+        Conv(5, (3, 3)).init(key, jnp.ones((8, 8, 1), jnp.float32))
+    for options in ({"kernel_size": 3}, {"kernel_size": (3, 3), "strides": 2}):
+        with pytest.raises(ValueError, match="is a pair, for H and W, not"):
+            Conv(5, **options).init(key, jnp.ones((1, 8, 8, 1), jnp.float32))
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6)])

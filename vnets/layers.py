@@ -73,6 +73,9 @@ class Dense(nn.Module):
       posterior: factory of the kernel [I, O] (`vnets.posteriors`).
       use_bias: adds a bias [O], zero at the start.
       bias_posterior: factory of the bias; deterministic where None.
+
+    Raises:
+      ValueError: an input without a batch, [I].
     """
 
     features: int
@@ -98,6 +101,10 @@ class Conv(nn.Module):
       posterior: factory of the kernel [kh, kw, I, O] (`vnets.posteriors`).
       use_bias: adds a bias [O], zero at the start.
       bias_posterior: factory of the bias; deterministic where None.
+
+    Raises:
+      ValueError: a kernel_size or strides that are no pair, a padding that does not
+        exist, or an input that is not [B, H, W, I].
     """
 
     features: int
@@ -110,6 +117,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
+        if x.ndim != 4:
+            raise ValueError(f"{_where(self)} takes [B, H, W, I], not {list(x.shape)}")
+        for name in ("kernel_size", "strides"):
+            value = getattr(self, name)
+            if isinstance(value, int) or len(value) != 2:
+                raise ValueError(
+                    f"{_where(self)}: {name} is a pair, for H and W, not {value!r}"
+                )
         op = ops.conv(
             x.shape[1:3],
             self.kernel_size,
@@ -123,8 +138,15 @@ class Conv(nn.Module):
 
 
 def _linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: Mode):
-    """Kernel, estimator and bias of a linear layer, within the module's own scope."""
+    """Kernel, estimator and bias of a linear layer, within the module's own scope.
+
+    A Flax module's own `dtype` comes before the mode's, and its bias starts as it says.
+    """
     posterior, bias_posterior = factories
+    if x.ndim < 2:
+        raise ValueError(
+            f"{_where(module)} takes a batch, [B, ..., I], not {list(x.shape)}"
+        )
     if module.has_variable("params", "kernel"):
         kernel = module.get_variable("params", "kernel")
     else:
@@ -132,19 +154,23 @@ def _linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: 
     q = kernel if is_posterior(kernel) else Point(jnp.asarray(kernel))
     if q.shape != tuple(shape):
         raise ValueError(
-            f"layer {'/'.join(module.path)!r}: the kernel is {q.shape}, "
-            f"the input needs {tuple(shape)}"
+            f"{_where(module)}: the kernel is {q.shape}, the input needs {tuple(shape)}"
         )
     key = module.make_rng("noise") if is_noisy(q) else None
     estimate = mode.estimator
     if mode.remat:
         estimate = jax.checkpoint(estimate, static_argnums=0)
-    y = estimate(op, q, x.astype(mode.precision), key)
+    dtype = getattr(module, "dtype", None) or mode.precision
+    y = estimate(op, q, x.astype(dtype), key)
     if module.use_bias:
-        zeros = nn.initializers.zeros_init()
-        bias = vectors.parameter(module, "bias", bias_posterior, zeros, shape[-1])
+        start = getattr(module, "bias_init", nn.initializers.zeros_init())
+        bias = vectors.parameter(module, "bias", bias_posterior, start, shape[-1])
         y = y + vectors.drawn(module, bias, mode.estimator, y).astype(y.dtype)
     return y
+
+
+def _where(module: nn.Module) -> str:
+    return f"layer {'/'.join(module.path)!r}"
 
 
 def batch_norm(
@@ -280,7 +306,10 @@ def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochasti
 
     Args:
       model: a module made of `flax.linen.Dense` and `Conv` (2-D, one group), whatever
-        else there is between them.
+        else there is between them. Of a stochastic layer strides, padding, `use_bias`,
+        `bias_init` and `dtype` count; `param_dtype` does not (parameters are float32),
+        nor does `kernel_init` (the factory has its own), and other options that are set
+        are refused with a ValueError.
       posteriors: layer path ("dense1", "block_0/conv", or a pattern like "*/conv") to
         the factory of its kernel; "dense1/bias", or of a BatchNorm "norm/scale" and
         "norm/bias", or a pattern that ends so, to that of a vector (`vnets.vectors`).
@@ -314,27 +343,35 @@ def _own_kernel(module: Any) -> Callable:
     return lambda key, shape: module.kernel_init(key, shape, module.param_dtype)
 
 
-def _stochastic_call(module: nn.Module, factories: Factories, mode: Mode, x: Array):
+# Options of a Flax Dense or Conv that a stochastic one does not have.
+PLAIN = (
+    *("feature_group_count", "input_dilation", "kernel_dilation", "mask"),
+    *("precision", "promote_dtype", "dot_general", "dot_general_cls"),
+    *("conv_general_dilated", "conv_general_dilated_cls"),
+)
+
+
+def _stochastic_call(
+    module: nn.Module, factories: Factories, mode: Mode, inputs: Array
+) -> Array:
     """What a Flax Dense or Conv computes, with posterior nodes."""
+    x = inputs  # which is what Flax calls it, and callers may
+    kind = "Dense" if isinstance(module, nn.Dense) else "Conv"
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        plain = value is field.default or value is None
+        plain = plain or (isinstance(value, int | tuple) and value in (1, (1, 1)))
+        if field.name in PLAIN and not plain:
+            raise ValueError(
+                f"{_where(module)}: a stochastic {kind} takes no {field.name}"
+            )
     if isinstance(module, nn.Dense):
         shape = (x.shape[-1], module.features)
         return _linear(module, ops.DENSE, shape, factories, x, mode)
-    kernel_size = tuple(module.kernel_size)
-    plain = {
-        "feature_group_count": (1,),
-        "input_dilation": (1, None, (1, 1)),
-        "kernel_dilation": (1, None, (1, 1)),
-        "mask": (None,),
-    }
-    for name, allowed in plain.items():
-        if getattr(module, name) not in allowed:
-            raise ValueError(
-                f"layer {'/'.join(module.path)!r}: a stochastic Conv takes no {name}"
-            )
-    if len(kernel_size) != 2 or x.ndim != 4:
-        raise ValueError(
-            f"layer {'/'.join(module.path)!r}: a stochastic Conv is 2-D, [B, H, W, C]"
-        )
+    kernel_size = module.kernel_size
+    if isinstance(kernel_size, int) or len(kernel_size) != 2 or x.ndim != 4:
+        raise ValueError(f"{_where(module)}: a stochastic Conv is 2-D, [B, H, W, C]")
+    kernel_size = tuple(kernel_size)
     strides, padding = (
         (value, value) if isinstance(value, int) else value
         for value in (module.strides or 1, module.padding)

@@ -32,13 +32,13 @@ from vnets.posteriors import (
     is_noisy,
     is_posterior,
 )
-from vnets.types import Array, Initializer, Key, Shape
+from vnets.types import Array, Key, Shape
 
 KINDS = (Point, Gaussian, Multiplicative)
 
 
 def parameter(
-    module: nn.Module, name: str, factory: Factory | None, start: Initializer, size: int
+    module: nn.Module, name: str, factory: Factory | None, start: Callable, size: int
 ) -> Posterior | Array:
     """A vector of the module that calls this, as it is found or made.
 
@@ -47,7 +47,7 @@ def parameter(
       name: "bias" or "scale".
       factory: makes the node [size]; its mean is added to the start, so that a bias
         starts at 0 and a scale at 1 as if they were arrays. None: an array.
-      start: of the array.
+      start: of the array: (key, shape, dtype) -> array, an initializer of Flax.
       size: number of units.
 
     Raises:
@@ -67,7 +67,7 @@ def parameter(
     return node
 
 
-def _started(factory: Factory, start: Initializer, where: str) -> Factory:
+def _started(factory: Factory, start: Callable, where: str) -> Factory:
     """The factory with its mean at the start of the array."""
 
     def make(key: Key, shape: Shape) -> Posterior:
@@ -85,7 +85,8 @@ def _started(factory: Factory, start: Initializer, where: str) -> Factory:
         # No subclass, either: what is masked is a weight.
         if not (isinstance(node, KINDS) and type(node) in KINDS):
             raise ValueError(f"{takes}, not {type(node).__name__}")
-        return dataclasses.replace(node, mean=start(key, shape) + node.mean)
+        own = start(key, shape, jnp.float32)
+        return dataclasses.replace(node, mean=own + node.mean)
 
     return make
 
