@@ -234,6 +234,34 @@ def test_inputs_without_a_batch_are_refused():
             Conv(5, **options).init(key, jnp.ones((1, 8, 8, 1), jnp.float32))
 
 
+class Normalized(nn.Module):
+    """A normalization that says, or does not say, which statistics count."""
+
+    running: bool | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(self.running, name="norm")(x)
+        return nn.Dense(2, name="head")(x)
+
+
+@pytest.mark.parametrize("vectors", [{}, {"norm/scale": gaussian(-50.0)}])
+def test_a_normalization_of_theirs_follows_the_mode(vectors):
+    x = random.normal(random.key(0), (6, 3)) + 5.0
+    net = stochastic(Normalized(), {"head": point(), **vectors})
+    made = net.init(random.key(0), x)
+    for mode in (TRAIN, TEST):
+        expected, _ = stochastic(
+            Normalized(mode.norm == "running"), net.posteriors
+        ).apply(made, x, rngs={"noise": random.key(1)}, mutable=["batch_stats"])
+        got, new = net.apply(
+            made, x, mode=mode, rngs={"noise": random.key(1)}, mutable=["batch_stats"]
+        )
+        np.testing.assert_array_equal(got, expected)
+        moved = np.any(new["batch_stats"]["norm"]["mean"])
+        assert moved == (mode is TRAIN)
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (2, 3, 6)])
 def test_dense_is_flax_dense(shape):
     x = random.normal(random.key(0), shape)

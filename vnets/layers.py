@@ -219,7 +219,9 @@ def batch_norm(
 class Stochastic:
     """A Flax model in which chosen layers have posterior kernels, biases or scales.
 
-    It has the `init` and `apply` of the model, with a `mode` beside the inputs.
+    It has the `init` and `apply` of the model, with a `mode` beside the inputs. A
+    BatchNorm without a `use_running_average` of its own or of its caller's follows
+    `mode.norm`; one that has it does what that says.
     """
 
     model: nn.Module
@@ -262,6 +264,8 @@ class Stochastic:
                 module, nn.Dense | nn.Conv | nn.BatchNorm
             ):
                 return call(*args, **kwargs)
+            if isinstance(module, nn.BatchNorm):
+                args, kwargs = _switched(module, mode, *args, **kwargs)
             factories = {
                 name: self._factory(f"{path}/{name}", vector=True)
                 for name in vectors.learned(module)
@@ -330,6 +334,15 @@ def call_path(context: nn.module.InterceptorContext) -> str | None:
     if context.method_name != "__call__":
         return None
     return "/".join(context.module.path)
+
+
+def _switched(
+    module: nn.BatchNorm, mode: Mode, x: Array, use_running_average=None, **kwargs
+):
+    """The arguments of a batch normalization that leaves its statistics to the mode."""
+    if use_running_average is None and module.use_running_average is None:
+        use_running_average = mode.norm == "running"
+    return (x,), {"use_running_average": use_running_average, **kwargs}
 
 
 def _holds_posterior(module: nn.Module, name: str) -> bool:
