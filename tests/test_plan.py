@@ -22,6 +22,12 @@ POSTERIORS = {
 }
 
 
+def test_an_unknown_activation_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'gelu'; choose from \['abs', .*'tanh'\]"):
+        plan.Activation("gelu")
+    assert set(plan.ACTIVATIONS) == set(pooling.ACTIVATIONS)
+
+
 class LeNet5ByHand(nn.Module):
     """LeNet-5 as a list of calls: what `Net` makes of its plan."""
 

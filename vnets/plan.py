@@ -84,9 +84,19 @@ class Norm:
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """A function of each unit; `kind` is one of `ACTIVATIONS`."""
+    """A function of each unit; `kind` is one of `ACTIVATIONS`.
+
+    Raises:
+      ValueError: a kind that is not.
+    """
 
     kind: str = "relu"
+
+    def __post_init__(self):
+        if self.kind not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.kind!r}; choose from {sorted(ACTIVATIONS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
