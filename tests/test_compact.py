@@ -51,6 +51,15 @@ NETS = {
 }
 
 
+def test_units_between_which_constants_stand_are_not_cut():
+    steps = (plan.Dense("a", 3), plan.Standardize((1.0,), (2.0,)), plan.Dense("b", 2))
+    net = Chain(steps=steps)
+    variables = net.init(random.key(0), np.zeros((1, 4), np.float32))
+    graph = compact.capture(net, variables, (4,))
+    with pytest.raises(ValueError, match="standardize step after a linear layer"):
+        compact.shrink(graph)
+
+
 def sparse(net, shape, kept, seed=0):
     """Variables of a net with random weights, most of them zero, and random norms."""
     x = jax.ShapeDtypeStruct((2, *shape), np.float32)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from vnets.compact.graph import Graph, without_flatten
-from vnets.plan import Activation, Conv, Dense, Norm, Step
+from vnets.plan import Activation, Conv, Dense, Norm, Standardize, Step
 
 
 def fold_norms(graph: Graph) -> Graph:
@@ -54,10 +54,17 @@ def shrink(graph: Graph) -> Graph:
     do inputs and outputs; a layer of dead units keeps one.
 
     Raises:
-      ValueError: a normalization; `fold_norms` comes first.
+      ValueError: a normalization; `fold_norms` comes first. Or a standardize step that
+        is not of the inputs: its constants belong to units that may go.
     """
     if any(isinstance(step, Norm) for step in graph.plan):
         raise ValueError("fold the normalization before shrinking")
+    kinds = [type(step) for step in without_flatten(graph.plan)]
+    if (
+        Standardize
+        in kinds[next(i for i, k in enumerate(kinds) if k in (Conv, Dense)) :]
+    ):
+        raise ValueError("a standardize step after a linear layer has no compact form")
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     names = [step.name for step in graph.plan if isinstance(step, Conv | Dense)]
     while True:
