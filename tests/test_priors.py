@@ -26,6 +26,7 @@ from vnets.posteriors import (
 from vnets.priors import (
     ICML17,
     PRIORS,
+    WeightedPrior,
     ard,
     ard_kl,
     kl,
@@ -355,6 +356,8 @@ def test_priors_by_layer():
     assert float(kl(params, priors)) == pytest.approx(float(expected), rel=1e-6)
     with pytest.raises(ValueError, match=r"'block/conv'.*dense1"):
         kl(params, {"dense1": log_uniform})
+    with pytest.raises(ValueError, match=r"no layers \['conv'\].*'block/conv'"):
+        kl(params, {**priors, "block/conv": WeightedPrior(log_uniform, {"conv": 5.0})})
 
 
 def test_kl_is_a_float32_scalar():

@@ -81,11 +81,11 @@ def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
     """
     total = jnp.zeros((), jnp.float32)
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    if isinstance(prior, WeightedPrior):
-        layers = {path_name(path) for path, node in leaves if is_posterior(node)}
-        if not set(prior.factors) <= layers:
-            unknown = sorted(set(prior.factors) - layers)
-            raise ValueError(f"no layers {unknown}; there are {sorted(layers)}")
+    layers = {path_name(path) for path, node in leaves if is_posterior(node)}
+    for own in prior.values() if isinstance(prior, Mapping) else (prior,):
+        unknown = set(own.factors if isinstance(own, WeightedPrior) else ()) - layers
+        if unknown:
+            raise ValueError(f"no layers {sorted(unknown)}; there are {sorted(layers)}")
     for path, node in leaves:
         for _, part, own, factor in parts(path_name(path), node, prior):
             total += factor * own(part)
