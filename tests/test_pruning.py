@@ -66,6 +66,17 @@ def test_an_optimizer_leaves_the_mask_alone():
     np.testing.assert_array_equal(new["a"]["kernel"].mask, 1)
 
 
+def test_an_optimizer_may_decay_the_mask():
+    """Decay of all weights, as adamw has it, would scale what is on."""
+    params = tree()
+    optimizer = optax.adamw(0.1, weight_decay=0.1)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    node = optax.apply_updates(params, updates)["a"]["kernel"]
+    assert np.all(node.mask < 1)
+    np.testing.assert_array_equal(node.sample(None), node.mean)
+
+
 def test_magnitude_switches_off_exactly_the_smallest():
     params = tree()
     project = jax.jit(magnitude({"a": 0.9, "b": 0.5}, ramp, every=10))

@@ -31,7 +31,8 @@ class Masked(Point):
 
     Attributes:
       mean: [..., I, O]; entries that are off are kept, but not used.
-      mask: 1 or 0, float32 in the shape of `mean`; it is not trained.
+      mask: 1 or 0, float32 in the shape of `mean`; it is not trained. Whatever is above
+        0 is on, so that an optimizer that decays all weights changes nothing.
       revivable: entries that are off still receive the gradient of the weight that
         they would be, so that they can come back (dynamic network surgery).
     """
@@ -40,7 +41,7 @@ class Masked(Point):
     revivable: bool = static(default=False)
 
     def location_scale(self):
-        mask = lax.stop_gradient(self.mask)
+        mask = (self.mask > 0).astype(self.mean.dtype)
         if not self.revivable:
             return self.mean * mask, None
         return self.mean + lax.stop_gradient(self.mean * mask - self.mean), None
