@@ -92,6 +92,16 @@ def test_a_projection_is_idempotent(params):
     jax.tree.map(np.testing.assert_array_equal, clip_log_alpha(-8, 8)(once), once)
 
 
+def test_a_pruned_weight_stays_pruned_under_a_clip():
+    node = Gaussian(
+        jnp.zeros((1, 2), jnp.float32), jnp.asarray([[-jnp.inf, 9.0]], jnp.float32)
+    )
+    clipped = clip_log_alpha(high=8.0, additive=True)({"a": {"kernel": node}})
+    log_var = np.asarray(clipped["a"]["kernel"].log_var)
+    assert np.isneginf(log_var[0, 0])
+    assert 8.0 - 37.0 < log_var[0, 1] < 9.0
+
+
 def test_at_most_one_bounds_alpha_from_above_only(params):
     for before, after in zip(
         log_alphas(params), log_alphas(at_most_one(params)), strict=True

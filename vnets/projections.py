@@ -51,7 +51,10 @@ def clip_log_alpha(
         if isinstance(node, Gaussian) and additive:
             held = log_alpha(node)
             moved = node.log_var + (jnp.clip(held, low, high) - held)
-            return dataclasses.replace(node, log_var=moved)
+            # A pruned weight has none: inf - inf.
+            pruned = jnp.isneginf(node.log_var)
+            log_var = jnp.where(pruned, node.log_var, moved)
+            return dataclasses.replace(node, log_var=log_var)
         if not isinstance(node, Multiplicative | AdaptiveDropout):
             return node
         return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
