@@ -192,6 +192,22 @@ def test_batch_columns_use_the_statistics_of_the_batch():
         assert (plain.samples, plain.edit) == (changed.samples, changed.edit)
 
 
+def test_a_batch_that_is_not_full_has_the_statistics_of_other_images(split):
+    net = MLP((8,), K, batch_norm=True)
+    variables = net.init(random.key(0), jnp.zeros((1, *SHAPE), jnp.float32))
+    spec, size = EvalSpec(mode=Mode(norm="batch")), 40
+    found = evaluate(net, variables, split, spec, random.key(1), batch_size=size)
+    total = 0.0
+    for rows in (np.arange(size), np.r_[size:N, : 2 * size - N]):
+        x = jnp.asarray(split.image[rows], jnp.float32) / 255
+        log_p = predict(net, variables, x, spec, random.key(1))
+        inside = len(rows) if rows[0] == 0 else N - size
+        total -= np.sum(
+            np.asarray(log_p)[np.arange(inside), split.label[rows[:inside]]]
+        )
+    assert found["nll"] == pytest.approx(total / N, rel=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [7, N])
 def test_the_elbo_is_the_sum_over_the_split_less_the_kl(split, batch_size):
     net, variables = build({"dense2": gaussian(-30.0)})  # noise below rounding

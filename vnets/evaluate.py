@@ -138,7 +138,9 @@ def _batch(on, data, index: Array, batch_size: int):
     n = images.shape[0]
     rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     inside = rows < n
-    rows = jnp.minimum(rows, n - 1)  # the rows outside count for nothing
+    # Those outside count in nothing but the statistics of norm="batch": they had better
+    # be other images, and not one of them many times.
+    rows = rows % n
     return parallel.shard_batch(on, (images[rows], labels[rows], inside))
 
 
@@ -292,6 +294,10 @@ def evaluate(
     mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, float]:
     """Tests a net on a whole split; exact for any size, whatever the batch.
+
+    With norm="batch" the batches do matter, since statistics are of each by itself. A
+    last one that is not full is filled up with the first images of the split, or with
+    black ones of a stream, which count in its statistics alone.
 
     Among several processes all call it, with the same arguments.
 
