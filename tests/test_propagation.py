@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from flax import linen as nn
 from jax import lax, random
 
 from vnets import edits, evaluate, ops, propagation
@@ -270,6 +271,17 @@ def test_normalization_without_scale_and_shift_is_not_left_out():
     x = random.uniform(random.key(0), (2, *shape), jnp.float32)
     logits = propagation.moments(net, variables, x)
     np.testing.assert_array_equal(logits.mean, net.apply(variables, x))
+
+
+def test_a_normalization_has_the_epsilon_of_its_net():
+    x = random.normal(random.key(0), (2, 3), jnp.float32)
+    norm = nn.BatchNorm(use_running_average=True, epsilon=0.5)
+    variables = norm.init(random.key(0), x)
+    named = {kind: {"norm1": held} for kind, held in variables.items()}
+    h = propagation.Moments(x, jnp.ones_like(x))
+    got = propagation.Layers(named).norm("norm1", h, epsilon=0.5)
+    np.testing.assert_allclose(got.mean, norm.apply(variables, x), rtol=1e-6)
+    np.testing.assert_allclose(got.var, np.full(x.shape, 1 / 1.5), rtol=1e-6)
 
 
 @pytest.mark.slow

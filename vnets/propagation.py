@@ -166,16 +166,22 @@ class Layers:
         op = ops.conv(h.mean.shape[1:3], tuple(size), channels, strides, padding)
         return self._linear(name, op, h)
 
-    def norm(self, name: str, h: Moments) -> Moments:
-        """Batch normalization on running statistics: an affine map of each channel."""
+    def norm(self, name: str, h: Moments, epsilon: float = 1e-5) -> Moments:
+        """Batch normalization on running statistics: an affine map of each channel.
+
+        Args:
+          name: of the module; without statistics it changes nothing.
+          h: its inputs.
+          epsilon: added to the variance, as the net has it.
+        """
         statistics = self.variables.get("batch_stats", {}).get(name)
         if statistics is None:
             return h
         params = self.variables["params"].get(name, {})
         if any(map(is_posterior, params.values())):
-            return self._stochastic_norm(name, h, statistics)
+            return self._stochastic_norm(name, h, statistics, epsilon)
         has_bias, has_scale = "bias" in params, "scale" in params
-        layer = batch_norm(name, TEST, bias=has_bias, scale=has_scale)
+        layer = batch_norm(name, TEST, bias=has_bias, scale=has_scale, epsilon=epsilon)
         bound = layer.bind({"params": params, "batch_stats": statistics})
         slope = jax.lax.rsqrt(statistics["var"] + layer.epsilon)
         if has_scale:
@@ -183,9 +189,11 @@ class Layers:
         factor = _over_units(jnp.square(slope), h.mean)
         return Moments(bound(h.mean), None if h.var is None else h.var * factor)
 
-    def _stochastic_norm(self, name: str, h: Moments, statistics) -> Moments:
+    def _stochastic_norm(
+        self, name: str, h: Moments, statistics, epsilon: float
+    ) -> Moments:
         """`norm` where the scale or the bias is a node."""
-        layer = batch_norm(name, TEST, bias=False, scale=False)
+        layer = batch_norm(name, TEST, bias=False, scale=False, epsilon=epsilon)
         slope = jnp.square(jax.lax.rsqrt(statistics["var"] + layer.epsilon))
         var = None if h.var is None else h.var * _over_units(slope, h.mean)
         bound = layer.bind({"batch_stats": statistics})
