@@ -1,12 +1,14 @@
 """Laws of the edits, which are the test-time modes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
 
-from vnets import edits, group_priors, scales
+from vnets import edits, group_priors, metrics, scales
 from vnets.learned_dropout import adaptive_binary_dropout
 from vnets.nets import MLP
 from vnets.posteriors import (
@@ -256,6 +258,19 @@ def test_where_limits_an_edit_to_layers():
     assert_same(edited["head"], params["head"])
     assert_same(edited["block"]["variance"], params["block"]["variance"])
     assert set(seen) == {"head", *(f"block/{name}" for name in NOISY)}
+
+
+def test_the_weights_of_one_module_have_names_of_their_own():
+    zero = Gaussian(jnp.zeros((2, 2), jnp.float32), jnp.zeros((2, 2), jnp.float32))
+    one = dataclasses.replace(zero, mean=jnp.ones((2, 2), jnp.float32))
+    params = {"attention": {"query": zero, "key": one}, "w": one}
+    names = {"attention/query", "attention/key", "w"}
+    assert set(edits.noisy_layers(params)) == names
+    counted = metrics.sizes(params)
+    assert (counted["nonzero"], counted["sparsity"]) == (8, pytest.approx(1 / 3))
+    quiet = edits.edit(edits.mean_of, {"attention/key"}.__contains__)(params)
+    kinds = {name: type(node) for name, node in quiet["attention"].items()}
+    assert kinds == {"query": Gaussian, "key": Point}
 
 
 def test_chain_applies_from_left_to_right():

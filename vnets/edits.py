@@ -4,9 +4,10 @@ A test-time mode is an edit and a number of samples (`evaluate.EvalSpec`); `draw
 serves inside a training step (one weight sample for a sequence, a sampled KL). `where`
 limits an edit to layers by path, as in `edit(mean_of, where=("dense1",).__contains__)`.
 
-A weight is named by its layer, "dense1"; a bias or a scale of normalization that is a
-node, too, by its own path, "dense1/bias" or "norm1/scale" (`vnets.vectors`). An edit
-changes them like weights, but pruning never does: it is weights that it removes.
+A weight is named by its layer, "dense1"; any other node by its own path: a weight that
+is not called "kernel", and a bias or a scale of normalization, "dense1/bias" or
+"norm1/scale" (`vnets.vectors`). An edit changes these like weights, but pruning never
+does: it is weights that it removes.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ Edit = Callable[[Params, Key], Params]
 Change = Callable[[Posterior, Key], Posterior]
 
 
+KERNEL = "kernel"  # the leaf that is a layer's weight
 VECTORS = ("bias", "scale")  # leaves of a layer that are vectors of its units
 
 
@@ -53,10 +55,14 @@ def is_vector(path) -> bool:
 
 
 def path_name(path) -> str:
-    """A node's name: its layer, "block/conv", or for a vector "block/conv/bias"."""
-    if is_vector(path):
-        return jax.tree_util.keystr(path, simple=True, separator="/")
-    return layer_name(path)
+    """A node's name: that of its layer, "block/conv", where it is the layer's kernel.
+
+    Else its whole path: a vector is "block/conv/bias", and of a module with several
+    weights each has a name of its own, "attention/query".
+    """
+    if jax.tree_util.keystr(path[-1:], simple=True) == KERNEL:
+        return layer_name(path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def everywhere(layer: str) -> bool:
