@@ -1,5 +1,7 @@
 """Laws of the KLs of units: quadrature, Monte Carlo, optima, and how they combine."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,16 @@ import pytest
 from jax import random
 from scipy import integrate, stats
 
-from vnets import group_priors, scales
+from vnets import edits, group_priors, scales
 from vnets.group_priors import gamma_kl, group_ard, half_cauchy, inverse_gamma_kl
+from vnets.learned_dropout import adaptive_binary_dropout, bernoulli
 from vnets.posteriors import (
     Gaussian,
     Multiplicative,
     Point,
     Scaled,
     ZeroMean,
+    adaptive_dropout,
     dropout,
     gaussian,
     variance,
@@ -186,3 +190,46 @@ def test_errors():
         with pytest.raises(TypeError, match="does not fit"):
             kl({"dense": {"kernel": node}}, group_priors.PRIORS[name]())
     assert isinstance(wrong["group_ard"], ZeroMean)
+
+
+STACKED = {
+    "adaptive": (adaptive_dropout(0.2), log_uniform),
+    "adaptive-layer": (adaptive_dropout(0.2, "layer"), log_uniform),
+    "binary": (adaptive_binary_dropout(0.2), bernoulli()),
+    "jeffreys": (
+        scales.group_normal_jeffreys(axis="out"),
+        group_priors.group_normal_jeffreys(),
+    ),
+    "horseshoe": (scales.group_horseshoe(axis="in"), group_priors.group_horseshoe()),
+    "structured": (scales.structured(axis="in"), group_priors.structured()),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_layers_that_scan_has_stacked_cost_as_much_as_apart(name):
+    """`nn.scan` keeps the nodes of its layers as one, with an axis in front."""
+    make, prior = STACKED[name]
+    nodes = [make(random.key(i), (4, 3)) for i in (0, 1)]
+    shifted = jax.tree.map(lambda leaf: leaf - 0.5, nodes[1])
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), nodes[0], shifted)
+    apart = sum(float(kl({"a": node}, prior)) for node in (nodes[0], shifted))
+    assert float(kl({"a": both}, prior)) == pytest.approx(apart, rel=1e-5)
+
+
+def test_stacked_horseshoes_lose_their_units_apart():
+    make = scales.group_horseshoe(axis="in")
+    nodes = [make(random.key(i), (4, 3)) for i in (0, 1)]
+    scale = nodes[1].scale
+    small = jnp.zeros((2, 4), jnp.float32).at[:, 2].set(-9.0)
+    unit = dataclasses.replace(scale.unit, log_mean=small)
+    nodes[1] = nodes[1].replace(scale=scale.replace(unit=unit))
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nodes)
+    for change in (
+        edits.mean_only,
+        edits.chain(edits.prune_units(3.0), edits.mean_only),
+    ):
+        expected = [change({"a": {"kernel": n}})["a"]["kernel"].mean for n in nodes]
+        got = change({"a": {"kernel": both}})["a"]["kernel"].mean
+        np.testing.assert_allclose(got, np.stack(expected), rtol=1e-6)
+    assert not np.any(got[1, 2])
+    assert np.all(got[0])

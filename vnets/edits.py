@@ -190,7 +190,7 @@ def unit_uselessness(node: Posterior, axis: str = "unit") -> Array:
     if isinstance(node, Scaled):
         useless = scales.uselessness(node.scale)
         useless = jnp.expand_dims(useless, -1 if node.axis == "in" else -2)
-        return useless.reshape((1,) * (len(node.shape) - 2) + useless.shape)
+        return useless.reshape((1,) * (len(node.shape) - useless.ndim) + useless.shape)
     if isinstance(node, Gaussian | Multiplicative):
         return scales.least_log_alpha(node, axis)
     raise TypeError(f"prune_units: no rule for {type(node).__name__}")

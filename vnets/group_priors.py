@@ -102,19 +102,21 @@ def half_cauchy(scale: float = 1.0) -> Prior:
                 "prior half_cauchy does not fit a "
                 f"{type(node).__name__} node; it takes Horseshoe"
             )
-        shared_a, shared_b = _pair(node.shared)
-        unit_a, unit_b = _pair(node.unit)
-        return (
-            gamma_kl(shared_a, scale**2)
-            + inverse_gamma_kl(shared_b)
-            + jnp.sum(gamma_kl(unit_a) + inverse_gamma_kl(unit_b))
-        )
+        shared_a, shared_b = _pair(node.shared, -1)
+        unit_a, unit_b = _pair(node.unit, -2)
+        shared = gamma_kl(shared_a, scale**2) + inverse_gamma_kl(shared_b)
+        unit = gamma_kl(unit_a) + inverse_gamma_kl(unit_b)
+        return jnp.sum(shared) + jnp.sum(unit)
 
     return horseshoe
 
 
-def _pair(node: LogNormal) -> tuple[LogNormal, LogNormal]:
-    first, second = (LogNormal(node.log_mean[i], node.log_var[i]) for i in (0, 1))
+def _pair(node: LogNormal, axis: int) -> tuple[LogNormal, LogNormal]:
+    """The two factors, which lie along an axis."""
+    first, second = (
+        LogNormal(jnp.take(node.log_mean, i, axis), jnp.take(node.log_var, i, axis))
+        for i in (0, 1)
+    )
     return first, second
 
 

@@ -149,7 +149,7 @@ def bernoulli(rate: float = 0.5) -> Prior:
         log_drop, log_keep = _log_probabilities(node)
         each = jnp.exp(log_drop) * (log_drop - math.log(rate))
         each += jnp.exp(log_keep) * (log_keep - math.log1p(-rate))
-        return node.units / node.log_alpha.size * jnp.sum(each)
+        return node.units / node.log_alpha.shape[-1] * jnp.sum(each)
 
     return prior
 

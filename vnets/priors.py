@@ -270,7 +270,8 @@ def _of_log_alpha(name: str, per_weight: Callable[[Array], Array], *also) -> Pri
             shared = node.mean.size / node.log_alpha.size
             return shared * jnp.sum(per_weight(node.log_alpha))
         if isinstance(node, AdaptiveDropout):
-            shared = node.weights * node.units / node.log_alpha.size
+            # Of one layer: under nn.scan log alpha has an axis of layers before.
+            shared = node.weights * node.units / node.log_alpha.shape[-1]
             return shared * jnp.sum(per_weight(node.log_alpha))
         return jnp.sum(per_weight(node_log_alpha(node)))
 

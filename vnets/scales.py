@@ -213,8 +213,13 @@ class Horseshoe(Posterior):
     def marginal(self) -> LogNormal:
         """The law of each unit's scale by itself, [units]."""
         unit, shared = self.unit, self.shared
-        mean = 0.5 * (jnp.sum(unit.log_mean, 0) + jnp.sum(shared.log_mean))
-        var = jnp.sum(jnp.exp(unit.log_var), 0) + jnp.sum(jnp.exp(shared.log_var))
+
+        # From behind: under nn.scan there is an axis of layers before these.
+        def total(of_unit: Array, of_shared: Array) -> Array:
+            return jnp.sum(of_unit, -2) + jnp.sum(of_shared, -1, keepdims=True)
+
+        mean = 0.5 * total(unit.log_mean, shared.log_mean)
+        var = total(jnp.exp(unit.log_var), jnp.exp(shared.log_var))
         return LogNormal(mean, jnp.log(0.25 * var))
 
     def moments(self):
@@ -228,7 +233,8 @@ class Horseshoe(Posterior):
 
     @property
     def shape(self) -> Shape:
-        return self.unit.shape[1:]
+        *layers, _, units = self.unit.shape
+        return (*layers, units)
 
 
 def log_alpha(scale: Posterior) -> Array:
@@ -264,8 +270,8 @@ def multiplied(node: Posterior, factor: Array) -> Posterior:
         mean = jnp.mean(logs)
         return dataclasses.replace(
             node,
-            shared=_shifted(node.shared, mean),
-            unit=_shifted(node.unit, logs - mean),
+            shared=_shifted(node.shared, mean, 0),
+            unit=_shifted(node.unit, logs - mean, -2),
         )
     if isinstance(node, LogNormal):
         return dataclasses.replace(node, log_mean=node.log_mean + jnp.log(factor))
@@ -277,9 +283,9 @@ def multiplied(node: Posterior, factor: Array) -> Posterior:
     raise TypeError(f"multiplied: no rule for {type(node).__name__}")
 
 
-def _shifted(pair: LogNormal, log_factor: Array) -> LogNormal:
-    """A gamma and an inverse gamma factor whose root is so much larger."""
-    both = jnp.stack([jnp.minimum(log_factor, 0), jnp.maximum(log_factor, 0)])
+def _shifted(pair: LogNormal, log_factor: Array, axis: int) -> LogNormal:
+    """A gamma and an inverse gamma factor, along an axis, whose root is so larger."""
+    both = jnp.stack([jnp.minimum(log_factor, 0), jnp.maximum(log_factor, 0)], axis)
     return dataclasses.replace(pair, log_mean=pair.log_mean + 2 * both)
 
 
