@@ -245,8 +245,30 @@ class Normalized(nn.Module):
         return nn.Dense(2, name="head")(x)
 
 
+class OwnNorm(nn.BatchNorm):
+    """Somebody's normalization with another call."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return super().__call__(x, use_running_average=not train)
+
+
+class OwnDense(nn.Dense):
+    """Somebody's layer around that of Flax."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Wrapped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return OwnDense(2, name="head")(OwnNorm(name="norm")(x, train=True))
+
+
 @pytest.mark.parametrize("vectors", [{}, {"norm/scale": gaussian(-50.0)}])
 def test_a_normalization_of_theirs_follows_the_mode(vectors):
+    """Unless it says otherwise; and a subclass's own call is not passed over."""
     x = random.normal(random.key(0), (6, 3)) + 5.0
     net = stochastic(Normalized(), {"head": point(), **vectors})
     made = net.init(random.key(0), x)
@@ -258,6 +280,13 @@ def test_a_normalization_of_theirs_follows_the_mode(vectors):
             made, x, mode=mode, rngs={"noise": random.key(1)}, mutable=["batch_stats"]
         )
         np.testing.assert_array_equal(got, expected)
+        other = stochastic(Wrapped(), net.posteriors)
+        own, theirs = other.apply(
+            made, x, mode=mode, rngs={"noise": random.key(1)}, mutable=["batch_stats"]
+        )
+        assert np.any(theirs["batch_stats"]["norm"]["mean"])
+        if mode is TRAIN:
+            np.testing.assert_array_equal(own, 2 * got)
         moved = np.any(new["batch_stats"]["norm"]["mean"])
         assert moved == (mode is TRAIN)
 

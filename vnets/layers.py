@@ -260,12 +260,11 @@ class Stochastic:
         def interceptor(call, args, kwargs, context):
             module = context.module
             path = call_path(context)
-            if path is None or not isinstance(
-                module, nn.Dense | nn.Conv | nn.BatchNorm
-            ):
+            known = isinstance(module, nn.Dense | nn.Conv | nn.BatchNorm)
+            if path is None or not known or not _is_of_flax(context.orig_method):
                 return call(*args, **kwargs)
             if isinstance(module, nn.BatchNorm):
-                args, kwargs = _switched(module, mode, *args, **kwargs)
+                args, kwargs = _switched(module, mode, args, kwargs)
             factories = {
                 name: self._factory(f"{path}/{name}", vector=True)
                 for name in vectors.learned(module)
@@ -336,13 +335,18 @@ def call_path(context: nn.module.InterceptorContext) -> str | None:
     return "/".join(context.module.path)
 
 
-def _switched(
-    module: nn.BatchNorm, mode: Mode, x: Array, use_running_average=None, **kwargs
-):
+def _is_of_flax(method: Any) -> bool:
+    """False for a subclass's own call; that of Flax within it comes by itself."""
+    return getattr(method, "func", method).__module__.startswith("flax.")
+
+
+def _switched(module: nn.BatchNorm, mode: Mode, args: tuple, kwargs: dict):
     """The arguments of a batch normalization that leaves its statistics to the mode."""
-    if use_running_average is None and module.use_running_average is None:
-        use_running_average = mode.norm == "running"
-    return (x,), {"use_running_average": use_running_average, **kwargs}
+    said = *args[1:2], kwargs.get("use_running_average"), module.use_running_average
+    if all(one is None for one in said):
+        running = mode.norm == "running"
+        args, kwargs = args[:1], {**kwargs, "use_running_average": running}
+    return args, kwargs
 
 
 def _holds_posterior(module: nn.Module, name: str) -> bool:
