@@ -388,7 +388,6 @@ def _stochastic_call(
     kernel_size = module.kernel_size
     if isinstance(kernel_size, int) or len(kernel_size) != 2 or x.ndim != 4:
         raise ValueError(f"{_where(module)}: a stochastic Conv is 2-D, [B, H, W, C]")
-    kernel_size = tuple(kernel_size)
     strides, padding = (
         (value, value) if isinstance(value, int) else value
         for value in (module.strides or 1, module.padding)
