@@ -90,7 +90,7 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
             axes.set_title(_wrapped(title, letters), fontsize=9)
             axes.set_xlabel(figure.x_label or figure.x)
             axes.set_ylabel(figure.y_label)
-            if figure.x == "epoch" and not figure.curve and figure.kind != "rows":
+            if figure.kind != "rows" and _counts(axes):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if not math.isnan(figure.mark):
                 axes.axvline(figure.mark, color="#888888", lw=0.9, ls=(0, (2, 2)))
@@ -112,6 +112,11 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
         canvas.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
         # Without the library's version in it, the same records give the same bytes.
         canvas.savefig(path, metadata={"Software": None})
+
+
+def _counts(axes) -> bool:
+    """True if all that is drawn lies at whole numbers: epochs, pixels, bits."""
+    return all(np.all(np.mod(line.get_xdata(), 1) == 0) for line in axes.get_lines())
 
 
 def _wrapped(title: str, letters: int) -> str:
