@@ -12,6 +12,7 @@ layer, 100 to 1250. METHOD:
   vd_a        the same with an alpha for each input, learned (variational dropout A)
   vd_a2       vd_a with a third of the KL
   vd_a_once   vd_a whose KL counts once for each alpha, not once for each weight
+  vd_a2_once  the same with a third of the KL
   gaussian_b  noise N(w, alpha w^2) on each weight by itself, by local
               reparameterization (type B; Wang and Manning 2013)
   vd_b        the same with an alpha for each weight, learned (variational dropout B)
@@ -20,9 +21,9 @@ The dropout rates are 0.2 for the pixels and 0.5 for hidden units; alpha = p / (
 stays there, or starts there and is learned with alpha <= 1, the domain of the 2015
 polynomial of the KL, which is our prior here, too. The prior is on weights, so a KL of
 type A counts once for each weight that shares its alpha; the noise is on inputs, so it
-may be meant to count once for each of these, which vd_a_once tries. ReLU, Adam from
-1e-3 linearly to 0 over the most epochs that a run may have, batches of 100, weights
-from U(-1, 1) / sqrt(fan in).
+may be meant to count once for each of these, which the two named once try. ReLU, Adam
+from 1e-3 linearly to 0 over the most epochs that a run may have, batches of 100,
+weights from U(-1, 1) / sqrt(fan in).
 
 10,000 of the 60,000 training images are held out, and the epoch of the best accuracy
 there, noise off, is the one that is tested: early stopping, which the paper has, too.
@@ -40,11 +41,11 @@ from configs import lenet5_mnist
 SCALES = lenet5_mnist.SCALES
 METHODS = ("none", "binary", "gaussian_a", "vd_a", "vd_a2", "gaussian_b", "vd_b")
 WIDTHS = (100, 250, 500, 750, 1000, 1250)
-READINGS = ("vd_a_once",)  # of a method of the figure, of which the paper leaves two
+READINGS = ("vd_a_once", "vd_a2_once")  # of vd_a and vd_a2: the paper leaves two
 VARIANTS = tuple(f"{method}_{w}" for w in WIDTHS for method in METHODS + READINGS)
 LAYERS = ("dense1", "dense2", "dense3", "dense4")
 RATES = dict(zip(LAYERS, (0.2, 0.5, 0.5, 0.5), strict=True))
-KL_WEIGHTS = {"vd_a": 1.0, "vd_a2": 1 / 3, "vd_a_once": 1.0, "vd_b": 1.0}  # else 0
+KL_WEIGHTS = {"vd_a": 1.0, "vd_a2": 1 / 3, "vd_b": 1.0}  # of the others: 0
 EPOCHS = {"quick": 20, "short": 40, "paper": 200}
 PATIENCE = {"quick": 10, "short": 10, "paper": 30}
 HELD_OUT = {"quick": 237, "short": 10_000, "paper": 10_000}
@@ -66,7 +67,7 @@ def get_config(which: str = "vd_a_500") -> ConfigDict:
     config.model = {"name": "mlp", "widths": (int(width),) * 3, "posteriors": {}}
     config.epochs = EPOCHS[scale]
     noisy(config, method, RATES)
-    if method == "vd_a_once":
+    if method in READINGS:
         units = zip(LAYERS, (*config.model.widths, 10), strict=True)
         once = {layer: 1 / outputs for layer, outputs in units}
         with config.ignore_type():  # a name, or a name with arguments
@@ -80,7 +81,8 @@ def noisy(config: ConfigDict, method: str, rates: dict[str, float]) -> None:
     config.model.posteriors = {layer: noise(method, p) for layer, p in rates.items()}
     config.prior = "log_uniform_2015"
     full = 1 / 40 if scale == "quick" else 1.0
-    config.kl_weight = ((0.0, full * KL_WEIGHTS.get(method, 0.0)),)
+    weight = KL_WEIGHTS.get(method.removesuffix("_once"), 0.0)
+    config.kl_weight = ((0.0, full * weight),)
     config.batch_size = 50 if scale == "quick" else 100
     if method == "gaussian_b":
         config.optimizer.log_alpha_rate = 0.0  # alpha stays where it is
