@@ -36,8 +36,10 @@ COLOURS = (
     "#56B4E9",
     "#222222",
     "#999933",
+    "#882255",
+    "#777777",
 )
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--", "-.", ":")
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -48,7 +50,9 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
 }
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 4
-LEGEND_WIDTH, LETTERS = 2.1, 11  # inches of an entry; letters of a title to the inch
+LETTERS = 11  # of a title to the inch
+LEGEND_WIDTH, LEGEND_LETTERS = 2.1, 13.5  # of an entry, at least; letters to the inch
+LEGEND_LINE = 0.2  # of height; two lines have room anyway
 PANEL_LETTERS = 14  # of a panel's title to the inch: beyond, it runs into the next one
 POINT_PANELS = 8
 
@@ -100,11 +104,15 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
                 axes.set_yscale("log")
         handles = _handles(grid[: len(panels)])
         if handles:
+            longest = max(map(len, handles)) / LEGEND_LETTERS + 0.6
+            entries = max(1, int(size[0] / max(LEGEND_WIDTH, longest)))
+            lines = math.ceil(len(handles) / entries)
+            canvas.set_figheight(size[1] + LEGEND_LINE * max(0, lines - 2))
             canvas.legend(
                 handles.values(),
                 handles.keys(),
                 loc="outside lower center",
-                ncols=max(1, min(len(handles), int(size[0] / LEGEND_WIDTH))),
+                ncols=entries,
                 frameon=False,
             )
         title = f"{figure.title} (scale {outcome.scale.name})"
