@@ -34,10 +34,10 @@ The pruning methods train without pruning for a third of the run. Then magnitude
 until the half of it; surgery changes masks until three quarters of it. Its thresholds
 lie `SURGERY_RATES` standard deviations above the mean size of a layer's weights as they
 are then, where the authors have 4 and keep the threshold of the start. Those of
-LeNet-300-100 were chosen, by runs that held images out, to leave about as few weights
-of each layer as published (3 in every layer leaves none of the last); the others are 2
-and not tuned. quick is on the digits, which are 40 times fewer: there the KL counts
-1/40, as if they were as many.
+LeNet-300-100 were chosen, in trials that held images out, to leave about as few weights
+of each layer as published (there 3 in every layer left none of the last); the others
+are 2 and not tuned. quick is on the digits, which are 40 times fewer: there the KL
+counts 1/40, as if they were as many.
 """
 
 from ml_collections import ConfigDict

@@ -284,7 +284,7 @@ def multiplied(node: Posterior, factor: Array) -> Posterior:
 
 
 def _shifted(pair: LogNormal, log_factor: Array, axis: int) -> LogNormal:
-    """A gamma and an inverse gamma factor, along an axis, whose root is so larger."""
+    """A gamma and an inverse gamma factor, along an axis, their root multiplied."""
     both = jnp.stack([jnp.minimum(log_factor, 0), jnp.maximum(log_factor, 0)], axis)
     return dataclasses.replace(pair, log_mean=pair.log_mean + 2 * both)
 
