@@ -24,7 +24,7 @@ WIDTHS = (1, 2, 3, 4)
 VARIANTS = tuple(f"{method}_{k}" for k in WIDTHS for method in METHODS)
 LAYERS = ("conv1", "conv2", "dense1", "dense2", "dense3")
 RATES = dict(zip(LAYERS, (0.2, 0.5, 0.5, 0.5, 0.5), strict=True))
-EPOCHS = {"quick": 20, "short": 20, "paper": 200}
+EPOCHS = {"quick": 20, "short": 8, "paper": 200}
 HELD_OUT = {"quick": 237, "short": 5000, "paper": 5000}
 
 
