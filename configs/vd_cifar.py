@@ -11,7 +11,7 @@ numbers and lengths.
 
 Pixels are standardized by the mean and deviation of each channel, there is no
 augmentation, and 5,000 of the training images are held out to stop by. Short has at
-most 20 epochs, paper 200. quick is on the digits in 8 x 8.
+most 8 epochs, paper 200. quick is on the digits in 8 x 8.
 """
 
 from ml_collections import ConfigDict
