@@ -1,7 +1,6 @@
 """The generated parts of the README: between marks, from committed records alone."""
 
 import dataclasses
-import html
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ RESULTS = ROOT / "results"
 
 
 def results_block(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
-    """What was asked and how many claims hold, then each table, most of them folded.
+    """What each table asks and how many of its claims hold, then the main table.
 
     Args:
       outcomes: folder and outcome, a table's scales from small to large; the largest
@@ -25,7 +24,8 @@ def results_block(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
     """
     largest = {outcome.table.name: outcome for _, outcome in outcomes}
     order = sorted(largest.values(), key=_place)
-    return "\n\n".join([overview(order), *map(_table, order)])
+    main = [outcome for outcome in order if outcome.table.main]
+    return "\n\n".join([overview(order), *map(_section, main)])
 
 
 def overview(outcomes: Iterable[Outcome]) -> str:
@@ -59,31 +59,23 @@ def _text(outcome: Outcome) -> str:
     return f"results/{outcome.table.name}/{outcome.scale.name}.md"
 
 
-def _table(outcome: Outcome) -> str:
-    """A table: its own figure, the claims that were measured, a main one's numbers."""
-    main = outcome.table.main
-    images = render.images(outcome)
-    images = images[:1] if main else (images[1:] or images)[:1]
+def _section(outcome: Outcome) -> str:
+    """A table's figure, numbers, and claims that were measured."""
     measured = dataclasses.replace(
         outcome, verdicts=[v for v in outcome.verdicts if v.holds is not None]
     )
     grids = [grid for grid in render.grids(measured) if grid.title != "Runs"]
-    if not main:
-        grids = [grid for grid in grids if grid.title == "Claims"]
     text = _text(outcome)
+    folder = text.rpartition("/")[0]
     parts = [
+        f"### {render.heading(outcome)}",
         f"{render.summary(outcome)}. {outcome.scale.text}",
         outcome.scale.reading,
-        *(f"![{title}]({text.rpartition('/')[0]}/{name})" for title, name in images),
+        *(f"![{title}]({folder}/{name})" for title, name in render.images(outcome)[:1]),
         *(render.markdown_grid(grid) for grid in grids),
         f"All numbers, figures, runs and sources: [{text}]({text}).",
     ]
-    body = "\n\n".join(part for part in parts if part)
-    title = render.heading(outcome)
-    if main:
-        return f"### {title}\n\n{body}"
-    summary = f"<summary><b>{html.escape(title)}</b></summary>"
-    return f"<details>\n{summary}\n\n{body}\n\n</details>"
+    return "\n\n".join(part for part in parts if part)
 
 
 def bench_block(reports: Sequence[report.Report]) -> str:
