@@ -125,10 +125,11 @@ def test_the_routine_keeps_the_precision():
         np.testing.assert_allclose(found, native, rtol=1e-12, atol=1e-13)
 
 
-def test_its_gradients_in_a_loop_are_convolutions_that_the_library_has():
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_its_gradients_in_a_loop_are_convolutions_that_the_library_has(strides):
     """In images [B, H, W, C] and kernels [kh, kw, I, O], or they run as bare loops."""
     x, w = tensors((8, 8), (3, 3), inputs=8, outputs=8)
-    op = ops.DirectConv(((1, 1), (1, 1)))
+    op = ops.DirectConv(((1, 1), (1, 1)), strides)
 
     def step(w, _):
         y, pullback = jax.vjp(op.apply, x, w)
@@ -156,13 +157,24 @@ STRIDED = [
 
 
 @pytest.mark.parametrize(("size", "kernel", "strides", "padding"), STRIDED)
-def test_strides_become_channels(size, kernel, strides, padding):
+def test_strides_in_every_form(size, kernel, strides, padding):
     x, w = tensors(size, kernel)
-    with backend.use(convolution="by_shape"):
-        ours = ops.conv(size, kernel, (3, 4), strides, padding)
-    assert isinstance(ours, ops.StridedConv)
-    native = ops.NativeConv(strides, padding)
-    close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
+    native = value_and_pullback(ops.NativeConv(strides, padding))(x, w)
+    patches = ops.tiled(size, kernel, strides, padding)
+    assert isinstance(patches, ops.StridedConv)
+    close(value_and_pullback(patches)(x, w), native)
+    direct = ops.DirectConv(padding, strides)
+    close(value_and_pullback(direct)(x, w), native)
+
+
+def test_strides_are_the_routine_s_but_for_kernels_of_a_pixel():
+    def form(kernel, strides):
+        return type(ops.conv((8, 8), kernel, (3, 4), strides))
+
+    assert form((3, 3), (2, 2)) is ops.DirectConv
+    assert form((1, 3), (2, 1)) is ops.DirectConv
+    assert form((1, 1), (2, 2)) is ops.StridedConv
+    assert form((1, 1), (1, 1)) is ops.TiledConv
 
 
 @pytest.mark.parametrize(
@@ -171,7 +183,8 @@ def test_strides_become_channels(size, kernel, strides, padding):
         ops.DENSE,
         ops.NativeConv((2, 1), ((1, 0), (0, 1))),
         ops.DirectConv(((1, 0), (0, 1))),
-        ops.conv((5, 6), (3, 2), (3, 4), (2, 2)),
+        ops.DirectConv(((1, 0), (0, 1)), (2, 1)),
+        ops.tiled((5, 6), (3, 2), (2, 2), ((1, 0), (0, 1))),
         ops.TiledConv((5, 6), (3, 2), ((1, 0), (0, 1)), 2),
     ],
 )
@@ -196,7 +209,8 @@ SAME = ((1, 1), (1, 1))
 FORMS = {
     "tiled": ops.TiledConv((5, 6), (3, 3), SAME, 2),
     "direct": ops.DirectConv(SAME),
-    "strided": ops.conv((5, 6), (3, 3), (3, 4), (2, 2)),
+    "direct, strided": ops.DirectConv(SAME, (2, 2)),
+    "tiled, strided": ops.tiled((5, 6), (3, 3), (2, 2), SAME),
     "native": ops.NativeConv((1, 1), SAME),
 }
 

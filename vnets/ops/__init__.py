@@ -10,8 +10,8 @@ Since lift only copies values, lift(x)^2 = lift(x^2): the variance of a pre-acti
 is `apply(lift(x)^2, var)`, with the patches made once for both moments.
 
 All forms of a convolution compute the same function. `conv` chooses: on a CPU by shape
-between the library's routine (`direct`) and products of patches (`tiled`), elsewhere
-the compiler's own.
+and strides between the library's routine (`direct`) and products of patches (`tiled`),
+elsewhere the compiler's own.
 """
 
 import math
@@ -22,7 +22,7 @@ from jax import lax
 from vnets import backend
 from vnets.ops.direct import DirectConv
 from vnets.ops.linear import DENSE, DIMENSIONS, Dense, NativeConv, Pads, Pair, matmul
-from vnets.ops.strided import StridedConv, folded_kernel, folded_size, stacked
+from vnets.ops.strided import StridedConv, tiled
 from vnets.ops.tiled import TiledConv
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "TiledConv",
     "conv",
     "matmul",
+    "tiled",
 ]
 
 ConvOp = NativeConv | DirectConv | StridedConv | TiledConv
@@ -79,13 +80,9 @@ def conv(
         return NativeConv(strides, pads)
     if strides == (1, 1):
         return _by_shape(size, kernel, channels, pads)
-    inner = _by_shape(
-        folded_size(size, kernel, strides, pads),
-        folded_kernel(kernel, strides),
-        (channels[0] * math.prod(stacked(kernel, strides)), channels[1]),
-        ((0, 0), (0, 0)),
-    )
-    return StridedConv(inner, size, kernel, strides, pads)
+    if math.prod(kernel) > 1:
+        return DirectConv(pads, strides)
+    return tiled(size, kernel, strides, pads)  # a product of every so many pixels
 
 
 def _by_shape(size: Pair, kernel: Pair, channels: Pair, pads: Pads):

@@ -9,6 +9,8 @@ written here as convolutions of that form:
     of the kernel   the input with channels for examples, and the gradient of the output
                     as a kernel of its whole height and width
 
+In both the gradient of the output has holes, as many as a stride leaves out.
+
 Under `vmap` weights of several nets would make grouped convolutions, for which there is
 no routine: they become products of patches.
 """
@@ -21,126 +23,131 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from vnets.ops.linear import DIMENSIONS, Pads
-from vnets.ops.tiled import TiledConv
+from vnets.ops.linear import DIMENSIONS, Pads, Pair
+from vnets.ops.strided import tiled
 from vnets.types import Array
+
+UNIT = (1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class DirectConv:
-    """x [B, H, W, I] convolved with w [kh, kw, I, O] at stride 1, without patches.
+    """x [B, H, W, I] convolved with w [kh, kw, I, O], without patches.
 
     Attributes:
       padding: (low, high) for each of H, W.
+      strides: along H and W.
     """
 
     padding: Pads
+    strides: Pair = UNIT
 
     def lift(self, x: Array) -> Array:
         return x
 
     def apply(self, h: Array, w: Array) -> Array:
-        return _convolve(self.padding, h, w)
+        return _convolve(self, h, w)
 
     def lower(self, y: Array) -> Array:
         return y
 
+    def product(self, size: Pair, kernel: Pair):
+        """The same function of (x, w) as a product of patches."""
+        op = tiled(size, kernel, self.strides, self.padding)
+        return lambda x, w: op.lower(op.apply(op.lift(x), w))
+
+    def dilated(self, outputs: Pair) -> Pair:
+        """Outputs along each axis with the holes that strides leave between them."""
+        pairs = zip(outputs, self.strides, strict=True)
+        return tuple((n - 1) * stride + 1 for n, stride in pairs)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(padding: Pads, x: Array, w: Array) -> Array:
-    return _outputs(padding)(x, w)
+def _convolve(op: DirectConv, x: Array, w: Array) -> Array:
+    return _outputs(op)(x, w)
 
 
-def _convolve_forward(padding, x, w):
-    return _convolve(padding, x, w), (x, w)
+def _convolve_forward(op, x, w):
+    return _convolve(op, x, w), (x, w)
 
 
-def _convolve_backward(padding, saved, g):
+def _convolve_backward(op, saved, g):
     x, w = saved
     # Barriers here and below: what a layout is copied from is not computed in the copy.
     g = lax.optimization_barrier(g)
-    return _input_gradient(padding)(g, w), _kernel_gradient(padding)(x, g)
+    size, kernel = x.shape[1:3], w.shape[:2]
+    return _input_gradient(op, size)(g, w), _kernel_gradient(op, kernel)(x, g)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _routine(x: Array, w: Array, padding: Pads) -> Array:
+def _routine(x, w, padding: Pads, strides: Pair = UNIT, x_holes=UNIT, w_holes=UNIT):
     """The library's convolution, which has no half precision."""
     kind = jnp.promote_types(jnp.promote_types(x.dtype, w.dtype), jnp.float32)
     y = lax.conv_general_dilated(
         x.astype(kind),
         w.astype(kind),
-        (1, 1),
+        strides,
         padding,
+        lhs_dilation=x_holes,
+        rhs_dilation=w_holes,
         dimension_numbers=DIMENSIONS,
     )
     return y.astype(x.dtype)
 
 
 @functools.cache
-def _outputs(padding: Pads):
+def _outputs(op: DirectConv):
     def direct(x, w):
-        return _routine(x, w, padding)
+        return _routine(x, w, op.padding, op.strides)
 
     def product(x, w):
-        return _product(padding, x.shape, w)(x, w)
+        return op.product(x.shape[1:3], w.shape[:2])(x, w)
 
     return _batched(direct, product, folded=True)
 
 
 @functools.cache
-def _input_gradient(padding: Pads):
+def _input_gradient(op: DirectConv, size: Pair):
     def direct(g, w):
-        around = tuple(
-            (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(w.shape[:2], padding, strict=True)
-        )
+        axes = zip(size, w.shape[:2], op.dilated(g.shape[1:3]), op.padding, strict=True)
+        around = tuple((k - 1 - low, n - o + low) for n, k, o, (low, _) in axes)
         turned = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
-        return _routine(g, lax.optimization_barrier(turned), around)
+        turned = lax.optimization_barrier(turned)
+        return _routine(g, turned, around, x_holes=op.strides)
 
     def product(g, w):
-        shape = (g.shape[0], *_input_size(g.shape, w.shape, padding), w.shape[2])
-        one = functools.partial(_product(padding, shape, w), w=w)
-        (x_bar,) = jax.vjp(one, jnp.zeros(shape, g.dtype))[1](g)
+        x = jnp.zeros((g.shape[0], *size, w.shape[2]), g.dtype)
+        one = functools.partial(op.product(size, w.shape[:2]), w=w)
+        (x_bar,) = jax.vjp(one, x)[1](g)
         return x_bar
 
     return _batched(direct, product, folded=True)
 
 
 @functools.cache
-def _kernel_gradient(padding: Pads):
+def _kernel_gradient(op: DirectConv, kernel: Pair):
     def direct(x, g):
-        images, kernel = lax.optimization_barrier(
-            (x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3))
+        size, out = x.shape[1:3], op.dilated(g.shape[1:3])
+        axes = zip(size, kernel, out, op.padding, strict=True)
+        around = [(low, k - 1 + o - n - low) for n, k, o, (low, _) in axes]
+        # What a stride leaves out at the end has no part in any output.
+        h, w = (n + min(pad[1], 0) for n, pad in zip(size, around, strict=True))
+        around = tuple((low, max(high, 0)) for low, high in around)
+        images, outputs = lax.optimization_barrier(
+            (x[:, :h, :w].transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3))
         )
-        w_bar = lax.optimization_barrier(_routine(images, kernel, padding))
-        return w_bar.transpose(1, 2, 0, 3)
+        w_bar = _routine(images, outputs, around, w_holes=op.strides)
+        return lax.optimization_barrier(w_bar).transpose(1, 2, 0, 3)
 
     def product(x, g):
-        size = tuple(
-            n + sum(pad) - out + 1
-            for n, pad, out in zip(x.shape[1:3], padding, g.shape[1:3], strict=True)
-        )
-        w = jnp.zeros((*size, x.shape[-1], g.shape[-1]), x.dtype)
-        one = functools.partial(_product(padding, x.shape, w), x)
+        w = jnp.zeros((*kernel, x.shape[-1], g.shape[-1]), x.dtype)
+        one = functools.partial(op.product(x.shape[1:3], kernel), x)
         (w_bar,) = jax.vjp(one, w)[1](g)
         return w_bar
 
     return _batched(direct, product, folded=False)
-
-
-def _input_size(g_shape, w_shape, padding: Pads) -> tuple[int, ...]:
-    return tuple(
-        out + k - 1 - sum(pad)
-        for out, k, pad in zip(g_shape[1:3], w_shape[:2], padding, strict=True)
-    )
-
-
-def _product(padding: Pads, shape, w: Array):
-    """The same convolution as a product of patches."""
-    op = TiledConv(tuple(shape[1:3]), tuple(w.shape[:2]), padding, tile=1)
-    return lambda x, w: op.lower(op.apply(op.lift(x), w))
 
 
 def _batched(direct, product, folded: bool):

@@ -1,4 +1,4 @@
-"""A strided convolution as one of stride 1, for the CPU forms, which have no strides.
+"""A strided convolution as one of stride 1, for products of patches, which have none.
 
 Neighbouring inputs, as many as the stride along each axis, are stacked into channels: a
 stride of s then is a step of one, and the kernel has ceil(k / s) taps.
@@ -10,7 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from vnets.ops.linear import Pads, Pair
+from vnets.ops.tiled import TiledConv
 from vnets.types import Array
+
+NONE = ((0, 0), (0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,3 +85,12 @@ def folded_size(size: Pair, kernel: Pair, strides: Pair, padding: Pads):
     taps = folded_kernel(kernel, strides)
     axes = zip(size, kernel, strides, padding, taps, strict=True)
     return tuple((n + sum(pad) - k) // s + tap for n, k, s, pad, tap in axes)
+
+
+def tiled(size: Pair, kernel: Pair, strides: Pair, padding: Pads):
+    """Any convolution as a product of the patches of single outputs."""
+    if strides == (1, 1):
+        return TiledConv(size, kernel, padding, tile=1)
+    inner_size = folded_size(size, kernel, strides, padding)
+    inner = TiledConv(inner_size, folded_kernel(kernel, strides), NONE, tile=1)
+    return StridedConv(inner, size, kernel, strides, padding)
