@@ -1,8 +1,6 @@
 """The worked example of CONTRIBUTING.md runs as it stands, and keeps its laws."""
 
-import re
-from pathlib import Path
-
+import documents
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,13 +10,6 @@ from configs import variance_lenet5
 from experiments import build, core, table_specs
 from vnets import noise, posteriors, priors
 
-ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-
 
 @pytest.fixture
 def example(monkeypatch):
@@ -27,7 +18,7 @@ def example(monkeypatch):
     before = [dict(registry) for registry in registries]
     monkeypatch.setattr(variance_lenet5, "VARIANTS", variance_lenet5.VARIANTS)
     names: dict = {}
-    for block in blocks("python"):
+    for block in documents.blocks("CONTRIBUTING.md", "python"):
         exec(block, names)
     yield names
     for registry, held in zip(registries, before, strict=True):
@@ -66,7 +57,7 @@ def test_the_variant_builds_and_the_row_loads(example, tmp_path):
     posterior = config.model.posteriors.dense1
     assert (posterior.kind, posterior.noise) == ("variance", "laplace")
     assert isinstance(core.build(config), core.Experiment)
-    [row] = blocks("toml")
+    [row] = documents.blocks("CONTRIBUTING.md", "toml")
     table = (table_specs.SPECS / "variance_lenet5.toml").read_text(encoding="utf-8")
     path = tmp_path / "variance_lenet5.toml"
     path.write_text(f"{table}\n{row}")

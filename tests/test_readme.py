@@ -1,36 +1,19 @@
 """The README's example runs as it stands, and its commands exist."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
+import documents
 import pytest
 
 from experiments import readme, table_specs, tables
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROOT = documents.ROOT
+README = documents.text("README.md")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def test_library_example_gives_chance_and_a_good_ensemble():
-    (example,) = blocks("python")
-    # In a process of its own: one device, as its reader has.
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    done = subprocess.run(
-        [sys.executable, "-c", example],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    lines = [line.split() for line in done.stdout.splitlines()]
+def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
+    (example,) = documents.blocks("README.md", "python")
+    lines = [line.split() for line in documents.printed(example, tmp_path)]
     printed = {name: float(value) for name, value in lines}
     assert set(printed) == {"det", "stoch", "ens"}
     assert printed["det"] <= 0.3

@@ -1,0 +1,54 @@
+"""The guide's blocks run in order as they stand, and show what it says they show."""
+
+import re
+
+import documents
+import pytest
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    code = "\n".join(documents.blocks("GUIDE.md", "python"))
+    return documents.printed(code, tmp_path_factory.mktemp("guide"))
+
+
+def number(printed, pattern):
+    (found,) = (m for m in (re.search(pattern, line) for line in printed) if m)
+    return float(found[1])
+
+
+def test_the_nodes_of_a_layer_are_shown(printed):
+    assert any("Gaussian(mean=(300, 100)" in line for line in printed)
+
+
+@pytest.mark.parametrize("column", ["det", "stoch", "ens"])
+def test_the_net_classifies_in_every_column(printed, column):
+    assert number(printed, rf"^{column}: accuracy (\S+),") >= 0.9
+
+
+def test_most_weights_can_go_at_any_threshold(printed):
+    lines = [line.split() for line in printed if line.endswith("zeros")]
+    assert len(lines) == 5
+    for _, accuracy, zeros, _ in lines:
+        assert float(accuracy) >= 0.9
+        assert float(zeros.rstrip("%")) >= 90
+
+
+def test_noise_is_told_from_digits(printed):
+    assert number(printed, r"^AUROC (\S+)") >= 0.9
+
+
+def test_the_file_is_small_and_right(printed):
+    size = number(printed, r"^(\d+) bytes")
+    assert size <= 266_200 * 4 / 50  # the dense weights in float32
+    assert number(printed, r"bytes, accuracy (\S+)") >= 0.9
+
+
+def test_a_trained_start_learns_as_well(printed):
+    assert number(printed, r"^from a trained start: accuracy (\S+)") >= 0.9
+
+
+def test_links_of_the_guide_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)", documents.text("GUIDE.md"))
+    assert links
+    assert [link for link in links if not (documents.ROOT / link).exists()] == []
