@@ -17,6 +17,7 @@ no routine: they become products of patches.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ class DirectConv:
     def lower(self, y: Array) -> Array:
         return y
 
-    def product(self, size: Pair, kernel: Pair):
+    def product(self, size: Pair, kernel: Pair) -> Callable[[Array, Array], Array]:
         """The same function of (x, w) as a product of patches."""
         op = tiled(size, kernel, self.strides, self.padding)
         return lambda x, w: op.lower(op.apply(op.lift(x), w))
@@ -83,7 +84,16 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _routine(x, w, padding: Pads, strides: Pair = UNIT, x_holes=UNIT, w_holes=UNIT):
-    """The library's convolution, which has no half precision."""
+    """The library's convolution, which has no half precision.
+
+    Args:
+      x: [B, H, W, I].
+      w: [kh, kw, I, O].
+      padding: (low, high) for each of H, W; low or high may be negative.
+      strides: along H and W.
+      x_holes: distance of neighbours of x along H and W, with zeros between them.
+      w_holes: the same of w.
+    """
     kind = jnp.promote_types(jnp.promote_types(x.dtype, w.dtype), jnp.float32)
     y = lax.conv_general_dilated(
         x.astype(kind),

@@ -87,8 +87,17 @@ def folded_size(size: Pair, kernel: Pair, strides: Pair, padding: Pads):
     return tuple((n + sum(pad) - k) // s + tap for n, k, s, pad, tap in axes)
 
 
-def tiled(size: Pair, kernel: Pair, strides: Pair, padding: Pads):
-    """Any convolution as a product of the patches of single outputs."""
+def tiled(
+    size: Pair, kernel: Pair, strides: Pair, padding: Pads
+) -> TiledConv | StridedConv:
+    """Any convolution as a product of the patches of single outputs.
+
+    Args:
+      size: H, W of the input.
+      kernel: kh, kw.
+      strides: along H and W.
+      padding: (low, high) for each of H, W.
+    """
     if strides == (1, 1):
         return TiledConv(size, kernel, padding, tile=1)
     inner_size = folded_size(size, kernel, strides, padding)
