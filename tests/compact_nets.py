@@ -1,0 +1,97 @@
+"""Sparse nets of every kind of step, for the tests of compact nets and their files."""
+
+import functools
+
+import jax
+import numpy as np
+from jax import random
+
+from vnets import compact, plan
+from vnets.nets import MLP, LeNet5
+from vnets.nets.chain import Chain
+from vnets.posteriors import Point
+
+SHAPE = (28, 28, 1)
+# Survivors of sparse variational dropout, about: some 1,800 of LeNet-5's 430,500.
+KEPT = {"conv1": 0.33, "conv2": 0.02, "dense1": 0.002, "dense2": 0.05}
+SAME = Chain(
+    steps=(
+        plan.Standardize((0.4, 0.5, 0.6), (0.25,)),
+        plan.Conv("conv1", 8, (3, 3), padding="SAME", bias=False),
+        plan.Norm("norm1"),
+        plan.Activation("leaky_relu"),
+        plan.Conv("conv2", 8, (3, 3), strides=(2, 2), padding="SAME"),
+        plan.Activation("abs"),
+        plan.MaxPool(),
+        plan.Conv("conv3", 8, (2, 2), padding="VALID"),
+        plan.Activation("tanh"),
+        plan.Flatten(),
+        plan.Norm("norm2", affine=False),
+        plan.Dense("dense1", 12),
+        plan.Activation("relu"),
+        plan.Dense("dense2", 5),
+    )
+)
+NETS = {
+    "mlp": (MLP((40, 30), 7), (6, 6, 1), 0.03),
+    "mlp-tanh": (MLP((40, 30), 7, "tanh"), (36,), 0.03),
+    "lenet5": (LeNet5(), SHAPE, KEPT),
+    "lenet5-batch-norm": (LeNet5(batch_norm=True), SHAPE, KEPT),
+    "lenet5-plain-norm": (LeNet5(batch_norm=True, norm_affine=False), SHAPE, KEPT),
+    "same": (SAME, (13, 12, 3), 0.04),
+}
+
+
+def sparse(net, shape, kept, seed=0):
+    """Variables of a net with random weights, most of them zero, and random norms."""
+    x = jax.ShapeDtypeStruct((2, *shape), np.float32)
+    like = jax.eval_shape(net.init, random.key(0), x)
+    draw = np.random.default_rng(seed)
+    params = {}
+    for name, layer in like["params"].items():
+        values = {
+            k: draw.normal(size=v.shape) for k, v in layer.items() if k != "kernel"
+        }
+        if "kernel" in layer:
+            weights = draw.normal(size=layer["kernel"].shape)
+            share = kept[name] if isinstance(kept, dict) else kept
+            alive = draw.random(weights.shape) < share
+            values["kernel"] = Point(np.where(alive, weights, 0).astype(np.float32))
+        params[name] = values
+    statistics = {
+        name: {"mean": draw.normal(size=v.shape), "var": draw.uniform(0.5, 2, v.shape)}
+        for name, layer in like.get("batch_stats", {}).items()
+        for v in (layer["mean"],)
+    }
+    as_float32 = functools.partial(np.asarray, dtype=np.float32)
+    variables = {"params": params, "batch_stats": statistics}
+    return jax.tree.map(as_float32, variables)
+
+
+def inputs(shape, count=40, seed=1):
+    return np.random.default_rng(seed).random((count, *shape)).astype(np.float32)
+
+
+@functools.cache
+def case(name):
+    """A net of `NETS` with its weights: folded graph, inputs, and outputs by JAX."""
+    net, shape, kept = NETS[name]
+    variables = sparse(net, shape, kept)
+    graph = compact.fold_norms(compact.capture(net, variables, shape))
+    x = inputs(shape)
+    return graph, x, np.asarray(jax.jit(net.apply)(variables, x))
+
+
+def close(got, wanted):
+    """Equal but for the order of sums: some 10^3 terms of 2^-24 relative each."""
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * scale)
+    np.testing.assert_array_equal(np.argmax(got, -1), np.argmax(wanted, -1))
+
+
+@functools.cache
+def lenet5():
+    """A synthetic sparse LeNet-5: its file's content, and the net."""
+    graph = compact.capture(LeNet5(), sparse(LeNet5(), SHAPE, KEPT), SHAPE)
+    net = compact.quantize(compact.shrink(graph), 6, {"run": "made up"})
+    return compact.dumps(net), net
