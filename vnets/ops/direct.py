@@ -17,7 +17,6 @@ no routine: they become products of patches.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +51,7 @@ class DirectConv:
     def lower(self, y: Array) -> Array:
         return y
 
-    def product(self, size: Pair, kernel: Pair) -> Callable[[Array, Array], Array]:
+    def product(self, size: Pair, kernel: Pair):
         """The same function of (x, w) as a product of patches."""
         op = tiled(size, kernel, self.strides, self.padding)
         return lambda x, w: op.lower(op.apply(op.lift(x), w))
