@@ -6,20 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from estimator_cases import (
+    CASES,
+    DENSE_W,
+    DENSE_X,
+    DRAWS,
+    compiled,
+    linear,
+    problem,
+    run,
+)
 from jax import random
 
 from vnets import noise as noises
 from vnets import ops
 from vnets.estimators import (
     ESTIMATORS,
-    MAGNITUDE_MEAN,
-    MAGNITUDE_STD,
     VAR_FLOOR,
     _perturb,
     lrt,
-    magnitude,
-    magnitude_gaussian,
-    magnitude_mean,
     per_example_sampling,
     weight_sampling,
 )
@@ -38,14 +43,8 @@ from vnets.posteriors import (
     variance,
 )
 
-# Those that sample the pre-activation itself; the magnitudes sample another layer.
+# Those that sample the pre-activation itself; test_magnitudes.py has the others.
 SAMPLERS = (lrt, weight_sampling, per_example_sampling)
-MAGNITUDES = (magnitude, magnitude_gaussian, magnitude_mean)
-DRAWS = 2000
-DENSE_X, DENSE_W = (2, 3), (3, 4)
-CONV_X, CONV_W = (2, 4, 5, 2), (3, 3, 2, 3)
-CONV = ops.TiledConv((4, 5), (3, 3), ((1, 1), (0, 0)), 2)
-CASES = {"dense": (ops.DENSE, DENSE_X, DENSE_W), "conv": (CONV, CONV_X, CONV_W)}
 
 PLAIN = {
     "gaussian": gaussian(-1.0),
@@ -64,28 +63,6 @@ SCALED = {
     "dropout-alone": dropout(0.3, per="example"),
     "adaptive-dropout": adaptive_dropout(0.3),
 }
-
-
-def run(estimator, op, q, x, key):
-    return estimator(op, q, x, key)
-
-
-@functools.cache
-def compiled(estimator, op):
-    """Many draws [n, B, ..., O] of a pre-activation."""
-    draw = functools.partial(run, estimator, op)
-    return jax.jit(jax.vmap(draw, in_axes=(None, None, 0)))
-
-
-@functools.cache
-def problem(case, make):
-    op, x_shape, w_shape = CASES[case]
-    key = random.key(0)
-    return op, make(key, w_shape), random.normal(random.fold_in(key, 1), x_shape)
-
-
-def linear(op, x, w):
-    return op.lower(op.apply(op.lift(x), w))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -396,115 +373,3 @@ def test_sharing_alpha_keeps_the_mean_gradient_unbiased(assert_same_moments):
     ]
     error = np.hypot(*(m.std(0) / np.sqrt(DRAWS) for m in means))
     assert np.all(np.abs(means[0].mean(0) - means[1].mean(0)) < 5 * error)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_magnitudes_have_the_moments_of_a_half_normal(case, assert_moments):
-    """The mean is sqrt(2 v / pi), the variance (1 - 2 / pi) v; `magnitude_mean` has the
-    mean alone."""
-    op, q, x = problem(case, variance())
-    std = np.sqrt(linear(op, jnp.square(x), q.moments()[1]))
-    keys = random.split(random.key(7), DRAWS)
-    for estimator in (magnitude, magnitude_gaussian):
-        draws = compiled(estimator, op)(q, x, keys)
-        assert_moments(draws, MAGNITUDE_MEAN * std, (MAGNITUDE_STD * std) ** 2)
-        # Different laws of the same moments: only |eps| is never negative.
-        assert (np.min(draws) >= 0) == (estimator is magnitude)
-    quiet = magnitude_mean(op, q, x, None)
-    np.testing.assert_allclose(quiet, MAGNITUDE_MEAN * std, rtol=1e-5, atol=1e-7)
-
-
-def test_the_magnitude_is_that_of_lrt_and_its_noise_that_of_dropout():
-    op, q, x = problem("conv", variance())
-    key = random.key(8)
-    np.testing.assert_allclose(
-        magnitude(op, q, x, key), jnp.abs(lrt(op, q, x, key)), rtol=1e-6
-    )
-    ratio = (MAGNITUDE_STD / MAGNITUDE_MEAN) ** 2
-    assert ratio == pytest.approx(np.pi / 2 - 1, rel=1e-12)
-
-
-@pytest.mark.parametrize("estimator", MAGNITUDES)
-def test_magnitudes_are_of_variance_layers_only(estimator):
-    for make in (gaussian(), multiplicative(), variance("sign"), dropout(0.5)):
-        op, q, x = problem("dense", make)
-        if isinstance(q, Scaled):  # noise on the units of a point: nothing to refuse
-            assert estimator(op, q, x, random.key(0)).shape == (2, 4)
-            continue
-        with pytest.raises(ValueError, match="variance layers with normal noise, not"):
-            estimator(op, q, x, random.key(0))
-
-
-@pytest.mark.parametrize("estimator", MAGNITUDES)
-def test_magnitudes_have_finite_gradients_and_those_of_the_formula(estimator):
-    op, q, x = problem("dense", variance())
-    key = random.key(9)
-
-    def loss(scale, x):
-        return jnp.sum(jnp.sin(estimator(op, q.replace(scale=scale), x, key)))
-
-    std = jnp.sqrt(jnp.square(x) @ jnp.square(q.scale))
-    factor = estimator(op, q, x, key) / std  # does not depend on the scale
-
-    def plain(scale, x):
-        return jnp.sum(jnp.sin(factor * jnp.sqrt(jnp.square(x) @ jnp.square(scale))))
-
-    slopes, plain_slopes = (
-        jax.jit(jax.grad(function, argnums=(0, 1))) for function in (loss, plain)
-    )
-    ours, expected = slopes(q.scale, x), plain_slopes(q.scale, x)
-    for a, b in zip(ours, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    for leaf in slopes(q.scale, x.at[0].set(0)):
-        assert np.all(np.isfinite(leaf))
-
-
-# Precision: bfloat16 for activations and means, float32 for whatever is a variance.
-
-
-def products(function, *args):
-    """Types of the operands of every matrix product, in order."""
-    found = []
-
-    def visit(jaxpr):
-        for eqn in jaxpr.eqns:
-            if eqn.primitive.name == "dot_general":
-                found.append({str(v.aval.dtype) for v in eqn.invars})
-            for value in eqn.params.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
-
-    visit(jax.make_jaxpr(function)(*args).jaxpr)
-    return found
-
-
-def test_only_variances_are_multiplied_in_float32():
-    x = random.normal(random.key(0), (8, 6)).astype(jnp.bfloat16)
-    node = gaussian(-4.0)(random.key(0), (6, 5))
-    y = lrt(ops.DENSE, node, x, random.key(0))
-    assert y.dtype == jnp.bfloat16
-    types = products(lambda x: lrt(ops.DENSE, node, x, random.key(0)), x)
-    assert types == [{"float32"}, {"bfloat16"}]
-    for estimator in (weight_sampling, per_example_sampling):
-        assert estimator(ops.DENSE, node, x, random.key(0)).dtype == jnp.bfloat16
-        types = products(lambda x, f=estimator: f(ops.DENSE, node, x, random.key(0)), x)
-        assert types == [{"bfloat16"}]
-
-
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
-def test_half_precision_is_a_rounding(name):
-    """Within the roundings of the inputs, the weights, their sum and the result."""
-    magnitudes = name.startswith("magnitude")
-    make = variance() if magnitudes else gaussian(-4.0)
-    node = make(random.key(0), (64, 5))
-    x = random.normal(random.key(3), (16, 64)).astype(jnp.bfloat16)
-    full = ESTIMATORS[name](ops.DENSE, node, x.astype(jnp.float32), random.key(0))
-    half = ESTIMATORS[name](ops.DENSE, node, x, random.key(0))
-    unit = float(jnp.finfo(jnp.bfloat16).eps)
-    # |x| |w| summed, with the weights as large as any draw of 16-bit normals (4.9).
-    mean, var = node.moments()
-    largest = 5 * jnp.sqrt(var) + (0 if mean is None else jnp.abs(mean))
-    bound = unit * (jnp.abs(x.astype(jnp.float32)) @ largest + jnp.abs(full))
-    assert half.dtype == jnp.bfloat16
-    assert jnp.all(jnp.abs(half.astype(jnp.float32) - full) <= bound)

@@ -10,47 +10,18 @@ import numpy as np
 import optax
 import pytest
 from jax import random
+from train_tasks import BATCH, fit, make_split, make_task
 
 from experiments import build
-from vnets import edits, nets, objectives, parallel, posteriors, priors, sources, train
+from vnets import edits, nets, objectives, posteriors, priors, sources, train
 from vnets.checkpoint import WorkdirError
-from vnets.data import Split
 from vnets.layers import Mode
 from vnets.rng import stream
-
-BATCH = 8
 
 
 @pytest.fixture(scope="module")
 def split():
-    """Forty separable 4 x 4 images in four classes."""
-    rng = np.random.default_rng(0)
-    label = np.arange(40, dtype=np.int32) % 4
-    image = rng.integers(0, 60, (40, 4, 4, 1)).astype(np.uint8)
-    image[np.arange(40), label, :, 0] += 150
-    return Split(image, label)
-
-
-def make_task(split, optimizer=None, source=None, **kwargs):
-    model = nets.MLP(
-        widths=(16,),
-        classes=4,
-        posteriors={"dense1": posteriors.multiplicative()},
-    )
-    source = source or sources.Resident(split, BATCH)
-    return train.Task(
-        init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
-        loss=objectives.classification_loss(model, priors.log_uniform, source.n),
-        optimizer=optimizer or optax.adam(1e-2),
-        source=source,
-        locate=objectives.first_nonfinite_layer(model),
-        **kwargs,
-    )
-
-
-def fit(task, one_device, **kwargs):
-    kwargs = {"epochs": 3, "seeds": [0], "mesh": one_device} | kwargs
-    return train.fit(task, show_progress=False, **kwargs)
+    return make_split()
 
 
 def leaves_equal(a, b):
@@ -330,76 +301,6 @@ def test_short_stream_is_an_error(split, one_device):
     source = sources.Streamed(lambda seed, epoch, rows: iter([batch]), 40, BATCH)
     with pytest.raises(ValueError, match="ended before 5 batches"):
         fit(make_task(split, source=source), one_device)
-
-
-MESHES = {  # devices, and how many of them along the seeds
-    "2": (2, 1),
-    "8": (8, 1),
-    "2 of seeds": (2, 2),
-    "8, 2 of seeds": (8, 2),
-}
-
-
-@pytest.fixture(scope="module")
-def twenty_steps(split):
-    """twenty_steps(devices, seeds along the mesh): four seeds, an epoch a step."""
-    source = sources.Resident(split, 40)
-    task = make_task(split, source=source)
-
-    def run(count, along_seeds):
-        mesh = parallel.mesh(jax.devices()[:count], seeds=along_seeds)
-        options = {"seeds": range(4), "vectorize": True, "show_progress": False}
-        return train.fit(task, epochs=20, mesh=mesh, **options)
-
-    return run, run(1, 1)
-
-
-@pytest.mark.parametrize("name", MESHES)
-def test_same_losses_whatever_the_devices(twenty_steps, name):
-    run, expected = twenty_steps
-    found = run(*MESHES[name])
-    final = [one.history[-1]["nll"] for one in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert one.seed == other.seed
-        losses, wanted = (
-            [row["loss"] for row in result.history] for result in (one, other)
-        )
-        np.testing.assert_allclose(losses, wanted, rtol=1e-5)
-        gap = abs(one.history[-1]["nll"] - other.history[-1]["nll"])
-        assert gap < np.std(final) / 100
-        for a, b in zip(
-            jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-
-
-def test_seeds_in_turn_on_many_devices(split, one_device):
-    task = make_task(split)
-    [one] = fit(task, one_device)
-    [other] = fit(task, parallel.mesh())
-    for row, wanted in zip(other.history, one.history, strict=True):
-        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
-
-
-def test_a_run_goes_on_on_other_devices(split, one_device, tmp_path):
-    """Checkpoints do not know on how many devices they were made."""
-    task = make_task(split)
-    kwargs = {"seeds": [0, 1], "vectorize": True, "checkpoint_seconds": 0.0}
-    whole = fit(task, one_device, epochs=4, **kwargs)
-    kwargs["workdir"] = lambda seed: tmp_path / str(seed)
-    fit(task, parallel.mesh(seeds=2), epochs=2, **kwargs)
-    resumed = fit(task, one_device, epochs=4, **kwargs)
-    for a, b in zip(whole, resumed, strict=True):
-        assert len(b.history) == 4
-        assert a.history[-1]["loss"] == pytest.approx(b.history[-1]["loss"], rel=1e-5)
-
-
-def test_a_mesh_that_splits_seeds_needs_them_side_by_side(split):
-    task, on = make_task(split), parallel.mesh(seeds=2)
-    with pytest.raises(ValueError, match="vectorize=True"):
-        fit(task, on, seeds=[0, 1], vectorize=False)
-    with pytest.raises(ValueError, match=r"3 seeds .* over 2 devices; try 2 or 4"):
-        fit(task, on, seeds=[0, 1, 2])
 
 
 def test_refusals_name_what_is_valid(split, one_device, tmp_path):
