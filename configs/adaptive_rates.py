@@ -9,11 +9,12 @@ Molchanov, 2016, on that paper report that one alpha for a layer saturates at 1 
            output unit or a weight. a, noise on the inputs of a layer, which correlates
            that of the weights: one alpha for a layer or a unit
   BOUND    bounded, alpha <= 1 by a projection after each update; free, without; and for
-           a_unit and b_weight polynomial, bounded with the KL of 2015
+           a_unit and b_weight polynomial, bounded with the KL of 2015; for a_unit once,
+           bounded with a KL that counts once for each alpha
 
 bounded and free have the KL of 2017, which fits the log-uniform one at any alpha, so
 that they differ in the bound alone. The polynomial of 2015 diverges beyond it. The KL
-of a shared alpha counts once for each weight that shares it.
+of a shared alpha counts once for each weight that shares it, but in once.
 
 The net has three hidden layers of 250 ReLUs, and noise on all four layers. All alphas
 start from a dropout rate of 0.1, log alpha -2.2: the usual rates of hidden units, 0.5,
@@ -30,7 +31,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import lenet5_mnist, vd_mnist
 
 SCALES = lenet5_mnist.SCALES
 LAYERS = ("dense1", "dense2", "dense3", "dense4")
@@ -44,6 +45,7 @@ VARIANTS = (
     ),
     "a_unit_polynomial",
     "b_weight_polynomial",
+    "a_unit_once",
 )
 sweep = lenet5_mnist.all_of(VARIANTS)
 RATE = 0.1  # dropout rate that alpha starts from
@@ -60,8 +62,12 @@ def get_config(which: str = "b_layer_bounded") -> ConfigDict:
     config.model = {"name": "mlp", "widths": (WIDTHS[scale],) * 3}
     config.model.posteriors = posteriors
     config.prior = "log_uniform_2015" if bound == "polynomial" else "log_uniform"
-    if bound == "bounded":
+    if bound in ("bounded", "once"):
         config.max_log_alpha = 0.0
+    if bound == "once":
+        factors = vd_mnist.once_per_alpha(config.model.widths)
+        with config.ignore_type():  # a name, or a name with arguments
+            config.prior = {"kind": config.prior, "factors": factors}
     config.epochs = EPOCHS[scale]
     config.batch_size = 100
     config.evals.columns = ("det", "ens")

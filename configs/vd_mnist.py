@@ -68,11 +68,16 @@ def get_config(which: str = "vd_a_500") -> ConfigDict:
     config.epochs = EPOCHS[scale]
     noisy(config, method, RATES)
     if method in READINGS:
-        units = zip(LAYERS, (*config.model.widths, 10), strict=True)
-        once = {layer: 1 / outputs for layer, outputs in units}
+        factors = once_per_alpha(config.model.widths)
         with config.ignore_type():  # a name, or a name with arguments
-            config.prior = {"kind": config.prior, "factors": once}
+            config.prior = {"kind": config.prior, "factors": factors}
     return config
+
+
+def once_per_alpha(widths: tuple[int, ...]) -> dict[str, float]:
+    """Factors by which the KL of inputs' alphas counts once for each, not each weight."""
+    units = zip(LAYERS, (*widths, 10), strict=True)
+    return {layer: 1 / outputs for layer, outputs in units}
 
 
 def noisy(config: ConfigDict, method: str, rates: dict[str, float]) -> None:
