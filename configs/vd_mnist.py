@@ -75,7 +75,7 @@ def get_config(which: str = "vd_a_500") -> ConfigDict:
 
 
 def once_per_alpha(widths: tuple[int, ...]) -> dict[str, float]:
-    """Factors by which the KL of inputs' alphas counts once for each, not each weight."""
+    """Factors of the KL of layers, so that it counts once for each input's alpha."""
     units = zip(LAYERS, (*widths, 10), strict=True)
     return {layer: 1 / outputs for layer, outputs in units}
 
