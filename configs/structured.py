@@ -84,7 +84,7 @@ UNITS = {
     "ghs": {"conv1": 3.7, "conv2": 3.9, "dense1": 4.0, "dense2": 1.0},
     "group_ard": 3.0,
 }
-# On the digits nothing is held out; there the methods' plain thresholds stay.
+# On the digits, of which nothing is held out; not tuned.
 QUICK_UNITS = {
     "gnj": 0.0,
     "ghs": {"conv1": 3.5, "conv2": 5.0, "dense1": 5.5, "dense2": 4.5},
