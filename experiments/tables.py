@@ -116,11 +116,11 @@ def outcomes(
     tables: Iterable[Table], scale: str, folder: Path
 ) -> list[tuple[Path, Outcome]]:
     """Returns the outcome of each table and scale ("": every one) that has records,
-    with <folder>/<table>/<scale>, where it is shown."""
+    with <folder>/<table>/<scale>, where it is shown; not all tables have all scales."""
     found = []
     for table in tables:
-        for name in [scale] if scale else table.scale:
-            records = collect(table, name, folder)
+        for name in table.scale:
+            records = collect(table, name, folder) if scale in ("", name) else {}
             if records:
                 home = folder / table.name / name
                 found.append((home, aggregate(table, name, records)))

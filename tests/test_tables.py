@@ -241,6 +241,12 @@ def test_committed_tables_agree_with_records():
             assert (folder.parent / image).is_file()
 
 
+def test_tables_without_a_scale_are_passed_over(tmp_path):
+    specs = table_specs.select("", "short")
+    assert not all("short" in table.scale for table in specs)
+    assert tables.outcomes(specs, "short", tmp_path) == []
+
+
 def test_every_committed_record_is_in_a_table():
     shown = {
         path
