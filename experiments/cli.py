@@ -28,9 +28,11 @@ from vnets.train import Preempted
 
 def define_config():
     """The --config flag: FILE:VARIANT[,SCALE], overridden by --config.FIELD=VALUE."""
-    return config_flags.DEFINE_config_file(
+    config = config_flags.DEFINE_config_file(
         "config", None, "FILE:VARIANT[,SCALE]; override by --config.FIELD=VALUE."
     )
+    flags.mark_flag_as_required("config")
+    return config
 
 
 def define_cluster() -> Callable[[], None]:
@@ -126,20 +128,39 @@ def _parse(argv: list[str]) -> list[str]:
         # A config file's own error arrives as a traceback in the text: its last line.
         message = str(error).strip().splitlines()
         message = message[-1] if "Traceback" in str(error) else "\n".join(message)
-    except (AttributeError, KeyError) as error:
-        # An override of a field that is not there passes through absl unchanged.
-        wrong = re.search(r"\w+", str(error)).group()
-        message = f"the config has no field {wrong!r}; it has {_fields(argv)}"
     except (TypeError, ValueError) as error:
         message = str(error)
+    except Exception as error:  # whatever a config file raises passes through absl
+        message = _explained(error, _given(argv))
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def _fields(argv: list[str]) -> str:
-    """All fields of the config that the command line names."""
-    (which,) = (a.partition("=")[2] for a in argv if a.startswith("--config="))
-    return ", ".join(_names(load_config(which)))
+def _given(argv: list[str]) -> str:
+    """The value of --config on the command line, be it the next word."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else following
+    return ""
+
+
+def _explained(error: Exception, which: str) -> str:
+    """What is wrong with the config `which`, or with a field of it that was given."""
+    file, _, variant = which.partition(":")
+    path = Path(file).absolute()
+    try:
+        fields = ", ".join(_names(load_config(f"{path}:{variant}")))
+    except Exception as own:
+        frames = traceback.extract_tb(own.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        return f"{where}: {type(own).__name__}: {own}"
+    if isinstance(error, AttributeError | KeyError):  # an override of what is not there
+        whole = str(error).rpartition("lookup: ")[2]
+        wrong = "".join(re.findall(r"[\w.]+", whole)[:1])
+        return f"the config has no field {wrong!r}; it has {fields}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _names(config, prefix: str = "") -> list[str]:

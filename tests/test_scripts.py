@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import cli
 from vnets import results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +83,32 @@ def test_wrong_configs_list_the_valid_ones(tmp_path, config, words):
     assert "Traceback" not in err
     for word in words:
         assert word in err
+
+
+def test_a_config_file_that_raises_is_named_with_its_line(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("def get_config(variant):\n    return {}[variant]\n")
+    code, _, err = call(tmp_path, "train", f"--config={file}:mine", "--workdir=unused")
+    assert code == 2
+    assert err == f"error: {file}, line 2: KeyError: 'mine'\n"
+
+
+def test_without_a_config_that_is_said(tmp_path):
+    code, _, err = call(tmp_path, "train", "--workdir=unused")
+    assert code == 2
+    assert "--config must have a value" in err
+    assert "Traceback" not in err
+
+
+def test_the_config_is_found_on_the_command_line():
+    """As one word or as two; an override of a field is not it."""
+    for words in ([CONFIG], CONFIG.split("=")):
+        argv = ["train.py", "--config.epoch=2", *words, "--workdir=x"]
+        assert cli._given(argv) == "configs/lenet5_mnist.py:variance,quick"
+    field = KeyError("... Attempting to lookup: epochs.x")
+    assert "no field 'epochs.x'; it has batch_size," in cli._explained(
+        field, cli._given([CONFIG])
+    )
 
 
 def test_missing_data_are_named_soon_and_nothing_else_is_used(tmp_path):
