@@ -58,14 +58,23 @@ def read_config(folder: Path | str) -> ConfigDict:
     """The config that a folder is marked with.
 
     Raises:
-      ConfigError: the folder holds no run.
+      ConfigError: the folder holds no run; RecordError: its file is damaged.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} is no workdir of a run: it has no {CONFIG}")
-    held = json.loads(path.read_text(encoding="utf-8"))["config"]
+    held = _marked(path)["config"]
     held.pop("net_configs", None)  # `plain_config` adds it
     return ConfigDict({**_unplain(held), "seed": 0})
+
+
+def _marked(path: Path) -> dict[str, Any]:
+    """What `claim` wrote: config and environment."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return {name: held[name] for name in ("config", "environment")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise results.RecordError(f"{path} is damaged: {error}") from error
 
 
 def _unplain(value):
@@ -86,7 +95,7 @@ def claim(folder: Path, plain: dict) -> dict:
 
     Raises:
       ConfigError: the folder holds a run of another config, naming what differs.
-      WorkdirError: it cannot be written.
+      RecordError: the mark is damaged; WorkdirError: it cannot be written.
     """
     return parallel.once(lambda: _claim(folder, plain))
 
@@ -94,7 +103,7 @@ def claim(folder: Path, plain: dict) -> dict:
 def _claim(folder: Path, plain: dict) -> dict:
     path = folder / CONFIG
     if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = _marked(path)
         if held["config"] != plain:
             differing = ", ".join(_differences(held["config"], plain))
             raise ConfigError(
@@ -204,7 +213,7 @@ def other_config(folder: Path, config) -> dict[str, Any] | None:
     path = Path(folder) / CONFIG
     if not path.exists():
         return None
-    marked = json.loads(path.read_text(encoding="utf-8"))["config"]
+    marked = _marked(path)["config"]
     return None if marked == plain_config(config) else marked
 
 

@@ -151,3 +151,16 @@ def test_a_field_that_came_later_counts_once_it_is_set():
     assert changed["remat"] is True
     assert changed["optimizer"]["accumulate"] == 2
     assert core.build(config)  # and both are fields that an experiment takes
+
+
+def test_a_damaged_mark_of_a_workdir_is_named(tmp_path):
+    config = load_config("configs/lenet5_mnist.py:variance,quick")
+    for content in ("", '{"config": {"epo', "[]", "{}"):
+        (tmp_path / workdirs.CONFIG).write_text(content)
+        for look in (
+            lambda: workdirs.read_config(tmp_path),
+            lambda: workdirs.claim(tmp_path, {}),
+            lambda: workdirs.set_aside(tmp_path, config, tmp_path / "stale"),
+        ):
+            with pytest.raises(results.RecordError, match=r"config\.json is damaged"):
+                look()
