@@ -26,6 +26,7 @@ from experiments.config_files import load_config
 from vnets import checkpoint, parallel, results
 
 RECORD, CONFIG = "record.json", "config.json"
+NON_FINITE = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}  # of JSON, plain
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
 # Fields that came after the first records, by the value that means what was done
 # before: there they are no part of what identifies a row, and its records stay its own.
@@ -51,7 +52,7 @@ def plain_config(config) -> dict[str, Any]:
             run: results.config_hash(plain_config(load_config(f"{run},{config.scale}")))
             for run in runs
         }
-    return json.loads(json.dumps(plain).replace("Infinity", '"inf"'))
+    return json.loads(json.dumps(plain), parse_constant=NON_FINITE.__getitem__)
 
 
 def read_config(folder: Path | str) -> ConfigDict:
@@ -77,13 +78,13 @@ def _marked(path: Path) -> dict[str, Any]:
         raise results.RecordError(f"{path} is damaged: {error}") from error
 
 
-def _unplain(value):
-    """Undoes what `plain_config` did to types: tuples, and infinity."""
+def _unplain(value) -> Any:
+    """Undoes what `plain_config` did to types: tuples, numbers that are not finite."""
     if isinstance(value, dict):
         return {name: _unplain(one) for name, one in value.items()}
     if isinstance(value, list):
         return tuple(map(_unplain, value))
-    return float("inf") if value == "inf" else value
+    return float(value) if value in NON_FINITE.values() else value
 
 
 def claim(folder: Path, plain: dict) -> dict:

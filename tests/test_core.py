@@ -153,6 +153,16 @@ def test_a_field_that_came_later_counts_once_it_is_set():
     assert core.build(config)  # and both are fields that an experiment takes
 
 
+def test_numbers_that_are_not_finite_come_back_from_a_mark(tmp_path):
+    config = load_config("configs/imagenet.py:sparse_vd_90,quick")
+    low, high = -float("inf"), float("inf")
+    config.clip_log_alpha.update({"low": low, "high": high})
+    workdirs.claim(tmp_path, workdirs.plain_config(config))
+    held = workdirs.read_config(tmp_path)
+    assert (held.clip_log_alpha.low, held.clip_log_alpha.high) == (low, high)
+    assert workdirs.other_config(tmp_path, config) is None
+
+
 def test_a_damaged_mark_of_a_workdir_is_named(tmp_path):
     config = load_config("configs/lenet5_mnist.py:variance,quick")
     for content in ("", '{"config": {"epo', "[]", "{}"):
