@@ -111,6 +111,15 @@ def positive(field: str, value: int) -> None:
         raise ConfigError(f"config.{field} must be at least 1, not {value}")
 
 
+def several(field: str, draws: int) -> None:
+    """Refuses fewer draws than a variance needs."""
+    if draws < 2:
+        raise ConfigError(
+            f"config.{field} must be at least 2, not {draws}: a variance needs two "
+            "draws"
+        )
+
+
 def posterior(field: str, spec: Mapping) -> Factory:
     """A posterior factory from {"kind": name, **arguments}.
 

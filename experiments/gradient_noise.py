@@ -36,8 +36,9 @@ LEAST = 1e-6  # the least size of a mean that is divided by
 
 def build(config) -> Study:
     """The study of a config; see `configs/sparse_vd.py` (gradient_noise)."""
-    for field in ("images", "draws", "bins"):
+    for field in ("images", "bins"):
         parts.positive(f"gradient.{field}", config.gradient[field])
+    parts.several("gradient.draws", config.gradient.draws)
     low, high = config.gradient.range
     if not low < high:
         raise parts.ConfigError(f"config.gradient.range must rise, not {low}, {high}")
@@ -129,7 +130,7 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
     image = to_float(jnp.asarray(dataset.train.image[: spec.images]))
     label = jnp.asarray(dataset.train.label[: spec.images])
     edges = np.linspace(*spec.range, spec.bins + 1)
-    curves: dict = {}
+    curves: dict = {form: {"log_alpha": [], "variance": []} for form in FORMS}
     high: dict[str, float] = {}
     for form, change in zip(FORMS, (additive, multiplicative), strict=True):
         params = jax.tree.map(change, net.params, is_leaf=is_posterior)
@@ -142,9 +143,8 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
             if len(inside) < 10:
                 continue
             centre = float(edges[bin_number - 1 : bin_number + 1].mean())
-            curve = curves.setdefault(form, {"log_alpha": [], "variance": []})
-            curve["log_alpha"].append(centre)
-            curve["variance"].append(float(np.median(inside)))
+            curves[form]["log_alpha"].append(centre)
+            curves[form]["variance"].append(float(np.median(inside)))
         high[form] = float(np.median(y[x > 0])) if np.any(x > 0) else float("nan")
     joined = _joined(curves)
     ratio = high["multiplicative"] / high["additive"]
@@ -166,7 +166,7 @@ def _kept(layers: dict[str, Layer], spread: Params) -> tuple[np.ndarray, np.ndar
 
 
 def _joined(curves: dict) -> dict[str, list[float]]:
-    """One curve over the bins that both forms have."""
+    """One curve over the bins that both forms have; there may be none."""
     tables = [
         dict(zip(c["log_alpha"], c["variance"], strict=True))
         for c in (curves[form] for form in FORMS)

@@ -83,11 +83,7 @@ def build(config) -> Study:
     """The study of a config; see `configs/gradient_variance.py` for its fields."""
     spec = config.gradient
     for field in ("examples", "minibatches"):
-        if spec[field] < 2:
-            raise parts.ConfigError(
-                f"config.gradient.{field} must be at least 2, not {spec[field]}: a "
-                "variance needs two draws"
-            )
+        parts.several(f"gradient.{field}", spec[field])
     sizes = tuple(spec.batch_sizes)
     if not sizes or sizes[0] <= 1 or list(sizes) != sorted(set(sizes)):
         raise parts.ConfigError(

@@ -71,11 +71,7 @@ def _rate_gradient(config, net) -> learned_dropout.Gradient | None:
         )
     if not spec:
         return None
-    if config.gradient.draws < 2:
-        raise parts.ConfigError(
-            f"config.gradient.draws must be at least 2, not {config.gradient.draws}: a "
-            "variance needs two draws"
-        )
+    parts.several("gradient.draws", config.gradient.draws)
     kind = spec.pop("kind", "")
     make = parts.pick("rate_gradient.kind", kind, learned_dropout.GRADIENTS)
     return parts.call("rate_gradient", make, spec)

@@ -1,12 +1,16 @@
 """The variance of the gradient of the means, against its closed form."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
 
-from experiments import gradient_noise
+from experiments import core, gradient_noise
+from experiments.build import ConfigError
+from experiments.config_files import load_config
 from experiments.core import Net
 from experiments.gradient_noise import (
     additive,
@@ -14,6 +18,7 @@ from experiments.gradient_noise import (
     variance_per_weight,
 )
 from experiments.thresholds import layers_of
+from vnets.data import Split
 from vnets.nets import MLP
 from vnets.posteriors import Gaussian, is_posterior
 from vnets.types import Params
@@ -108,3 +113,16 @@ def test_dropped_means_keep_their_noise_and_are_left_out(net):
     # Weights with little noise of their own: what the others' noise does to their
     # gradient is the same in both forms, all but its own part (below exp(-6)).
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=0.2)
+
+
+def test_one_draw_is_refused_and_a_range_without_weights_has_no_curve(net):
+    config = load_config("configs/sparse_vd.py:lenet_300_100_gradient_noise,quick")
+    config.gradient.draws = 1
+    with pytest.raises(ConfigError, match=r"gradient\.draws must be at least 2, not 1"):
+        core.build(config)
+    config.gradient.update({"draws": 2, "images": 1, "range": (50.0, 60.0)})
+    one = Split(np.full((1, INPUTS), 255, np.uint8), np.zeros(1, np.int32))
+    points, nets = SimpleNamespace(train=one), {"net": [net]}
+    measured = gradient_noise._measure(config.gradient, points, nets, random.key(3))
+    assert measured.curves["gradient"]["log_alpha"] == []
+    assert np.isnan(measured.evals["gradient"]["ratio"])
