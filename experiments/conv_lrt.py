@@ -48,10 +48,14 @@ def build(config) -> Study:
         ("evals", "samples"),
         ("evals", "batch_size"),
         ("covariance", "images"),
-        ("covariance", "offsets"),
         ("cost", "rounds"),
     ):
         parts.positive(f"{group}.{field}", config[group][field])
+    if config.covariance.offsets < 2:
+        raise parts.ConfigError(
+            "config.covariance.offsets must be at least 2, for a pixel and its "
+            f"neighbour, not {config.covariance.offsets}"
+        )
     net = classifier.build(ConfigDict(config.training))
     nets = {"net": NetSpec(config.nets.net.run)}
     return Study(nets, functools.partial(_measure, config, net), net.dataset)

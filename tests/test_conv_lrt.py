@@ -91,16 +91,17 @@ def test_a_net_without_noisy_convolutions_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("group", "field", "words"),
+    ("group", "field", "value", "words"),
     [
-        ("evals", "samples", "evals.samples must be at least 1"),
-        ("covariance", "images", "covariance.images must be at least 1"),
-        ("cost", "rounds", "cost.rounds must be at least 1"),
+        ("evals", "samples", 0, "evals.samples must be at least 1"),
+        ("covariance", "images", 0, "covariance.images must be at least 1"),
+        ("covariance", "offsets", 1, "covariance.offsets must be at least 2"),
+        ("cost", "rounds", 0, "cost.rounds must be at least 1"),
     ],
 )
-def test_wrong_fields_are_refused(group, field, words):
+def test_wrong_fields_are_refused(group, field, value, words):
     config = load_config("configs/conv_lrt.py:lrt,quick")
-    config[group][field] = 0
+    config[group][field] = value
     with pytest.raises(ConfigError, match=words):
         core.build(config)
 
