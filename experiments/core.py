@@ -125,7 +125,32 @@ def build(config) -> Experiment | Study:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     name = pick("experiment", config.experiment, MODULES)
-    return importlib.import_module(f"experiments.{name}").build(config)
+    made = importlib.import_module(f"experiments.{name}").build(config)
+    _check_data(made, config)
+    return made
+
+
+def _check_data(made: Experiment | Study, config) -> None:
+    """Refuses nets that know images they are tested on, or were trained on other data.
+
+    The nets of a study have its data set, however they augment it. One to start from
+    may have another, but not trained on what this config holds out for validation.
+    """
+    studied = isinstance(made, Study)
+    nets = made.nets if studied else {"start": made.start} if made.start else {}
+    for name, spec in nets.items():
+        trained = load_config(f"{spec.run},{config.scale}")
+        own, theirs = (
+            {k: v for k, v in one.dataset.to_dict().items() if k != "augment"}
+            for one in (config, trained)
+        )
+        held_out, theirs_held_out = (one.get("validation", 0) for one in (own, theirs))
+        known = own["name"] == theirs["name"] and held_out not in (0, theirs_held_out)
+        if known or (studied and own != theirs):
+            raise ConfigError(
+                f"config.dataset is {own}, but config.nets.{name}, {spec.run}, is "
+                f"trained with {theirs}"
+            )
 
 
 def load_data(spec) -> data.Dataset:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import core, workdirs
+from experiments.build import ConfigError
 from experiments.config_files import load_config, run_folder
 from vnets import results
 
@@ -114,6 +115,27 @@ def test_a_changed_net_makes_the_study_stale(tmp_path, shrunk, study):
     assert workdirs.set_aside(folder, config, tmp_path / "stale").is_dir()
     run(config, tmp_path)  # the net's own folder is set aside too, not lost
     assert len(list((tmp_path / "stale").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        ("uncertainty.py:variance", "net"),
+        ("sparse_vd.py:lenet_300_100_pretrained", "start"),
+    ],
+)
+def test_what_a_net_was_trained_on_is_no_validation_split(which, name):
+    config = load_config(f"configs/{which},quick")
+    config.dataset.validation = 200
+    with pytest.raises(ConfigError, match=rf"'validation': 200.*nets\.{name}.*: 0"):
+        core.build(config)
+
+
+def test_a_study_of_nets_of_another_data_set_is_refused():
+    config = load_config("configs/uncertainty.py:variance,quick")
+    config.dataset.name = "digits_8x8"
+    with pytest.raises(ConfigError, match=r"'digits_8x8'.*configs/lenet5_mnist"):
+        core.build(config)
 
 
 def test_a_failed_net_is_an_error_that_names_it(tmp_path, shrunk, study):
