@@ -126,24 +126,26 @@ class Classifier:
             **options,
         )
 
-    def experiment(self, probe, evaluations, loss=None, project=None) -> Experiment:
+    def experiment(
+        self, probe, evaluations, loss=None, project=projections.nothing
+    ) -> Experiment:
         """The experiment; it starts from another net if `config.nets.start` says so.
 
         Args:
           probe: (params, collections, key) -> {name: float}, while training.
           evaluations: (params, collections, key) -> Measured, at the end.
           loss: `self.loss()` by default.
-          project: after each update; log alpha kept in its bounds by default.
+          project: after each update, between the bounds of log alpha.
         """
         config = self.config
-        project = project or parts.projection(config.max_log_alpha, config.prior)
+        bound = parts.projection(config.max_log_alpha, config.prior)
         clip = parts.clip(config.get("clip_log_alpha"))
         task = train.Task(
             init=self.init,
             loss=loss or self.loss(),
             optimizer=parts.optimizer(config.optimizer, self.total_steps),
             source=self.source,
-            project=projections.chain(project, clip),
+            project=projections.chain(bound, project, clip),
             probe=probe,
             locate=objectives.first_nonfinite_layer(self.model),
         )

@@ -10,7 +10,7 @@ import dataclasses
 from experiments import build as parts
 from experiments import classifier, structured
 from experiments.core import Experiment, Measured
-from vnets import edits, metrics, soft_sharing
+from vnets import edits, metrics, projections, soft_sharing
 from vnets.evaluate import EvalSpec
 from vnets.objectives import with_penalty
 from vnets.rng import stream
@@ -74,7 +74,7 @@ def build(config) -> Experiment:
         )
         return Measured(measured | {f"train_{k}": v for k, v in train.items()})
 
-    loss, project = net.loss(), None
+    loss, project = net.loss(), projections.nothing
     if "sharing" in config:
         net, loss = _with_mixture(net, loss)
     if "pruning" in config:

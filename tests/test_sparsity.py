@@ -1,11 +1,13 @@
 """The sparsity experiment: what each way of pruning leaves, on a net of a second."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import build, core, workdirs
 from experiments.config_files import load_config
 from vnets import results
+from vnets.posteriors import Multiplicative
 
 LAYERS = ("dense1", "dense2")
 
@@ -32,6 +34,16 @@ def run(config, folder):
     [record] = core.run(config, "configs/x.py:y", lambda _: folder, [0]).values()
     assert record["status"] == "done"
     return record
+
+
+def test_pruning_leaves_the_bound_of_log_alpha_in_force():
+    config = small("multiplicative", max_log_alpha=1.0)
+    with config.unlocked():
+        config.pruning = {"method": "log_alpha", "threshold": 3.0}
+    node = Multiplicative(jnp.ones((2, 3)), jnp.full((2, 3), 2.0))
+    project = core.build(config).task.project
+    held = project({"dense1": {"kernel": node}}, jnp.int32(0))["dense1"]["kernel"]
+    np.testing.assert_array_equal(held.log_alpha, 1.0)
 
 
 @pytest.mark.parametrize(
