@@ -1,6 +1,7 @@
 """From a trained run to a .vnz file, with a report of its size, cost and latency."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from experiments import build as parts
 from experiments import core, latency, structured, thresholds
 from experiments.build import ConfigError
 from vnets import compact, data, edits, priors, soft_sharing
+from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float
 from vnets.layers import TEST
 from vnets.posteriors import (
@@ -76,10 +78,15 @@ def compress_net(
 
     Raises:
       ConfigError: a net that is no chain, data that are streamed, or values that do
-        not fit.
+        not fit; WorkdirError: no permission to write the file.
     """
-    if not Path(out).absolute().parent.is_dir():
+    folder = Path(out).absolute().parent
+    if not folder.is_dir():
         raise ConfigError(f"no folder for {out}")
+    if Path(out).is_dir():
+        raise ConfigError(f"{out} is a folder; give a file")
+    if not os.access(folder, os.W_OK):
+        raise WorkdirError(f"not allowed to write into {folder}")
     most = latency.cores()
     if not 1 <= threads <= most:
         raise ConfigError(f"threads must be 1 to {most}, the cores there are")

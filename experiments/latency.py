@@ -96,7 +96,8 @@ def measure(
         arrays = {f"kernels/{name}": value for name, value in graph.kernels.items()}
         arrays |= {f"biases/{name}": value for name, value in graph.biases.items()}
         np.savez(path, allow_pickle=False, **arrays)
-        command = [sys.executable, "-m", "experiments.latency", str(path), str(file)]
+        module = [sys.executable, "-m", "experiments.latency"]
+        command = [*module, str(path), str(Path(file).absolute())]  # it runs in ROOT
         settings = dict.fromkeys(THREAD_SETTINGS, str(threads))
         done = subprocess.run(
             [*command, str(threads), str(seconds)],

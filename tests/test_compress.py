@@ -1,5 +1,6 @@
 """Laws of compressing a run: what is restored, reported and refused."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -42,7 +43,8 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(workdir):
     folder, _ = workdir
-    return compress.compress(folder, folder / "net.vnz", threshold=1.0, seconds=0.01)
+    with contextlib.chdir(folder):  # a path that is relative to where one is
+        return compress.compress(folder, "net.vnz", threshold=1.0, seconds=0.01)
 
 
 def test_a_restored_net_is_the_one_that_was_measured(workdir):
@@ -224,6 +226,14 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path, monkeypatch):
     folder, _ = workdir
     with pytest.raises(ConfigError, match="no folder"):
         compress.compress(folder, tmp_path / "missing" / "net.vnz")
+    (tmp_path / "folder.vnz").mkdir()
+    with pytest.raises(ConfigError, match=r"folder\.vnz is a folder"):
+        compress.compress(folder, tmp_path / "folder.vnz")
+    (tmp_path / "folder.vnz").rmdir()
+    monkeypatch.setattr(compress.os, "access", lambda path, how: False)
+    with pytest.raises(checkpoint.WorkdirError, match="not allowed to write"):
+        compress.compress(folder, tmp_path / "net.vnz")
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="the cores there are"):
         compress.compress(folder, tmp_path / "net.vnz", threads=latency.cores() + 1)
     with pytest.raises(ConfigError, match="no workdir"):
