@@ -78,6 +78,7 @@ def save(
     from matplotlib.animation import FuncAnimation, PillowWriter
     from matplotlib.figure import Figure
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     shown = panels(rows)
     columns = 1 if len(shown) < 3 else 2
     count = -(-len(shown) // columns)
@@ -119,5 +120,4 @@ def save(
         pause = max(1, round(2 * frames_per_second))  # two seconds on the last frame
         frames = len(rows) + pause
         animation = FuncAnimation(figure, draw, frames=frames, cache_frame_data=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
         animation.save(str(path), writer=PillowWriter(fps=frames_per_second))

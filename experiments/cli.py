@@ -19,7 +19,6 @@ from experiments.config_files import load_config
 from experiments.launch import LaunchError
 from experiments.preemption import REQUEUE
 from experiments.table_specs import TableError
-from vnets.checkpoint import WorkdirError
 from vnets.data import DataError
 from vnets.parallel import ClusterError, abandon, several
 from vnets.results import RecordError
@@ -90,8 +89,8 @@ def run(main: Callable[[list[str]], int]) -> None:
         except (ConfigError, TableError) as error:
             print(f"error: {error}", file=sys.stderr)
             code = 2
-        except (ClusterError, DataError, LaunchError, RecordError, WorkdirError) as e:
-            print(f"error: {e}", file=sys.stderr)
+        except (ClusterError, DataError, LaunchError, RecordError, OSError) as e:
+            print(f"error: {e}", file=sys.stderr)  # OSError: the disk, a path
             code = 1
         except Preempted as stopped:
             print(stopped, file=sys.stderr)

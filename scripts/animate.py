@@ -19,6 +19,9 @@ from experiments import cli
 
 RUN = flags.DEFINE_string("run", None, "Workdir or record.", required=True)
 OUTPUT = flags.DEFINE_string("output", "", "GIF to write; by default beside the run.")
+flags.register_validator(
+    "output", lambda out: not out or out.endswith(".gif"), "it must end with .gif"
+)
 FRAMES = flags.DEFINE_float("frames", 4.0, "Frames a second.", lower_bound=0.1)
 
 

@@ -145,6 +145,22 @@ def test_reproduce_refuses_what_there_is_not(tmp_path, arguments, words):
         assert word in err
 
 
+def test_a_figure_that_cannot_be_written_is_an_error_that_says_why(tmp_path):
+    rows = [{"epoch": n, "probe_seconds": 0.1, "det": 0.5} for n in (1, 2)]
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_text(log)
+    (tmp_path / "file").touch()
+    for output, status, words in (
+        ("file/probes.gif", 1, "File exists"),
+        ("probes.mp4", 2, "must end with .gif"),
+    ):
+        arguments = (f"--run={tmp_path}", f"--output={tmp_path / output}")
+        code, _, err = call(tmp_path, "animate", *arguments)
+        assert code == status
+        assert words in err
+        assert "Traceback" not in err
+
+
 def values(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
