@@ -36,19 +36,20 @@ def main(argv: list[str]) -> int:
 
     cli.no_arguments(argv)
     specs = table_specs.select(TABLE.value, SCALE.value)
-    for row in ROWS.value:
-        table_specs.choice(row, [one.name for t in specs for one in t.row], "row")
+    specs = [table for table in specs if SCALE.value in table.scale]
+    known = [row.name for table in specs for row in table.rows_at(SCALE.value)]
+    for name in ROWS.value:
+        table_specs.choice(name, known, f"row at scale {SCALE.value}")
     home, took = Path(RUNS.value), {}
     for table in specs:
-        if SCALE.value in table.scale:
-            began = time.monotonic()
-            with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
-                records = reproduce.train_missing(
-                    table, SCALE.value, range(SEEDS.value), home, ROWS.value, stop
-                )
-            outcome = tables.aggregate(table, SCALE.value, records)
-            show.show(home / table.name / SCALE.value, outcome)
-            took[table.name] = time.monotonic() - began
+        began = time.monotonic()
+        with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
+            records = reproduce.train_missing(
+                table, SCALE.value, range(SEEDS.value), home, ROWS.value, stop
+            )
+        outcome = tables.aggregate(table, SCALE.value, records)
+        show.show(home / table.name / SCALE.value, outcome)
+        took[table.name] = time.monotonic() - began
     each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
     print(f"Seconds: {each}; in all {sum(took.values()):.0f}")
     return 0

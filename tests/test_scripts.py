@@ -134,6 +134,7 @@ def test_missing_data_are_named_soon_and_nothing_else_is_used(tmp_path):
         (["--table=nope"], ["nope", "lenet5_mnist"]),
         (["--scale=nope"], ["nope", "quick", "short", "paper"]),
         (["--rows=nope"], ["nope", "dropout", "variance"]),
+        (["--rows=vd_layer"], ["vd_layer", "at scale quick", "dropout"]),  # has no such
         (["--seeds=0"], ["seeds"]),
     ],
 )
