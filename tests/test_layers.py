@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import serialization
 from jax import random
 
 from vnets import estimators, layers, pooling
@@ -162,6 +163,49 @@ def test_a_path_that_matches_nothing_is_refused(image):
     net = stochastic(Theirs(), {"head": gaussian(), "blocks/*": gaussian()})
     with pytest.raises(ValueError, match=r"'blocks/\*'.*'block/conv1'.*'head', 'stem'"):
         jax.eval_shape(net.init, random.key(0), image)
+
+
+def test_a_module_of_another_kind_is_named_with_its_kind():
+    model = nn.Sequential([nn.MultiHeadDotProductAttention(2), nn.Dense(2)])
+    net = stochastic(model, {"*/query": gaussian()})
+    x = jnp.ones((1, 3, 4), jnp.float32)
+    with pytest.raises(
+        ValueError, match=r"\['layers_1',.*'layers_0/query' is a DenseG"
+    ):
+        jax.eval_shape(net.init, random.key(0), x)
+
+
+@pytest.mark.parametrize(
+    "posteriors", [["head"], {"head": "gaussian"}, {0: gaussian()}]
+)
+def test_what_maps_no_names_to_factories_is_refused(posteriors):
+    with pytest.raises(ValueError, match="map the names of layers to factories"):
+        stochastic(Theirs(), posteriors)
+
+
+def test_a_layer_without_a_key_says_what_to_give():
+    x = jnp.ones((2, 3), jnp.float32)
+    net = stochastic(Head({}), {"head": gaussian(), "head/bias": gaussian()})
+    variables = jax.eval_shape(net.init, random.key(0), x)
+    with pytest.raises(ValueError, match=r"'head' is noisy .* rngs=.*split_rngs="):
+        jax.eval_shape(net.apply, variables, x)
+
+
+def test_a_kernel_that_is_neither_array_nor_node_is_refused():
+    """Such as that of a forgotten call, and of a checkpoint restored without types."""
+    x = jnp.ones((2, 3), jnp.float32)
+    forgotten = stochastic(Head({}), {"head": gaussian})
+    with pytest.raises(ValueError, match=r"'head/kernel' is a function, neither"):
+        forgotten.init(random.key(0), x)
+    net = stochastic(Head({}), {"head": gaussian()})
+    params = net.init(random.key(0), x)["params"]
+    saved = serialization.to_bytes(params)
+    like = jax.eval_shape(net.init, random.key(0), x)["params"]
+    again = serialization.from_bytes(like, saved)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    untyped = serialization.msgpack_restore(saved)
+    with pytest.raises(ValueError, match=r"'head/kernel' is a dict, neither"):
+        net.apply({"params": untyped}, x, rngs={"noise": random.key(1)})
 
 
 def test_stochastic_is_hashable():

@@ -22,7 +22,7 @@ from flax.core import FrozenDict
 
 from vnets import estimators, ops, vectors
 from vnets.edits import VECTORS
-from vnets.posteriors import Factory, Point, is_noisy, is_posterior, point
+from vnets.posteriors import Factory, is_noisy, is_posterior, point
 from vnets.rng import stream
 from vnets.types import Array, choose
 
@@ -151,12 +151,12 @@ def _linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: 
         kernel = module.get_variable("params", "kernel")
     else:
         kernel = module.param("kernel", posterior, shape)
-    q = kernel if is_posterior(kernel) else Point(jnp.asarray(kernel))
+    q = vectors.as_node(kernel, "/".join((*module.path, "kernel")))
     if q.shape != tuple(shape):
         raise ValueError(
             f"{_where(module)}: the kernel is {q.shape}, the input needs {tuple(shape)}"
         )
-    key = module.make_rng("noise") if is_noisy(q) else None
+    key = vectors.noise_key(module) if is_noisy(q) else None
     estimate = mode.estimator
     if mode.remat:
         estimate = jax.checkpoint(estimate, static_argnums=0)
@@ -236,7 +236,8 @@ class Stochastic:
         if not isinstance(rngs, dict):
             rngs = {"params": rngs, "noise": stream(rngs, "noise")}
         seen: dict[str, bool] = {}  # name to whether it is a vector's
-        with self._intercepted(mode, seen):
+        others: dict[str, str] = {}  # path of any other module to its kind
+        with self._intercepted(mode, seen, others):
             variables = self.model.init(rngs, *args, **kwargs)
         unused = [
             pattern
@@ -244,24 +245,31 @@ class Stochastic:
             if not any(_matches(pattern, *one) for one in seen.items())
         ]
         if unused:
+            kinds = "".join(
+                f"; {path!r} is a {kind}"
+                for path, kind in others.items()
+                if any(fnmatch.fnmatchcase(path, pattern) for pattern in unused)
+            )
             raise ValueError(
                 f"no Dense or Conv layer, bias or scale matches {unused}; there are "
-                f"{sorted(seen, key=lambda name: (seen[name], name))}"
+                f"{sorted(seen, key=lambda name: (seen[name], name))}{kinds}"
             )
         return variables
 
     def apply(self, variables, *args, mode: Mode = TEST, **kwargs):
         """The model's `apply`; give `rngs={"noise": key}` while anything is noisy."""
-        with self._intercepted(mode, {}):
+        with self._intercepted(mode, {}, {}):
             return self.model.apply(variables, *args, **kwargs)
 
     @contextlib.contextmanager
-    def _intercepted(self, mode: Mode, seen: dict):
+    def _intercepted(self, mode: Mode, seen: dict, others: dict):
         def interceptor(call, args, kwargs, context):
             module = context.module
             path = call_path(context)
             known = isinstance(module, nn.Dense | nn.Conv | nn.BatchNorm)
             if path is None or not known or not _is_of_flax(context.orig_method):
+                if path and not known:
+                    others[path] = type(module).__name__
                 return call(*args, **kwargs)
             if isinstance(module, nn.BatchNorm):
                 args, kwargs = _switched(module, mode, args, kwargs)
@@ -309,7 +317,8 @@ def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochasti
 
     Args:
       model: a module made of `flax.linen.Dense` and `Conv` (2-D, one group), whatever
-        else there is between them. Of a stochastic layer strides, padding, `use_bias`,
+        else there is between them; that stays as it is (`Embed`, or `DenseGeneral`,
+        which attention is made of). Of a stochastic layer strides, padding, `use_bias`,
         `bias_init` and `dtype` count; `param_dtype` does not (parameters are float32),
         nor does `kernel_init` (the factory has its own), and other options that are set
         are refused with a ValueError.
@@ -321,7 +330,18 @@ def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochasti
     Returns:
       An object with the model's `init(key, x)` and `apply(variables, x, mode=...,
       rngs={"noise": key})`. Parameters keep their paths: those of a trained model fit.
+
+    Raises:
+      ValueError: what is no mapping of names to factories.
     """
+    named = isinstance(posteriors, Mapping) and all(
+        isinstance(name, str) and callable(make) for name, make in posteriors.items()
+    )
+    if not named:
+        raise ValueError(
+            "posteriors map the names of layers to factories, such as "
+            f"{{'dense1': posteriors.gaussian()}}; not so {posteriors!r}"
+        )
     return Stochastic(model, FrozenDict(posteriors))
 
 

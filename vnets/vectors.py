@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
+from flax.errors import InvalidRngError
 
 from vnets import estimators, ops
 from vnets.posteriors import (
@@ -61,7 +62,7 @@ def parameter(
         return module.param(name, start, (size,), jnp.float32)
     if node is None and factory is not None:
         node = module.param(name, _started(factory, start, where), (size,))
-    node = node if is_posterior(node) else Point(jnp.asarray(node))
+    node = as_node(node, where)
     if node.shape != (size,):
         raise ValueError(f"{where!r} is {node.shape}, the layer has {size} units")
     return node
@@ -91,6 +92,40 @@ def _started(factory: Factory, start: Callable, where: str) -> Factory:
     return make
 
 
+def as_node(value: Any, where: str) -> Posterior:
+    """A parameter as a node: itself, or the point that an array is.
+
+    Raises:
+      ValueError: neither, such as the dict that a checkpoint gives if it is restored
+        without the types of what was saved.
+    """
+    if is_posterior(value):
+        return value
+    if not hasattr(value, "dtype"):
+        raise ValueError(
+            f"{where!r} is a {type(value).__name__}, neither an array nor a posterior "
+            "node: a factory is what posteriors.gaussian() returns, and a checkpoint "
+            "is restored into a tree with nodes, such as the model's init makes"
+        )
+    return Point(jnp.asarray(value))
+
+
+def noise_key(module: nn.Module) -> Key:
+    """A key for what the layer draws.
+
+    Raises:
+      ValueError: there is none.
+    """
+    try:
+        return module.make_rng("noise")
+    except InvalidRngError as error:
+        raise ValueError(
+            f"layer {'/'.join(module.path)!r} is noisy and has no key: give "
+            'rngs={"noise": key}, and under nn.scan, nn.vmap or nn.RNN also '
+            'split_rngs={"params": ..., "noise": True}'
+        ) from error
+
+
 def drawn(module: nn.Module, value: Any, estimator: Callable, x: Array) -> Array:
     """A vector as it is to be combined with x [B, ..., units], of the rank of x.
 
@@ -106,7 +141,7 @@ def drawn(module: nn.Module, value: Any, estimator: Callable, x: Array) -> Array
         return array.reshape(1, *middle, -1)
     weight = jax.tree.map(lambda leaf: leaf[None], value)
     ones = jnp.ones((x.shape[0], 1), jnp.float32)
-    y = estimator(ops.DENSE, weight, ones, module.make_rng("noise"))
+    y = estimator(ops.DENSE, weight, ones, noise_key(module))
     return y.reshape(x.shape[0], *middle, -1)
 
 
