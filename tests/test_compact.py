@@ -184,6 +184,9 @@ def test_pixels_are_scaled_as_evaluation_does():
     assert predict(pixels[:0]).shape == (0, 10)
     with pytest.raises(ValueError, match="the net takes"):
         predict(pixels[:, :5])
+    for other in (pixels.astype(np.int64), pixels > 127, pixels.astype(object)):
+        with pytest.raises(ValueError, match=f"inputs are {other.dtype}: give uint8"):
+            predict(other)
     with pytest.raises(ValueError, match="auto, sparse or dense"):
         compact.Predictor(graph, "thin")
 

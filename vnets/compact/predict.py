@@ -97,9 +97,15 @@ class Predictor:
         """Outputs [B, K] for inputs [B, *shape]; uint8 pixels are divided by 255.
 
         Raises:
-          ValueError: inputs of another shape.
+          ValueError: inputs of another shape, or that are neither uint8 nor floats:
+            whether other whole numbers are pixels cannot be told.
         """
         x = np.asarray(x)
+        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+            raise ValueError(
+                f"inputs are {x.dtype}: give uint8 pixels, which are divided by 255, "
+                "or floats as the net was trained on"
+            )
         if x.shape[1:] != tuple(self.net.shape):
             raise ValueError(f"inputs are {x.shape}, the net takes {self.net.shape}")
         size = AT_ONCE if self._convolves else max(len(x), 1)
