@@ -117,8 +117,18 @@ def test_unknown_names_and_labels_are_refused_with_the_choices():
         data.prepare("digits")
 
 
-def test_labels_out_of_range_are_refused(monkeypatch):
-    one = {"image": np.zeros((1, 2, 2, 1), np.uint8), "label": np.full(1, 3, np.int32)}
+@pytest.mark.parametrize(
+    ("image", "label", "words"),
+    [
+        (np.zeros((1, 2, 2, 1), np.uint8), np.int32([3]), r"train split .* 0\.\.2"),
+        (np.zeros((1, 2, 2, 1), np.uint8), np.float32([2]), "no whole number"),
+        (np.zeros((2, 2, 2, 1), np.uint8), np.int32([2]), "as many as labels"),
+        (np.zeros((1, 2, 2, 1), np.float32), np.int32([2]), r"float32 \[1, 2, 2, 1\]"),
+        (np.zeros((1, 4), np.uint8), np.int32([2]), r"uint8 \[1, 4\]"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(image, label, words, monkeypatch):
+    one = {"image": image, "label": label}
     arrays = {
         f"{split}_{key}": a for split in ("train", "test") for key, a in one.items()
     }
@@ -126,7 +136,7 @@ def test_labels_out_of_range_are_refused(monkeypatch):
         lambda *_: Arrays(arrays, "here"), {None: loading.Label("label", 3)}
     )
     monkeypatch.setitem(loading.SOURCES, "three", three)  # pyright: ignore
-    with pytest.raises(data.DataError, match=r"train split .* outside 0\.\.2"):
+    with pytest.raises(data.DataError, match=words):
         data.load("three")
 
 

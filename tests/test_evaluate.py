@@ -90,6 +90,16 @@ def test_what_precedes_the_noise_is_computed_once(noisy):
     assert flops(net, variables, 20) > 10 * flops(net, variables, 1)
 
 
+def test_floats_are_not_taken_for_pixels(quiet, split):
+    """Divided by 255 once more they would be nearly black, in silence."""
+    floats = Split(split.image / np.float32(255), split.label)
+    key = random.key(0)
+    with pytest.raises(ValueError, match="pixels are uint8, not float32: give"):
+        evaluate(*quiet, floats, EvalSpec(), key)
+    got = evaluate(*quiet, floats, EvalSpec(), key, prepare=jnp.asarray)
+    assert got == pytest.approx(evaluate(*quiet, split, EvalSpec(), key), rel=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 10, N, 500])
 def test_any_batch_size_is_exact(batch_size, quiet, split):
     net, variables = quiet

@@ -279,7 +279,16 @@ def elbo(
 
 
 def to_float(image: Array) -> Array:
-    """uint8 pixels to float32 in [0, 1], the authors' scale on MNIST."""
+    """uint8 pixels to float32 in [0, 1], the authors' scale on MNIST.
+
+    Raises:
+      ValueError: what is not uint8, and so perhaps divided already.
+    """
+    if image.dtype != jnp.uint8:
+        raise ValueError(
+            f"pixels are uint8, not {image.dtype}: give a `prepare` of your own, such "
+            "as jnp.asarray, which leaves them as they are"
+        )
     return image.astype(jnp.float32) / 255.0
 
 
@@ -304,12 +313,14 @@ def evaluate(
     Args:
       model: hashable, with `apply` as in `predict`; compiled once per spec.
       variables: "params" with posterior nodes, and the model's other collections.
-      split: images uint8 [N, H, W, C] and labels [N], as arrays of NumPy or JAX, or a
-        stream of them, of which some batches at a time are in memory.
+      split: images uint8 [N, H, W, C], or whatever `prepare` takes, and labels [N], as
+        arrays of NumPy or JAX, or a stream of them, of which some batches at a time are
+        in memory.
       spec: what to compute.
       key: of the edit and of the samples.
       batch_size: images at once; times `spec.samples` are in memory.
-      prepare: pixels to inputs.
+      prepare: pixels to inputs; a function of a module, since each lambda is compiled
+        anew.
       mesh: devices that each batch is split over (`parallel.mesh`); all by default.
         Their number need not divide it, and changes no draw.
 

@@ -54,7 +54,8 @@ class Resident:
         """Keeps a split on the device.
 
         Args:
-          split: has `image` uint8 [N, H, W, C] and `label` [N].
+          split: has `image` uint8 [N, H, W, C], or whatever `prepare` takes, and
+            `label` [N]: a `data.Split` of your own arrays, too.
           batch_size: B.
           prepare: pixels to inputs; runs inside the compiled step.
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.

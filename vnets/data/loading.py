@@ -148,7 +148,7 @@ def load(
     source = SOURCES[name]
     data = source.read(name, places, download)
     for split in source.splits:
-        _check_labels(name, split, data.arrays[f"{split}_{label.feature}"], label)
+        _check_arrays(name, split, data, label)
     test = _split(data, "test", label)
     nothing = test.take(np.arange(0))
     train = _split(data, "train", label) if "train" in source.splits else nothing
@@ -188,11 +188,24 @@ def _validation_size(name: str, size: int, available: int) -> int:
     return count
 
 
-def _check_labels(name: str, split: str, values: np.ndarray, label: Label) -> None:
-    if len(values) == 0 or values.min() < 0 or values.max() >= label.classes:
+def _check_arrays(name: str, split: str, data: Arrays, label: Label) -> None:
+    """Refuses what a source of one's own may get wrong; floats would be scaled, too."""
+    images = data.arrays[f"{split}_image"]
+    values = data.arrays[f"{split}_{label.feature}"]
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(values):
+        raise DataError(
+            f"{name}: images are uint8 [N, H, W, C], as many as labels; the {split} "
+            f"split has {images.dtype} {list(images.shape)} and {len(values)} labels"
+        )
+    whole = np.issubdtype(values.dtype, np.integer)
+    if (
+        not whole
+        or len(values) == 0
+        or not 0 <= values.min() <= values.max() < label.classes
+    ):
         raise DataError(
             f"{name}: the {split} split is empty or has a {label.feature} outside "
-            f"0..{label.classes - 1}"
+            f"0..{label.classes - 1}, or one that is no whole number"
         )
 
 
