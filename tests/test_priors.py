@@ -360,6 +360,13 @@ def test_priors_by_layer():
         kl(params, {**priors, "block/conv": WeightedPrior(log_uniform, {"conv": 5.0})})
 
 
+@pytest.mark.parametrize("prior", ["ard", {"dense1": "ard"}])
+def test_the_name_of_a_prior_is_no_prior(prior):
+    params = {"dense1": {"kernel": ZeroMean(jnp.ones(SHAPE, jnp.float32))}}
+    with pytest.raises(ValueError, match=r"a prior is a function of .* not 'ard'"):
+        kl(params, prior)
+
+
 def test_kl_is_a_float32_scalar():
     params = {"a": {"kernel": gaussian()(random.key(0), SHAPE)}}
     total = jax.jit(lambda p: kl(p, log_uniform))(params)

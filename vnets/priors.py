@@ -125,6 +125,8 @@ def _for_layer(prior, layer: str) -> tuple[Prior | ScaledPrior, float]:
         prior = prior[layer]
     if isinstance(prior, WeightedPrior):
         return prior.prior, prior.factors.get(layer, 1.0)
+    if isinstance(prior, str):
+        raise ValueError(f"a prior is a function of vnets.priors, not {prior!r}")
     return prior, 1.0
 
 
