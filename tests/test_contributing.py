@@ -37,7 +37,7 @@ def test_the_prior_is_the_best_normal_one(example):
     node = posteriors.gaussian(log_var=-2.0)(random.key(0), (6, 5))
     mean, var = node.moments()
     best = float(jnp.sqrt(jnp.mean(jnp.square(mean) + var)))
-    ours = build.prior("empirical_normal")(node)
+    ours = build.prior("fitted_normal")(node)
     np.testing.assert_allclose(ours, priors.standard_normal(best)(node), rtol=1e-5)
     for other in (0.9 * best, 1.1 * best):
         assert ours < priors.standard_normal(other)(node)
