@@ -44,6 +44,11 @@ def test_the_file_is_small_and_right(printed):
     assert number(printed, r"bytes, accuracy (\S+)") >= 0.9
 
 
+def test_a_loop_of_ones_own_fits_and_its_weights_load(printed):
+    assert number(printed, r"^error of the mean (\S+),") <= 0.1
+    assert "loaded the same: True" in printed
+
+
 def test_a_trained_start_learns_as_well(printed):
     assert number(printed, r"^from a trained start: accuracy (\S+)") >= 0.9
 
