@@ -218,12 +218,20 @@ def run(
       The records by seed, those of failed seeds included.
 
     Raises:
-      ConfigError: a workdir that holds a run of another config.
+      ConfigError: a workdir that holds a run of another config; a negative seed;
+        options of training for a study, which trains no net of its own.
       Preempted: `stop` was asked to; the call that comes next goes on from there.
     """
     folders = {seed: Path(workdir(seed)) for seed in seeds}
+    if min(folders, default=0) < 0:
+        raise ConfigError(f"a seed must be at least 0, not {min(folders)}")
     if _missing(folders, config):
         experiment = build(config)
+        if isinstance(experiment, Study) and (keep_every or tensorboard):
+            raise ConfigError(
+                f"{config.experiment} trains no net of its own: keep_every and "
+                "tensorboard are for the runs of config.nets"
+            )
         with workdirs.held(folders.values()):
             missing = _missing(folders, config)  # less what others did meanwhile
             for folder in missing.values() if stale else ():

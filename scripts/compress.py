@@ -23,6 +23,11 @@ OUT = flags.DEFINE_string("out", None, "File to write, *.vnz.", required=True)
 flags.register_validator(
     "out", lambda out: out is None or out.endswith(".vnz"), "it must end with .vnz"
 )
+flags.register_validator(
+    "out",
+    lambda out: out is None or Path(out).stem not in ("config", "record"),
+    "config.json and record.json are a run's own: the report would replace them",
+)
 THRESHOLD = flags.DEFINE_float(
     "threshold",
     None,

@@ -117,6 +117,18 @@ def test_a_changed_net_makes_the_study_stale(tmp_path, shrunk, study):
     assert len(list((tmp_path / "stale").iterdir())) == 2
 
 
+def test_what_a_run_cannot_do_is_refused(tmp_path, study):
+    config = load_config("configs/uncertainty.py:variance,quick")
+    words = ({"keep_every": 2}, "no net of its own"), ({"tensorboard": True}, "no net")
+    for options, word in words:
+        with pytest.raises(ConfigError, match=word):
+            core.run(config, "r", lambda seed: tmp_path, [0], home=tmp_path, **options)
+    with pytest.raises(ConfigError, match="a seed must be at least 0, not -1"):
+        core.run(config, "r", lambda seed: tmp_path, [-1], home=tmp_path)
+    assert not study
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("which", "name"),
     [

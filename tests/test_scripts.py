@@ -246,9 +246,12 @@ def test_a_trained_net_gets_a_threshold_and_becomes_a_file(tmp_path):
     report = json.loads(file.with_suffix(".json").read_text())
     assert report["bytes"]["file"] == file.stat().st_size
     assert f"{report['weights']['all']:,}" in out
-    code, _, err = call(tmp_path, "compress", f"--workdir={workdir}", "--out=net.zip")
-    assert code == 2
-    assert ".vnz" in err
+    for out, word in (("net.zip", ".vnz"), (workdir / "record.vnz", "a run's own")):
+        code, _, err = call(
+            tmp_path, "compress", f"--workdir={workdir}", f"--out={out}"
+        )
+        assert code == 2
+        assert word in err
     code, _, err = call(tmp_path, "threshold", f"--workdir={tmp_path}")
     assert code == 2
     assert "is no workdir of a run" in err
