@@ -25,6 +25,21 @@ def test_units_between_which_constants_stand_are_not_cut():
         compact.shrink(graph)
 
 
+def test_parts_that_do_not_fit_each_other_are_named():
+    net = Chain(steps=(plan.Dense("a", 3), plan.Dense("b", 2)))
+    params = net.init(random.key(0), np.zeros((1, 4), np.float32))["params"]
+    other = {"hidden": params["a"], "b": params["b"]}
+    with pytest.raises(ValueError, match=r"\['a'\] are not among .* \['b', 'hidden'\]"):
+        compact.capture(net, {"params": other}, (4,))
+    graph = compact.capture(net, {"params": params}, (4,))
+    with pytest.raises(ValueError, match=r"bits are of \['a', 'b'\], not \['a'\]"):
+        compact.quantize(graph, {"a": 8})
+    with pytest.raises(ValueError, match="holds a Compact, not a Graph; quantize"):
+        compact.dumps(graph)  # pyright: ignore
+    sizes = [len(compact.dumps(compact.quantize(graph, b))) for b in (8, np.int64(8))]
+    assert sizes[0] == sizes[1]
+
+
 @pytest.mark.parametrize("form", ["auto", "sparse", "dense"])
 @pytest.mark.parametrize("name", NETS)
 def test_shrinking_keeps_the_function(name, form):

@@ -39,6 +39,10 @@ def dumps(net: Compact) -> bytes:
     Raises:
       ValueError: a net that no file can hold; the message says why.
     """
+    if not isinstance(net, Compact):
+        raise ValueError(
+            f"a file holds a Compact, not a {type(net).__name__}; quantize it"
+        )
     check(net)
     writer = Writer()
     layers = b""

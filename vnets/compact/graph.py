@@ -160,7 +160,8 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
       shape: of one example.
 
     Raises:
-      ValueError: a model without a plan, or whose plan does not fit the shape.
+      ValueError: a model without a plan, or whose plan does not fit the shape, or
+        names layers that the parameters do not have.
     """
     if not hasattr(model, "plan"):
         raise ValueError(
@@ -168,6 +169,12 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
         )
     plan, params = model.plan, variables["params"]
     expected = kernel_shapes(plan, shape)
+    missing = [name for name in expected if name not in params]
+    if missing:
+        raise ValueError(
+            f"the plan's layers {missing} are not among the parameters of "
+            f"{sorted(params)}: a chain takes those of a net with the same names"
+        )
     kernels, biases, norms = {}, {}, {}
     for step in plan:
         if isinstance(step, Conv | Dense):

@@ -1,6 +1,7 @@
 """Weights on a uniform grid for each layer, of as few bits as predictions allow."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -92,10 +93,15 @@ def quantize(
       graph: without normalization (`fold_norms`).
       bits: of each layer, or of all, 2 to 8.
       about: what the file shall say of the net.
+
+    Raises:
+      ValueError: bits that are not 2 to 8, or not of each layer.
     """
+    if isinstance(bits, Mapping) and set(bits) != set(graph.kernels):
+        raise ValueError(f"bits are of {sorted(graph.kernels)}, not {sorted(bits)}")
     steps, kernels = {}, {}
     for name, kernel in graph.kernels.items():
-        width = bits if isinstance(bits, int) else bits[name]
+        width = bits[name] if isinstance(bits, Mapping) else operator.index(bits)
         if not 2 <= width <= MOST_BITS:
             raise ValueError(f"bits must be 2 to {MOST_BITS}, not {width}")
         steps[name] = _step(kernel, width)
