@@ -75,7 +75,7 @@ def test_a_changed_config_is_moved_aside_and_missing(sweep_file, tmp_path):
     [run] = plan.sweep(f"{sweep_file}:ard", "quick", range(1))
     folder = run.folder(home)
     folder.mkdir(parents=True)
-    (folder / workdirs.CONFIG).write_text('{"config": {"other": 1}}')
+    (folder / workdirs.CONFIG).write_text('{"config": {"other": 1}, "environment": {}}')
     todo = plan.missing([run], home)
     plan.prepare(todo, home)
     assert list(todo) == [run]

@@ -222,8 +222,9 @@ def test_measures_of_a_trained_net(trained):
     assert np.isfinite(result.history[-1]["opposition"])
 
 
-def test_the_gallery_shows_the_extremes(trained):
+def test_the_gallery_shows_the_extremes(trained, monkeypatch):
     experiment, result, own = trained
+    monkeypatch.setattr(core, "load_config", lambda which: four_classes())
     study = core.build(four_classes("solutions"))
     assert study.nets["net"].members == 3
     params = result.state.params
