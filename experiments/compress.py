@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import build as parts
-from experiments import core, latency, structured, thresholds
+from experiments import core, latency, running, structured, thresholds
 from experiments.build import ConfigError
 from vnets import compact, data, edits, priors, soft_sharing
 from vnets.checkpoint import WorkdirError
@@ -42,7 +42,7 @@ def compress(workdir: Path | str, out: Path | str, **options) -> dict[str, Any]:
     Raises:
       ConfigError: a run that has no such net, or values that do not fit it.
     """
-    config, experiment, net = core.restore(workdir)
+    config, experiment, net = running.restore(workdir)
     if experiment.dataset is None:
         raise ConfigError(f"{workdir}: only nets with a data set are compressed")
     return compress_net(config, experiment.dataset, net, out, **options)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from experiments import core, workdirs
+from experiments import running, workdirs
 from experiments.config_files import load_config, run_folder
 from experiments.preemption import Preemption
 from experiments.table_specs import Row, Table
@@ -41,7 +41,7 @@ def train_missing(
       The records there are then, by path.
 
     Raises:
-      ConfigError, DataError, WorkdirError, RecordError, Preempted: see `core.run`.
+      ConfigError, DataError, WorkdirError, RecordError, Preempted: see `running.run`.
     """
     records = {}
     for row, row_seeds in wanted(table, scale, seeds):
@@ -58,7 +58,7 @@ def train_missing(
             names = ", ".join(map(str, missing))
             print(f"{row.label}: running seeds {names} ...", flush=True)
             stale = Path(home) / "stale"
-            core.run(
+            running.run(
                 config, row.run, folder, missing, home=home, stale=stale, stop=stop
             )
         for seed in row_seeds:

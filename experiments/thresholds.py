@@ -18,7 +18,8 @@ from jax import random
 
 from experiments import structured
 from experiments.build import ConfigError, call, pick
-from experiments.core import Net, restore
+from experiments.core import Net
+from experiments.running import restore
 from vnets import checkpoint, edits, evaluate, metrics
 from vnets.data import Split, Stream
 from vnets.posteriors import (

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments import core, workdirs
+    from experiments import running, workdirs
     from experiments.preemption import Preemption
     from vnets import parallel
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     config = CONFIG.value
     workdir = Path(WORKDIR.value)
     with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
-        [record] = core.run(
+        [record] = running.run(
             config,
             cli.run_name(config),
             lambda _: workdir,

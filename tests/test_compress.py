@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import artifact, compress, core, latency, show, table_specs, workdirs
+from experiments import (
+    artifact,
+    compress,
+    core,
+    latency,
+    running,
+    show,
+    table_specs,
+    workdirs,
+)
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
@@ -36,7 +45,7 @@ def workdir(tmp_path_factory):
     config.probe.every = 2
     config.kl_weight = ((0.0, 1.0),)
     config.max_log_alpha = float("inf")
-    records = core.run(config, RUN, lambda seed: folder, [0])
+    records = running.run(config, RUN, lambda seed: folder, [0])
     return folder, records[0]
 
 
@@ -49,7 +58,7 @@ def report(workdir):
 
 def test_a_restored_net_is_the_one_that_was_measured(workdir):
     folder, record = workdir
-    config, experiment, net = core.restore(folder)
+    config, experiment, net = running.restore(folder)
     assert (
         workdirs.plain_config(config)
         == json.loads((folder / "config.json").read_text())["config"]
@@ -145,7 +154,7 @@ def test_a_file_without_information_is_called_that(report, capsys):
 
 def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatch):
     folder, _ = workdir
-    _, experiment, _ = core.restore(folder)
+    _, experiment, _ = running.restore(folder)
     test, load = experiment.dataset.test, compact.load
     nothing = np.eye(10, dtype=np.float32)[:1]
     monkeypatch.setattr(
@@ -162,7 +171,7 @@ def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatc
 
 def test_the_study_of_files_has_every_column_of_its_table(workdir):
     folder, _ = workdir
-    trained, experiment, net = core.restore(folder)
+    trained, experiment, net = running.restore(folder)
     config = load_config("configs/artifact.py:lenet_300_100_sparse_vd,quick")
     config.latency.seconds, config.tolerance = 0.01, 1.0
     measured = artifact._measure(
@@ -241,11 +250,11 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path, monkeypatch):
     study = load_config("configs/diversity.py:dropout,quick")
     workdirs.claim(tmp_path / "study", workdirs.plain_config(study))
     with pytest.raises(ConfigError, match="trains no net"):
-        core.restore(tmp_path / "study")
+        running.restore(tmp_path / "study")
     workdirs.claim(tmp_path / "new", workdirs.plain_config(load_config(RUN)))
     with pytest.raises(checkpoint.WorkdirError, match="no checkpoints"):
-        core.restore(tmp_path / "new")
-    config, experiment, net = core.restore(folder)
+        running.restore(tmp_path / "new")
+    config, experiment, net = running.restore(folder)
     streamed = data.Stream(tmp_path, "train", 28, 10)
     dataset = dataclasses.replace(experiment.dataset, test=streamed)
     with pytest.raises(ConfigError, match="need"):  # three channels

@@ -1,132 +1,18 @@
-"""Runs that start from other nets: trained once, named, redone when stale."""
-
-from pathlib import Path
+"""What a config describes: nets to start from, and data that fit them."""
 
 import pytest
 
-from experiments import core, workdirs
+from experiments import core
 from experiments.build import ConfigError
-from experiments.config_files import load_config, run_folder
-from vnets import results
+from experiments.config_files import load_config
 
 RUN = "configs/lenet5_mnist.py:variance"
-
-
-def small(which, config=None):
-    """Any config, cut to an MLP that trains in a second."""
-    config = load_config(which) if config is None else config
-    if "model" in config:
-        with config.ignore_type():
-            config.model = {"name": "mlp", "widths": (8,), "posteriors": {}}
-            config.model.posteriors = {"dense1": {"kind": "variance"}}
-        config.epochs, config.batch_size = 1, 48
-        config.evals.columns = config.probe.columns = ("det",)
-    return config
-
-
-@pytest.fixture
-def shrunk(monkeypatch):
-    """`core` sees every config cut down; RATE changes it under the runs' feet."""
-    rate = {"value": 1e-3}
-
-    def load(which):
-        config = small(which)
-        if "optimizer" in config:
-            config.optimizer.learning_rate = ((0.0, rate["value"]),)
-        return config
-
-    for module in (core, workdirs):
-        monkeypatch.setattr(module, "load_config", load)
-    return rate
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """A study that counts the members it gets and evaluates their first weight."""
-    calls = []
-
-    def build(config):
-        if "nets" not in config:
-            return real(config)
-
-        def measure(nets, key):
-            del key
-            calls.append(nets)
-            first = [float(n.params["dense2"]["bias"][0]) for n in nets["net"]]
-            return core.Measured(
-                {"members": {"count": len(first), "accuracy": 0.5}},
-                {"first": {"member": list(range(len(first))), "bias": first}},
-            )
-
-        return core.Study({"net": core.NetSpec(**config.nets.net)}, measure)
-
-    real = core.build
-    monkeypatch.setattr(core, "build", build)
-    return calls
-
-
-def study_config(members=2):
-    config = load_config("configs/uncertainty.py:variance,quick")
-    config.nets = {"net": {"run": RUN, "members": members}}
-    return config
-
-
-def run(config, home: Path, seeds=(0,)):
-    def folder(seed):
-        return run_folder(home, "configs/uncertainty.py:variance", "quick", seed)
-
-    return core.run(config, "configs/uncertainty.py:variance", folder, seeds, home=home)
 
 
 def test_member_seeds_of_different_seeds_are_disjoint():
     spec = core.NetSpec(RUN, members=5)
     assert [*spec.seeds(0), *spec.seeds(1)] == list(range(10))
     assert list(core.NetSpec(RUN).seeds(3)) == [3]
-
-
-def test_a_study_trains_its_nets_once_and_names_them(tmp_path, shrunk, study, capsys):
-    record = run(study_config(), tmp_path)[0]
-    assert record["status"] == "done"
-    assert record["evals"]["members"]["count"] == 2
-    assert "training seeds 0, 1" in capsys.readouterr().out
-    assert set(record["nets"]) == {f"{RUN} seed 0", f"{RUN} seed 1"}
-    for member in (0, 1):
-        net = results.read(run_folder(tmp_path, RUN, "quick", member) / workdirs.RECORD)
-        named = record["nets"][f"{RUN} seed {member}"]
-        assert named["checksum"] == net["checksum"]
-        assert named["config_hash"] == net["config_hash"]
-    # Different seeds are different nets, and a second study does not train again.
-    biases = record["curves"]["first"]["bias"]
-    assert biases[0] != biases[1]
-    run(study_config(members=1), tmp_path, seeds=(1,))
-    assert "training" not in capsys.readouterr().out
-    assert len(study[0]["net"]) == 2
-    assert len(study[1]["net"]) == 1
-
-
-@pytest.mark.slow
-def test_a_changed_net_makes_the_study_stale(tmp_path, shrunk, study):
-    config = study_config(members=1)
-    run(config, tmp_path)
-    folder = run_folder(tmp_path, "configs/uncertainty.py:variance", "quick", 0)
-    assert workdirs.held_record(folder, config) is not None
-    shrunk["value"] = 5e-3
-    assert workdirs.held_record(folder, config) is None
-    assert workdirs.set_aside(folder, config, tmp_path / "stale").is_dir()
-    run(config, tmp_path)  # the net's own folder is set aside too, not lost
-    assert len(list((tmp_path / "stale").iterdir())) == 2
-
-
-def test_what_a_run_cannot_do_is_refused(tmp_path, study):
-    config = load_config("configs/uncertainty.py:variance,quick")
-    words = ({"keep_every": 2}, "no net of its own"), ({"tensorboard": True}, "no net")
-    for options, word in words:
-        with pytest.raises(ConfigError, match=word):
-            core.run(config, "r", lambda seed: tmp_path, [0], home=tmp_path, **options)
-    with pytest.raises(ConfigError, match="a seed must be at least 0, not -1"):
-        core.run(config, "r", lambda seed: tmp_path, [-1], home=tmp_path)
-    assert not study
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -148,63 +34,3 @@ def test_a_study_of_nets_of_another_data_set_is_refused():
     config.dataset.name = "digits_8x8"
     with pytest.raises(ConfigError, match=r"'digits_8x8'.*configs/lenet5_mnist"):
         core.build(config)
-
-
-def test_a_failed_net_is_an_error_that_names_it(tmp_path, shrunk, study):
-    shrunk["value"] = float("inf")
-    with pytest.raises(results.RecordError, match=r"variance/seed0.*net failed"):
-        run(study_config(members=1), tmp_path)
-
-
-@pytest.mark.slow
-def test_a_warm_start_takes_the_edited_net(tmp_path, shrunk):
-    config = small("", load_config("configs/lenet5_mnist.py:variance,quick"))
-    config.nets = {"start": {"run": RUN, "edit": "nothing"}}
-    config.optimizer.learning_rate = ((0.0, 0.0),)
-
-    def folder(seed):
-        return tmp_path / "warm" / f"seed{seed}"
-
-    [record] = core.run(config, RUN, folder, [0], home=tmp_path).values()
-    source = results.read(run_folder(tmp_path, RUN, "quick", 0) / workdirs.RECORD)
-    assert record["nets"][f"{RUN} seed 0"]["checksum"] == source["checksum"]
-    # A rate of zero: the same net, tested with the same key.
-    assert record["evals"]["det"] == source["evals"]["det"]
-
-
-def test_a_field_that_came_later_counts_once_it_is_set():
-    """At its first value a record from before it came is still of the same config."""
-    config = load_config("configs/lenet5_mnist.py:variance,quick")
-    plain = workdirs.plain_config(config)
-    assert not {"precision", "remat"} & set(plain)
-    assert "accumulate" not in plain["optimizer"]
-    config.precision, config.remat = "bfloat16", True
-    config.optimizer.accumulate = 2
-    changed = workdirs.plain_config(config)
-    assert changed["precision"] == "bfloat16"
-    assert changed["remat"] is True
-    assert changed["optimizer"]["accumulate"] == 2
-    assert core.build(config)  # and both are fields that an experiment takes
-
-
-def test_numbers_that_are_not_finite_come_back_from_a_mark(tmp_path):
-    config = load_config("configs/imagenet.py:sparse_vd_90,quick")
-    low, high = -float("inf"), float("inf")
-    config.clip_log_alpha.update({"low": low, "high": high})
-    workdirs.claim(tmp_path, workdirs.plain_config(config))
-    held = workdirs.read_config(tmp_path)
-    assert (held.clip_log_alpha.low, held.clip_log_alpha.high) == (low, high)
-    assert workdirs.other_config(tmp_path, config) is None
-
-
-def test_a_damaged_mark_of_a_workdir_is_named(tmp_path):
-    config = load_config("configs/lenet5_mnist.py:variance,quick")
-    for content in ("", '{"config": {"epo', "[]", "{}"):
-        (tmp_path / workdirs.CONFIG).write_text(content)
-        for look in (
-            lambda: workdirs.read_config(tmp_path),
-            lambda: workdirs.claim(tmp_path, {}),
-            lambda: workdirs.set_aside(tmp_path, config, tmp_path / "stale"),
-        ):
-            with pytest.raises(results.RecordError, match=r"config\.json is damaged"):
-                look()

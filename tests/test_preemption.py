@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import cli, core, workdirs
+from experiments import cli, core, running, workdirs
 from experiments.config_files import load_config
 from experiments.preemption import REQUEUE, Preemption
 from vnets import sources, train
@@ -214,7 +214,9 @@ def test_two_that_want_the_same_run_run_it_once(tmp_path, monkeypatch):
     records = []
 
     def run():
-        records.extend(core.run(config, "x.py:ard", lambda s: tmp_path, [0]).values())
+        records.extend(
+            running.run(config, "x.py:ard", lambda s: tmp_path, [0]).values()
+        )
 
     both = [threading.Thread(target=run) for _ in range(2)]
     for one in both:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import core
+from experiments import core, running
 from experiments.config_files import load_config
 from vnets import data
 
@@ -50,7 +50,7 @@ def test_a_short_run_measures_both_sets(tmp_path):
     short = config("mnist_fc_sparse_vd")
     short.model.widths, short.epochs, short.batch_size = (16, 16), 1, 400
     name = "configs/random_labels.py:mnist_fc_sparse_vd"
-    [record] = core.run(short, name, lambda seed: tmp_path, [0]).values()
+    [record] = running.run(short, name, lambda seed: tmp_path, [0]).values()
     assert record["status"] == "done"
     assert str(SEED) in record["dataset"]["source"]
     for column in ("det", "pruned", "train_det", "train_pruned"):

@@ -5,7 +5,7 @@ import pytest
 from jax import random
 from scipy.special import expit
 
-from experiments import core, rvm, sparse_linear, workdirs
+from experiments import core, running, rvm, sparse_linear, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import data
@@ -129,7 +129,7 @@ def quick(variant, **fit):
 def test_a_study_without_nets_writes_a_record(variant, fit, tmp_path):
     config = quick(variant, **fit)
     name = f"configs/sparse_linear.py:{variant}"
-    [record] = core.run(config, name, lambda seed: tmp_path, [0]).values()
+    [record] = running.run(config, name, lambda seed: tmp_path, [0]).values()
     assert record["status"] == "done"
     pruned = record["evals"]["pruned"]
     assert 0.1 < pruned["accuracy"] < 1

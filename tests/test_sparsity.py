@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, core, workdirs
+from experiments import build, core, running, workdirs
 from experiments.config_files import load_config
 from vnets import results
 from vnets.posteriors import Multiplicative
@@ -31,7 +31,7 @@ def small(method, **changes):
 
 
 def run(config, folder):
-    [record] = core.run(config, "configs/x.py:y", lambda _: folder, [0]).values()
+    [record] = running.run(config, "configs/x.py:y", lambda _: folder, [0]).values()
     assert record["status"] == "done"
     return record
 

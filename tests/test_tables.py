@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import core, render, reproduce, table_specs, tables
+from experiments import render, reproduce, running, table_specs, tables
 from experiments.table_specs import TableError
 from tests.toy_table import SPEC, make, spec, store
 from vnets import results
@@ -105,7 +105,7 @@ def test_rows_and_scales_cap_seeds(tmp_path, monkeypatch, row, scale, wanted):
     def run(config, run, folder, seeds, **kwargs):
         ran.update({run: seeds})
 
-    monkeypatch.setattr(core, "run", run)
+    monkeypatch.setattr(running, "run", run)
     assert reproduce.train_missing(table, "quick", range(3), tmp_path) == {}
     b_capped = [0] if scale == "seeds = 1" else [0, 1, 2]
     assert ran == {"configs/x.py:a": wanted, "configs/x.py:b": b_capped}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, thresholds, weight_figures
+from experiments import core, running, thresholds, weight_figures
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import data
@@ -202,7 +202,7 @@ def test_for_a_workdir_it_uses_no_test_image_and_animates_what_was_kept(
         noise = {"kind": "gaussian", "log_var": -6.0}
         config.model = {"name": "mlp", "widths": (6,), "posteriors": {"dense1": noise}}
     config.epochs, config.batch_size, config.probe.every = 4, 48, 4
-    core.run(config, "configs/x.py:y", lambda _: tmp_path, [0], keep_every=2)
+    running.run(config, "configs/x.py:y", lambda _: tmp_path, [0], keep_every=2)
     choice = thresholds.choose_for(tmp_path)
     assert "training images" in choice.images
     assert [layer.name for layer in choice.layers] == ["dense1"]

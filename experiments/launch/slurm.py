@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import core
+from experiments import running
 from experiments.build import ConfigError
 from experiments.config_files import ROOT, load_config
 from experiments.launch import LaunchError
@@ -64,7 +64,7 @@ class Job:
             stop = Preemption(signal.SIGTERM, soon)
             try:
                 with stop:
-                    [record] = core.run(
+                    [record] = running.run(
                         load_config(self.run.which),
                         self.run.run,
                         lambda _: folder,

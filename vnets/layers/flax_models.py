@@ -1,218 +1,21 @@
-"""Flax modules whose kernels are posterior nodes, and `stochastic` for any other model.
-
-A layer reads its kernel as it finds it, before any shape check, so an edit may have
-changed the node's type. Bias and normalization are ordinary parameters unless they are
-named as stochastic, too (`vnets.vectors`).
-
-`Mode` holds two switches that one `train` flag would tie together: how weights are
-sampled, and which statistics batch normalization uses. It is hashable and static.
-"""
+"""`stochastic` makes layers of any Flax model stochastic, without rewriting it."""
 
 import contextlib
 import dataclasses
 import fnmatch
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from vnets import estimators, ops, vectors
+from vnets import ops, vectors
 from vnets.edits import VECTORS
-from vnets.posteriors import Factory, is_noisy, is_posterior, point
+from vnets.layers.mode import TEST, Mode
+from vnets.layers.modules import Factories, linear, where
+from vnets.posteriors import Factory, is_posterior
 from vnets.rng import stream
-from vnets.types import Array, choose
-
-PRECISIONS = ("float32", "bfloat16")
-Factories = tuple[Factory, Factory | None]  # of a kernel, and of a stochastic bias
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Mode:
-    """How a net is run.
-
-    Attributes:
-      estimator: a module-level function of `vnets.estimators`.
-      norm: statistics of the "batch" (updating the running ones, if they are mutable)
-        or the "running" ones.
-      precision: of the activations and of products with means: "float32" or
-        "bfloat16". Parameters, variances, statistics and logits are float32 always.
-      remat: of each layer keep its input alone for the gradient, and compute patches,
-        variances and draws again: less memory, more time, the same numbers.
-    """
-
-    estimator: Callable = estimators.lrt
-    norm: Literal["batch", "running"] = "running"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-
-    def __post_init__(self):
-        choose("norm", self.norm, ("batch", "running"))
-        choose("precision", self.precision, PRECISIONS)
-        choose("remat", self.remat, (False, True))
-        if not callable(self.estimator):
-            raise TypeError(
-                f"estimator must be a function of vnets.estimators, such as "
-                f"{sorted(estimators.ESTIMATORS)}, not {self.estimator!r}"
-            )
-
-
-TRAIN = Mode(norm="batch")
-TEST = Mode()
-
-
-class Dense(nn.Module):
-    """A dense layer, [B, ..., I] -> [B, ..., features].
-
-    Attributes:
-      features: O.
-      posterior: factory of the kernel [I, O] (`vnets.posteriors`).
-      use_bias: adds a bias [O], zero at the start.
-      bias_posterior: factory of the bias; deterministic where None.
-
-    Raises:
-      ValueError: an input without a batch, [I].
-    """
-
-    features: int
-    posterior: Factory = point()
-    use_bias: bool = True
-    bias_posterior: Factory | None = None
-
-    @nn.compact
-    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        shape = (x.shape[-1], self.features)
-        factories = self.posterior, self.bias_posterior
-        return _linear(self, ops.DENSE, shape, factories, x, mode)
-
-
-class Conv(nn.Module):
-    """A 2-D convolution, [B, H, W, I] -> [B, H', W', features].
-
-    Attributes:
-      features: O.
-      kernel_size: kh, kw.
-      strides: along H and W.
-      padding: "SAME", "VALID" or (low, high) along H and W.
-      posterior: factory of the kernel [kh, kw, I, O] (`vnets.posteriors`).
-      use_bias: adds a bias [O], zero at the start.
-      bias_posterior: factory of the bias; deterministic where None.
-
-    Raises:
-      ValueError: a kernel_size or strides that are no pair, a padding that does not
-        exist, or an input that is not [B, H, W, I].
-    """
-
-    features: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    padding: Any = "SAME"
-    posterior: Factory = point()
-    use_bias: bool = True
-    bias_posterior: Factory | None = None
-
-    @nn.compact
-    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        if x.ndim != 4:
-            raise ValueError(f"{_where(self)} takes [B, H, W, I], not {list(x.shape)}")
-        for name in ("kernel_size", "strides"):
-            value = getattr(self, name)
-            if isinstance(value, int) or len(value) != 2:
-                raise ValueError(
-                    f"{_where(self)}: {name} is a pair, for H and W, not {value!r}"
-                )
-        op = ops.conv(
-            x.shape[1:3],
-            self.kernel_size,
-            (x.shape[-1], self.features),
-            self.strides,
-            self.padding,
-        )
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        factories = self.posterior, self.bias_posterior
-        return _linear(self, op, shape, factories, x, mode)
-
-
-def _linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: Mode):
-    """Kernel, estimator and bias of a linear layer, within the module's own scope.
-
-    A Flax module's own `dtype` comes before the mode's, and its bias starts as it says.
-    """
-    posterior, bias_posterior = factories
-    if x.ndim < 2:
-        raise ValueError(
-            f"{_where(module)} takes a batch, [B, ..., I], not {list(x.shape)}"
-        )
-    if module.has_variable("params", "kernel"):
-        kernel = module.get_variable("params", "kernel")
-    else:
-        kernel = module.param("kernel", posterior, shape)
-    q = vectors.as_node(kernel, "/".join((*module.path, "kernel")))
-    if q.shape != tuple(shape):
-        raise ValueError(
-            f"{_where(module)}: the kernel is {q.shape}, the input needs {tuple(shape)}"
-        )
-    key = vectors.noise_key(module) if is_noisy(q) else None
-    estimate = mode.estimator
-    if mode.remat:
-        estimate = jax.checkpoint(estimate, static_argnums=0)
-    dtype = getattr(module, "dtype", None) or mode.precision
-    y = estimate(op, q, x.astype(dtype), key)
-    if module.use_bias:
-        start = getattr(module, "bias_init", nn.initializers.zeros_init())
-        bias = vectors.parameter(module, "bias", bias_posterior, start, shape[-1])
-        y = y + vectors.drawn(module, bias, mode.estimator, y).astype(y.dtype)
-    return y
-
-
-def _where(module: nn.Module) -> str:
-    return f"layer {'/'.join(module.path)!r}"
-
-
-def batch_norm(
-    name: str,
-    mode: Mode,
-    momentum: float = 0.9,
-    bias: bool = True,
-    scale: bool = True,
-    epsilon: float = 1e-5,
-    zero: bool = False,
-    posteriors: Mapping[str, Factory] | None = None,
-) -> nn.BatchNorm:
-    """Flax's batch normalization, switched by `mode.norm` and by nothing else.
-
-    Args:
-      name: of the module.
-      mode: says which statistics count, and the type of the output.
-      momentum: of the running statistics.
-      bias: with a learned bias.
-      scale: with a learned scale.
-      epsilon: added to the variance.
-      zero: the scale starts at 0, so that nothing comes through at first, not at 1.
-      posteriors: factories of "scale" and "bias" where they are stochastic.
-    """
-    start = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
-    kind = nn.BatchNorm
-    if posteriors:
-        kind = functools.partial(
-            vectors.BatchNorm,
-            posteriors=FrozenDict(posteriors),
-            estimator=mode.estimator,
-        )
-    return kind(
-        use_running_average=mode.norm == "running",
-        momentum=momentum,
-        epsilon=epsilon,
-        dtype=jnp.dtype(mode.precision),
-        use_scale=scale,
-        use_bias=bias,
-        scale_init=start,
-        name=name,
-    )
+from vnets.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,14 +203,14 @@ def _stochastic_call(
         plain = plain or (isinstance(value, int | tuple) and value in (1, (1, 1)))
         if field.name in PLAIN and not plain:
             raise ValueError(
-                f"{_where(module)}: a stochastic {kind} takes no {field.name}"
+                f"{where(module)}: a stochastic {kind} takes no {field.name}"
             )
     if isinstance(module, nn.Dense):
         shape = (x.shape[-1], module.features)
-        return _linear(module, ops.DENSE, shape, factories, x, mode)
+        return linear(module, ops.DENSE, shape, factories, x, mode)
     kernel_size = module.kernel_size
     if isinstance(kernel_size, int) or len(kernel_size) != 2 or x.ndim != 4:
-        raise ValueError(f"{_where(module)}: a stochastic Conv is 2-D, [B, H, W, C]")
+        raise ValueError(f"{where(module)}: a stochastic Conv is 2-D, [B, H, W, C]")
     strides, padding = (
         (value, value) if isinstance(value, int) else value
         for value in (module.strides or 1, module.padding)
@@ -417,4 +220,4 @@ def _stochastic_call(
     channels = x.shape[-1], module.features
     op = ops.conv(x.shape[1:3], kernel_size, channels, tuple(strides), padding)
     shape = (*kernel_size, x.shape[-1], module.features)
-    return _linear(module, op, shape, factories, x, mode)
+    return linear(module, op, shape, factories, x, mode)

@@ -1,0 +1,27 @@
+"""Flax modules whose kernels are posterior nodes, and `stochastic` for any other model.
+
+A layer reads its kernel as it finds it, before any shape check, so an edit may have
+changed the node's type. Bias and normalization are ordinary parameters unless they are
+named as stochastic, too (`vnets.vectors`).
+
+`Mode` (mode.py) says how a net is run; `Dense`, `Conv` and `batch_norm` (modules.py)
+are the layers of our nets; `stochastic` (flax_models.py) makes those of other Flax
+models stochastic.
+"""
+
+from vnets.layers.flax_models import Stochastic, call_path, stochastic
+from vnets.layers.mode import PRECISIONS, TEST, TRAIN, Mode
+from vnets.layers.modules import Conv, Dense, batch_norm
+
+__all__ = [
+    "PRECISIONS",
+    "TEST",
+    "TRAIN",
+    "Conv",
+    "Dense",
+    "Mode",
+    "Stochastic",
+    "batch_norm",
+    "call_path",
+    "stochastic",
+]
