@@ -244,7 +244,8 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     where its activations do not fit. The rate's schedule is over the updates.
     `log_alpha_rate` multiplies the updates of every log alpha, and of every log sigma^2
     of additive noise, which moves its log alpha. `factors` multiply the updates of
-    parameters by a pattern of their path, such as "mixture/*"; the first match counts.
+    parameters by a pattern of their path, such as "mixture/*"; the first match counts,
+    and only one that starts with "*" may match nothing.
     `weight_decay` c adds c w to the gradient of the mean w of every weight (an L2
     penalty of c / 2), and nothing to that of variances, biases and normalization.
     """
@@ -277,20 +278,39 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
 
 
 def _faster(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies updates by the first factor whose pattern matches their path."""
+    """Multiplies updates by the first factor whose pattern matches their path.
+
+    Its `init` raises a ConfigError for a pattern that is no parameter's first match,
+    unless it starts with "*": that says "wherever there is one".
+    """
+
+    def first_match(path) -> str | None:
+        fits = (pattern for pattern in factors if fnmatch.fnmatchcase(path, pattern))
+        return next(fits, None)
+
+    def named(path) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator="/")
+
+    def init(params):
+        names = [named(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        used = {first_match(name) for name in names}
+        idle = sorted(one for one in set(factors) - used if not one.startswith("*"))
+        if idle:
+            raise ConfigError(
+                f"config.optimizer.factors: nothing is left for {idle}; the parameters "
+                f"are {names}"
+            )
+        return optax.EmptyState()
 
     def scale(path, value):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, factor in factors.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return factor * value
-        return value
+        pattern = first_match(named(path))
+        return value if pattern is None else factors[pattern] * value
 
-    def update(updates, params):
+    def update(updates, state, params=None):
         del params
-        return jax.tree.map_with_path(scale, updates)
+        return jax.tree.map_with_path(scale, updates), state
 
-    return optax.stateless(update)
+    return optax.GradientTransformation(init, update)
 
 
 def _decay_means(decay: float) -> optax.GradientTransformation:

@@ -152,6 +152,7 @@ class Classifier:
         # A prior that does not fit the posteriors says so here.
         divergence = partial(kl, prior=self.prior)
         parts.call("prior", lambda: jax.eval_shape(divergence, self.shapes), {})
+        jax.eval_shape(task.optimizer.init, self.shapes)  # nor factors of no parameter
         start = config.get("nets", {}).get("start")
         return Experiment(
             task,

@@ -59,8 +59,8 @@ def build(config) -> Experiment:
     def probe(params, collections, key):
         measured = measure(params, collections, key, probed, split=net.probed)
         values = {name: column["accuracy"] for name, column in measured.items()}
-        last = measured[list(probed)[-1]]
-        values |= {k: v for k, v in last.items() if k.startswith(LEFT)}
+        for last in list(measured.values())[-1:]:
+            values |= {k: v for k, v in last.items() if k.startswith(LEFT)}
         return values | classifier.log_alphas(params)
 
     def evaluations(params, collections, key):

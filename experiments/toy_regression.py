@@ -36,8 +36,13 @@ NORMAL_95 = 1.959964  # of a standard normal, 95 % lie within this of zero
 
 def build(config) -> Experiment | Study:
     """The experiment of a config; see `configs/toy_regression.py` for its fields."""
-    for field in ("samples", "test_points", "grid_points"):
+    for field in ("samples", "test_points"):
         parts.positive(f"evals.{field}", config.evals[field])
+    if config.evals.grid_points < 3:
+        raise parts.ConfigError(
+            "config.evals.grid_points must be at least 3, so that one lies within the "
+            f"data and one on each side of them: {config.evals.grid_points}"
+        )
     parts.positive("dataset.size", config.dataset.size)
     key = stream(random.key(config.dataset.seed), "cubic")
     learn = cubic(config.dataset.size, stream(key, "train"))

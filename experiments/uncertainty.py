@@ -94,7 +94,8 @@ def shifted_images(config, test: data.Split) -> np.ndarray:
       ConfigError: an unknown name, the data set itself, or images of another shape.
     """
     name = config.shift.name
-    parts.pick("shift.name", name, sorted({*MADE, *data.NAMES} - {config.dataset.name}))
+    held = set(data.NAMES) - set(data.STREAMED)  # in memory, as the test images are
+    parts.pick("shift.name", name, sorted({*MADE, *held} - {config.dataset.name}))
     if name in MADE:
         return MADE[name](test.image)
     other = load_data(ConfigDict({"name": name, "labels": "", "validation": 0}))

@@ -65,13 +65,19 @@ def main(argv: list[str]) -> int:
         return 1
     if not parallel.is_first():
         return 0
-    table = Table("evaluation", "metrics")
+    table = Table("evaluation", "metrics", title=f"On the {_split(config)} set")
     for name, values in record["evals"].items():
         numbers = (f"{metric} {number:.5g}" for metric, number in values.items())
         table.add_row(name, ", ".join(numbers))
     Console().print(table)
     print(f"Record: {workdir / workdirs.RECORD}")
     return 0
+
+
+def _split(config) -> str:
+    """What a run is evaluated on: images held out, unless they ended its training."""
+    held_out = config.get("dataset", {}).get("validation", 0)
+    return "validation" if held_out and "early_stopping" not in config else "test"
 
 
 if __name__ == "__main__":

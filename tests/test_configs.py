@@ -290,6 +290,14 @@ def quick(**changes):
         ({"precision": "float16"}, ["config.precision", "bfloat16", "float32"]),
         ({"remat": 2}, ["config.remat", "False", "True"]),
         ({"optimizer__accumulate": 0}, ["config.optimizer.accumulate"]),
+        (
+            {"optimizer__factors": {"norm1/bias": 2.0, "dens1/*": 3.0, "*/a": 4.0}},
+            ["config.optimizer.factors", "['dens1/*']", "norm1/bias"],
+        ),
+        (
+            {"optimizer__factors": {"norm1/*": 2.0, "norm1/bias": 3.0}},
+            ["config.optimizer.factors", "['norm1/bias']"],
+        ),
         ({"estimator": "nope"}, ["config.estimator", "lrt", "weight_sampling"]),
         ({"train_samples": 0}, ["config.train_samples"]),
         ({"prior": {"kind": "student_t", "nu": -1.0}}, ["config.prior", "positive"]),

@@ -278,6 +278,7 @@ def test_with_a_magnitude_the_deterministic_pass_sees_the_image():
             ["config.shift.name", "notmnist", "shuffled_pixels", "kmnist"],
         ),
         ("uncertainty", {"shift__name": "digits"}, ["config.shift.name"]),
+        ("uncertainty", {"shift__name": "generated_shapes"}, ["config.shift.name"]),
         ("diversity", {"estimator": "nope"}, ["config.estimator", "magnitude"]),
         ("diversity", {"deterministic__edit": "nope"}, ["deterministic", "mean_only"]),
         ("diversity", {"noise__factors": (-1.0,)}, ["noise.factors", "-1.0"]),

@@ -199,8 +199,11 @@ def test_killed_and_called_again_ends_as_if_never_killed(tmp_path):
 @pytest.mark.slow
 def test_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     folder = f"--workdir={tmp_path / 'run'}"
-    code, _, err = call(tmp_path, "train", CONFIG, *SMALL, folder, "--config.epochs=1")
+    code, out, err = call(
+        tmp_path, "train", CONFIG, *SMALL, folder, "--config.epochs=1"
+    )
     assert code == 0, err
+    assert "On the test set" in out
     record = (tmp_path / "run" / "record.json").read_bytes()
     code, _, err = call(tmp_path, "train", CONFIG, *SMALL, folder, "--config.epochs=2")
     assert code == 2
@@ -230,13 +233,15 @@ def test_a_trained_net_gets_a_threshold_and_becomes_a_file(tmp_path):
     workdir = tmp_path / "run"
     config = "--config=configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
     brief = ("--config.epochs=2", "--keep_every=1", "--config.kl_weight=((0.0, 1.0),)")
-    code, _, err = call(
-        tmp_path, "train", config, small, *brief, f"--workdir={workdir}"
+    held_out = "--config.dataset.validation=200"
+    code, out, err = call(
+        tmp_path, "train", config, small, *brief, held_out, f"--workdir={workdir}"
     )
     assert code == 0, err
+    assert "On the validation set" in out
     code, out, err = call(tmp_path, "threshold", f"--workdir={workdir}", "--animate")
     assert code == 0, err
-    assert "training images" in out
+    assert "validation images" in out
     names = {"threshold.png", "weights.png", "threshold.json", "weights.gif"}
     assert names <= {path.name for path in workdir.iterdir()}
     file = tmp_path / "net.vnz"

@@ -83,6 +83,7 @@ def test_every_method_says_what_it_leaves(method, tmp_path):
 def test_columns_on_the_training_set_stand_apart(tmp_path):
     config = small("original")
     config.evals.train_columns = ("det",)
+    config.probe.columns = ()  # nothing but log alpha is watched
     record = run(config, tmp_path)
     assert set(record["evals"]) == {"det", "pruned", "train_det"}
     assert record["evals"]["train_det"] != record["evals"]["det"]

@@ -164,7 +164,7 @@ def test_every_kind_of_noise_builds_and_has_a_finite_gradient(variant):
     [
         ({"prior": "log_uniform_2015"}, ["config.prior", "ZeroMean"]),
         ({"copies": 0}, ["config.copies"]),
-        ({"evals__grid_points": 0}, ["config.evals.grid_points"]),
+        ({"evals__grid_points": 2}, ["config.evals.grid_points", "at least 3"]),
         ({"dataset__size": 0}, ["config.dataset.size"]),
     ],
 )

@@ -22,12 +22,14 @@ from vnets.data.changes import (
 )
 from vnets.data.loading import NAMES, load
 from vnets.data.preparation import PREPARABLE, prepare
+from vnets.data.streams import NAMES as STREAMED
 from vnets.data.streams import Stream
 from vnets.data.types import DataError, Dataset, Split
 
 __all__ = [
     "NAMES",
     "PREPARABLE",
+    "STREAMED",
     "DataError",
     "Dataset",
     "Split",
