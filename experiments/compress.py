@@ -28,6 +28,7 @@ from vnets.posteriors import (
 from vnets.types import Params
 
 TRIED = 2000  # examples on which bits are chosen
+STREAMED_TRIED, STREAMED_TESTED = 200, 1000  # of pictures that do not fit the memory
 BATCH = 500
 
 
@@ -64,7 +65,8 @@ def compress_net(
 
     Args:
       config: of its run.
-      dataset: it is tested on the test set, pixels as they are.
+      dataset: it is tested on the test set, pixels as they are; of one that is streamed
+        on `STREAMED_TESTED` pictures, evenly spaced.
       net: a classifier.
       out: the file to write.
       threshold: of the edit that prunes, that of units where the config cuts any; the
@@ -77,8 +79,8 @@ def compress_net(
       seconds: for how long, at each batch size.
 
     Raises:
-      ConfigError: a net that is no chain, data that are streamed, or values that do
-        not fit; WorkdirError: no permission to write the file.
+      ConfigError: a net with a step that no file holds, or values that do not fit;
+        WorkdirError: no permission to write the file.
     """
     folder = Path(out).absolute().parent
     if not folder.is_dir():
@@ -91,8 +93,7 @@ def compress_net(
     if not 1 <= threads <= most:
         raise ConfigError(f"threads must be 1 to {most}, the cores there are")
     collections = net.collections
-    test = dataset.test
-    shape = test.shape if isinstance(test, data.Stream) else test.image.shape[1:]
+    shape = dataset.test.shape
     pruned = _pruning(config, net.params, threshold)(net.params)
 
     def capture(params: Params) -> compact.Graph:
@@ -104,13 +105,8 @@ def compress_net(
 
     dense = capture(edits.mean_only(net.params))
     cut = capture(pruned)
-    if isinstance(test, data.Stream):
-        raise ConfigError(
-            f"{dataset.name} is streamed: nets of data sets that fit the memory are "
-            "compressed, on whose images they are tested"
-        )
     small = compact.shrink(cut)
-    trial = (dataset.validation or dataset.train).take(slice(TRIED))
+    test, trial = _in_memory(dataset)
     chosen = bits or compact.fewest_bits(small, _changed(small, trial.image), tolerance)
     about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
     quantized = compact.quantize(small, chosen, about)
@@ -152,6 +148,17 @@ def compress_net(
         },
         "latency_ms": latency.measure(dense, out, threads, seconds),
     }
+
+
+def _in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
+    """Test images, and others on which bits are chosen."""
+    test, others = dataset.test, dataset.validation or dataset.train
+    if not isinstance(test, data.Stream):
+        return test, others.take(slice(TRIED))
+    return tuple(
+        split.take(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
+        for split, count in ((test, STREAMED_TESTED), (others, STREAMED_TRIED))
+    )
 
 
 def _pruning(config, params: Params, threshold: float | None) -> Callable:

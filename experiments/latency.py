@@ -23,7 +23,20 @@ from experiments.config_files import ROOT
 from vnets import compact
 from vnets.compact import Graph
 from vnets.compact.shrink import activated
-from vnets.plan import POOL, Activation, Conv, Dense, Flatten, pads
+from vnets.plan import (
+    POOL,
+    Activation,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    MeanPool,
+    Plan,
+    Residual,
+    Standardize,
+    WindowMaxPool,
+    pads,
+)
 
 BATCHES = (1, 256)
 ROUNDS = (5, 300)  # at least and at most
@@ -42,29 +55,51 @@ def dense_numpy(graph: Graph, x: np.ndarray) -> np.ndarray:
       graph: without normalization.
       x: float32 [B, *shape].
     """
-    for step in graph.plan:
+    return _dense_chain(graph, graph.plan, x)
+
+
+def _dense_chain(graph: Graph, plan: Plan, x: np.ndarray) -> np.ndarray:
+    for step in plan:
         if isinstance(step, Conv):
-            margins = pads(x.shape[1:3], step.kernel, step.strides, step.padding)
-            if any(map(any, margins)):
-                x = np.pad(x, ((0, 0), *margins, (0, 0)))
-            windows = sliding_window_view(x, step.kernel, (1, 2))
-            windows = windows[:, :: step.strides[0], :: step.strides[1]]
-            patches = windows.transpose(0, 1, 2, 4, 5, 3)  # [B, H', W', kh, kw, I]
+            patches = _windows(x, step.kernel, step.strides, step.padding)
             kernel = graph.kernels[step.name].reshape(-1, step.features)
+            places = patches.shape[:3]
+            patches = patches.transpose(0, 1, 2, 4, 5, 3)  # [B, H', W', kh, kw, I]
             x = patches.reshape(-1, len(kernel)) @ kernel + graph.biases[step.name]
-            x = x.reshape(*patches.shape[:3], step.features)
+            x = x.reshape(*places, step.features)
         elif isinstance(step, Dense):
             x = x @ graph.kernels[step.name] + graph.biases[step.name]
         elif isinstance(step, Activation):
             x = activated(step.kind, x)
+        elif isinstance(step, Standardize):
+            x = (x - np.float32(step.mean)) / np.float32(step.std)
         elif isinstance(step, Flatten):
             x = x.reshape(len(x), -1)
-        else:
+        elif isinstance(step, MeanPool):
+            x = x.mean(axis=(1, 2))
+        elif isinstance(step, WindowMaxPool):
+            size, stride = (step.size, step.size), (step.stride, step.stride)
+            x = _windows(x, size, stride, step.padding, -np.inf).max(axis=(4, 5))
+        elif isinstance(step, Residual):
+            sides = (step.body, step.shortcut)
+            x = sum(_dense_chain(graph, side, x) for side in sides)
+        elif isinstance(step, MaxPool):
             height, width = (n // POOL * POOL for n in x.shape[1:3])
             x = x[:, :height, :width]
             x = x.reshape(len(x), height // POOL, POOL, width // POOL, POOL, -1)
             x = x.max(axis=(2, 4))
+        else:
+            raise ValueError(f"fold the {type(step).__name__} step first")
     return x
+
+
+def _windows(x, size, strides, padding: str, beyond: float = 0.0) -> np.ndarray:
+    """What each window of [B, H, W, C] sees, [B, H', W', C, kh, kw]; `beyond` pads."""
+    margins = pads(x.shape[1:3], size, strides, padding)
+    if any(map(any, margins)):
+        x = np.pad(x, ((0, 0), *margins, (0, 0)), constant_values=beyond)
+    windows = sliding_window_view(x, size, (1, 2))
+    return windows[:, :: strides[0], :: strides[1]]
 
 
 def cores() -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from jax import random
 
 from vnets import compact, plan
-from vnets.nets import MLP, LeNet5
+from vnets.nets import MLP, LeNet5, ResNet
 from vnets.nets.chain import Chain
 from vnets.posteriors import Point
 
@@ -32,6 +32,40 @@ SAME = Chain(
         plan.Dense("dense2", 5),
     )
 )
+# Sides that flatten, standardize, and start with what another layer's units follow.
+SIDES = Chain(
+    steps=(
+        plan.Conv("conv1", 6, (3, 3)),
+        plan.Activation("abs"),
+        plan.WindowMaxPool(2, 1, "VALID"),
+        plan.Residual(
+            (
+                plan.Standardize((0.1,), (2.0,)),
+                plan.Conv("conv2", 5, (3, 3)),
+                plan.Activation("softplus"),
+                plan.Conv("conv3", 6, (1, 1)),
+            ),
+        ),
+        plan.Flatten(),
+        plan.Activation("tanh"),
+        plan.Residual(
+            (plan.Dense("dense1", 9), plan.Activation(), plan.Dense("dense2", 7)),
+            (plan.Residual((plan.Dense("dense3", 7),), (plan.Dense("dense4", 7),)),),
+        ),
+        plan.Dense("dense5", 6),
+        plan.Activation("leaky_relu"),
+        plan.Dense("dense6", 5),
+    )
+)
+# Whose outputs are maps, flattened.
+MAPS = Chain(
+    steps=(
+        plan.Conv("conv1", 9, (1, 1)),
+        plan.Activation(),
+        plan.Conv("conv2", 3, (3, 3), (2, 2), "VALID"),
+        plan.Flatten(),
+    )
+)
 NETS = {
     "mlp": (MLP((40, 30), 7), (6, 6, 1), 0.03),
     "mlp-tanh": (MLP((40, 30), 7, "tanh"), (36,), 0.03),
@@ -39,6 +73,9 @@ NETS = {
     "lenet5-batch-norm": (LeNet5(batch_norm=True), SHAPE, KEPT),
     "lenet5-plain-norm": (LeNet5(batch_norm=True, norm_affine=False), SHAPE, KEPT),
     "same": (SAME, (13, 12, 3), 0.04),
+    "resnet": (ResNet(5, stages=(2, 1), width=4, input_std=(0.3,)), (17, 16, 3), 0.1),
+    "sides": (SIDES, (5, 6, 2), 0.3),
+    "maps": (MAPS, (6, 8, 2), 0.3),
 }
 
 

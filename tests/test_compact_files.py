@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from compact_nets import SHAPE, lenet5, sparse
+from compact_nets import SHAPE, case, lenet5, sparse
 
 from vnets import compact, plan
 from vnets.compact import codec, entropy
@@ -81,6 +81,11 @@ def test_bad_files_are_refused(tmp_path):
             compact.load(tmp_path / "bad.vnz")
 
 
+def nested(depth):
+    """Sides within sides."""
+    return plan.Residual((nested(depth - 1),)) if depth else plan.Activation()
+
+
 def test_what_no_file_holds_is_refused():
     _, net = lenet5()
     layer = net.layers["conv1"]
@@ -89,6 +94,15 @@ def test_what_no_file_holds_is_refused():
         ({"about": {"x": float("nan")}}, "JSON"),
         ({"shape": (9, 9, 1)}, "nothing is left"),
         ({"plan": (*net.plan, plan.Norm("n"))}, "no Norm"),
+        ({"plan": (*net.plan, plan.Residual((plan.Norm("n"),)))}, "no Norm"),
+        ({"plan": (plan.WindowMaxPool(0, 1), *net.plan)}, "pooling step are 1"),
+        ({"plan": (plan.WindowMaxPool(1, 1, "FULL"), *net.plan)}, "SAME or VALID"),
+        (
+            {"plan": (plan.Residual((plan.Conv("c", 3, (1, 1)),)), *net.plan)},
+            "shortcut",
+        ),
+        ({"plan": (nested(8), *net.plan)}, "nested 8 deep"),
+        ({"plan": (*[plan.Activation()] * 1024, *net.plan)}, "1024 steps"),
         ({"plan": (plan.Standardize((0.0, 0.0)), *net.plan)}, "fit 1 channels"),
         ({"plan": (plan.Standardize((0.0,), (0.0,)), *net.plan)}, "divides by"),
         ({"plan": (plan.Standardize((float("nan"),)), *net.plan)}, "subtracts"),
@@ -173,17 +187,20 @@ def mutated(content, other, draw, number):
     return rebuilt(parts)
 
 
-def _fuzz(count):
-    content, _ = lenet5()
+def file_of(graph):
+    return compact.dumps(compact.quantize(compact.shrink(graph), 5))
+
+
+def _fuzz(content, count):
     mlp = lenet_300_100()
-    graph = compact.capture(mlp, sparse(mlp, SHAPE, 0.02), SHAPE)
-    other = compact.dumps(compact.quantize(compact.shrink(graph), 5))
+    other = file_of(compact.capture(mlp, sparse(mlp, SHAPE, 0.02), SHAPE))
     draw = np.random.default_rng(0)
+    honest_size = math.prod(compact.loads(content).shape)
 
     def predict(predictor):
         """What loads has a shape of its own; of huge images one is not even made."""
         shape = predictor.net.shape
-        if math.prod(shape) <= 100 * math.prod(SHAPE):
+        if math.prod(shape) <= 100 * honest_size:
             got = predictor(np.ones((2, *shape), np.float32))
             assert (got.ndim, len(got)) == (2, 2)
 
@@ -217,12 +234,20 @@ def _fuzz(count):
     return outcomes
 
 
-def test_mutated_files_predict_or_are_refused():
-    outcomes = _fuzz(150)
+FILES = {
+    "lenet5": lambda: lenet5()[0],
+    "sides": lambda: file_of(case("sides")[0]),  # plans within plans
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mutated_files_predict_or_are_refused(name):
+    outcomes = _fuzz(FILES[name](), 150)
     assert outcomes["refused"] > 100
 
 
 @pytest.mark.slow
-def test_a_thousand_mutated_files_predict_or_are_refused():
-    outcomes = _fuzz(1000)
+@pytest.mark.parametrize("name", FILES)
+def test_a_thousand_mutated_files_predict_or_are_refused(name):
+    outcomes = _fuzz(FILES[name](), 1000)
     assert outcomes["refused"] > 700

@@ -190,6 +190,10 @@ def test_a_stream_is_evaluated_as_the_same_images_in_memory(dataset):
     image = np.concatenate([batch["image"] for batch in batches])[:96]
     label = np.concatenate([batch["label"] for batch in batches])[:96]
     assert np.bincount(label).tolist() == [12] * 8
+    some = test.take(np.asarray([95, 0, 40]))
+    np.testing.assert_array_equal(some.image, image[[95, 0, 40]])
+    np.testing.assert_array_equal(some.label, label[[95, 0, 40]])
+    assert test.take(np.asarray([], int)).image.shape == (0, *test.shape)
     net = MLP((4,), 8)
     variables = jax.jit(net.init)(random.key(0), jnp.zeros((1, *test.shape)))
     split, spec = data.Split(image, label), EvalSpec()

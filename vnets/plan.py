@@ -1,13 +1,13 @@
 """A net as data: its steps, their shapes and what they cost. No JAX here.
 
 A plan is a chain of steps; a `Residual` step has two chains of its own. `nets.Net` runs
-a plan with posteriors and gradients, `compact` without either, if it is a chain without
-such steps. Noise is no step: it is a part of the posterior of a layer's weight.
+a plan with posteriors and gradients, `compact` without either. Noise is no step: it is
+a part of the posterior of a layer's weight.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Shape = tuple[int, ...]
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs", "softplus")
@@ -220,6 +220,16 @@ def every(plan: Plan) -> Iterator[Step]:
             yield step
 
 
+def replaced(plan: Plan, change: Callable[[Step], Step]) -> Plan:
+    """The plan with `change(step)` for each step, those within a `Residual`, too."""
+    return tuple(
+        Residual(replaced(step.body, change), replaced(step.shortcut, change))
+        if isinstance(step, Residual)
+        else change(step)
+        for step in plan
+    )
+
+
 def pads(
     size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], padding: str
 ) -> tuple[tuple[int, int], ...]:
@@ -321,7 +331,9 @@ def costs(
             f"unknown layers {unknown}; choose from {list(linear_layers(plan))}"
         )
     found = {}
-    for step, before, after in _linear_shapes(plan, shape):
+    for step, before, after in placed(plan, shape):
+        if not isinstance(step, Conv | Dense):
+            continue
         inputs, outputs = live.get(step.name, (before[-1], after[-1]))
         if not (0 <= inputs <= before[-1] and 0 <= outputs <= after[-1]):
             raise ValueError(
@@ -334,14 +346,12 @@ def costs(
     return found
 
 
-def _linear_shapes(
-    plan: Plan, shape: Shape
-) -> Iterator[tuple[Conv | Dense, Shape, Shape]]:
-    """The linear steps, nested ones too, with the shapes before and after each."""
+def placed(plan: Plan, shape: Shape) -> Iterator[tuple[Step, Shape, Shape]]:
+    """The steps as `every` gives them, with the shapes before and after each."""
     held = shapes(plan, shape)
     for step, before, after in zip(plan, held, held[1:], strict=False):
         if isinstance(step, Residual):
-            yield from _linear_shapes(step.body, before)
-            yield from _linear_shapes(step.shortcut, before)
-        elif isinstance(step, Conv | Dense):
+            yield from placed(step.body, before)
+            yield from placed(step.shortcut, before)
+        else:
             yield step, before, after

@@ -14,20 +14,27 @@ from vnets.plan import (
     Dense,
     Flatten,
     MaxPool,
+    MeanPool,
     Plan,
+    Residual,
     Shape,
     Standardize,
     Step,
+    WindowMaxPool,
+    every,
 )
 
 LARGEST = 2**16  # bytes of JSON
 ABOUT_ENTRIES, ABOUT_CHARACTERS = 32, 256
-STEPS, FEATURES, EXTENT = 512, 2**20, 64
+STEPS, DEPTH, FEATURES, EXTENT = 1024, 8, 2**20, 64
 KINDS = {
     "conv": Conv,
     "dense": Dense,
     "activation": Activation,
     "max_pool": MaxPool,
+    "window_max_pool": WindowMaxPool,
+    "mean_pool": MeanPool,
+    "residual": Residual,
     "flatten": Flatten,
     "standardize": Standardize,
 }
@@ -40,14 +47,25 @@ def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
     Raises:
       ValueError: a step or an entry that no file holds.
     """
-    for step in plan:
-        check_step(step)
     check_about(about)
-    kinds = {kind: name for name, kind in KINDS.items()}
-    steps = [[kinds[type(step)], *dataclasses.astuple(step)] for step in plan]
-    held = {"plan": steps, "shape": list(shape), "about": dict(about)}
+    _check_count(plan)
+    held = {"plan": _packed(plan, DEPTH), "shape": list(shape), "about": dict(about)}
     text = json.dumps(held, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return zlib.compress(text.encode(), 9)
+
+
+def _packed(plan: Plan, depth: int) -> list:
+    """Each step as its kind and its fields; a field that is a plan likewise."""
+    _check_depth(depth)
+    kinds = {kind: name for name, kind in KINDS.items()}
+    held = []
+    for step in plan:
+        check_step(step)
+        fields = (getattr(step, field.name) for field in dataclasses.fields(step))
+        if isinstance(step, Residual):
+            fields = (_packed(side, depth - 1) for side in fields)
+        held.append([kinds[type(step)], *fields])
+    return held
 
 
 def unpack(section: bytes) -> tuple[Plan, Shape, dict]:
@@ -67,8 +85,6 @@ def unpack(section: bytes) -> tuple[Plan, Shape, dict]:
     if not isinstance(held, dict) or set(held) != {"plan", "shape", "about"}:
         raise ValueError("its description has other fields")
     plan, shape, about = held["plan"], held["shape"], held["about"]
-    if not (isinstance(plan, list) and len(plan) <= STEPS):
-        raise ValueError(f"its plan is no list of at most {STEPS} steps")
     if not (
         isinstance(shape, list)
         and len(shape) in (1, 3)
@@ -78,10 +94,29 @@ def unpack(section: bytes) -> tuple[Plan, Shape, dict]:
     if not isinstance(about, dict):
         raise ValueError("its description has no names")
     check_about(about)
-    return tuple(map(_step, plan)), tuple(shape), about
+    steps = _unpacked(plan, DEPTH)
+    _check_count(steps)
+    return steps, tuple(shape), about
 
 
-def _step(held) -> Step:
+def _unpacked(held, depth: int) -> Plan:
+    _check_depth(depth)
+    if not isinstance(held, list):
+        raise ValueError("a plan is no list of steps")
+    return tuple(_step(one, depth) for one in held)
+
+
+def _check_depth(depth: int) -> None:
+    if not depth:
+        raise ValueError(f"a plan is nested {DEPTH} deep at most")
+
+
+def _check_count(plan: Plan) -> None:
+    if sum(1 for _ in every(plan)) > STEPS:
+        raise ValueError(f"a plan has {STEPS} steps at most")
+
+
+def _step(held, depth: int) -> Step:
     if not (isinstance(held, list) and held and isinstance(held[0], str)):
         raise ValueError("a step has no kind")
     kind = KINDS.get(held[0])
@@ -89,6 +124,8 @@ def _step(held) -> Step:
         raise ValueError(f"unknown step {held[0]!r}; there are {list(KINDS)}")
     if len(held) - 1 != len(dataclasses.fields(kind)):
         raise ValueError(f"a {held[0]} step has other fields")
+    if kind is Residual:
+        return Residual(*(_unpacked(side, depth - 1) for side in held[1:]))
     step = kind(*(tuple(v) if isinstance(v, list) else v for v in held[1:]))
     check_step(step)
     return step
@@ -111,6 +148,10 @@ def check_step(step: Step) -> None:
             raise ValueError(f"a standardize step divides by {step.std}")
         if not all(map(math.isfinite, step.mean)):
             raise ValueError(f"a standardize step subtracts {step.mean}")
+    if isinstance(step, WindowMaxPool):
+        if not (_whole(step.size, EXTENT) and _whole(step.stride, EXTENT)):
+            raise ValueError(f"size and stride of a pooling step are 1 to {EXTENT}")
+        _check_padding("a pooling step", step.padding)
     if not isinstance(step, Conv | Dense):
         return
     if not (isinstance(step.name, str) and NAME.fullmatch(step.name)):
@@ -123,8 +164,12 @@ def check_step(step: Step) -> None:
         extents = (*_pair(step.kernel), *_pair(step.strides))
         if not all(_whole(extent, EXTENT) for extent in extents):
             raise ValueError(f"kernel and strides of {step.name!r} are 1 to {EXTENT}")
-        if step.padding not in ("SAME", "VALID"):
-            raise ValueError(f"padding of {step.name!r} must be SAME or VALID")
+        _check_padding(repr(step.name), step.padding)
+
+
+def _check_padding(of: str, padding) -> None:
+    if padding not in ("SAME", "VALID"):
+        raise ValueError(f"padding of {of} must be SAME or VALID")
 
 
 def check_about(about: Mapping) -> None:

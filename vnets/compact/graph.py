@@ -1,4 +1,4 @@
-"""A trained chain as NumPy arrays, dense: what is folded, shrunk and quantized."""
+"""A trained net as NumPy arrays, dense: what is folded, shrunk and quantized."""
 
 import dataclasses
 import math
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from vnets.plan import (
-    Activation,
     Conv,
     Dense,
     Flatten,
-    MaxPool,
     Norm,
     Plan,
     Shape,
-    Standardize,
+    Step,
+    every,
+    placed,
+    replaced,
     shapes,
 )
 
-CHAIN = (Conv, Dense, Norm, Activation, MaxPool, Flatten, Standardize)
 LARGEST = 2**28  # weights of one layer, and units of one map of one example
 
 
@@ -50,7 +50,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """A chain with dense arrays.
+    """A plan with dense arrays.
 
     Attributes:
       plan: the steps.
@@ -80,13 +80,14 @@ class Graph:
 
     def with_own_widths(self) -> "Graph":
         """The graph whose plan has as many units as the arrays."""
-        plan = tuple(
-            dataclasses.replace(step, features=self.biases[step.name].size)
-            if isinstance(step, Conv | Dense)
-            else step
-            for step in self.plan
-        )
-        return dataclasses.replace(self, plan=plan)
+
+        def resized(step: Step) -> Step:
+            if isinstance(step, Conv | Dense):
+                units = self.biases[step.name].size
+                return dataclasses.replace(step, features=units)
+            return step
+
+        return dataclasses.replace(self, plan=replaced(self.plan, resized))
 
     def to_flax(self):
         """The dense net in Flax: `(model, variables)`, the same function.
@@ -108,35 +109,28 @@ class Graph:
             for name, kernel in self.kernels.items()
             for bias in (self.biases[name],)
         }
-        plan = tuple(
-            dataclasses.replace(step, bias=True)
-            if isinstance(step, Conv | Dense)
-            else step
-            for step in self.plan
-        )
-        return Chain(steps=plan), {"params": params}
+        return Chain(steps=replaced(self.plan, biased)), {"params": params}
+
+
+def biased(step: Step) -> Step:
+    """The step with a bias, if it is linear."""
+    linear = isinstance(step, Conv | Dense)
+    return dataclasses.replace(step, bias=True) if linear else step
 
 
 def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     """The kernel's shape of each linear layer.
 
     Raises:
-      ValueError: a plan that is no chain of named steps ending in a vector, that does
-        not fit the shape, or whose arrays would be too large.
+      ValueError: a plan with two steps of a name, that does not end in a vector or fit
+        the shape, or whose arrays would be too large.
     """
-    others = sorted({type(s).__name__ for s in plan if not isinstance(s, CHAIN)})
-    if others:
-        raise ValueError(
-            f"a plan with {' and '.join(others)} steps has no compact form; only a "
-            f"chain has, of {', '.join(kind.__name__ for kind in CHAIN)}"
-        )
-    names = [step.name for step in plan if isinstance(step, Conv | Dense | Norm)]
+    names = [step.name for step in every(plan) if isinstance(step, Conv | Dense | Norm)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"several steps have the names {repeated}")
     found = {}
-    held = shapes(plan, shape)
-    for step, before, after in zip(plan, held, held[1:], strict=False):
+    for step, before, after in placed(plan, shape):
         if isinstance(step, Dense):
             if len(before) != 1:
                 raise ValueError(f"layer {step.name!r} must come after Flatten")
@@ -146,7 +140,7 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
         sizes = [math.prod(before), math.prod(after), *map(math.prod, found.values())]
         if max(sizes) > LARGEST:
             raise ValueError(f"{step} makes arrays of more than {LARGEST} numbers")
-    if not found or len(held[-1]) != 1:
+    if not found or len(shapes(plan, shape)[-1]) != 1:
         raise ValueError("a net needs a linear layer, and ends with a vector of units")
     return found
 
@@ -165,7 +159,8 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
     """
     if not hasattr(model, "plan"):
         raise ValueError(
-            f"{type(model).__name__} has no plan: only chains of vnets.nets are compact"
+            f"{type(model).__name__} has no plan, as the nets of vnets.nets have; "
+            "write its layers down as a nets.Chain, which takes the same parameters"
         )
     plan, params = model.plan, variables["params"]
     expected = kernel_shapes(plan, shape)
@@ -176,7 +171,7 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
             f"{sorted(params)}: a chain takes those of a net with the same names"
         )
     kernels, biases, norms = {}, {}, {}
-    for step in plan:
+    for step in every(plan):
         if isinstance(step, Conv | Dense):
             kernels[step.name] = _mean(params[step.name]["kernel"])
             if kernels[step.name].shape != expected[step.name]:

@@ -6,6 +6,7 @@ patches of those taps only that have a weight.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,9 +27,16 @@ from vnets.plan import (
     Dense,
     Flatten,
     MaxPool,
+    MeanPool,
+    Norm,
+    Plan,
+    Residual,
+    Shape,
     Standardize,
     Step,
+    WindowMaxPool,
     pads,
+    placed,
     shapes,
 )
 
@@ -36,7 +44,9 @@ from vnets.plan import (
 # sparse multiply-add takes some ten times as long as one of a dense matrix product.
 SPARSE_BELOW = 0.1
 AT_ONCE = 32  # images in a convolutional net: their patches stay in the cache
+PATCH_BYTES = 2**26  # of a layer's patches at once, at most, but those of one image
 Form = Literal["auto", "sparse", "dense"]
+Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Predictor:
@@ -59,39 +69,20 @@ class Predictor:
             raise ValueError(f"unknown form {form!r}; choose auto, sparse or dense")
         self.net = net
         self.forms: dict[str, str] = {}
-        self._steps: list[Callable[[np.ndarray], np.ndarray]] = []
-        self._enter = _batch_last
-        maps = None  # [H, W, C] that the next dense layer's inputs were flattened from
-        held = shapes(net.plan, net.shape)
-        for number, (step, before) in enumerate(zip(net.plan, held, strict=False)):
-            last, after = net.plan[number - 1 : number], net.plan[number + 1 :]
-            if isinstance(step, Conv):
-                multiply = self._product(step.name, form, _by_output)
-                self._steps.append(_Convolution(step, before[-1], *multiply))
-            elif isinstance(step, Dense):
-                order = functools.partial(_by_output, maps=maps)
-                live, product = self._product(step.name, form, order)
-                if not self._steps:
-                    # What no weight reads is left out before anything is copied.
-                    self._enter = functools.partial(_chosen, live)
-                    live = np.arange(live.size)
-                self._steps.append(functools.partial(_dense, live, product))
-                maps = None
-            elif isinstance(step, Flatten) and not number:
-                self._enter = functools.partial(_chosen, None)
-            elif isinstance(step, Flatten):
-                maps = before if len(before) == 3 else maps
-                self._steps.append(_flatten)
-            elif isinstance(step, Activation):
-                act = functools.partial(activated, step.kind)
-                self._steps += [_max_pool, act] if _pools_first(step, after) else [act]
-            elif isinstance(step, Standardize):
-                self._steps.append(functools.partial(_standardize, step))
-            elif not isinstance(step, MaxPool):
-                raise ValueError(f"fold the {type(step).__name__} step first")
-            elif not (last and _pools_first(last[0], (step,))):
-                self._steps.append(_max_pool)
-        self._convolves = any(isinstance(step, Conv) for step in net.plan)
+        self._enter, plan = _batch_last, net.plan
+        flat = isinstance(plan[0], Flatten)  # inputs are in the order of their units
+        if flat:
+            plan, self._enter = plan[1:], functools.partial(_chosen, None)
+        shape = shapes(net.plan[: int(flat)], net.shape)[-1]
+        self._steps: list[Run] = []
+        if plan and isinstance(plan[0], Dense):
+            # What no weight reads is left out before anything is copied.
+            live, product = self._product(plan[0].name, form, _by_output)
+            self._enter = functools.partial(_chosen, live)
+            self._steps = [product]
+            shape, plan = (plan[0].features,), plan[1:]
+        self._steps += self._chain(plan, shape, form)
+        self._at_once = _images_at_once(net.plan, net.shape)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Outputs [B, K] for inputs [B, *shape]; uint8 pixels are divided by 255.
@@ -108,17 +99,57 @@ class Predictor:
             )
         if x.shape[1:] != tuple(self.net.shape):
             raise ValueError(f"inputs are {x.shape}, the net takes {self.net.shape}")
-        size = AT_ONCE if self._convolves else max(len(x), 1)
+        size = self._at_once or max(len(x), 1)
         parts = [self._run(x[i : i + size]) for i in range(0, max(len(x), 1), size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         if x.dtype == np.uint8:
             x = x.astype(np.float32) / np.float32(255)
-        h = self._enter(x.astype(np.float32, copy=False))
-        for step in self._steps:
-            h = step(h)
+        h = _in_turn(self._steps, self._enter(x.astype(np.float32, copy=False)))
         return np.ascontiguousarray(h.T)
+
+    def _chain(self, plan: Plan, shape: Shape, form: Form) -> list[Run]:
+        """What computes a plan, from units in their order to units in their order."""
+        found: list[Run] = []
+        maps = None  # [H, W, C] that the units at hand were flattened from, maps first
+        held = shapes(plan, shape)
+        for number, (step, before) in enumerate(zip(plan, held, strict=False)):
+            last, after = plan[number - 1 : number], plan[number + 1 :]
+            if isinstance(step, Conv):
+                multiply = self._product(step.name, form, _by_output)
+                found.append(_Convolution(step, before[-1], *multiply))
+            elif isinstance(step, Dense):
+                order = functools.partial(_by_output, maps=maps)
+                found.append(
+                    functools.partial(_dense, *self._product(step.name, form, order))
+                )
+                maps = None
+            elif isinstance(step, Flatten):
+                maps = before if len(before) == 3 else maps
+                found.append(_flatten)
+            elif isinstance(step, Activation):
+                pool = _pooling(after[0]) if _pools_first(step, after) else None
+                act = functools.partial(activated, step.kind)
+                found += [pool, act] if pool else [act]
+            elif isinstance(step, Standardize):
+                found.append(functools.partial(_standardize, step))
+            elif isinstance(step, MeanPool):
+                found.append(_mean_pool)
+            elif isinstance(step, Residual):
+                if maps:
+                    found.append(functools.partial(_in_order, maps))
+                    maps = None
+                sides = (
+                    self._chain(side, before, form)
+                    for side in (step.body, step.shortcut)
+                )
+                found.append(functools.partial(_sum, *sides))
+            elif isinstance(step, Norm):
+                raise ValueError("fold the Norm step first")
+            elif not (last and _pools_first(last[0], (step,))):
+                found.append(_pooling(step))
+        return found + ([functools.partial(_in_order, maps)] if maps else [])
 
     def _product(self, name: str, form: Form, by_output):
         """The inputs that a layer uses, and its product with them, bias included."""
@@ -168,7 +199,33 @@ def _by_output(linear: Linear, maps=None) -> tuple[np.ndarray, np.ndarray]:
 def _pools_first(step: Step, after: Sequence[Step]) -> bool:
     """Pooling may come before a monotone activation: there are fewer numbers then."""
     monotone = isinstance(step, Activation) and step.kind != "abs"
-    return monotone and bool(after) and isinstance(after[0], MaxPool)
+    return monotone and bool(after) and isinstance(after[0], MaxPool | WindowMaxPool)
+
+
+def _pooling(step: Step) -> Run:
+    if isinstance(step, WindowMaxPool):
+        return functools.partial(_window_max_pool, step)
+    return _max_pool
+
+
+def _images_at_once(plan: Plan, shape: Shape) -> int | None:
+    """How many images a net of convolutions takes in one go; None: all, without any."""
+    patches = [
+        4 * math.prod(step.kernel) * before[-1] * math.prod(after[:2])
+        for step, before, after in placed(plan, shape)
+        if isinstance(step, Conv)
+    ]
+    return min(AT_ONCE, max(1, PATCH_BYTES // max(patches))) if patches else None
+
+
+def _in_turn(steps: Sequence[Run], h: np.ndarray) -> np.ndarray:
+    for step in steps:
+        h = step(h)
+    return h
+
+
+def _sum(body: Sequence[Run], shortcut: Sequence[Run], h: np.ndarray) -> np.ndarray:
+    return _in_turn(body, h) + _in_turn(shortcut, h)
 
 
 def _batch_last(x: np.ndarray) -> np.ndarray:
@@ -198,6 +255,34 @@ def _standardize(step: Standardize, h: np.ndarray) -> np.ndarray:
 
 def _flatten(h: np.ndarray) -> np.ndarray:
     return h.reshape(math.prod(h.shape[:-1]), h.shape[-1])
+
+
+def _in_order(maps: Shape, h: np.ndarray) -> np.ndarray:
+    """Flattened maps, [C H W, B], in the order of units, [H W C, B]."""
+    height, width, channels = maps
+    return h.reshape(channels, height * width, -1).swapaxes(0, 1).reshape(h.shape)
+
+
+def _mean_pool(h: np.ndarray) -> np.ndarray:
+    return h.mean(axis=(1, 2))
+
+
+def _window_max_pool(step: WindowMaxPool, h: np.ndarray) -> np.ndarray:
+    size, stride = (step.size, step.size), (step.stride, step.stride)
+    margins = pads(h.shape[1:3], size, stride, step.padding)
+    low = np.pad(h, ((0, 0), *margins, (0, 0)), constant_values=-np.inf)
+    ends = (n - step.size + 1 for n in low.shape[1:3])  # of the windows' first corners
+    rows, columns = (range(0, end, step.stride) for end in ends)
+    corners = itertools.product(range(step.size), repeat=2)
+    return functools.reduce(
+        np.maximum,
+        (
+            low[:, rows.start + i : rows.stop + i : step.stride][
+                :, :, columns.start + j : columns.stop + j : step.stride
+            ]
+            for i, j in corners
+        ),
+    )
 
 
 def _max_pool(h: np.ndarray) -> np.ndarray:

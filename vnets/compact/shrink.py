@@ -1,11 +1,22 @@
 """The same function with fewer units: normalization folded away, dead units cut out."""
 
-import dataclasses
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
-from vnets.compact.graph import Graph, without_flatten
-from vnets.plan import Activation, Conv, Dense, Norm, Standardize, Step
+from vnets.compact.graph import Graph, biased, without_flatten
+from vnets.plan import (
+    Activation,
+    Conv,
+    Dense,
+    Norm,
+    Plan,
+    Residual,
+    Standardize,
+    Step,
+    every,
+)
 
 
 def fold_norms(graph: Graph) -> Graph:
@@ -16,13 +27,19 @@ def fold_norms(graph: Graph) -> Graph:
         convolution whose padding it does not see.
     """
     kernels, biases = dict(graph.kernels), dict(graph.biases)
-    steps = without_flatten(graph.plan)
+    plan = _without_norms(graph.plan, graph.norms, kernels, biases)
+    return Graph(plan, graph.shape, kernels, biases)
+
+
+def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
+    """A chain whose normalizations have moved into these arrays."""
+    steps = without_flatten(plan)
     folded: list[Step] = []
-    for step, after in zip(steps, (*steps[1:], None), strict=True):
+    for step, after in itertools.zip_longest(steps, steps[1:]):
         if not isinstance(step, Norm):
             folded.append(step)
             continue
-        norm = graph.norms[step.name]
+        norm = norms[step.name]
         before = folded[-1] if folded else None
         if isinstance(before, Conv | Dense):
             name = before.name
@@ -40,8 +57,16 @@ def fold_norms(graph: Graph) -> Graph:
                 f"{step.name!r} stands beside no linear layer that it can be folded "
                 "into (a convolution with padding after it cannot take it)"
             )
-    plan = tuple(_biased(s) for s in graph.plan if not isinstance(s, Norm))
-    return Graph(plan, graph.shape, kernels, biases)
+    return tuple(
+        Residual(
+            _without_norms(step.body, norms, kernels, biases),
+            _without_norms(step.shortcut, norms, kernels, biases),
+        )
+        if isinstance(step, Residual)
+        else biased(step)
+        for step in plan
+        if not isinstance(step, Norm)
+    )
 
 
 def shrink(graph: Graph) -> Graph:
@@ -51,37 +76,42 @@ def shrink(graph: Graph) -> Graph:
     into the biases of the next layer. (Into a convolution with padding only a zero is
     moved: at the border the constant ends.) A unit whose outgoing weights are all zero
     is dropped. The function stays the same up to the rounding of those biases, and so
-    do inputs and outputs; a layer of dead units keeps one.
+    do inputs and outputs; a layer of dead units keeps one. What a `Residual` step adds
+    keeps its units too, since both sides and all that follows share them: of its layers
+    those are cut that another layer of the same side reads.
 
     Raises:
-      ValueError: a normalization; `fold_norms` comes first. Or a standardize step that
-        is not of the inputs: its constants belong to units that may go.
+      ValueError: a normalization; `fold_norms` comes first. Or a standardize step
+        between two layers: its constants belong to units that may go.
     """
-    if any(isinstance(step, Norm) for step in graph.plan):
+    if any(isinstance(step, Norm) for step in every(graph.plan)):
         raise ValueError("fold the normalization before shrinking")
-    kinds = [type(step) for step in without_flatten(graph.plan)]
-    if (
-        Standardize
-        in kinds[next(i for i, k in enumerate(kinds) if k in (Conv, Dense)) :]
-    ):
-        raise ValueError("a standardize step after a linear layer has no compact form")
     kernels, biases = dict(graph.kernels), dict(graph.biases)
-    names = [step.name for step in graph.plan if isinstance(step, Conv | Dense)]
+    pairs = list(_pairs(graph.plan))
     while True:
-        widths = [biases[name].size for name in names]
-        for this, after, kinds in _pairs(graph):
+        widths = [bias.size for bias in biases.values()]
+        for this, after, kinds in pairs:
             _fold_constants(kernels, biases, this, after, kinds)
             _drop_unused(kernels, biases, this.name, after.name)
-        if widths == [biases[name].size for name in names]:
+        if widths == [bias.size for bias in biases.values()]:
             break
     return Graph(graph.plan, graph.shape, kernels, biases).with_own_widths()
 
 
-def _pairs(graph: Graph):
-    """Each linear layer with the next one and the activations between them."""
+def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, ...]]]:
+    """Each linear layer whose outputs one other reads, that one, and the activations
+    between them."""
     this, kinds = None, ()
-    for step in graph.plan:
-        if isinstance(step, Activation):
+    for step in plan:
+        if isinstance(step, Residual):
+            yield from _pairs(step.body)
+            yield from _pairs(step.shortcut)
+            this = None
+        elif isinstance(step, Standardize) and this is not None:
+            raise ValueError(
+                "a standardize step after a linear layer has no compact form"
+            )
+        elif isinstance(step, Activation):
             kinds = (*kinds, step.kind)
         elif isinstance(step, Conv | Dense):
             if this is not None:
@@ -143,11 +173,6 @@ def _by_unit(kernel: np.ndarray, units: int) -> np.ndarray:
 
 def _pads(step: Step) -> bool:
     return isinstance(step, Conv) and step.padding != "VALID" and step.kernel != (1, 1)
-
-
-def _biased(step: Step) -> Step:
-    linear = isinstance(step, Conv | Dense)
-    return dataclasses.replace(step, bias=True) if linear else step
 
 
 def _float32(x: np.ndarray) -> np.ndarray:
