@@ -1,7 +1,8 @@
 """Measures training steps, draws and estimators, and writes a report.
 
-    python scripts/bench.py [--only=lenet5,vgg,resnet50,ensembles,forms,noise,lrt_layer]
-        [--rounds=30] [--quick] [--out=results/bench]
+    python scripts/bench.py [--rounds=30]
+        [--only=lenet5,vgg,resnet50,ensembles,forms,noise,lrt_layer,sparse_nets]
+        [--quick] [--out=results/bench]
 
 Each benchmark runs in a process of its own, which gives its memory back. Writes
 <out>/<benchmark>.json and, generated from them, <out>/README.md and the figures; prints

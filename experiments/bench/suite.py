@@ -12,6 +12,7 @@ MODULES = {
     "forms": "forms",
     "noise": "noise",
     "lrt_layer": "lrt_layer",
+    "sparse_nets": "sparse_nets",
 }
 
 
