@@ -18,8 +18,10 @@ all 50,000 images; at short k = 0.25, dropout 0.1 around dense1 only, and 10,000
 images, for two cores; at quick its first two blocks on the digits in 8 x 8.
 quick of mnist_fc: 784-256-256-10 on 500 of the digits.
 
-Adam at 1e-3, constant for half of the run and then linearly to 0; batches of 200
-(CIFAR: 100, digits: 50).
+Adam at 1e-3 (cifar10_vgg_dropout but at quick: 3e-4), constant for half of the run and
+then linearly to 0; batches of 200 (CIFAR: 100, digits: 50). At 1e-3 the loss of
+cifar10_vgg_dropout on its training labels stood still for 19 epochs; at 3e-4 a trial of
+12 epochs had learned four labels in five.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +39,7 @@ RATE = 0.1
 EPOCHS = {
     "mnist_fc_dropout": {"quick": 300, "short": 150, "paper": 200},
     "mnist_fc_sparse_vd": {"quick": 100, "short": 40, "paper": 200},
-    "cifar10_vgg_dropout": {"quick": 60, "short": 100, "paper": 200},
+    "cifar10_vgg_dropout": {"quick": 60, "short": 50, "paper": 200},
     "cifar10_vgg_sparse_vd": {"quick": 60, "short": 60, "paper": 200},
 }
 
@@ -49,7 +51,9 @@ def get_config(which: str = "mnist_fc_sparse_vd") -> ConfigDict:
     config.epochs = EPOCHS[variant][scale]
     config.dataset.random_labels_seed = SEED
     config.kl_weight = ((0.0, 1.0),)
-    config.optimizer.learning_rate = ((0.0, 1e-3), (0.5, 1e-3), (1.0, 0.0))
+    slow = variant == "cifar10_vgg_dropout" and scale != "quick"
+    rate = 3e-4 if slow else 1e-3
+    config.optimizer.learning_rate = ((0.0, rate), (0.5, rate), (1.0, 0.0))
     config.evals.columns = config.evals.train_columns = ("det", "pruned")
     config.probe = {"every": 20, "samples": 1, "columns": ("det", "pruned")}
     return config
