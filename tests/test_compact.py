@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from compact_nets import NETS, SHAPE, case, close, inputs, lenet5, sparse
+from flax import linen as nn
 from jax import random
 
 from vnets import compact, plan
@@ -31,6 +32,16 @@ def test_parts_that_do_not_fit_each_other_are_named():
     other = {"hidden": params["a"], "b": params["b"]}
     with pytest.raises(ValueError, match=r"\['a'\] are not among .* \['b', 'hidden'\]"):
         compact.capture(net, {"params": other}, (4,))
+    without = Chain(steps=(plan.Dense("a", 3, bias=False),))
+    normed = Chain(steps=(*net.steps, plan.Norm("c")))
+    for model, variables, message in (
+        (net, params, r'need "params".*there are \[\'a\', \'b\'\]'),
+        (Chain(steps=net.steps[:1]), {"params": params}, r"has the parameters of .*b"),
+        (without, {"params": {"a": params["a"]}}, "'a' has a bias, its step has none"),
+        (normed, {"params": params}, r"\['c'\] are not among the \"batch_stats\""),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compact.capture(model, variables, (4,))
     graph = compact.capture(net, {"params": params}, (4,))
     with pytest.raises(ValueError, match=r"bits are of \['a', 'b'\], not \['a'\]"):
         compact.quantize(graph, {"a": 8})
@@ -38,6 +49,33 @@ def test_parts_that_do_not_fit_each_other_are_named():
         compact.dumps(graph)  # pyright: ignore
     sizes = [len(compact.dumps(compact.quantize(graph, b))) for b in (8, np.int64(8))]
     assert sizes[0] == sizes[1]
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(6, name="dense")(x)
+        h = nn.BatchNorm(use_running_average=True, name="norm")(h)
+        return x + nn.relu(h)
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out")(Block(name="block")(nn.Dense(6, name="in")(x)))
+
+
+def test_layers_of_nested_modules_are_named_by_their_paths():
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    variables = Nested().init(random.key(0), x)
+    body = (plan.Dense("block/dense", 6), plan.Norm("block/norm"), plan.Activation())
+    steps = (plan.Dense("in", 6), plan.Residual(body), plan.Dense("out", 3))
+    graph = compact.fold_norms(compact.capture(Chain(steps=steps), variables, (4,)))
+    close(compact.Predictor(graph)(x), Nested().apply(variables, x))
+    content = compact.dumps(compact.quantize(graph, 8))
+    predict = compact.Predictor(compact.loads(content))
+    model, flat = predict.net.to_flax()
+    close(predict(x), model.apply(flat, x))
 
 
 @pytest.mark.parametrize("form", ["auto", "sparse", "dense"])

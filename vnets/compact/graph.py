@@ -149,27 +149,29 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
     """A net of `vnets.nets` as NumPy arrays, by the means of all that is a node.
 
     Args:
-      model: a `nets.Net`: it has a plan.
+      model: a `nets.Net`: it has a plan. A step's name is the path of its module among
+        the parameters, "block/conv1" where modules are nested.
       variables: "params" after whatever edit, and "batch_stats" where it normalizes.
       shape: of one example.
 
     Raises:
-      ValueError: a model without a plan, or whose plan does not fit the shape, or
-        names layers that the parameters do not have.
+      ValueError: a model without a plan, one that does not fit the shape, or one that
+        names other modules than the parameters have.
     """
     if not hasattr(model, "plan"):
         raise ValueError(
             f"{type(model).__name__} has no plan, as the nets of vnets.nets have; "
             "write its layers down as a nets.Chain, which takes the same parameters"
         )
-    plan, params = model.plan, variables["params"]
-    expected = kernel_shapes(plan, shape)
-    missing = [name for name in expected if name not in params]
-    if missing:
+    if "params" not in variables:
         raise ValueError(
-            f"the plan's layers {missing} are not among the parameters of "
-            f"{sorted(params)}: a chain takes those of a net with the same names"
+            'variables need "params", and "batch_stats" where the net normalizes; '
+            f"there are {sorted(variables)}"
         )
+    plan, expected = model.plan, kernel_shapes(model.plan, shape)
+    params = _by_path(variables["params"])
+    seen = _by_path(variables.get("batch_stats", {}))
+    _check_names(plan, params, seen)
     kernels, biases, norms = {}, {}, {}
     for step in every(plan):
         if isinstance(step, Conv | Dense):
@@ -179,16 +181,51 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
                     f"layer {step.name!r} has a kernel {kernels[step.name].shape}; "
                     f"examples of shape {shape} need {expected[step.name]}"
                 )
-            bias = params[step.name].get("bias") if step.bias else None
+            bias = params[step.name].get("bias")
+            if bias is not None and not step.bias:
+                raise ValueError(f"layer {step.name!r} has a bias, its step has none")
             zero = np.zeros(step.features, np.float32)
             biases[step.name] = zero if bias is None else _mean(bias)
         elif isinstance(step, Norm):
             learned = {k: _mean(v) for k, v in params.get(step.name, {}).items()}
             affine = {"scale": 1.0, "bias": 0.0, **learned}
-            norms[step.name] = _statistics(
-                step, variables["batch_stats"][step.name], affine
-            )
+            norms[step.name] = _statistics(step, seen[step.name], affine)
     return Graph(plan, tuple(shape), kernels, biases, norms)
+
+
+def _by_path(collection: Mapping, path: str = "") -> dict[str, Mapping]:
+    """What each module holds itself, by its path; of one that holds something."""
+    found = {}
+    for name, held in collection.items():
+        if isinstance(held, Mapping):
+            own = {k: v for k, v in held.items() if not isinstance(v, Mapping)}
+            found |= {path + name: own} if own else {}
+            found |= _by_path(held, f"{path}{name}/")
+    return found
+
+
+def _check_names(plan: Plan, params: Mapping, seen: Mapping) -> None:
+    """Refuses a plan whose steps are not the modules that there are, one by one."""
+    linear = [step.name for step in every(plan) if isinstance(step, Conv | Dense)]
+    norms = [step.name for step in every(plan) if isinstance(step, Norm)]
+    missing = [name for name in linear if "kernel" not in params.get(name, {})]
+    if missing:
+        raise ValueError(
+            f"the plan's layers {missing} are not among the parameters of "
+            f"{sorted(params)}: a chain takes those of a net with the same names"
+        )
+    unseen = [name for name in norms if name not in seen]
+    if unseen:
+        raise ValueError(
+            f'the plan\'s normalizations {unseen} are not among the "batch_stats" of '
+            f"{sorted(seen)}"
+        )
+    unused = sorted(set(params) - {*linear, *norms})
+    if unused:
+        raise ValueError(
+            f"no step of the plan has the parameters of {unused}: it is not the net "
+            "that they are of"
+        )
 
 
 def _mean(node) -> np.ndarray:
