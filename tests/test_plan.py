@@ -9,7 +9,7 @@ from jax import random
 
 from vnets import layers, plan, pooling
 from vnets.layers import TEST, TRAIN
-from vnets.nets import MLP, LeNet5, lenet_300_100
+from vnets.nets import MLP, Chain, LeNet5, lenet_300_100
 from vnets.nets.net import Net
 from vnets.plan import Cost
 from vnets.posteriors import dropout, gaussian, multiplicative, variance
@@ -158,6 +158,27 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="784 input and 300 output"):
         plan.costs(mlp, (784,), {"dense1": (785, 1)})
     assert MLP((), 3).layers == ("dense1",)
+
+
+DENSE = plan.Dense("d", 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: plan.Conv("c", 8, 3), r"'c' must be a pair such as .* not 3"),  # pyright: ignore
+        (lambda: plan.Conv("c", 8, (3, 3), 2), "strides of 'c' must be a pair"),  # pyright: ignore
+        (lambda: plan.Conv("c", 8, (3, 0)), "kernel of 'c' must be a pair"),
+        (lambda: plan.Residual(DENSE), "a tuple of steps, not Dense"),  # pyright: ignore
+        (lambda: plan.Residual((), [DENSE]), "a tuple of steps, not"),  # pyright: ignore
+        (lambda: plan.Residual((nn.relu,)), "no step of a plan.*'Activation'"),  # pyright: ignore
+        (lambda: Chain(steps=(DENSE, nn.relu)), "no step of a plan.*'Dense'"),  # pyright: ignore
+    ],
+)
+def test_what_is_no_step_is_refused_where_it_is_written(make, message):
+    """A chain would take whatever it does not know for max pooling."""
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_plans_name_the_activations_that_layers_have():

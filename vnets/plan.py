@@ -8,6 +8,7 @@ a part of the posterior of a layer's weight.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import get_args
 
 Shape = tuple[int, ...]
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs", "softplus")
@@ -25,6 +26,9 @@ class Conv:
       strides: along H and W.
       padding: "SAME" or "VALID".
       bias: adds a bias [O].
+
+    Raises:
+      ValueError: a kernel or strides that are no pair of whole numbers.
     """
 
     name: str
@@ -33,6 +37,16 @@ class Conv:
     strides: tuple[int, int] = (1, 1)
     padding: str = "SAME"
     bias: bool = True
+
+    def __post_init__(self):
+        for field in ("kernel", "strides"):
+            value = getattr(self, field)
+            pair = isinstance(value, tuple) and len(value) == 2
+            if not (pair and all(isinstance(n, int) and n > 0 for n in value)):
+                raise ValueError(
+                    f"{field} of {self.name!r} must be a pair such as (3, 3), not "
+                    f"{value!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +150,17 @@ class Residual:
     Attributes:
       body: the steps of one.
       shortcut: those of the other; none leaves x as it is.
+
+    Raises:
+      ValueError: a chain that is no tuple of steps.
     """
 
     body: "Plan"
     shortcut: "Plan" = ()
+
+    def __post_init__(self):
+        check(self.body)
+        check(self.shortcut)
 
 
 Step = (
@@ -155,6 +176,21 @@ Step = (
     | Residual
 )
 Plan = tuple[Step, ...]
+
+
+def check(plan: Plan) -> None:
+    """Refuses what is no plan.
+
+    Raises:
+      ValueError: no tuple, or one with something else than steps; the message names
+        the kinds of steps.
+    """
+    if not isinstance(plan, tuple):
+        raise ValueError(f"a chain is a tuple of steps, not {plan!r}")
+    for step in plan:
+        if not isinstance(step, Step):
+            kinds = [kind.__name__ for kind in get_args(Step)]
+            raise ValueError(f"{step!r} is no step of a plan; there are {kinds}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Net(nn.Module):
     def __post_init__(self):
         # Frozen, so that the module can be hashed: jit takes it as a static argument.
         self.posteriors = FrozenDict(self.posteriors)
+        steps.check(self.plan)
         names = [*self.layers, *steps.vectors(self.plan)]
         unknown = sorted(set(self.posteriors) - set(names))
         if unknown:
