@@ -235,13 +235,30 @@ def test_pixels_are_scaled_as_evaluation_does():
         predict(pixels[:1]), predict(pixels)[:1], rtol=1e-5, atol=1e-5
     )
     assert predict(pixels[:0]).shape == (0, 10)
-    with pytest.raises(ValueError, match="the net takes"):
+    with pytest.raises(ValueError, match=r"\[5, 5, 28, 1\], .* \[B, 28, 28, 1\]$"):
         predict(pixels[:, :5])
+    with pytest.raises(ValueError, match=r"\[B, 28, 28, 1\]; of a single .*x\[None\]"):
+        predict(pixels[0])
     for other in (pixels.astype(np.int64), pixels > 127, pixels.astype(object)):
         with pytest.raises(ValueError, match=f"inputs are {other.dtype}: give uint8"):
             predict(other)
     with pytest.raises(ValueError, match="auto, sparse or dense"):
         compact.Predictor(graph, "thin")
+
+
+def test_a_net_says_in_a_few_lines_what_it_is():
+    _, net = lenet5()
+    left = net.nonzeros()["conv1"]
+    net = dataclasses.replace(net, about={"run": "some run"})
+    lines = repr(net).splitlines()
+    assert lines[0] == "Compact net of inputs [B, 28, 28, 1]"
+    units = net.layers["conv1"].bias_levels.size
+    assert lines[1] == f"  conv1: [5, 5, 1, {units}], {left} of {25 * units} left"
+    assert lines[-1] == "  run: some run"
+    assert len(lines) == 2 + len(net.layers)
+    predict = compact.Predictor(net, "sparse")
+    assert repr(predict).startswith(f"Predictor of {net!r}")
+    assert "conv1 sparse" in repr(predict)
 
 
 def test_reading_needs_no_jax(tmp_path):

@@ -69,6 +69,8 @@ def test_bad_files_are_refused(tmp_path):
         (b"", "not a .vnz"),
         (b"\x80\x04N.", "not a .vnz"),
         (b"PK\x03\x04" + content[4:], "not a .vnz"),
+        (content[:4], "cut off after 4 bytes"),
+        (content[:37], "cut off after 37 bytes"),
         (newer, f"version {codec.VERSION + 1}.*reads version {codec.VERSION}"),
         (content[:-1], "damaged"),
         (content + b"\0", "damaged"),

@@ -70,8 +70,10 @@ def loads(content: bytes) -> Compact:
       ValueError: it is no such file, or of a newer version, or it was damaged; the
         message says which. Nothing in it is executed.
     """
-    if len(content) < PREFIX.size + SIZES.size or not content.startswith(MAGIC):
+    if not content.startswith(MAGIC):
         raise ValueError("not a .vnz file")
+    if len(content) < PREFIX.size + SIZES.size:
+        raise ValueError(f"the .vnz file is cut off after {len(content)} bytes")
     _, version, checksum = PREFIX.unpack_from(content)
     if version != VERSION:
         raise ValueError(

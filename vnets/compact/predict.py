@@ -84,6 +84,10 @@ class Predictor:
         self._steps += self._chain(plan, shape, form)
         self._at_once = _images_at_once(net.plan, net.shape)
 
+    def __repr__(self) -> str:
+        forms = ", ".join(f"{name} {form}" for name, form in self.forms.items())
+        return f"Predictor of {self.net!r}\n  as {forms}"
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Outputs [B, K] for inputs [B, *shape]; uint8 pixels are divided by 255.
 
@@ -98,7 +102,12 @@ class Predictor:
                 "or floats as the net was trained on"
             )
         if x.shape[1:] != tuple(self.net.shape):
-            raise ValueError(f"inputs are {x.shape}, the net takes {self.net.shape}")
+            wanted = f"[B, {', '.join(map(str, self.net.shape))}]"
+            one = "; of a single example give x[None]"
+            raise ValueError(
+                f"inputs are {list(x.shape)}, the net takes {wanted}"
+                f"{one if x.shape == tuple(self.net.shape) else ''}"
+            )
         size = self._at_once or max(len(x), 1)
         parts = [self._run(x[i : i + size]) for i in range(0, max(len(x), 1), size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

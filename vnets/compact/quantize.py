@@ -1,6 +1,7 @@
 """Weights on a uniform grid for each layer, of as few bits as predictions allow."""
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Mapping
 
@@ -49,6 +50,14 @@ class Compact:
     shape: Shape
     layers: Mapping[str, Quantized]
     about: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What one wants to know of a file at sight; the numbers are in `layers`."""
+        lines = [f"Compact net of inputs [B, {', '.join(map(str, self.shape))}]"]
+        for name, shape in kernel_shapes(self.plan, self.shape).items():
+            left = self.layers[name].levels.size
+            lines.append(f"  {name}: {list(shape)}, {left} of {math.prod(shape)} left")
+        return "\n".join([*lines, *(f"  {k}: {v}" for k, v in self.about.items())])
 
     def linear(self, name: str) -> Linear:
         """A layer by its nonzero weights."""
