@@ -6,21 +6,27 @@ from experiments import figures, render, table_figure
 from experiments.tables import Outcome
 from vnets import results
 
+LAYERS_BESIDE = 4  # columns of layers that a table of thresholds has room for
 WIDTH = 180  # columns, where the output is no terminal
 
 
-def thresholds(choice, tolerance: float) -> None:
-    """Prints a `thresholds.Choice`: the curve, and the layers where it was cut."""
+def thresholds(choice, tolerance: float, folder: Path) -> None:
+    """Prints a `thresholds.Choice` of a workdir, and the command that takes it on.
+
+    Few layers stand beside each threshold, many in a table where it was cut.
+    """
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     console.print(f"Noise off, on {choice.images}; unpruned {choice.unpruned:.4f}")
     layers = [layer.name for layer in choice.layers]
-    names = ("threshold", "accuracy", "weights left", "compression", *layers)
-    table = Table(*names, title="Accuracy, and the sparsity of each layer (%)")
+    beside = layers if len(layers) <= LAYERS_BESIDE else []
+    names = ("threshold", "accuracy", "weights left", "compression", *beside)
+    title = "Accuracy, and the sparsity of each layer (%)" if beside else "Accuracy"
+    table = Table(*names, title=title)
     for row in choice.rows:
-        sparsity = (f"{100 * row[f'sparsity/{name}']:.1f}" for name in layers)
+        sparsity = (f"{100 * row[f'sparsity/{name}']:.1f}" for name in beside)
         table.add_row(
             f"{row['threshold']:g}",
             f"{row['accuracy']:.4f}",
@@ -30,12 +36,20 @@ def thresholds(choice, tolerance: float) -> None:
             style="bold" if row is choice.chosen else None,
         )
     console.print(table)
+    if choice.chosen and not beside:
+        table = Table("layer", "sparsity (%)", title="Each layer where it was cut")
+        for name in layers:
+            table.add_row(name, f"{100 * choice.chosen[f'sparsity/{name}']:.1f}")
+        console.print(table)
     if choice.chosen is None:
         console.print(f"No threshold costs at most {tolerance:g} of accuracy.")
     else:
         console.print(
             f"Chosen: {choice.chosen['threshold']:g}, the lowest that costs at most "
-            f"{tolerance:g} of accuracy."
+            f"{tolerance:g} of accuracy. To make it a file:\n"
+            f"  python scripts/compress.py --workdir={folder} --out=net.vnz "
+            f"--threshold={choice.chosen['threshold']:g}",
+            soft_wrap=True,
         )
 
 

@@ -82,12 +82,13 @@ class Choice:
 MEASURES = {"weights": log_alpha, "units": edits.unit_uselessness}
 
 
-def layers_of(params, kind: str = "weights") -> list[Layer]:
+def layers_of(params, kind: str = "weights", order: Sequence[str] = ()) -> list[Layer]:
     """The noisy layers whose log alpha is finite somewhere.
 
     Args:
       params: of the net.
       kind: what is cut, "weights" or "units".
+      order: names of the layers as they are executed, where known.
 
     Raises:
       ConfigError: there is none: nothing to choose a threshold for.
@@ -99,7 +100,13 @@ def layers_of(params, kind: str = "weights") -> list[Layer]:
             "threshold keeps or removes all of it (points, variance layers, dropout of "
             "a fixed rate)"
         )
-    return found
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(found, key=lambda layer: places.get(layer.name, len(places)))
+
+
+def _order(net: Net) -> Sequence[str]:
+    """The net's layers as they are executed; none if it does not say."""
+    return getattr(net.model, "layers", ())
 
 
 def _measured(params, kind: str) -> list[Layer]:
@@ -157,7 +164,8 @@ def choose(
     pick("kind", kind, MEASURES)
     if tolerance < 0:
         raise ConfigError(f"the accuracy to give up must be at least 0: {tolerance}")
-    layers, prune = layers_of(net.params, kind), structured.CUTS[kind]
+    prune = structured.CUTS[kind]
+    layers = layers_of(net.params, kind, _order(net))
     variables = {"params": net.params, **net.collections}
     call("model.posteriors", lambda: jax.eval_shape(prune(0.0), net.params), {})
 
@@ -225,7 +233,9 @@ def over_training(folder: Path) -> list[tuple[int, list[Layer]]]:
     like = jax.eval_shape(experiment.task.start, random.key(0))
     kept = checkpoint.every(folder / "checkpoints", like)
     kind = kind_of(config, net.params)
-    frames = [(epoch, layers_of(state.params, kind)) for epoch, state in kept]
+    frames = [
+        (epoch, layers_of(state.params, kind, _order(net))) for epoch, state in kept
+    ]
     if len(frames) < 2:
         raise ConfigError(
             f"{folder} kept {len(frames)} checkpoint(s), an animation needs two or "

@@ -11,8 +11,13 @@ from experiments.thresholds import Choice, Layer
 PATCH = 100  # a dense layer is shown by a patch of this many units each way
 GRID = 20  # a convolution by at most so many kernels each way
 BINS = 60
+COLUMNS = 4  # panels in a row
+ANIMATED = 12  # layers, at most
 LOW, HIGH = -12.0, 20.0  # of the histograms; what lies beyond is put into the last bins
-KEY = "blue: positive, red: negative, white: pruned or zero"
+KEY = (
+    "inputs downwards, outputs across; blue: positive, red: negative, white: pruned or "
+    "zero"
+)
 
 
 def save_choice(choice: Choice, path: Path, title: str = "") -> None:
@@ -47,9 +52,8 @@ def save_weights(
     canvas, axes = _canvas(len(layers), f"{title}\n{KEY}".strip())
     for layer, panel in zip(layers, axes, strict=False):
         image = picture(layer, threshold)
-        panel.imshow(image, **_colours(image))
+        _show(panel, image, _reach(image))
         panel.set_title(_caption(layer, threshold), fontsize=9)
-        panel.set_axis_off()
     _write(canvas, path)
 
 
@@ -60,28 +64,45 @@ def save_animation(
     title: str = "",
     frames_per_second: float = 4.0,
 ) -> None:
-    """Weights (above) and log alpha (below) at each epoch, as a GIF."""
+    """Weights (above) and log alpha (below) at each epoch, as a GIF.
+
+    All frames have the same colours and axes, so that what changes is the net. Of a net
+    of many layers `ANIMATED` are shown, evenly spaced.
+    """
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     count = len(frames[0][1])
-    canvas, axes = _canvas(2 * count, title, columns=count)
+    places = np.linspace(0, count - 1, min(ANIMATED, count)).astype(int)
+    columns = min(COLUMNS, len(places))
+    rows = math.ceil(len(places) / columns)
+    canvas, axes = _canvas(2 * rows * columns, title, columns)
+    above_below = axes.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
+    for empty in above_below[len(places) :].ravel():
+        empty.set_visible(False)
+    key = KEY if count == len(places) else f"{len(places)} of {count} layers; {KEY}"
+    by_layer = [[layers[place] for _, layers in frames] for place in places]
+    reaches = [max(_reach(picture(one, threshold)) for one in of) for of in by_layer]
+    most = [max(_counts(one).max() for one in of) for of in by_layer]
 
     def draw(number: int):
-        epoch, layers = frames[min(number, len(frames) - 1)]
-        for index, layer in enumerate(layers):
-            above, below = axes[index], axes[count + index]
+        frame = min(number, len(frames) - 1)
+        for index, layer in enumerate(of[frame] for of in by_layer):
+            above, below = above_below[index]
             above.clear()
             below.clear()
-            image = picture(layer, threshold)
-            above.imshow(image, **_colours(image))
-            above.set_axis_off()
+            _show(above, picture(layer, threshold), reaches[index])
             _histogram(below, layer, index)
             above.set_title(_caption(layer, threshold), fontsize=9)
             below.set_title("")
+            below.set_ylim(0.5, 2 * most[index])
             below.axvline(threshold, color="#222222", ls="--", lw=1)
-        canvas.suptitle(f"{title}\nepoch {epoch}; {KEY}", fontsize=9)
+        canvas.suptitle(f"{title}\nepoch {frames[frame][0]}; {key}", fontsize=9)
         return []
 
+    draw(len(frames) - 1)
+    for _ in range(2):  # titles and panels move one another
+        canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")  # laid out once: panels stay where they are
     pause = max(1, round(2 * frames_per_second))
     animation = FuncAnimation(
         canvas, draw, frames=len(frames) + pause, cache_frame_data=False
@@ -129,28 +150,46 @@ def _caption(layer: Layer, threshold: float) -> str:
     )
 
 
-def _colours(image: np.ndarray) -> dict:
+def _reach(image: np.ndarray) -> float:
+    """The largest weight of a picture, which has the darkest colour."""
     kept = np.abs(image[np.isfinite(image)])
-    reach = float(kept.max()) if kept.size and kept.max() > 0 else 1.0
-    return {
-        "cmap": "RdBu",
-        "vmin": -reach,
-        "vmax": reach,
-        "interpolation": "nearest",
-        "aspect": "equal",
-    }
+    return float(kept.max()) if kept.size and kept.max() > 0 else 1.0
+
+
+def _show(panel, image: np.ndarray, reach: float) -> None:
+    """The picture in a frame, without which one cannot see where an empty one ends."""
+    panel.imshow(
+        image,
+        cmap="RdBu",
+        vmin=-reach,
+        vmax=reach,
+        interpolation="nearest",
+        aspect="equal",
+    )
+    panel.set(xticks=[], yticks=[])
+    panel.set_xlabel(f"darkest: {reach:.2g}", fontsize=8)
+    for spine in panel.spines.values():
+        spine.set(visible=True, color="#bbbbbb", linewidth=0.6)
+
+
+def _counts(layer: Layer) -> np.ndarray:
+    """How many weights each bin of the histogram has."""
+    values = np.clip(layer.log_alpha.ravel(), LOW, HIGH)
+    return np.histogram(values, bins=BINS, range=(LOW, HIGH))[0]
 
 
 def _histogram(panel, layer: Layer, number: int) -> None:
-    values = np.clip(layer.log_alpha.ravel(), LOW, HIGH)
     colour = COLOURS[number % len(COLOURS)]
-    panel.hist(values, bins=BINS, range=(LOW, HIGH), color=colour, log=True)
+    edges = np.linspace(LOW, HIGH, BINS + 1)
+    panel.stairs(_counts(layer), edges, color=colour, fill=True)
+    panel.set_yscale("log")
+    panel.set_ylim(bottom=0.5)
     panel.set_title(layer.name, fontsize=9)
     panel.set_xlabel(f"{layer.axis} (first and last bin: and beyond)", fontsize=8)
     panel.set_ylabel("weights", fontsize=8)
 
 
-def _canvas(count: int, title: str, columns: int = 4):
+def _canvas(count: int, title: str, columns: int = COLUMNS):
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 

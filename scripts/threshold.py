@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     if frames:
         weight_figures.save_animation(frames, output / "weights.gif", limit, title)
         written.append("weights.gif")
-    show.thresholds(choice, TOLERANCE.value)
+    show.thresholds(choice, TOLERANCE.value, folder)
     print(f"Written into {output}: {', '.join(written)}")
     return 0
 

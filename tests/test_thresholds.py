@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, running, thresholds, weight_figures
+from experiments import core, running, show, thresholds, weight_figures
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import data
@@ -191,6 +191,77 @@ def test_pictures_leave_out_what_is_pruned():
     )
     caption = weight_figures._caption(dense, 3.0)
     assert "shown: 100 x 100 of 300 x 150 units" in caption
+
+
+def layers_named(names, size, log_alpha=0.0):
+    """Layers of 4 weights of one size."""
+    mean = np.full((2, 2), size)
+    return [thresholds.Layer(n, mean, np.full((2, 2), log_alpha)) for n in names]
+
+
+def test_layers_come_in_the_order_of_the_net():
+    kernel = Gaussian(jnp.ones((2, 2)), jnp.zeros((2, 2)))
+    params = {name: {"kernel": kernel} for name in ("a", "b", "c", "d")}
+    order = ("c", "none", "a", "d", "b")
+    found = thresholds.layers_of(params, order=order)
+    assert [layer.name for layer in found] == ["c", "a", "d", "b"]
+    found = thresholds.layers_of(params, order=("d",))
+    assert [layer.name for layer in found] == ["d", "a", "b", "c"]
+
+
+def test_all_frames_have_the_same_colours_and_axes(tmp_path, monkeypatch):
+    """Of many layers some are drawn, from the first to the last, in several rows."""
+    monkeypatch.setattr(weight_figures, "ANIMATED", 3)
+    monkeypatch.setattr(weight_figures, "COLUMNS", 2)
+    seen, names = [], [f"layer{n}" for n in range(7)]
+    frames = [(epoch, layers_named(names, size)) for epoch, size in ((3, 0.5), (7, 4))]
+
+    def capture(animation, path, writer):
+        del path, writer
+        canvas, animation._draw_was_started = animation._fig, True
+        for number in (0, 1):
+            animation._func(number)
+            shown = [panel for panel in canvas.axes if panel.get_visible()]
+            images = [panel.images[0] for panel in shown if panel.images]
+            seen.append(
+                (
+                    canvas.get_suptitle().splitlines()[-1],
+                    [panel.get_position().bounds for panel in shown],
+                    [panel.get_ylim() for panel in shown if not panel.images],
+                    [image.get_clim() for image in images],
+                    [panel.get_title() for panel in shown if panel.images],
+                )
+            )
+        seen.append(canvas.get_size_inches())
+
+    monkeypatch.setattr("matplotlib.animation.Animation.save", capture)
+    weight_figures.save_animation(frames, tmp_path / "x.gif", 3.0)
+    (first, *same), (last, *also), size = seen
+    assert first.startswith("epoch 3; 3 of 7 layers; ")
+    assert last.startswith("epoch 7; ")
+    assert same == also
+    assert same[2] == [(-4, 4)] * 3
+    titles = [title.partition(":")[0] for title in same[3]]
+    assert titles == ["layer0", "layer3", "layer6"]
+    assert size[1] > size[0]
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_tables_of_many_layers_can_be_read(count, capsys, tmp_path):
+    names = [f"stage1_block{n}_conv1" for n in range(count)]
+    rows = [
+        {"threshold": t, "accuracy": 0.91, "nonzero": 7, "compression": 2.0}
+        | {f"sparsity/{name}": 0.125 for name in names}
+        for t in (-1.5, 3.0)
+    ]
+    choice = thresholds.Choice(layers_named(names, 1.0), rows, 0.9, rows[0], "images")
+    show.thresholds(choice, 0.001, tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("0.9100") == 2
+    assert out.count("12.5") == (2 * count if count == 2 else count)
+    assert all(out.count(name) == 1 for name in names) or count == 2
+    command = f"compress.py --workdir={tmp_path} --out=net.vnz --threshold=-1.5\n"
+    assert command in out
 
 
 @pytest.mark.slow
