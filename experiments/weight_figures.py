@@ -185,7 +185,8 @@ def _histogram(panel, layer: Layer, number: int) -> None:
     panel.set_yscale("log")
     panel.set_ylim(bottom=0.5)
     panel.set_title(layer.name, fontsize=9)
-    panel.set_xlabel(f"{layer.axis} (first and last bin: and beyond)", fontsize=8)
+    beyond = "(first and last bin: and beyond)"
+    panel.set_xlabel(f"{layer.axis}\n{beyond}", fontsize=8)
     panel.set_ylabel("weights", fontsize=8)
 
 

@@ -44,6 +44,10 @@ def test_the_file_is_small_and_right(printed):
     assert number(printed, r"bytes, accuracy (\S+)") >= 0.9
 
 
+def test_the_chain_of_a_residual_model_is_the_model(printed):
+    assert number(printed, r"^model and chain differ by (\S+)") <= 1e-4
+
+
 def test_a_loop_of_ones_own_fits_and_its_weights_load(printed):
     assert number(printed, r"^error of the mean (\S+),") <= 0.1
     assert "loaded the same: True" in printed
