@@ -144,7 +144,8 @@ def _check_data(made: Experiment | Study, config) -> None:
         if known or (studied and own != theirs):
             raise ConfigError(
                 f"config.dataset is {own}, but config.nets.{name}, {spec.run}, is "
-                f"trained with {theirs}"
+                f"trained with {theirs}; give the same, or in config.nets.{name}.run a "
+                "config that has it"
             )
 
 

@@ -25,7 +25,9 @@ def test_member_seeds_of_different_seeds_are_disjoint():
 def test_what_a_net_was_trained_on_is_no_validation_split(which, name):
     config = load_config(f"configs/{which},quick")
     config.dataset.validation = 200
-    with pytest.raises(ConfigError, match=rf"'validation': 200.*nets\.{name}.*: 0"):
+    with pytest.raises(
+        ConfigError, match=rf"'validation': 200.*nets\.{name}.*: 0}}; give the same"
+    ):
         core.build(config)
 
 
