@@ -11,7 +11,7 @@ from compact_nets import NETS, SHAPE, case, close, inputs, lenet5, sparse
 from flax import linen as nn
 from jax import random
 
-from vnets import compact, plan
+from vnets import compact, plan, soft_sharing
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
 from vnets.posteriors import Dropout, Gaussian, Point, Scaled, ZeroMean
@@ -221,6 +221,7 @@ def test_means_of_noisy_weights_are_captured():
         (kernel, kernel),
     ):
         params = {"dense1": {"kernel": node, "bias": bias}}
+        params[soft_sharing.NAME] = soft_sharing.mixture()  # of no layer
         graph = compact.capture(MLP((), 2), {"params": params}, (4,))
         np.testing.assert_array_equal(graph.kernels["dense1"], wanted)
 
