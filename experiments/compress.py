@@ -79,7 +79,7 @@ def compress_net(
       seconds: for how long, at each batch size.
 
     Raises:
-      ConfigError: a net with a step that no file holds, or values that do not fit;
+      ConfigError: a net that has no compact form, or values that do not fit;
         WorkdirError: no permission to write the file.
     """
     folder = Path(out).absolute().parent

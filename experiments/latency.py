@@ -78,8 +78,8 @@ def _dense_chain(graph: Graph, plan: Plan, x: np.ndarray) -> np.ndarray:
         elif isinstance(step, MeanPool):
             x = x.mean(axis=(1, 2))
         elif isinstance(step, WindowMaxPool):
-            size, stride = (step.size, step.size), (step.stride, step.stride)
-            x = _windows(x, size, stride, step.padding, -np.inf).max(axis=(4, 5))
+            windows = _windows(x, step.kernel, step.strides, step.padding, -np.inf)
+            x = windows.max(axis=(4, 5))
         elif isinstance(step, Residual):
             sides = (step.body, step.shortcut)
             x = sum(_dense_chain(graph, side, x) for side in sides)

@@ -57,6 +57,32 @@ SIDES = Chain(
         plan.Dense("dense6", 5),
     )
 )
+# Constants of units: of flattened maps, and between two layers.
+UNITS = Chain(
+    steps=(
+        plan.Residual((), ()),
+        plan.Residual(
+            (
+                plan.WindowMaxPool(5, 1),
+                plan.Conv("conv1", 3, (2, 2), padding="VALID"),
+                plan.Flatten(),
+                plan.Norm("norm1"),
+                plan.Dense("dense1", 8),
+            ),
+            (
+                plan.WindowMaxPool(2, 3),
+                plan.Flatten(),
+                plan.Standardize(tuple(i / 8 for i in range(8)), (0.5,)),
+            ),
+        ),
+        plan.Dense("dense2", 9),
+        plan.Standardize(tuple(i / 9 for i in range(9)), (2.0,)),
+        plan.Activation("softplus"),
+        plan.Dense("dense3", 9),
+        plan.Activation(),
+        plan.Dense("dense4", 5),
+    )
+)
 # Whose outputs are maps, flattened.
 MAPS = Chain(
     steps=(
@@ -75,6 +101,7 @@ NETS = {
     "same": (SAME, (13, 12, 3), 0.04),
     "resnet": (ResNet(5, stages=(2, 1), width=4, input_std=(0.3,)), (17, 16, 3), 0.1),
     "sides": (SIDES, (5, 6, 2), 0.3),
+    "units": (UNITS, (5, 4, 2), 0.2),
     "maps": (MAPS, (6, 8, 2), 0.3),
 }
 

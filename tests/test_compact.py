@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
+from unittest import mock
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from flax import linen as nn
 from jax import random
 
 from vnets import compact, plan, soft_sharing
+from vnets.compact import predict
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
 from vnets.posteriors import Dropout, Gaussian, Point, Scaled, ZeroMean
@@ -19,11 +22,45 @@ from vnets.posteriors import Dropout, Gaussian, Point, Scaled, ZeroMean
 
 def test_units_between_which_constants_stand_are_not_cut():
     steps = (plan.Dense("a", 3), plan.Standardize((1.0,), (2.0,)), plan.Dense("b", 2))
+    graph = compact.capture(
+        Chain(steps=steps), sparse(Chain(steps=steps), (4,), 0.0), (4,)
+    )
+    assert compact.shrink(graph).plan == graph.plan
+    assert compact.shrink(case("units")[0]).biases["dense2"].size == 9
+
+
+def test_large_windows_over_small_maps_take_no_more_room():
+    """Nor does a wide convolution take all images at once."""
+    step = plan.WindowMaxPool(64, 1)
+    steps = (step, plan.Flatten(), plan.Dense("dense1", 1))
     net = Chain(steps=steps)
-    variables = net.init(random.key(0), np.zeros((1, 4), np.float32))
-    graph = compact.capture(net, variables, (4,))
-    with pytest.raises(ValueError, match="standardize step after a linear layer"):
-        compact.shrink(graph)
+    shape = (1, 2, 500)
+    run = compact.Predictor(compact.capture(net, sparse(net, shape, 1.0), shape))
+    x = inputs(shape, 50)
+    tracemalloc.start()
+    try:
+        got = run(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * x.nbytes
+    highest = np.broadcast_to(x.max(2, keepdims=True), x.shape).reshape(50, -1)
+    layer = run.net.linear("dense1")
+    close(got, highest @ layer.values[:, None] + layer.bias)
+    wide = (plan.Conv("conv1", 1000, (1, 1)), plan.Flatten())
+    count = predict._images_at_once(wide, (100, 100, 1))
+    assert count == predict.AT_ONCE_BYTES // 40_000_000 == 1
+
+
+def test_shapes_are_found_once(monkeypatch):
+    """However many layers there are: each time takes as long as all of them."""
+    net = MLP((3,) * 9, 2)
+    graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
+    module = sys.modules[compact.Compact.__module__]
+    count = mock.Mock(wraps=module.kernel_shapes)
+    monkeypatch.setattr(module, "kernel_shapes", count)
+    compact.Predictor(compact.quantize(graph, 8))
+    count.assert_called_once()
 
 
 def test_parts_that_do_not_fit_each_other_are_named():
@@ -42,6 +79,8 @@ def test_parts_that_do_not_fit_each_other_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             compact.capture(model, variables, (4,))
+    with pytest.raises(ValueError, match=r"is \[I\] or \[H, W, C\], not \[2, 2\]"):
+        compact.capture(net, {"params": params}, (2, 2))
     graph = compact.capture(net, {"params": params}, (4,))
     with pytest.raises(ValueError, match=r"bits are of \['a', 'b'\], not \['a'\]"):
         compact.quantize(graph, {"a": 8})

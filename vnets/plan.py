@@ -132,6 +132,16 @@ class WindowMaxPool:
     stride: int = 2
     padding: str = "SAME"
 
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Edges of a window, as a convolution has them."""
+        return (self.size, self.size)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Along H and W, likewise."""
+        return (self.stride, self.stride)
+
 
 @dataclasses.dataclass(frozen=True)
 class MeanPool:
@@ -317,12 +327,10 @@ def shape_after(step: Step, shape: Shape) -> Shape:
         after = shape[2:]
     elif isinstance(step, MaxPool):
         after = (shape[0] // POOL, shape[1] // POOL, shape[2])
-    elif isinstance(step, WindowMaxPool):
-        size, stride = (step.size, step.size), (step.stride, step.stride)
-        after = (*_windows(shape[:2], size, stride, step.padding), shape[2])
     else:
         places = _windows(shape[:2], step.kernel, step.strides, step.padding)
-        after = (*places, step.features)
+        channels = step.features if isinstance(step, Conv) else shape[2]
+        after = (*places, channels)
     if min(after) < 1:
         raise ValueError(f"nothing is left of {list(shape)} after {step}")
     return after

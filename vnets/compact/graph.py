@@ -1,5 +1,6 @@
 """A trained net as NumPy arrays, dense: what is folded, shrunk and quantized."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -123,10 +124,14 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
 
     Raises:
       ValueError: a plan with two steps of a name, that does not end in a vector or fit
-        the shape, or whose arrays would be too large.
+        the shape, or whose arrays would be too large; or a shape of other axes.
     """
-    names = [step.name for step in every(plan) if isinstance(step, Conv | Dense | Norm)]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    if len(shape) not in (1, 3):
+        raise ValueError(f"an example is [I] or [H, W, C], not {list(shape)}")
+    names = collections.Counter(
+        step.name for step in every(plan) if isinstance(step, Conv | Dense | Norm)
+    )
+    repeated = sorted(name for name, times in names.items() if times > 1)
     if repeated:
         raise ValueError(f"several steps have the names {repeated}")
     found = {}
@@ -137,8 +142,10 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
             found[step.name] = (before[0], step.features)
         elif isinstance(step, Conv):
             found[step.name] = (*step.kernel, before[-1], step.features)
-        sizes = [math.prod(before), math.prod(after), *map(math.prod, found.values())]
-        if max(sizes) > LARGEST:
+        sizes = [before, after]
+        if isinstance(step, Conv | Dense):
+            sizes.append(found[step.name])
+        if max(map(math.prod, sizes)) > LARGEST:
             raise ValueError(f"{step} makes arrays of more than {LARGEST} numbers")
     if not found or len(shapes(plan, shape)[-1]) != 1:
         raise ValueError("a net needs a linear layer, and ends with a vector of units")

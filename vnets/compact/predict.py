@@ -6,7 +6,6 @@ patches of those taps only that have a weight.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ from vnets.plan import (
 # sparse multiply-add takes some ten times as long as one of a dense matrix product.
 SPARSE_BELOW = 0.1
 AT_ONCE = 32  # images in a convolutional net: their patches stay in the cache
-PATCH_BYTES = 2**26  # of a layer's patches at once, at most, but those of one image
+AT_ONCE_BYTES = 2**26  # of a layer's patches or outputs, but for those of one image
 Form = Literal["auto", "sparse", "dense"]
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -141,24 +140,27 @@ class Predictor:
                 pool = _pooling(after[0]) if _pools_first(step, after) else None
                 act = functools.partial(activated, step.kind)
                 found += [pool, act] if pool else [act]
-            elif isinstance(step, Standardize):
-                found.append(functools.partial(_standardize, step))
             elif isinstance(step, MeanPool):
                 found.append(_mean_pool)
-            elif isinstance(step, Residual):
+            elif isinstance(step, Standardize | Residual):
                 if maps:
                     found.append(functools.partial(_in_order, maps))
                     maps = None
-                sides = (
-                    self._chain(side, before, form)
-                    for side in (step.body, step.shortcut)
-                )
-                found.append(functools.partial(_sum, *sides))
+                found.append(self._in_their_order(step, before, form))
             elif isinstance(step, Norm):
                 raise ValueError("fold the Norm step first")
             elif not (last and _pools_first(last[0], (step,))):
                 found.append(_pooling(step))
         return found + ([functools.partial(_in_order, maps)] if maps else [])
+
+    def _in_their_order(
+        self, step: Standardize | Residual, shape: Shape, form: Form
+    ) -> Run:
+        """What computes a step that takes units in their order alone."""
+        if isinstance(step, Standardize):
+            return functools.partial(_standardize, step)
+        sides = (self._chain(side, shape, form) for side in (step.body, step.shortcut))
+        return functools.partial(_sum, *sides)
 
     def _product(self, name: str, form: Form, by_output):
         """The inputs that a layer uses, and its product with them, bias included."""
@@ -219,12 +221,12 @@ def _pooling(step: Step) -> Run:
 
 def _images_at_once(plan: Plan, shape: Shape) -> int | None:
     """How many images a net of convolutions takes in one go; None: all, without any."""
-    patches = [
-        4 * math.prod(step.kernel) * before[-1] * math.prod(after[:2])
+    sizes = [
+        4 * math.prod(after[:2]) * max(math.prod(step.kernel) * before[-1], after[-1])
         for step, before, after in placed(plan, shape)
         if isinstance(step, Conv)
     ]
-    return min(AT_ONCE, max(1, PATCH_BYTES // max(patches))) if patches else None
+    return min(AT_ONCE, max(1, AT_ONCE_BYTES // max(sizes))) if sizes else None
 
 
 def _in_turn(steps: Sequence[Run], h: np.ndarray) -> np.ndarray:
@@ -277,21 +279,27 @@ def _mean_pool(h: np.ndarray) -> np.ndarray:
 
 
 def _window_max_pool(step: WindowMaxPool, h: np.ndarray) -> np.ndarray:
-    size, stride = (step.size, step.size), (step.stride, step.stride)
-    margins = pads(h.shape[1:3], size, stride, step.padding)
-    low = np.pad(h, ((0, 0), *margins, (0, 0)), constant_values=-np.inf)
-    ends = (n - step.size + 1 for n in low.shape[1:3])  # of the windows' first corners
-    rows, columns = (range(0, end, step.stride) for end in ends)
-    corners = itertools.product(range(step.size), repeat=2)
-    return functools.reduce(
-        np.maximum,
-        (
-            low[:, rows.start + i : rows.stop + i : step.stride][
-                :, :, columns.start + j : columns.stop + j : step.stride
-            ]
-            for i, j in corners
-        ),
-    )
+    """The maximum over rows, then that over columns."""
+    margins = pads(h.shape[1:3], step.kernel, step.strides, step.padding)
+    for axis, margin in enumerate(margins, 1):
+        h = _highest(step, h, axis, margin)
+    return h
+
+
+def _highest(step: WindowMaxPool, h: np.ndarray, axis: int, margin) -> np.ndarray:
+    """The maximum over windows along an axis. Margins are counted, not made: of a small
+    map in large windows they would be most."""
+    (low, high), size, stride = margin, h.shape[axis], step.stride
+    count = (low + size + high - step.size) // stride + 1
+    found = np.full((*h.shape[:axis], count, *h.shape[axis + 1 :]), -np.inf, h.dtype)
+    highest, seen = found.swapaxes(0, axis), h.swapaxes(0, axis)
+    for place in range(-low, step.size - low):  # of the first window
+        first = max(0, -(place // stride))  # of the windows that have it in the map
+        last = min(count, -((place - size) // stride))
+        if first < last:
+            part = seen[first * stride + place : last * stride + place : stride]
+            np.maximum(highest[first:last], part, out=highest[first:last])
+    return found
 
 
 def _max_pool(h: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Weights on a uniform grid for each layer, of as few bits as predictions allow."""
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -63,11 +64,16 @@ class Compact:
         """A layer by its nonzero weights."""
         held = self.layers[name]
         return Linear(
-            kernel_shapes(self.plan, self.shape)[name],
+            self._kernel_shapes[name],
             held.positions,
             held.step * held.levels.astype(np.float32),
             held.bias_step * held.bias_levels.astype(np.float32),
         )
+
+    @functools.cached_property
+    def _kernel_shapes(self) -> Mapping[str, Shape]:
+        """Found once: a deep net's take as long as its layers."""
+        return kernel_shapes(self.plan, self.shape)
 
     def nonzeros(self) -> dict[str, int]:
         """The number of nonzero weights of each layer."""

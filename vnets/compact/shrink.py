@@ -41,12 +41,13 @@ def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
             continue
         norm = norms[step.name]
         before = folded[-1] if folded else None
-        if isinstance(before, Conv | Dense):
+        units = norm.slope.size  # more than the layer's where its maps are flattened
+        if isinstance(before, Conv | Dense) and biases[before.name].size == units:
             name = before.name
             kernels[name] = _float32(kernels[name] * norm.slope)
             biases[name] = _float32(biases[name] * norm.slope + norm.shift)
         elif isinstance(after, Conv | Dense) and not _pads(after):
-            name, units = after.name, norm.slope.size
+            name = after.name
             by_unit = _by_unit(kernels[name], units)
             passed = np.einsum("tio,i->o", by_unit, norm.shift, dtype=np.float64)
             scaled = by_unit * norm.slope[:, None]
@@ -78,11 +79,11 @@ def shrink(graph: Graph) -> Graph:
     is dropped. The function stays the same up to the rounding of those biases, and so
     do inputs and outputs; a layer of dead units keeps one. What a `Residual` step adds
     keeps its units too, since both sides and all that follows share them: of its layers
-    those are cut that another layer of the same side reads.
+    those are cut that another layer of the same side reads. So do the units that a
+    standardize step has constants of.
 
     Raises:
-      ValueError: a normalization; `fold_norms` comes first. Or a standardize step
-        between two layers: its constants belong to units that may go.
+      ValueError: a normalization; `fold_norms` comes first.
     """
     if any(isinstance(step, Norm) for step in every(graph.plan)):
         raise ValueError("fold the normalization before shrinking")
@@ -99,18 +100,16 @@ def shrink(graph: Graph) -> Graph:
 
 
 def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, ...]]]:
-    """Each linear layer whose outputs one other reads, that one, and the activations
-    between them."""
+    """Each linear layer whose units can be cut, the one that alone reads them, and the
+    activations between the two."""
     this, kinds = None, ()
     for step in plan:
         if isinstance(step, Residual):
             yield from _pairs(step.body)
             yield from _pairs(step.shortcut)
             this = None
-        elif isinstance(step, Standardize) and this is not None:
-            raise ValueError(
-                "a standardize step after a linear layer has no compact form"
-            )
+        elif isinstance(step, Standardize):
+            this = None
         elif isinstance(step, Activation):
             kinds = (*kinds, step.kind)
         elif isinstance(step, Conv | Dense):
