@@ -11,7 +11,7 @@ import pytest
 from compact_nets import SHAPE, case, lenet5, sparse
 
 from vnets import compact, plan
-from vnets.compact import codec, entropy
+from vnets.compact import codec, description, entropy
 from vnets.nets import MLP, lenet_300_100
 
 
@@ -105,6 +105,8 @@ def test_what_no_file_holds_is_refused():
         ),
         ({"plan": (nested(8), *net.plan)}, "nested 8 deep"),
         ({"plan": (*[plan.Activation()] * 1024, *net.plan)}, "1024 steps"),
+        ({"plan": (*[plan.Residual(())] * 1024, *net.plan)}, "1024 steps"),
+        ({"shape": (28, 28)}, "not .28, 28"),
         ({"plan": (plan.Standardize((0.0, 0.0)), *net.plan)}, "fit 1 channels"),
         ({"plan": (plan.Standardize((0.0,), (0.0,)), *net.plan)}, "divides by"),
         ({"plan": (plan.Standardize((float("nan"),)), *net.plan)}, "subtracts"),
@@ -124,6 +126,13 @@ def test_what_no_file_holds_is_refused():
         layers = dict(net.layers) | {"conv1": dataclasses.replace(layer, **change)}
         with pytest.raises(ValueError, match=message):
             compact.dumps(dataclasses.replace(net, layers=layers))
+    constants = (plan.Standardize((0.0,) * 20_000),)
+    for steps, size, message in (
+        (constants, 20_000, "more than 65536: long lists"),
+        ((), 2**20 + 1, "inputs are .* each 1 to 1048576"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            description.pack(steps, (size,), {})
     with pytest.raises(ValueError, match="no plan"):
         compact.capture(object(), {}, SHAPE)
     with pytest.raises(ValueError, match="kernel"):

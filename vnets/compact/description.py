@@ -21,7 +21,6 @@ from vnets.plan import (
     Standardize,
     Step,
     WindowMaxPool,
-    every,
 )
 
 LARGEST = 2**16  # bytes of JSON
@@ -45,12 +44,19 @@ def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
     """The description as canonical JSON, by zlib.
 
     Raises:
-      ValueError: a step or an entry that no file holds.
+      ValueError: a step, a shape or an entry that no file holds, or too much of them.
     """
     check_about(about)
+    _check_shape(shape)
+    steps = _packed(plan, DEPTH)
     _check_count(plan)
-    held = {"plan": _packed(plan, DEPTH), "shape": list(shape), "about": dict(about)}
+    held = {"plan": steps, "shape": list(shape), "about": dict(about)}
     text = json.dumps(held, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if len(text) > LARGEST:
+        raise ValueError(
+            f"its description takes {len(text)} bytes, more than {LARGEST}: long lists "
+            "of constants, or very many steps"
+        )
     return zlib.compress(text.encode(), 9)
 
 
@@ -85,12 +91,9 @@ def unpack(section: bytes) -> tuple[Plan, Shape, dict]:
     if not isinstance(held, dict) or set(held) != {"plan", "shape", "about"}:
         raise ValueError("its description has other fields")
     plan, shape, about = held["plan"], held["shape"], held["about"]
-    if not (
-        isinstance(shape, list)
-        and len(shape) in (1, 3)
-        and all(_whole(n, FEATURES) for n in shape)
-    ):
+    if not isinstance(shape, list):
         raise ValueError("its inputs have no shape")
+    _check_shape(shape)
     if not isinstance(about, dict):
         raise ValueError("its description has no names")
     check_about(about)
@@ -106,14 +109,27 @@ def _unpacked(held, depth: int) -> Plan:
     return tuple(_step(one, depth) for one in held)
 
 
+def _check_shape(shape) -> None:
+    if not (len(shape) in (1, 3) and all(_whole(n, FEATURES) for n in shape)):
+        raise ValueError(f"inputs are [I] or [H, W, C], each 1 to {FEATURES}")
+
+
 def _check_depth(depth: int) -> None:
     if not depth:
         raise ValueError(f"a plan is nested {DEPTH} deep at most")
 
 
 def _check_count(plan: Plan) -> None:
-    if sum(1 for _ in every(plan)) > STEPS:
+    if _count(plan) > STEPS:
         raise ValueError(f"a plan has {STEPS} steps at most")
+
+
+def _count(plan: Plan) -> int:
+    """Of all steps; one whose sides are empty is a step, too."""
+    sides = (
+        side for s in plan if isinstance(s, Residual) for side in (s.body, s.shortcut)
+    )
+    return len(plan) + sum(map(_count, sides))
 
 
 def _step(held, depth: int) -> Step:
