@@ -194,6 +194,8 @@ def test_a_stream_is_evaluated_as_the_same_images_in_memory(dataset):
     np.testing.assert_array_equal(some.image, image[[95, 0, 40]])
     np.testing.assert_array_equal(some.label, label[[95, 0, 40]])
     assert test.take(np.asarray([], int)).image.shape == (0, *test.shape)
+    with pytest.raises(IndexError, match=r"96 pictures, none at \[-1, 96\]"):
+        test.take(np.asarray([0, -1, 96]))
     net = MLP((4,), 8)
     variables = jax.jit(net.init)(random.key(0), jnp.zeros((1, *test.shape)))
     split, spec = data.Split(image, label), EvalSpec()

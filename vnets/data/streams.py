@@ -56,7 +56,14 @@ class Stream:
         return (self.size, self.size, 3)
 
     def take(self, index: np.ndarray) -> Split:
-        """Central cuts of the pictures at `index` [M], in that order, in memory."""
+        """Central cuts of the pictures at `index` [M], in that order, in memory.
+
+        Raises:
+          IndexError: a number that no picture has.
+        """
+        wrong = [int(number) for number in index if not 0 <= number < self.count]
+        if wrong:
+            raise IndexError(f"there are {self.count} pictures, none at {wrong}")
         cuts = [self._tested(int(number)) for number in index]
         images = np.asarray([cut["image"] for cut in cuts], np.uint8)
         labels = np.asarray([cut["label"] for cut in cuts], np.int32)
