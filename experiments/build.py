@@ -230,6 +230,12 @@ def pruner(spec: Mapping, total_steps: int) -> projections.Projection:
     """What prunes while training: {"method": name, **arguments}, times as fractions."""
     arguments = dict(spec)
     make = pick("pruning.method", arguments.pop("method", ""), PRUNING)
+    every = arguments.get("every", 1)
+    if isinstance(every, int) and every > total_steps:
+        raise ConfigError(
+            f"config.pruning.every is {every}, but the run has {total_steps} updates: "
+            "nothing would be pruned"
+        )
     if "ramp" in arguments:
         arguments["ramp"] = schedule("pruning.ramp", arguments["ramp"], total_steps)
     for name in {"begin", "end"} & set(arguments):

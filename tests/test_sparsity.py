@@ -94,6 +94,7 @@ def test_columns_on_the_training_set_stand_apart(tmp_path):
     [
         ({"pruning": {"method": "no"}}, ["pruning.method", "magnitude", "surgery"]),
         ({"pruning": {"method": "surgery"}}, ["config.pruning", "begin"]),
+        ({"pruning": {"method": "surgery", "every": 100}}, ["pruning.every", "87 upd"]),
         ({"sharing": {"weight": ((0, 1),), "parts": 3}}, ["sharing", "components"]),
     ],
 )
