@@ -1,23 +1,24 @@
-"""bfloat16 for activations and means, float32 for whatever is a variance."""
+"""bfloat16 for activations and the factors of products, float32 for their sums."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import random
 
-from vnets import ops
+from vnets import backend, ops
 from vnets.estimators import ESTIMATORS, lrt, per_example_sampling, weight_sampling
 from vnets.posteriors import gaussian, variance
 
 
 def products(function, *args):
-    """Types of the operands of every matrix product, in order."""
+    """Types of the operands and results of every matrix product, in order."""
     found = []
 
     def visit(jaxpr):
         for eqn in jaxpr.eqns:
             if eqn.primitive.name == "dot_general":
-                found.append({str(v.aval.dtype) for v in eqn.invars})
+                found.append({str(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)})
             for value in eqn.params.values():
                 inner = getattr(value, "jaxpr", value)
                 if hasattr(inner, "eqns"):
@@ -27,17 +28,71 @@ def products(function, *args):
     return found
 
 
-def test_only_variances_are_multiplied_in_float32():
+@pytest.mark.parametrize("half", ["bfloat16", "float32"])
+def test_products_have_the_factors_that_the_processor_can_and_sums_in_float32(half):
     x = random.normal(random.key(0), (8, 6)).astype(jnp.bfloat16)
     node = gaussian(-4.0)(random.key(0), (6, 5))
-    y = lrt(ops.DENSE, node, x, random.key(0))
-    assert y.dtype == jnp.bfloat16
-    types = products(lambda x: lrt(ops.DENSE, node, x, random.key(0)), x)
-    assert types == [{"float32"}, {"bfloat16"}]
-    for estimator in (weight_sampling, per_example_sampling):
-        assert estimator(ops.DENSE, node, x, random.key(0)).dtype == jnp.bfloat16
-        types = products(lambda x, f=estimator: f(ops.DENSE, node, x, random.key(0)), x)
-        assert types == [{"bfloat16"}]
+    for estimator, count in ((lrt, 2), (weight_sampling, 1), (per_example_sampling, 1)):
+
+        def run(node, f=estimator):
+            return f(ops.DENSE, node, x, random.key(0))
+
+        def total(node, run=run):
+            return jnp.sum(run(node).astype(jnp.float32))
+
+        with backend.use(half=half):
+            assert run(node).dtype == jnp.bfloat16
+            assert products(run, node) == count * [{half, "float32"}]
+            assert len(products(jax.grad(total), node)) > count
+            assert all(
+                kinds == {half, "float32"} for kinds in products(jax.grad(total), node)
+            )
+
+
+def test_the_two_ways_differ_in_the_order_of_sums_only():
+    keys = random.split(random.key(1), 3)
+    a = random.normal(keys[0], (7, 33)).astype(jnp.bfloat16)
+    b = random.normal(keys[1], (33, 5))
+    g = random.normal(keys[2], (7, 5)).astype(jnp.bfloat16).astype(jnp.float32)
+    ways = []
+    for half in ("bfloat16", "float32"):
+        with backend.use(half=half):
+            y, back = jax.vjp(ops.matmul, a, b)
+            ways.append((y, *back(g)))
+    for first, second in zip(*ways, strict=True):
+        assert first.dtype == second.dtype
+        np.testing.assert_allclose(
+            *(np.asarray(one, np.float32) for one in (first, second)),
+            rtol=1e-2,
+            atol=1e-5,
+        )
+    assert ways[0][2].dtype == b.dtype == jnp.float32  # its gradient is not rounded
+    exact = np.asarray(a, np.float32).T @ np.asarray(g)
+    np.testing.assert_allclose(ways[0][2], exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_variance_in_half_precision_is_within_the_rounding_of_its_terms():
+    """x^2 and var are each off by 2^-8 at most."""
+    x = random.normal(random.key(0), (64, 512)).astype(jnp.bfloat16)
+    node = variance()(random.key(1), (512, 16))
+    _, var = node.moments()
+    squares = jnp.square(x)  # as the estimators take them
+    found = ops.DENSE.apply(squares, var)
+    exact = np.square(np.asarray(x, np.float64)) @ np.asarray(var, np.float64)
+    assert found.dtype == jnp.float32
+    assert np.max(np.abs(np.asarray(found) / exact - 1)) <= 2.0**-7
+
+
+def test_the_processor_says_what_it_can(tmp_path):
+    info = tmp_path / "cpuinfo"
+    for flags, half in (
+        ("avx2 fma", "float32"),
+        ("avx512f avx512_bf16 avx512vl", "bfloat16"),
+        ("fp asimd bf16 i8mm", "bfloat16"),
+    ):
+        info.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+        assert backend._half(info) == half
+    assert backend._half(tmp_path / "none") == "float32"
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))

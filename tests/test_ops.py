@@ -112,11 +112,11 @@ def test_the_routine_computes_the_convolution(padding):
     close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
 
 
-def test_the_routine_keeps_the_precision():
+def test_the_routine_sums_in_float32_and_keeps_what_is_wider():
     padding = ((1, 1), (1, 1))
     x, w = tensors((5, 6), (3, 3))
     halves = ops.DirectConv(padding).apply(*(a.astype(jnp.bfloat16) for a in (x, w)))
-    assert halves.dtype == jnp.bfloat16
+    assert halves.dtype == jnp.float32
     with jax.enable_x64(True):
         x, w = (jnp.asarray(np.asarray(a), jnp.float64) / 3 for a in (x, w))
         found = ops.DirectConv(padding).apply(x, w)

@@ -21,11 +21,15 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import jax
 
 from vnets.types import choose
+
+# As Linux names them: of x86 and of ARM.
+HALF_INSTRUCTIONS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Forms:
         (`lax.conv` and windows for pooling).
       normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
         (`jax.random.normal`).
+      half: products of bfloat16 operands, which are summed in float32, are computed in
+        "bfloat16" or, where the processor has no instructions for them, in "float32".
       seeds: train several seeds "in_turn" or "vmapped".
       compiler_options: given to `jax.jit` by `backend.jit`, but for those that the user
         has set in XLA_FLAGS.
@@ -44,25 +50,39 @@ class Forms:
 
     convolution: Literal["by_shape", "native"]
     normal: Literal["box_muller", "inverse_cdf"]
+    half: Literal["bfloat16", "float32"]
     seeds: Literal["in_turn", "vmapped"]
     compiler_options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         choose("convolution", self.convolution, ("by_shape", "native"))
         choose("normal", self.normal, ("box_muller", "inverse_cdf"))
+        choose("half", self.half, ("bfloat16", "float32"))
         choose("seeds", self.seeds, ("in_turn", "vmapped"))
+
+
+def _half(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
+    """How this processor multiplies bfloat16 fastest; it must say that it can."""
+    try:
+        words = set(cpuinfo.read_text().split())
+    except OSError:  # no Linux
+        return "float32"
+    return "bfloat16" if words & HALF_INSTRUCTIONS else "float32"
 
 
 CPU = Forms(
     convolution="by_shape",
     normal="box_muller",
+    half=_half(),
     seeds="in_turn",
     compiler_options=(
         ("xla_disable_hlo_passes", "cse_barrier_expander"),
         ("xla_backend_optimization_level", "1"),
     ),
 )
-ACCELERATOR = Forms(convolution="native", normal="inverse_cdf", seeds="vmapped")
+ACCELERATOR = Forms(
+    convolution="native", normal="inverse_cdf", half="bfloat16", seeds="vmapped"
+)
 
 _override: Forms | None = None
 

@@ -5,9 +5,10 @@ by `layers.Mode`, so each is a module-level function: a fresh closure would reco
 
 x is [B, ..., I], the result [B, ..., O] without the bias, which the layer adds.
 
-The type of x is that of the activations: with bfloat16 inputs the products with means
-and with sampled weights are bfloat16, too. Variances, their products and roots are
-float32 always: 1e-16 and the squares of small weights are 0 in half precision.
+The type of x is that of the activations: with bfloat16 inputs the factors of products,
+squares and variances among them, are rounded to bfloat16, and the sums are float32. A
+variance is a sum of what is not negative, so its relative error is at most that of its
+terms, 2^-7. Roots and noise are float32 always.
 """
 
 import functools
@@ -48,13 +49,13 @@ def _with_scaled(estimate_weight):
 
 
 def _product(op, x: Array, w: Array) -> Array:
-    """x w in the precision of x."""
-    return op.lower(op.apply(op.lift(x), w.astype(x.dtype)))
+    """x w, of the type of x."""
+    return op.lower(op.apply(op.lift(x), w).astype(x.dtype))
 
 
 def _squared(h: Array) -> Array:
-    """The squares that a variance is multiplied with, float32."""
-    return lax.optimization_barrier(jnp.square(h.astype(jnp.float32)))
+    """The squares that a variance is multiplied with, of the type of h."""
+    return lax.optimization_barrier(jnp.square(h))
 
 
 def _unit_noise(q: Scaled, x: Array, key: Key) -> Array:
@@ -87,10 +88,7 @@ def lrt(op, q: Posterior, x: Array, key: Key) -> Array:
     h = op.lift(x)
     y_var = op.apply(_squared(h), var)
     draws = noises.normal(key, y_var.shape, y_var.dtype)
-    if mean is None:
-        y_mean = jnp.zeros_like(y_var)
-    else:
-        y_mean = op.apply(h, mean.astype(h.dtype)).astype(y_var.dtype)
+    y_mean = jnp.zeros_like(y_var) if mean is None else op.apply(h, mean)
     return op.lower(_perturb(y_mean, y_var, draws).astype(x.dtype))
 
 
@@ -148,9 +146,9 @@ def antithetic(op, q: Posterior, x: Array, key: Key) -> Array:
     even = jnp.arange(x.shape[0], dtype=jnp.int32) % 2 == 0
     sign = jnp.where(even, 1, -1).astype(x.dtype)
     h = op.lift(x)
-    y = op.lower(op.apply(h, noise.astype(h.dtype)))
+    y = op.lower(op.apply(h, noise).astype(x.dtype))
     y = sign.reshape((-1,) + (1,) * (y.ndim - 1)) * y
-    return y if mean is None else y + op.lower(op.apply(h, mean.astype(h.dtype)))
+    return y if mean is None else y + op.lower(op.apply(h, mean).astype(x.dtype))
 
 
 def _noise_of_batch(q: Posterior, key: Key) -> tuple[Moment, Array, Key]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
 Shape = tuple[int, ...]
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs", "softplus")
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs", "softplus", "gelu")
 POOL = 2  # edge and stride of max pooling; an odd last row or column is left out
 
 

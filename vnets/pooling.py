@@ -14,6 +14,7 @@ ACTIVATIONS = {
     "tanh": nn.tanh,
     "abs": jnp.abs,
     "softplus": nn.softplus,
+    "gelu": nn.gelu,  # by tanh, which Flax has as its default
 }
 
 

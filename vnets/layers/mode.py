@@ -25,8 +25,8 @@ class Mode:
       estimator: a module-level function of `vnets.estimators`.
       norm: statistics of the "batch" (updating the running ones, if they are mutable)
         or the "running" ones.
-      precision: of the activations and of products with means: "float32" or
-        "bfloat16". Parameters, variances, statistics and logits are float32 always.
+      precision: of the activations and of the factors of products: "float32" or
+        "bfloat16". Parameters, sums, statistics and logits are float32 always.
       remat: of each layer keep its input alone for the gradient, and compute patches,
         variances and draws again: less memory, more time, the same numbers.
     """

@@ -3,7 +3,8 @@
 An op is `lower(apply(lift(x), w))`:
 
     lift   what is shared by all weights: x itself, or the patches of a convolution
-    apply  the linear map on lifted inputs; linear in both arguments
+    apply  the linear map on lifted inputs; linear in both arguments. The weights are
+           rounded to the precision of the inputs, the sums are float32
     lower  from the layout that is fastest to the ordinary one; moves values only
 
 Since lift only copies values, lift(x)^2 = lift(x^2): the variance of a pre-activation

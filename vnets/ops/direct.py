@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from vnets.ops.linear import DIMENSIONS, Pads, Pair
+from vnets.ops.linear import DIMENSIONS, Pads, Pair, wide
 from vnets.ops.strided import tiled
 from vnets.types import Array
 
@@ -64,7 +64,7 @@ class DirectConv:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(op: DirectConv, x: Array, w: Array) -> Array:
-    return _outputs(op)(x, w)
+    return _outputs(op)(x, w.astype(x.dtype))
 
 
 def _convolve_forward(op, x, w):
@@ -74,16 +74,18 @@ def _convolve_forward(op, x, w):
 def _convolve_backward(op, saved, g):
     x, w = saved
     # Barriers here and below: what a layout is copied from is not computed in the copy.
-    g = lax.optimization_barrier(g)
+    g = lax.optimization_barrier(g.astype(x.dtype))
     size, kernel = x.shape[1:3], w.shape[:2]
-    return _input_gradient(op, size)(g, w), _kernel_gradient(op, kernel)(x, g)
+    x_bar = _input_gradient(op, size)(g, w.astype(x.dtype))
+    w_bar = _kernel_gradient(op, kernel)(x, g)
+    return x_bar.astype(x.dtype), w_bar.astype(w.dtype)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _routine(x, w, padding: Pads, strides: Pair = UNIT, x_holes=UNIT, w_holes=UNIT):
-    """The library's convolution, which has no half precision.
+    """The library's convolution, float32: it has no half precision.
 
     Args:
       x: [B, H, W, I].
@@ -93,17 +95,15 @@ def _routine(x, w, padding: Pads, strides: Pair = UNIT, x_holes=UNIT, w_holes=UN
       x_holes: distance of neighbours of x along H and W, with zeros between them.
       w_holes: the same of w.
     """
-    kind = jnp.promote_types(jnp.promote_types(x.dtype, w.dtype), jnp.float32)
-    y = lax.conv_general_dilated(
-        x.astype(kind),
-        w.astype(kind),
+    return lax.conv_general_dilated(
+        wide(x),
+        wide(w),
         strides,
         padding,
         lhs_dilation=x_holes,
         rhs_dilation=w_holes,
         dimension_numbers=DIMENSIONS,
     )
-    return y.astype(x.dtype)
 
 
 @functools.cache
@@ -129,8 +129,8 @@ def _input_gradient(op: DirectConv, size: Pair):
     def product(g, w):
         x = jnp.zeros((g.shape[0], *size, w.shape[2]), g.dtype)
         one = functools.partial(op.product(size, w.shape[:2]), w=w)
-        (x_bar,) = jax.vjp(one, x)[1](g)
-        return x_bar
+        (x_bar,) = jax.vjp(one, x)[1](wide(g))
+        return wide(x_bar)
 
     return _batched(direct, product, folded=True)
 
@@ -153,8 +153,8 @@ def _kernel_gradient(op: DirectConv, kernel: Pair):
     def product(x, g):
         w = jnp.zeros((*kernel, x.shape[-1], g.shape[-1]), x.dtype)
         one = functools.partial(op.product(x.shape[1:3], kernel), x)
-        (w_bar,) = jax.vjp(one, w)[1](g)
-        return w_bar
+        (w_bar,) = jax.vjp(one, w)[1](wide(g))
+        return wide(w_bar)
 
     return _batched(direct, product, folded=False)
 

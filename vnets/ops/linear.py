@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+from vnets import backend
 from vnets.types import Array
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -14,12 +16,17 @@ Pads = tuple[tuple[int, int], ...]  # (low, high) for H and for W
 
 @jax.custom_vjp
 def matmul(a: Array, b: Array) -> Array:
-    """a @ b for matrices, [n, I] and [I, O], with gradients in layouts that XLA keeps.
+    """a @ b for matrices, [n, I] and [I, O], in the precision of a, summed in float32.
 
-    The automatic gradient asks for g^T, and XLA:CPU then computes whatever made g
-    again, transposed and column by column: many times slower.
+    Its gradients are in layouts that XLA keeps. The automatic gradient asks for g^T,
+    and XLA:CPU then computes whatever made g again, transposed and column by column:
+    many times slower.
+
+    Args:
+      a: [n, I], float32 or bfloat16.
+      b: [I, O]; it is rounded to the precision of a, its gradient is not.
     """
-    return lax.dot_general(a, b, (((1,), (0,)), ((), ())))
+    return _dot(a, b.astype(a.dtype), ((1,), (0,)))
 
 
 def _matmul_forward(a, b):
@@ -28,11 +35,28 @@ def _matmul_forward(a, b):
 
 def _matmul_backward(saved, g):
     a, b = saved
-    g = lax.optimization_barrier(g)
+    g = lax.optimization_barrier(g.astype(a.dtype))
     return (
-        lax.dot_general(g, b, (((1,), (1,)), ((), ()))),
-        lax.dot_general(a, g, (((0,), (0,)), ((), ()))),
+        _dot(g, b.astype(a.dtype), ((1,), (1,))).astype(a.dtype),
+        _dot(a, g, ((0,), (0,))).astype(b.dtype),
     )
+
+
+def _dot(a: Array, b: Array, axes) -> Array:
+    """The product over these axes of a and b, which are of one type; at least float32.
+
+    The product of two bfloat16 numbers is exact in float32, so the two ways of
+    `backend.Forms.half` differ in the order of their sums at most.
+    """
+    if a.dtype == jnp.bfloat16 and backend.forms().half == "float32":
+        a, b = wide(a), wide(b)
+    kind = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=kind)
+
+
+def wide(x: Array) -> Array:
+    """x in float32, or in what is wider already."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -55,7 +79,10 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class NativeConv:
-    """x [B, H, W, I] convolved with w [kh, kw, I, O] by XLA's own convolution."""
+    """x [B, H, W, I] convolved with w [kh, kw, I, O] by XLA's own convolution.
+
+    The convolution itself gives the type of x: its gradient takes no other.
+    """
 
     strides: Pair
     padding: Pads
@@ -64,9 +91,14 @@ class NativeConv:
         return x
 
     def apply(self, h: Array, w: Array) -> Array:
-        return lax.conv_general_dilated(
-            h, w, self.strides, self.padding, dimension_numbers=DIMENSIONS
+        y = lax.conv_general_dilated(
+            h,
+            w.astype(h.dtype),
+            self.strides,
+            self.padding,
+            dimension_numbers=DIMENSIONS,
         )
+        return wide(y)
 
     def lower(self, y: Array) -> Array:
         return y
