@@ -4,21 +4,24 @@ Every function takes plain values or a ConfigDict and raises `ConfigError`, whic
 the field and the valid choices.
 """
 
-import fnmatch
+import functools
 import inspect
 from collections import ChainMap
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
 import jax
+import numpy as np
 import optax
 
 from vnets import (
     edits,
     group_priors,
+    initializers,
     learned_dropout,
     nets,
     normal_priors,
+    optimizers,
     posteriors,
     priors,
     projections,
@@ -58,7 +61,18 @@ INITIALIZERS: dict[str, Callable[..., Initializer]] = {
     "glorot_uniform": lambda: jax.nn.initializers.glorot_uniform(),
     "normal": lambda stddev: jax.nn.initializers.normal(stddev),
     "truncated_normal": lambda mean, stddev: _truncated_normal(mean, stddev),
+    "dirac": lambda: initializers.dirac(posteriors.fan_in_uniform),
 }
+
+
+WHITENED_IMAGES = 5000
+
+
+def _whitening(images: np.ndarray, spec: Mapping, eps: float = 5e-4) -> Initializer:
+    """By the first images, standardized as a net of this spec does it."""
+    mean, std = spec.get("input_mean", (0.0,)), spec.get("input_std", (1.0,))
+    seen = (images[:WHITENED_IMAGES] / np.float32(255) - mean) / std
+    return initializers.whitening(seen, eps)
 
 
 def _truncated_normal(mean: float, stddev: float) -> Initializer:
@@ -74,8 +88,13 @@ NETS: dict[str, Callable] = {
     "strided_cnn": nets.StridedCNN,
     "resnet": nets.ResNet,
     "vgg": nets.VGG,
+    "whitened_cnn": nets.WhitenedCNN,
 }
-OPTIMIZERS: dict[str, Callable] = {"adam": optax.adam, "sgd": optax.sgd}
+OPTIMIZERS: dict[str, Callable] = {
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+    "muon": optimizers.muon,
+}
 
 
 class ConfigError(ValueError):
@@ -120,29 +139,39 @@ def several(field: str, draws: int) -> None:
         )
 
 
-def posterior(field: str, spec: Mapping) -> Factory:
+def posterior(
+    field: str, spec: Mapping, starts: Mapping[str, Callable] = INITIALIZERS
+) -> Factory:
     """A posterior factory from {"kind": name, **arguments}.
 
-    An "init" among these is {"name": of `INITIALIZERS`, **arguments}; a "weight", that
-    noise on units is put on, is another such spec.
+    An "init" among these is {"name": of `starts`, **arguments}; a "weight", that noise
+    on units is put on, is another such spec.
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", "")
     if "init" in arguments:
         init = dict(arguments["init"])
-        make = pick(f"{field}.init.name", init.pop("name", ""), INITIALIZERS)
+        make = pick(f"{field}.init.name", init.pop("name", ""), starts)
         arguments["init"] = call(f"{field}.init", make, init)
     if "weight" in arguments:
-        arguments["weight"] = posterior(f"{field}.weight", arguments["weight"])
+        inner = arguments["weight"]
+        arguments["weight"] = posterior(f"{field}.weight", inner, starts)
     return call(field, pick(f"{field}.kind", kind, POSTERIORS), arguments)
 
 
-def model(spec: Mapping, classes: int):
-    """A net from {"name": ..., "posteriors": {layer: spec}, **arguments}."""
+def model(spec: Mapping, classes: int, images: np.ndarray | None = None):
+    """A net from {"name": ..., "posteriors": {layer: spec}, **arguments}.
+
+    `images`, uint8 [N, H, W, C] of the training set, are what a weight that starts by
+    "whitening" looks at, standardized as the net does.
+    """
     arguments = dict(spec)
     net = pick("model.name", arguments.pop("name", ""), NETS)
+    starts = dict(INITIALIZERS)
+    if images is not None:
+        starts["whitening"] = functools.partial(_whitening, images, spec)
     arguments["posteriors"] = {
-        layer: posterior(f"model.posteriors.{layer}", one)
+        layer: posterior(f"model.posteriors.{layer}", one, starts)
         for layer, one in arguments.pop("posteriors", {}).items()
     }
     return call("model", net, {**arguments, "classes": classes})
@@ -254,8 +283,11 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     and only one that starts with "*" may match nothing.
     `weight_decay` c adds c w to the gradient of the mean w of every weight (an L2
     penalty of c / 2), and nothing to that of variances, biases and normalization.
+    `groups` gives parameters an optimizer of their own by a pattern of their path, each
+    {"name": ..., "learning_rate": ..., **arguments}; the first match counts.
     """
     arguments = dict(spec)
+    groups = dict(arguments.pop("groups", {}))
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
     batches = int(arguments.pop("accumulate", 1))
     positive("optimizer.accumulate", batches)
@@ -272,51 +304,41 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
             f"config.optimizer.weight_decay must not be negative: {decay}"
         )
     chain = [_decay_means(decay)] if decay else []
-    chain.append(call("optimizer", make, {"learning_rate": rate, **arguments}))
+    own = call("optimizer", make, {"learning_rate": rate, **arguments})
+    if groups:
+        others = {
+            pattern: _group(f"optimizer.groups.{pattern}", one, total_steps // batches)
+            for pattern, one in groups.items()
+        }
+        own = _named("optimizer.groups", optimizers.by_pattern(others, own))
+    chain.append(own)
     if factor != 1.0:
         chain.append(_faster_log_alpha(factor))
     if factors:
-        chain.append(_faster(factors))
+        scaled = optimizers.scale_by_pattern(factors)
+        chain.append(_named("optimizer.factors", scaled))
     whole = optax.chain(*chain) if len(chain) > 1 else chain[0]
     if batches == 1:
         return whole
     return optax.MultiSteps(whole, batches).gradient_transformation()
 
 
-def _faster(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies updates by the first factor whose pattern matches their path.
+def _group(field: str, spec: Mapping, updates: int) -> optax.GradientTransformation:
+    """The optimizer of some parameters."""
+    arguments = dict(spec)
+    make = pick(f"{field}.name", arguments.pop("name", ""), OPTIMIZERS)
+    points = arguments.pop("learning_rate", None)
+    rate = schedule(f"{field}.learning_rate", points, max(updates, 1))
+    return call(field, make, {"learning_rate": rate, **arguments})
 
-    Its `init` raises a ConfigError for a pattern that is no parameter's first match,
-    unless it starts with "*": that says "wherever there is one".
-    """
 
-    def first_match(path) -> str | None:
-        fits = (pattern for pattern in factors if fnmatch.fnmatchcase(path, pattern))
-        return next(fits, None)
-
-    def named(path) -> str:
-        return jax.tree_util.keystr(path, simple=True, separator="/")
+def _named(field: str, made: optax.GradientTransformation):
+    """The same, with the config's field in what its `init` refuses."""
 
     def init(params):
-        names = [named(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        used = {first_match(name) for name in names}
-        idle = sorted(one for one in set(factors) - used if not one.startswith("*"))
-        if idle:
-            raise ConfigError(
-                f"config.optimizer.factors: nothing is left for {idle}; the parameters "
-                f"are {names}"
-            )
-        return optax.EmptyState()
+        return call(field, made.init, {"params": params})
 
-    def scale(path, value):
-        pattern = first_match(named(path))
-        return value if pattern is None else factors[pattern] * value
-
-    def update(updates, state, params=None):
-        del params
-        return jax.tree.map_with_path(scale, updates), state
-
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, made.update)
 
 
 def _decay_means(decay: float) -> optax.GradientTransformation:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 
 from experiments import build as parts
@@ -187,8 +188,9 @@ def build(config) -> Classifier:
         value = config[group][field] if group else config[field]
         parts.positive(f"{group}.{field}" if group else field, value)
     dataset = load_data(config.dataset)
+    streamed = isinstance(dataset.train, data.Stream)
     make, batches = sources.Resident, {"split": dataset.train}
-    if isinstance(dataset.train, data.Stream):
+    if streamed:
         make = sources.Pictures
         if "augment" in config.dataset:
             raise parts.ConfigError(
@@ -199,7 +201,8 @@ def build(config) -> Classifier:
         batches["augment"] = parts.augment(config.dataset.get("augment"))
     batches["batch_size"] = config.batch_size
     source = parts.call("batch_size", make, batches)
-    model = parts.model(config.model, dataset.classes)
+    images = None if streamed else np.asarray(dataset.train.image)
+    model = parts.model(config.model, dataset.classes, images)
     mode = parts.mode(
         config.get("estimator", "lrt"),
         config.get("precision", "float32"),

@@ -37,6 +37,8 @@ def build(config) -> Experiment:
     elbo_samples = config.evals.get("elbo_samples", 0)
     train_samples = config.get("train_samples", 1)
     parts.positive("train_samples", train_samples)
+    average = config.get("train_average", "predictions")
+    parts.pick("train_average", average, ("predictions", "losses"))
     layer = config.probe.get("channels", "")
     channels = transition.probe(net.model, layer, net.probed) if layer else None
     kappa = _kappa_probe(config, net) if config.probe.get("kappa") else None
@@ -75,7 +77,8 @@ def build(config) -> Experiment:
             lambda: jax.eval_shape(lambda p: node(p).moments(), net.shapes),
             {},
         )
-    return net.experiment(probe, evaluations, loss=net.loss(samples=train_samples))
+    loss = net.loss(samples=train_samples, average=average)
+    return net.experiment(probe, evaluations, loss=loss)
 
 
 def _floats(values: Mapping) -> dict[str, float]:

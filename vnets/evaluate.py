@@ -37,11 +37,14 @@ class EvalSpec:
       edit: applied to the parameters once, before the test.
       samples: S predictions averaged as probabilities (log-mean-exp of log-softmax).
       mode: estimator, and the statistics that batch normalization uses.
+      mirrored: S draws see the images as they are and S other draws see them mirrored
+        left to right, and all 2 S predictions are averaged.
     """
 
     edit: edits.Edit = _nothing
     samples: int = 1
     mode: Mode = TEST
+    mirrored: bool = False
 
     def __post_init__(self):
         if self.samples < 1:
@@ -63,7 +66,8 @@ def standard_evals(
       sample with the means dropped, or the variances shuffled), zero_mean_ens and
       permuted_ens (S samples of these), pruned (deterministic); and det_batch,
       stoch_batch and ens_batch with batch normalization on each test batch's own
-      statistics, as the authors' MNIST code tests.
+      statistics, as the authors' MNIST code tests; det_mirrored and ens_mirrored, which
+      see each image and its mirror image.
     """
     batch = dataclasses.replace(mode, norm="batch")
     det, ens = EvalSpec(edits.mean_only, 1, mode), EvalSpec(samples=samples, mode=mode)
@@ -81,6 +85,8 @@ def standard_evals(
         "det_batch": dataclasses.replace(det, mode=batch),
         "stoch_batch": EvalSpec(mode=batch),
         "ens_batch": dataclasses.replace(ens, mode=batch),
+        "det_mirrored": dataclasses.replace(det, mirrored=True),
+        "ens_mirrored": dataclasses.replace(ens, mirrored=True),
     }
 
 
@@ -96,7 +102,7 @@ def predict(model, variables: dict, x: Array, spec: EvalSpec, key: Key) -> Array
     """
     params = spec.edit(variables["params"], stream(key, "edit"))
     variables = {**variables, "params": params}
-    return _predict(model, variables, x, spec.samples, spec.mode, key)
+    return _predict(model, variables, x, spec, key)
 
 
 def sample_predictions(
@@ -119,11 +125,19 @@ def sample_predictions(
     return jax.vmap(one)(jnp.arange(samples, dtype=jnp.int32))
 
 
-def _predict(model, variables, x, samples: int, mode: Mode, key: Key) -> Array:
-    log_p = sample_predictions(model, variables, x, samples, mode, key)
-    if samples == 1:
+def _predict(model, variables, x, spec: EvalSpec, key: Key) -> Array:
+    """As `predict`, but for the edit, which is done already."""
+    if spec.mirrored:
+        if x.ndim != 4:
+            raise ValueError(f"images [B, H, W, C] are mirrored, not {list(x.shape)}")
+        once = dataclasses.replace(spec, mirrored=False)
+        views = (x, key), (x[:, :, ::-1], stream(key, "mirrored"))
+        both = [_predict(model, variables, view, once, k) for view, k in views]
+        return jnp.logaddexp(*both) - jnp.log(2.0)
+    log_p = sample_predictions(model, variables, x, spec.samples, spec.mode, key)
+    if spec.samples == 1:
         return log_p[0]
-    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(samples))
+    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(spec.samples))
 
 
 def _batch(on, data, index: Array, batch_size: int):
@@ -147,8 +161,7 @@ def _batch(on, data, index: Array, batch_size: int):
 @functools.lru_cache(maxsize=64)
 def _batch_sums(
     model: Any,
-    samples: int,
-    mode: Mode,
+    spec: EvalSpec,
     prepare: Callable,
     on: jax.sharding.Mesh,
     forms: backend.Forms,
@@ -163,7 +176,7 @@ def _batch_sums(
     def run(variables, data, key, index, batch_size):
         image, label, inside = _batch(on, data, index, batch_size)
         x = prepare(image)
-        log_p = _predict(model, variables, x, samples, mode, stream(key, index))
+        log_p = _predict(model, variables, x, spec, stream(key, index))
         return metrics.sums(log_p, label, inside.astype(jnp.float32))
 
     return backend.jit(
@@ -174,8 +187,7 @@ def _batch_sums(
 @functools.lru_cache(maxsize=64)
 def _batch_likelihoods(
     model: Any,
-    samples: int,
-    mode: Mode,
+    spec: EvalSpec,
     prepare: Callable,
     on: jax.sharding.Mesh,
     forms: backend.Forms,
@@ -187,7 +199,7 @@ def _batch_likelihoods(
         image, label, inside = _batch(on, data, index, batch_size)
         x = prepare(image)
         draws = sample_predictions(
-            model, variables, x, samples, mode, stream(key, index)
+            model, variables, x, spec.samples, spec.mode, stream(key, index)
         )
         log_p = jnp.take_along_axis(draws, label[None, :, None], axis=-1)[..., 0]
         right = jnp.argmax(jax.nn.logsumexp(draws, axis=0), -1) == label
@@ -205,7 +217,8 @@ def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_siz
     """What a compiled function of `make` gives for each batch, on one device."""
     on = parallel.mesh() if on is None else parallel.flat(on)
     parallel.check_mesh(on)
-    run = make(model, spec.samples, spec.mode, prepare, on, backend.forms())
+    unedited = dataclasses.replace(spec, edit=_nothing)
+    run = make(model, unedited, prepare, on, backend.forms())
     variables, key = parallel.replicate(on, (variables, key))
     batch_size = min(batch_size, len(split))
     if isinstance(split, Stream):

@@ -4,10 +4,11 @@ The scale is stated once: loss = mean(nll) + beta kl / n_train, the negative ELB
 divided by the number of training examples. It is the same at any batch size.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from vnets.layers import TRAIN, Mode, call_path
 from vnets.learned_dropout import Gradient, is_learned
 from vnets.priors import kl
 from vnets.rng import stream
-from vnets.types import Array
+from vnets.types import Array, choose
 
 Schedule = Callable[[Array], Array]
 
@@ -104,6 +105,7 @@ def classification_loss(
     beta: Schedule | None = None,
     mode: Mode = TRAIN,
     samples: int = 1,
+    average: Literal["predictions", "losses"] = "predictions",
     label_smoothing: float = 0.0,
     rate_gradient: Gradient | None = None,
 ) -> Callable:
@@ -115,18 +117,22 @@ def classification_loss(
       n_train: size of the training set.
       beta: weight of the KL as a function of the step; 1 by default.
       mode: how the net is run in training.
-      samples: K draws whose predictions are averaged before the logarithm, so that the
+      samples: K draws for each step; what comes before the first noisy layer is
+        computed once for all of them.
+      average: what is averaged over the draws. "predictions", before the logarithm: the
         loss is that of an ensemble of K (the authors' `--train-ens`; Neklyudov et al.
-        2019); from 2 on it is no longer the ELBO, but a tighter bound.
+        2019), from 2 on no longer the ELBO, but a tighter bound. "losses": the ELBO,
+        with less noise in its gradient.
       label_smoothing: of the loss alone (`smoothed_cross_entropy`); the metrics nll,
         data_term and elbo are of the labels as they are.
       rate_gradient: of binary dropout whose rate is learned (`learned_dropout` has
         two); such a net needs one, and another has no use for it.
 
     Raises:
-      ValueError: samples below 1, or above with a `rate_gradient`; a smoothing outside
-        [0, 1); when called, a `rate_gradient` that is missing, does not fit, or is a
-        score function's while examples share statistics (batch normalization).
+      ValueError: samples below 1, or above with a `rate_gradient`; an `average` that
+        does not exist; a smoothing outside [0, 1); when called, a `rate_gradient` that
+        is missing, does not fit, or is a score function's while examples share
+        statistics (batch normalization).
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
@@ -137,6 +143,7 @@ def classification_loss(
 
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
+    choose("average", average, ("predictions", "losses"))
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
     if rate_gradient is not None and samples > 1:
@@ -172,12 +179,18 @@ def classification_loss(
         else:
             draws, each = jax.vmap(one)(random.split(key, samples))
             collections = jax.tree.map(lambda x: jnp.mean(x, 0), each)
-            logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
-        nll = cross_entropy(logits, batch["label"])
+            logits = draws
+            if average == "predictions":
+                logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
+        labels = jnp.broadcast_to(batch["label"], logits.shape[:-1])
+        nll = _over_draws(cross_entropy, logits, labels)
         divergence = kl(params, prior)
         cost = nll
         if label_smoothing:
-            cost = smoothed_cross_entropy(logits, batch["label"], label_smoothing)
+            smoothed = functools.partial(
+                smoothed_cross_entropy, smoothing=label_smoothing
+            )
+            cost = _over_draws(smoothed, logits, labels)
         value = neg_elbo(
             correct(cost) if correct else cost,
             divergence,
@@ -191,11 +204,18 @@ def classification_loss(
             "kl": divergence,
             "data_term": data_term,
             "elbo": data_term - divergence,
-            "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"]),
+            "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels),
         }
         return value, (ModelState(state.step, collections), metrics)
 
     return loss
+
+
+def _over_draws(loss: Callable, logits: Array, labels: Array) -> Array:
+    """A loss of each example, [B]; its mean over the draws of logits [S, B, K]."""
+    if logits.ndim == 2:
+        return loss(logits, labels)
+    return jnp.mean(jax.vmap(loss)(logits, labels), axis=0)
 
 
 def with_penalty(

@@ -1,5 +1,8 @@
 """Activations and pooling, the fastest form for each backend."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -39,7 +42,16 @@ def max_pool(x: Array) -> Array:
 
 
 def window_max_pool(x: Array, size: int, stride: int, padding: str) -> Array:
-    """Max pooling of any windows, [B, H, W, C] -> [B, H', W', C]."""
+    """Max pooling of any windows, [B, H, W, C] -> [B, H', W', C].
+
+    Where windows neither overlap nor reach beyond the edge it is the maximum of strided
+    slices, which has a faster gradient on a CPU.
+    """
+    if size == stride and padding == "VALID":
+        h, w = (n // size * size for n in x.shape[1:3])
+        places = itertools.product(range(size), repeat=2)
+        slices = (x[:, i:h:size, j:w:size] for i, j in places)
+        return functools.reduce(jnp.maximum, slices)
     return nn.max_pool(x, (size, size), (stride, stride), padding)
 
 

@@ -59,6 +59,7 @@ class Resident:
           batch_size: B.
           prepare: pixels to inputs; runs inside the compiled step.
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
+            One whose `flip` is "alternate" is told which images are mirrored.
 
         Raises:
           ValueError: a batch that is larger than the data set.
@@ -72,6 +73,7 @@ class Resident:
             "label": jnp.asarray(split.label),
         }
         self._prepare, self._augment = prepare, augment
+        self._alternates = getattr(augment, "flip", None) == "alternate"
 
     def chunks(
         self,
@@ -91,15 +93,20 @@ class Resident:
           first: the step to begin with, a multiple of K.
         """
         order = _permutation(key, epoch, self.n, self.batch_size)
+        if self._alternates:  # n more than the index: it is mirrored in this epoch
+            order = order + self.n * _mirrored(key, epoch, self.n)[order]
         for start in range(first, self.steps_per_epoch, steps):
             yield order[start : start + steps, rows]
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
-        image = arrays["image"][item]
-        if self._augment is not None:
+        index = item % self.n
+        image = arrays["image"][index]
+        if self._alternates:
+            image = self._augment(image, key, mirrored=item >= self.n)
+        elif self._augment is not None:
             image = self._augment(image, key)
-        return {"image": self._prepare(image), "label": arrays["label"][item]}
+        return {"image": self._prepare(image), "label": arrays["label"][index]}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -108,6 +115,13 @@ def _permutation(key, epoch, n: int, batch_size: int) -> Array:
     order = random.permutation(stream(key, "order", epoch), n)
     steps = n // batch_size
     return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _mirrored(key, epoch, n: int) -> Array:
+    """Which examples are mirrored in an epoch, int32 [n]: the others in the next."""
+    first = random.bernoulli(stream(key, "mirrored"), 0.5, (n,))
+    return (first ^ (epoch % 2 == 1)).astype(jnp.int32)
 
 
 class Streamed:

@@ -10,5 +10,15 @@ from vnets.nets.mlp import MLP, lenet_300_100
 from vnets.nets.resnet import ResNet
 from vnets.nets.strided import StridedCNN
 from vnets.nets.vgg import VGG
+from vnets.nets.whitened import WhitenedCNN
 
-__all__ = ["MLP", "VGG", "Chain", "LeNet5", "ResNet", "StridedCNN", "lenet_300_100"]
+__all__ = [
+    "MLP",
+    "VGG",
+    "Chain",
+    "LeNet5",
+    "ResNet",
+    "StridedCNN",
+    "WhitenedCNN",
+    "lenet_300_100",
+]
