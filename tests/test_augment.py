@@ -78,3 +78,54 @@ def test_what_cannot_be_is_refused():
         CropAndFlip(-1)
     with pytest.raises(ValueError, match=r"'image'; choose from.*batch.*example"):
         CropAndFlip(per="image")
+
+
+def test_a_margin_reflects_what_is_beside_it():
+    image = IMAGES[:1]
+    padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    crops = {
+        padded[top : top + 5, left : left + 6].tobytes()
+        for top in range(3)
+        for left in range(3)
+    }
+    augment = CropAndFlip(1, False, margin="reflect")
+    seen = {one.tobytes() for one in made(augment, np.repeat(image, 200, axis=0))}
+    assert seen == crops
+
+
+def test_flips_that_alternate_show_both_sides_in_two_epochs():
+    split = data.Split((IMAGES % 251).astype(np.uint8), np.arange(40) % 10)
+    source = sources.Resident(
+        split, 10, prepare=jnp.asarray, augment=CropAndFlip(0, "alternate")
+    )
+    sides = []
+    for epoch in range(3):
+        seen = {}
+        for rows in next(source.chunks(random.key(3), epoch, 4)):
+            batch = source.batch(source.arrays, rows, random.key(epoch))
+            for row, image in zip(np.asarray(rows) % 40, batch["image"], strict=True):
+                plain = np.array_equal(image, split.image[row])
+                mirrored = np.array_equal(image, split.image[row][:, ::-1])
+                assert plain != mirrored
+                seen[int(row)] = mirrored
+            np.testing.assert_array_equal(
+                batch["label"], split.label[np.asarray(rows) % 40]
+            )
+        assert len(seen) == 40
+        sides.append([seen[row] for row in range(40)])
+    assert sides[0] == sides[2] != sides[1]
+    assert all(a != b for a, b in zip(sides[0], sides[1], strict=True))
+    assert 8 < sum(sides[0]) < 32  # half of 40, 4 deviations
+
+
+def test_flips_that_alternate_need_to_be_told():
+    with pytest.raises(ValueError, match="which images are mirrored is given if"):
+        CropAndFlip(flip="alternate")(IMAGES, random.key(0))
+    with pytest.raises(ValueError, match="which images are mirrored is given if"):
+        CropAndFlip()(IMAGES, random.key(0), mirrored=jnp.zeros(40, bool))
+    with pytest.raises(ValueError, match="not for a batch"):
+        CropAndFlip(flip="alternate", per="batch")
+    with pytest.raises(ValueError, match="flip must be one of"):
+        CropAndFlip(flip="sometimes")
+    with pytest.raises(ValueError, match="cannot be reflected 5 wide"):
+        CropAndFlip(5, margin="reflect")(IMAGES, random.key(0))

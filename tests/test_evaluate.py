@@ -258,3 +258,20 @@ def test_the_number_of_devices_changes_nothing(
         for on in (one_device, mesh)
     )
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_mirrored_predictions_are_the_mean_of_both_sides():
+    net, variables = build({"dense1": variance()})
+    x = random.uniform(random.key(0), (4, *SHAPE))
+    key = random.key(5)
+    both = predict(net, variables, x, EvalSpec(samples=3, mirrored=True), key)
+    keys = key, stream(key, "mirrored")
+    sides = [
+        predict(net, variables, view, EvalSpec(samples=3), k)
+        for view, k in zip((x, x[:, :, ::-1]), keys, strict=True)
+    ]
+    np.testing.assert_allclose(
+        jnp.exp(both), (jnp.exp(sides[0]) + jnp.exp(sides[1])) / 2, rtol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"images .* are mirrored"):
+        predict(net, variables, x.reshape(4, -1), EvalSpec(mirrored=True), key)

@@ -19,7 +19,7 @@ from vnets.objectives import (
     smoothed_cross_entropy,
     with_penalty,
 )
-from vnets.posteriors import Point, gaussian, point
+from vnets.posteriors import Point, gaussian, point, variance
 from vnets.priors import kl, log_uniform
 
 BATCH = {
@@ -209,3 +209,25 @@ def test_the_first_layer_that_is_not_finite_is_named():
     assert locate(params, state, batch, random.key(1)) is None
     params["conv2"]["kernel"] = Point(jnp.full((5, 5, 20, 50), jnp.nan))
     assert locate(params, state, batch, random.key(1)) == "conv2"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_mean_loss_of_several_draws_is_that_of_each_by_itself(smoothing):
+    """With the same keys; the mean of predictions has a smaller loss (Jensen)."""
+    model, params = net_and_params(variance())
+
+    def loss(**options):
+        made = classification_loss(
+            model, log_uniform, 12, label_smoothing=smoothing, **options
+        )
+        return lambda key: made(params, STATE, BATCH, key)[1][1]
+
+    key = random.key(3)
+    several = loss(samples=4, average="losses")(key)
+    each = [loss()(one) for one in random.split(key, 4)]
+    for name in ("loss", "nll", "accuracy", "elbo"):
+        mean = np.mean([float(one[name]) for one in each])
+        assert float(several[name]) == pytest.approx(mean, rel=1e-5)
+    assert loss(samples=4)(key)["nll"] < several["nll"]
+    with pytest.raises(ValueError, match="unknown average 'both'"):
+        loss(average="both")

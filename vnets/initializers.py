@@ -52,7 +52,7 @@ def whitening(images: np.ndarray, eps: float = 5e-4, patches: int = 400_000):
     def init(key: Key, shape: Shape, dtype=jnp.float32) -> Array:
         del key  # the data decide
         kh, kw, channels, filters = shape
-        fits = (images.shape[-1], 2 * kh * kw * channels)
+        fits = (images.shape[-1], 2 * kh * kw * images.shape[-1])
         if (channels, filters) != fits:
             raise ValueError(
                 f"whitening of {list(images.shape[1:])} by {kh} x {kw} pixels has "

@@ -11,17 +11,22 @@ from vnets.plan import (
     Activation,
     Conv,
     Dense,
+    MaxPool,
     Norm,
     Plan,
     Residual,
     Standardize,
     Step,
+    WindowMaxPool,
     every,
 )
 
 
 def fold_norms(graph: Graph) -> Graph:
     """Moves each normalization into the linear layer before it, else the one after it.
+
+    Max pooling between the two does not matter where the slope is positive: the maximum
+    of the scaled is the scaled maximum.
 
     Raises:
       ValueError: a normalization with no linear layer beside it, or one before a
@@ -41,7 +46,8 @@ def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
             folded.append(step)
             continue
         norm = norms[step.name]
-        before = folded[-1] if folded else None
+        before = _before_pooling(folded) if (norm.slope > 0).all() else folded[-1:]
+        before = before[-1] if before else None
         units = norm.slope.size  # more than the layer's where its maps are flattened
         if isinstance(before, Conv | Dense) and biases[before.name].size == units:
             name = before.name
@@ -69,6 +75,13 @@ def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
         for step in plan
         if not isinstance(step, Norm)
     )
+
+
+def _before_pooling(steps: list[Step]) -> list[Step]:
+    """The steps without the max pooling at their end."""
+    while steps and isinstance(steps[-1], MaxPool | WindowMaxPool):
+        steps = steps[:-1]
+    return steps
 
 
 def shrink(graph: Graph) -> Graph:

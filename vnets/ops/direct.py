@@ -3,13 +3,11 @@
 Outside of loops the compiler brings a convolution into that form, images [B, H, W, C]
 and kernels [kh, kw, I, O]; inside of one, where a training step is, it does not, and
 the gradients of an ordinary convolution are many times slower. So both gradients are
-written here as convolutions of that form:
+written here:
 
-    of the input    the gradient of the output, padded, with the kernel turned around
-    of the kernel   the input with channels for examples, and the gradient of the output
-                    as a kernel of its whole height and width
-
-In both the gradient of the output has holes, as many as a stride leaves out.
+    of the input    a convolution of that form: of the output's gradient, padded and
+                    with the holes that a stride leaves, by the kernel turned around
+    of the kernel   a matrix product for each tap
 
 Under `vmap` weights of several nets would make grouped convolutions, for which there is
 no routine: they become products of patches.
@@ -23,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from vnets.ops.linear import DIMENSIONS, Pads, Pair, wide
+from vnets.ops.linear import DIMENSIONS, Pads, Pair, contract, wide
 from vnets.ops.strided import tiled
 from vnets.types import Array
 
@@ -77,14 +75,14 @@ def _convolve_backward(op, saved, g):
     g = lax.optimization_barrier(g.astype(x.dtype))
     size, kernel = x.shape[1:3], w.shape[:2]
     x_bar = _input_gradient(op, size)(g, w.astype(x.dtype))
-    w_bar = _kernel_gradient(op, kernel)(x, g)
+    w_bar = _kernel_gradient(op, kernel, x, g)
     return x_bar.astype(x.dtype), w_bar.astype(w.dtype)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _routine(x, w, padding: Pads, strides: Pair = UNIT, x_holes=UNIT, w_holes=UNIT):
+def _routine(x, w, padding: Pads, strides: Pair = UNIT, holes=UNIT):
     """The library's convolution, float32: it has no half precision.
 
     Args:
@@ -92,16 +90,14 @@ def _routine(x, w, padding: Pads, strides: Pair = UNIT, x_holes=UNIT, w_holes=UN
       w: [kh, kw, I, O].
       padding: (low, high) for each of H, W; low or high may be negative.
       strides: along H and W.
-      x_holes: distance of neighbours of x along H and W, with zeros between them.
-      w_holes: the same of w.
+      holes: distance of neighbours of x along H and W, with zeros between them.
     """
     return lax.conv_general_dilated(
         wide(x),
         wide(w),
         strides,
         padding,
-        lhs_dilation=x_holes,
-        rhs_dilation=w_holes,
+        lhs_dilation=holes,
         dimension_numbers=DIMENSIONS,
     )
 
@@ -114,7 +110,7 @@ def _outputs(op: DirectConv):
     def product(x, w):
         return op.product(x.shape[1:3], w.shape[:2])(x, w)
 
-    return _batched(direct, product, folded=True)
+    return _batched(direct, product)
 
 
 @functools.cache
@@ -124,7 +120,7 @@ def _input_gradient(op: DirectConv, size: Pair):
         around = tuple((k - 1 - low, n - o + low) for n, k, o, (low, _) in axes)
         turned = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
         turned = lax.optimization_barrier(turned)
-        return _routine(g, turned, around, x_holes=op.strides)
+        return _routine(g, turned, around, holes=op.strides)
 
     def product(g, w):
         x = jnp.zeros((g.shape[0], *size, w.shape[2]), g.dtype)
@@ -132,47 +128,53 @@ def _input_gradient(op: DirectConv, size: Pair):
         (x_bar,) = jax.vjp(one, x)[1](wide(g))
         return wide(x_bar)
 
-    return _batched(direct, product, folded=True)
+    return _batched(direct, product)
 
 
-@functools.cache
-def _kernel_gradient(op: DirectConv, kernel: Pair):
-    def direct(x, g):
-        size, out = x.shape[1:3], op.dilated(g.shape[1:3])
-        axes = zip(size, kernel, out, op.padding, strict=True)
-        around = [(low, k - 1 + o - n - low) for n, k, o, (low, _) in axes]
-        # What a stride leaves out at the end has no part in any output.
-        h, w = (n + min(pad[1], 0) for n, pad in zip(size, around, strict=True))
-        around = tuple((low, max(high, 0)) for low, high in around)
-        images, outputs = lax.optimization_barrier(
-            (x[:, :h, :w].transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3))
+def _kernel_gradient(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
+    """For each tap a product of the images that it sees and the output's gradient.
+
+    One and a half to three times as fast as the library's convolution of the same
+    numbers, whose "kernel" would be as large as the images.
+    """
+    inputs, outputs = x.shape[-1], g.shape[1:3]
+    sizes = [
+        max(n + low, (o - 1) * stride + k)
+        for n, k, o, stride, (low, _) in zip(
+            x.shape[1:3], kernel, outputs, op.strides, op.padding, strict=True
         )
-        w_bar = _routine(images, outputs, around, w_holes=op.strides)
-        return lax.optimization_barrier(w_bar).transpose(1, 2, 0, 3)
+    ]
+    around = [
+        (low, size - n - low)
+        for n, size, (low, _) in zip(x.shape[1:3], sizes, op.padding, strict=True)
+    ]
+    padded = jnp.pad(x, ((0, 0), *around, (0, 0)))
+    g = g.reshape(-1, g.shape[-1])
 
-    def product(x, g):
-        w = jnp.zeros((*kernel, x.shape[-1], g.shape[-1]), x.dtype)
-        one = functools.partial(op.product(x.shape[1:3], kernel), x)
-        (w_bar,) = jax.vjp(one, w)[1](wide(g))
-        return wide(w_bar)
+    def tap(*at: int) -> Array:
+        rows, columns = (
+            slice(i, i + (o - 1) * stride + 1, stride)
+            for i, o, stride in zip(at, outputs, op.strides, strict=True)
+        )
+        return contract(padded[:, rows, columns].reshape(-1, inputs), g, ((0,), (0,)))
 
-    return _batched(direct, product, folded=False)
+    taps = [tap(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
+    return jnp.stack(taps).reshape(*kernel, *taps[0].shape)
 
 
-def _batched(direct, product, folded: bool):
+def _batched(direct, product):
     """`direct`, which `vmap` makes `product`, or folds into the axis of examples.
 
     Args:
-      direct: of two arrays.
+      direct: of two arrays; the first and the result have an axis of examples in front,
+        which an axis that only the first has can join.
       product: the same function, in a form that any axis can be added to.
-      folded: the first argument and the result have an axis of examples in front; an
-        axis that only the first argument has can join it.
     """
     made = custom_vmap(direct)
 
     @made.def_vmap
     def rule(axis_size, in_batched, first, second):
-        if folded and in_batched == [True, False]:
+        if in_batched == [True, False]:
             y = made(first.reshape(-1, *first.shape[2:]), second)
             return y.reshape(axis_size, -1, *y.shape[1:]), True
         axes = tuple(0 if batched else None for batched in in_batched)

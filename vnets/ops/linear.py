@@ -26,7 +26,7 @@ def matmul(a: Array, b: Array) -> Array:
       a: [n, I], float32 or bfloat16.
       b: [I, O]; it is rounded to the precision of a, its gradient is not.
     """
-    return _dot(a, b.astype(a.dtype), ((1,), (0,)))
+    return contract(a, b.astype(a.dtype), ((1,), (0,)))
 
 
 def _matmul_forward(a, b):
@@ -37,12 +37,12 @@ def _matmul_backward(saved, g):
     a, b = saved
     g = lax.optimization_barrier(g.astype(a.dtype))
     return (
-        _dot(g, b.astype(a.dtype), ((1,), (1,))).astype(a.dtype),
-        _dot(a, g, ((0,), (0,))).astype(b.dtype),
+        contract(g, b.astype(a.dtype), ((1,), (1,))).astype(a.dtype),
+        contract(a, g, ((0,), (0,))).astype(b.dtype),
     )
 
 
-def _dot(a: Array, b: Array, axes) -> Array:
+def contract(a: Array, b: Array, axes) -> Array:
     """The product over these axes of a and b, which are of one type; at least float32.
 
     The product of two bfloat16 numbers is exact in float32, so the two ways of
