@@ -37,6 +37,9 @@ class Forms:
         (`lax.conv` and windows for pooling).
       normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
         (`jax.random.normal`).
+      derivatives: "reverse" (the forms have gradients of their own, which can be
+        differentiated again, but not the forms themselves in forward mode) or "any"
+        (none of them is used; `derivatives.py`).
       seeds: train several seeds "in_turn" or "vmapped".
       compiler_options: given to `jax.jit` by `backend.jit`, but for those that the user
         has set in XLA_FLAGS.
@@ -46,11 +49,13 @@ class Forms:
     normal: Literal["box_muller", "inverse_cdf"]
     seeds: Literal["in_turn", "vmapped"]
     compiler_options: tuple[tuple[str, str], ...] = ()
+    derivatives: Literal["reverse", "any"] = "reverse"
 
     def __post_init__(self):
         choose("convolution", self.convolution, ("by_shape", "native"))
         choose("normal", self.normal, ("box_muller", "inverse_cdf"))
         choose("seeds", self.seeds, ("in_turn", "vmapped"))
+        choose("derivatives", self.derivatives, ("reverse", "any"))
 
 
 CPU = Forms(
@@ -82,7 +87,8 @@ def use(**changes):
     not reuse a function that was compiled outside.
 
     Args:
-      **changes: fields of `Forms` to replace, e.g. `convolution="native"`.
+      **changes: fields of `Forms` to replace, e.g. `convolution="native"`,
+        or `derivatives="any"` for `jax.jvp` and `jax.jacfwd`.
     """
     global _override
     previous = _override

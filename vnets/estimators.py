@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax, random
 
 from vnets import noise as noises
+from vnets.derivatives import CustomVJP
 from vnets.posteriors import Posterior, Scaled, ZeroMean, is_noisy
 from vnets.types import Array, Key, Moment
 
@@ -230,14 +231,20 @@ ESTIMATORS = {
 }
 
 
-@jax.custom_vjp
+@CustomVJP
 def _perturb(mean: Array, var: Array, draws: Array) -> Array:
     """mean + sqrt(var) draws; keeps one array for its gradient, draws / (2 sqrt)."""
     return mean + jnp.sqrt(_floored(var)) * draws
 
 
+@jax.custom_jvp
 def _floored(var: Array) -> Array:
     return jnp.maximum(var, 0) + VAR_FLOOR
+
+
+@_floored.defjvp
+def _floored_tangent(primals, tangents):
+    return _floored(*primals), tangents[0]  # jnp.maximum has half of it at 0
 
 
 def _perturb_forward(mean, var, draws):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from vnets.derivatives import CustomVJP
 from vnets.ops.linear import DIMENSIONS, Pads, Pair
 from vnets.ops.strided import tiled
 from vnets.types import Array
@@ -62,13 +63,13 @@ class DirectConv:
         return tuple((n - 1) * stride + 1 for n, stride in pairs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(CustomVJP, nondiff_argnums=(0,))
 def _convolve(op: DirectConv, x: Array, w: Array) -> Array:
     return _outputs(op)(x, w)
 
 
 def _convolve_forward(op, x, w):
-    return _convolve(op, x, w), (x, w)
+    return _convolve.plain(op, x, w), (x, w)
 
 
 def _convolve_backward(op, saved, g):
@@ -167,6 +168,9 @@ def _batched(direct, product, folded: bool):
       product: the same function, in a form that any axis can be added to.
       folded: the first argument and the result have an axis of examples in front; an
         axis that only the first argument has can join it.
+
+    Its derivatives are those of `direct`, as JAX finds them: they are second ones, of a
+    gradient that was asked for again.
     """
     made = custom_vmap(direct)
 
@@ -178,4 +182,12 @@ def _batched(direct, product, folded: bool):
         axes = tuple(0 if batched else None for batched in in_batched)
         return jax.vmap(product, in_axes=axes)(first, second), True
 
-    return made
+    @jax.custom_jvp
+    def differentiable(first, second):
+        return made(first, second)
+
+    @differentiable.defjvp
+    def _tangent(primals, tangents):
+        return differentiable(*primals), jax.jvp(direct, primals, tangents)[1]
+
+    return differentiable

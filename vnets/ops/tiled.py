@@ -9,11 +9,13 @@ concatenation of a few long slices.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vnets.derivatives import CustomVJP
 from vnets.ops.linear import Pads, Pair, matmul
 from vnets.types import Array
 
@@ -99,16 +101,18 @@ class TiledConv:
         return w.transpose(0, 2, 1, 3, 4, 5).reshape(-1, t * t * o)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(CustomVJP, nondiff_argnums=(0,))
 def _lift(op: TiledConv, x: Array) -> Array:
     return lax.optimization_barrier(op._patches(x))
 
 
 def _lift_forward(op, x):
-    return _lift(op, x), jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return _lift.plain(op, x), None
 
 
-def _lift_backward(op, like, g):
+def _lift_backward(op, _, g):
+    channels = g.shape[-1] // (math.prod(op.blocks) * op.tile**2)
+    like = jax.ShapeDtypeStruct((g.shape[0], *op.size, channels), g.dtype)
     (x_bar,) = jax.linear_transpose(op._patches, like)(lax.optimization_barrier(g))
     return (lax.optimization_barrier(x_bar),)
 
