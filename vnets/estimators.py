@@ -64,6 +64,11 @@ def _unit_noise(q: Scaled, x: Array, key: Key) -> Array:
     if not is_noisy(q.scale):
         key = None
     s = q.scale.sample(key, x.shape[:drawn])
+    if s.shape[-1] != x.shape[-1]:  # a single unit would be broadcast
+        raise ValueError(
+            f"noise on {s.shape[-1]} units does not fit inputs of {x.shape[-1]}: a "
+            'grouped convolution takes noise on its outputs alone, axis="out"'
+        )
     s = s.reshape((*s.shape[:-1], *(1,) * (x.ndim - 1 - drawn), s.shape[-1]))
     return s.astype(x.dtype)
 

@@ -84,7 +84,7 @@ class TiledConv:
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         x = x.reshape(-1, need[0] // t, t, need[1] // t, t, x.shape[-1])
         x = x.transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(*x.shape[:3], -1)
+        x = x.reshape(*x.shape[:3], math.prod(x.shape[3:]))
         slices = [x[:, i : i + th, j : j + tw] for i in range(bh) for j in range(bw)]
         return jnp.concatenate(slices, axis=-1)
 
