@@ -11,7 +11,7 @@ from jax import random
 
 from tests.test_ops import FORMS
 from vnets import layers, nets, ops, posteriors
-from vnets.estimators import ESTIMATORS, lrt, weight_sampling
+from vnets.estimators import ESTIMATORS, lrt
 from vnets.layers.convolutions import convolution
 
 FEATURES = 4
@@ -101,7 +101,6 @@ def test_the_op_is_that_of_flax(name):
     np.testing.assert_array_equal(jnp.square(op.lift(x)), op.lift(jnp.square(x)))
 
 
-@functools.cache
 def drawn(name, estimator):
     _, op, x, w = problem(name)
     node = posteriors.Gaussian(w, jnp.full(w.shape, -1.0, jnp.float32))
@@ -110,14 +109,20 @@ def drawn(name, estimator):
     return np.asarray(jax.jit(jax.vmap(draw))(keys))
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_lrt_and_weight_sampling_have_the_closed_moments(name, assert_moments):
+OF_A_MEAN = [name for name in ESTIMATORS if not name.startswith("magnitude")]
+SAMPLED = [
+    *((name, one) for name in LAYERS for one in ("lrt", "weight_sampling")),
+    *((name, one) for name in ("grouped", "transposed") for one in OF_A_MEAN[2:]),
+]
+
+
+@pytest.mark.parametrize(("name", "estimator"), SAMPLED)
+def test_estimators_have_the_closed_moments(name, estimator, assert_moments):
     """The variance of a pre-activation is the convolution of x^2 with that of w."""
     _, op, x, w = problem(name)
     var = jnp.full(w.shape, np.exp(-1.0), jnp.float32)
     moments = product(op, x, w), product(op, jnp.square(x), var)
-    for estimator in (lrt, weight_sampling):
-        assert_moments(drawn(name, estimator), *moments)
+    assert_moments(drawn(name, ESTIMATORS[estimator]), *moments)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -156,9 +161,6 @@ def test_the_bias_joins_the_mean_only():
         return net.apply(net.init(random.key(0), x), x, rngs={"noise": random.key(1)})
 
     np.testing.assert_allclose(run(x), 100.0, atol=1e-5)
-
-
-OF_A_MEAN = [name for name in ESTIMATORS if not name.startswith("magnitude")]
 
 
 @pytest.mark.parametrize("size", [2, 0])
