@@ -36,7 +36,7 @@ def test_a_flag_of_the_user_wins(told, monkeypatch):
     assert set(told) == {key for key, _ in backend.CPU.compiler_options} - {name}
 
 
-@pytest.mark.parametrize("field", ["convolution", "normal", "seeds"])
+@pytest.mark.parametrize("field", ["convolution", "normal", "seeds", "derivatives"])
 def test_unknown_forms_are_refused(field):
     before = backend.forms()
     with (

@@ -10,6 +10,7 @@ from experiments import core
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import compact, nets
+from vnets.layers import Mode
 from vnets.posteriors import ZeroMean
 
 
@@ -89,10 +90,7 @@ def test_the_net_is_captured_folded_and_predicts_without_jax():
     """Normalization behind pooling moves into the convolution before both."""
     x = random.uniform(random.key(0), (4, 17, 17, 1))
     variables = NET.init({"params": random.key(1)}, x)
-    # Statistics that are not those of the start, as after training.
-    variables["batch_stats"] = jax.tree.map(
-        lambda s: s + random.uniform(random.key(2), s.shape), variables["batch_stats"]
-    )
+    variables |= NET.apply(variables, x, Mode(norm="batch"), mutable=["batch_stats"])[1]
     expected = NET.apply(variables, x)
     assert expected.shape == (4, 10)
     graph = compact.fold_norms(compact.capture(NET, variables, x.shape[1:]))

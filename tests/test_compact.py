@@ -81,6 +81,13 @@ def test_parts_that_do_not_fit_each_other_are_named():
             compact.capture(model, variables, (4,))
     with pytest.raises(ValueError, match=r"is \[I\] or \[H, W, C\], not \[2, 2\]"):
         compact.capture(net, {"params": params}, (2, 2))
+    for kernel in ((3, 3, 1, 4), (3, 2, 4)):  # grouped, and 1-D
+        conv = {"kernel": np.ones(kernel, np.float32)}
+        maps = Chain(steps=(plan.Conv("a", 4, (3, 3), bias=False), plan.MeanPool()))
+        with pytest.raises(ValueError, match=r"'a' has a kernel .* is 2-D, of one gro"):
+            compact.capture(maps, {"params": {"a": conv}}, (5, 5, 2))
+    with pytest.raises(ValueError, match="of 'a' must be SAME or VALID, not 'CIRCULAR"):
+        plan.Conv("a", 4, (3, 3), padding="CIRCULAR")
     graph = compact.capture(net, {"params": params}, (4,))
     with pytest.raises(ValueError, match=r"bits are of \['a', 'b'\], not \['a'\]"):
         compact.quantize(graph, {"a": 8})

@@ -194,15 +194,14 @@ def test_stochastic_is_hashable():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"feature_group_count": 2}, "takes no feature_group_count"),
-        ({"kernel_dilation": 2}, "takes no kernel_dilation"),
-        ({"input_dilation": 2}, "takes no input_dilation"),
-        ({"padding": "CIRCULAR"}, "padding must be SAME, VALID"),
+        ({"feature_group_count": 3}, "3 does not divide 2 input"),
+        ({"input_dilation": 2}, "input_dilation takes a padding of numbers"),
+        ({"padding": "CIRCLE"}, "padding must be SAME, VALID"),
         ({"precision": "highest"}, "takes no precision"),
-        ({"kernel_size": 3}, r"2-D, \[B, H, W, C\]"),
+        ({"kernel_size": 3}, r"\[B, 1 axes, C\]"),
     ],
 )
-def test_convolutions_that_are_not_plain_are_refused(options, message, image):
+def test_convolutions_that_cannot_be_are_refused(options, message, image):
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):

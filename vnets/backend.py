@@ -43,6 +43,9 @@ class Forms:
         (`jax.random.normal`).
       half: products of bfloat16 operands, which are summed in float32, are computed in
         "bfloat16" or, where the processor has no instructions for them, in "float32".
+      derivatives: "reverse" (the forms have gradients of their own, which can be
+        differentiated again, but not the forms themselves in forward mode) or "any"
+        (none of them is used; `derivatives.py`).
       seeds: train several seeds "in_turn" or "vmapped".
       compiler_options: given to `jax.jit` by `backend.jit`, but for those that the user
         has set in XLA_FLAGS.
@@ -53,12 +56,14 @@ class Forms:
     half: Literal["bfloat16", "float32"]
     seeds: Literal["in_turn", "vmapped"]
     compiler_options: tuple[tuple[str, str], ...] = ()
+    derivatives: Literal["reverse", "any"] = "reverse"
 
     def __post_init__(self):
         choose("convolution", self.convolution, ("by_shape", "native"))
         choose("normal", self.normal, ("box_muller", "inverse_cdf"))
         choose("half", self.half, ("bfloat16", "float32"))
         choose("seeds", self.seeds, ("in_turn", "vmapped"))
+        choose("derivatives", self.derivatives, ("reverse", "any"))
 
 
 def _half(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
@@ -102,7 +107,8 @@ def use(**changes):
     not reuse a function that was compiled outside.
 
     Args:
-      **changes: fields of `Forms` to replace, e.g. `convolution="native"`.
+      **changes: fields of `Forms` to replace, e.g. `convolution="native"`,
+        or `derivatives="any"` for `jax.jvp` and `jax.jacfwd`.
     """
     global _override
     previous = _override

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax, random
 
 from vnets import noise as noises
+from vnets.derivatives import CustomVJP
 from vnets.posteriors import Posterior, Scaled, ZeroMean, is_noisy
 from vnets.types import Array, Key, Moment
 
@@ -64,6 +65,11 @@ def _unit_noise(q: Scaled, x: Array, key: Key) -> Array:
     if not is_noisy(q.scale):
         key = None
     s = q.scale.sample(key, x.shape[:drawn])
+    if s.shape[-1] != x.shape[-1]:  # a single unit would be broadcast
+        raise ValueError(
+            f"noise on {s.shape[-1]} units does not fit inputs of {x.shape[-1]}: a "
+            'grouped convolution takes noise on its outputs alone, axis="out"'
+        )
     s = s.reshape((*s.shape[:-1], *(1,) * (x.ndim - 1 - drawn), s.shape[-1]))
     return s.astype(x.dtype)
 
@@ -228,14 +234,20 @@ ESTIMATORS = {
 }
 
 
-@jax.custom_vjp
+@CustomVJP
 def _perturb(mean: Array, var: Array, draws: Array) -> Array:
     """mean + sqrt(var) draws; keeps one array for its gradient, draws / (2 sqrt)."""
     return mean + jnp.sqrt(_floored(var)) * draws
 
 
+@jax.custom_jvp
 def _floored(var: Array) -> Array:
     return jnp.maximum(var, 0) + VAR_FLOOR
+
+
+@_floored.defjvp
+def _floored_tangent(primals, tangents):
+    return _floored(*primals), tangents[0]  # jnp.maximum has half of it at 0
 
 
 def _perturb_forward(mean, var, draws):

@@ -19,6 +19,8 @@ POOL = 2  # edge and stride of max pooling; an odd last row or column is left ou
 class Conv:
     """A 2-D convolution, [B, H, W, I] -> [B, H', W', features].
 
+    Of one group, neither dilated nor transposed: others have no step.
+
     Attributes:
       name: of the layer.
       features: O.
@@ -28,7 +30,8 @@ class Conv:
       bias: adds a bias [O].
 
     Raises:
-      ValueError: a kernel or strides that are no pair of whole numbers.
+      ValueError: a kernel or strides that are no pair of whole numbers, or another
+        padding.
     """
 
     name: str
@@ -47,6 +50,10 @@ class Conv:
                     f"{field} of {self.name!r} must be a pair such as (3, 3), not "
                     f"{value!r}"
                 )
+        if self.padding not in ("SAME", "VALID"):
+            raise ValueError(
+                f"padding of {self.name!r} must be SAME or VALID, not {self.padding!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
 from vnets import backend
+from vnets.derivatives import CustomVJP
 from vnets.types import Array
 
 ACTIVATIONS = {
@@ -66,13 +69,15 @@ def relu_max_pool(x: Array) -> Array:
     return _relu_max_pool(x)
 
 
-@jax.custom_vjp
+@CustomVJP
 def _relu_max_pool(x: Array) -> Array:
     """By strided slices: XLA:CPU's window reduction is slow, its gradient slower."""
-    return _pool_forward(x)[0]
+    return _pool(x)[0]
 
 
-def _pool_forward(x):
+@jax.custom_jvp
+def _pool(x: Array) -> tuple[Array, Array]:
+    """The maxima, and which corner won each: 0 to 3, or 4 where none is positive."""
     corners = _corners(x)
     a, b = jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:])
     pooled = nn.relu(jnp.maximum(a, b))
@@ -81,7 +86,21 @@ def _pool_forward(x):
     second = jnp.where(corners[2] >= corners[3], 2, 3)
     winner = jnp.where(pooled > 0, jnp.where(a >= b, first, second), 4)
     pooled, winner = lax.optimization_barrier((pooled, winner.astype(jnp.int8)))
-    return pooled, (winner, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return pooled, winner
+
+
+@_pool.defjvp
+def _pool_tangent(primals, tangents):
+    pooled, winner = _pool(*primals)
+    corners = _corners(*tangents)
+    moved = lax.select_n(winner.astype(jnp.int32), *corners, jnp.zeros_like(corners[0]))
+    still: Any = np.zeros(winner.shape, jax.dtypes.float0)  # of integers
+    return (pooled, winner), (moved, still)
+
+
+def _pool_forward(x):
+    pooled, winner = _pool(x)
+    return pooled, (winner, jnp.zeros((0, *x.shape[1:]), x.dtype))
 
 
 def _pool_backward(saved, g):
@@ -91,7 +110,8 @@ def _pool_backward(saved, g):
     blocks = (batch, height, 1, width, 1, channels)
     spread = jnp.where(winner.reshape(blocks) == corner, g.reshape(blocks), 0)
     spread = spread.reshape(batch, 2 * height, 2 * width, channels)
-    odd = [(0, full - n) for full, n in zip(like.shape, spread.shape, strict=True)]
+    sizes = zip(like.shape[1:], spread.shape[1:], strict=True)
+    odd = ((0, 0), *((0, full - n) for full, n in sizes))
     return (lax.optimization_barrier(jnp.pad(spread, odd).astype(like.dtype)),)
 
 

@@ -225,7 +225,7 @@ def hidden(model, layers: Layers, x: Array) -> Moments:
 @hidden.register
 def _mlp(model: MLP, layers: Layers, x: Array) -> Moments:
     _require_relu(model)
-    h = Moments(x.reshape(x.shape[0], -1))
+    h = Moments(x.reshape(x.shape[0], math.prod(x.shape[1:])))
     for number, name in enumerate(model.layers[:-1], start=1):
         h = relu(layers.norm(f"norm{number}", layers.dense(name, h)))
     return h
@@ -238,7 +238,7 @@ def _lenet5(model: LeNet5, layers: Layers, x: Array) -> Moments:
     for number in (1, 2):
         h = layers.norm(f"norm{number}", layers.conv(f"conv{number}", h, "VALID"))
         h = relu_pool(h)
-    flat: Shape = (x.shape[0], -1)
+    flat: Shape = (x.shape[0], math.prod(h.mean.shape[1:]))
     h = Moments(h.mean.reshape(flat), None if h.var is None else h.var.reshape(flat))
     return relu(layers.norm("norm3", layers.dense("dense1", h)))
 

@@ -142,7 +142,7 @@ def drawn(module: nn.Module, value: Any, estimator: Callable, x: Array) -> Array
     weight = jax.tree.map(lambda leaf: leaf[None], value)
     ones = jnp.ones((x.shape[0], 1), jnp.float32)
     y = estimator(ops.DENSE, weight, ones, noise_key(module))
-    return y.reshape(x.shape[0], *middle, -1)
+    return y.reshape(x.shape[0], *middle, y.shape[-1])
 
 
 class BatchNorm(nn.BatchNorm):

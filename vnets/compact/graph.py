@@ -163,7 +163,9 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
 
     Raises:
       ValueError: a model without a plan, one that does not fit the shape, or one that
-        names other modules than the parameters have.
+        names other modules than the parameters have; a kernel of another shape, as of a
+        convolution that is 1-D, 3-D or grouped. One that is dilated, transposed or
+        circular has no step either, and a kernel that looks like any other's.
     """
     if not hasattr(model, "plan"):
         raise ValueError(
@@ -186,7 +188,8 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
             if kernels[step.name].shape != expected[step.name]:
                 raise ValueError(
                     f"layer {step.name!r} has a kernel {kernels[step.name].shape}; "
-                    f"examples of shape {shape} need {expected[step.name]}"
+                    f"examples of shape {shape} need {expected[step.name]} (a step's "
+                    "convolution is 2-D, of one group)"
                 )
             bias = params[step.name].get("bias")
             if bias is not None and not step.bias:

@@ -6,7 +6,7 @@ named as stochastic, too (`vnets.vectors`).
 
 `Mode` (mode.py) says how a net is run; `Dense`, `Conv` and `batch_norm` (modules.py)
 are the layers of our nets; `stochastic` (flax_models.py) makes those of other Flax
-models stochastic.
+models stochastic, and convolutions.py reads what their convolutions are.
 """
 
 from vnets.layers.flax_models import Stochastic, call_path, stochastic

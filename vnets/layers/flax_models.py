@@ -11,11 +11,14 @@ from flax.core import FrozenDict
 
 from vnets import ops, vectors
 from vnets.edits import VECTORS
+from vnets.layers.convolutions import convolution
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
 from vnets.posteriors import Factory, is_posterior
 from vnets.rng import stream
 from vnets.types import Array
+
+KNOWN = nn.Dense | nn.Conv | nn.ConvTranspose | nn.BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Stochastic:
         def interceptor(call, args, kwargs, context):
             module = context.module
             path = call_path(context)
-            known = isinstance(module, nn.Dense | nn.Conv | nn.BatchNorm)
+            known = isinstance(module, KNOWN)
             if path is None or not known or not _is_of_flax(context.orig_method):
                 if path and not known:
                     others[path] = type(module).__name__
@@ -119,12 +122,15 @@ def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochasti
     """Makes layers of any Flax model stochastic without rewriting it.
 
     Args:
-      model: a module made of `flax.linen.Dense` and `Conv` (2-D, one group), whatever
-        else there is between them; that stays as it is (`Embed`, or `DenseGeneral`,
-        which attention is made of). Of a stochastic layer strides, padding, `use_bias`,
-        `bias_init` and `dtype` count; `param_dtype` does not (parameters are float32),
-        nor does `kernel_init` (the factory has its own), and other options that are set
-        are refused with a ValueError.
+      model: a module made of `flax.linen.Dense`, `Conv` and `ConvTranspose` (over any
+        number of axes, in groups, dilated, with any padding of Flax), whatever else
+        there is between them; that stays as it is (`Embed`, `ConvLocal`, or
+        `DenseGeneral`, which attention is made of). Of a stochastic layer strides,
+        padding, dilations, groups, `use_bias`, `bias_init` and `dtype` count;
+        `param_dtype` does not (parameters are float32), nor does `kernel_init` (the
+        factory has its own), and other options that are set, such as `mask`, are
+        refused with a ValueError. So is noise on the input units of a grouped
+        convolution, whose kernel has only some of them.
       posteriors: layer path ("dense1", "block_0/conv", or a pattern like "*/conv") to
         the factory of its kernel; "dense1/bias", or of a BatchNorm "norm/scale" and
         "norm/bias", or a pattern that ends so, to that of a vector (`vnets.vectors`).
@@ -183,41 +189,28 @@ def _own_kernel(module: Any) -> Callable:
     return lambda key, shape: module.kernel_init(key, shape, module.param_dtype)
 
 
-# Options of a Flax Dense or Conv that a stochastic one does not have.
+# Options of a Flax Dense or convolution that a stochastic one does not have.
 PLAIN = (
-    *("feature_group_count", "input_dilation", "kernel_dilation", "mask"),
-    *("precision", "promote_dtype", "dot_general", "dot_general_cls"),
+    *("mask", "precision", "promote_dtype", "dot_general", "dot_general_cls"),
     *("conv_general_dilated", "conv_general_dilated_cls"),
+    *("transpose_kernel", "preferred_element_type"),
 )
 
 
 def _stochastic_call(
-    module: nn.Module, factories: Factories, mode: Mode, inputs: Array
+    module: Any, factories: Factories, mode: Mode, inputs: Array
 ) -> Array:
-    """What a Flax Dense or Conv computes, with posterior nodes."""
+    """What a Flax Dense or convolution computes, with posterior nodes."""
     x = inputs  # which is what Flax calls it, and callers may
-    kind = "Dense" if isinstance(module, nn.Dense) else "Conv"
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
-        plain = value is field.default or value is None
-        plain = plain or (isinstance(value, int | tuple) and value in (1, (1, 1)))
-        if field.name in PLAIN and not plain:
+        if field.name in PLAIN and value is not field.default and value is not None:
             raise ValueError(
-                f"{where(module)}: a stochastic {kind} takes no {field.name}"
+                f"{where(module)}: a stochastic {type(module).__name__} takes no "
+                f"{field.name}"
             )
     if isinstance(module, nn.Dense):
-        shape = (x.shape[-1], module.features)
-        return linear(module, ops.DENSE, shape, factories, x, mode)
-    kernel_size = module.kernel_size
-    if isinstance(kernel_size, int) or len(kernel_size) != 2 or x.ndim != 4:
-        raise ValueError(f"{where(module)}: a stochastic Conv is 2-D, [B, H, W, C]")
-    strides, padding = (
-        (value, value) if isinstance(value, int) else value
-        for value in (module.strides or 1, module.padding)
-    )
-    if not isinstance(padding, str):
-        padding = [(p, p) if isinstance(p, int) else p for p in padding]
-    channels = x.shape[-1], module.features
-    op = ops.conv(x.shape[1:3], kernel_size, channels, tuple(strides), padding)
-    shape = (*kernel_size, x.shape[-1], module.features)
+        op, shape = ops.DENSE, (x.shape[-1], module.features)
+    else:
+        op, shape = convolution(module, x)
     return linear(module, op, shape, factories, x, mode)

@@ -1,6 +1,7 @@
 """What all nets share: a plan, and posterior factories by name."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def _run(net: Net, plan: steps.Plan, x: Array, mode: Mode) -> Array:
         elif isinstance(step, steps.Standardize):
             x = (x - _channels(step.mean, x)) / _channels(step.std, x)
         elif isinstance(step, steps.Flatten):
-            x = x.reshape(x.shape[0], -1)
+            x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         elif isinstance(step, steps.Activation):
             # Pooling is done with the activation: the two together are faster.
             pools = isinstance(after, steps.MaxPool)

@@ -12,7 +12,7 @@ is `apply(lift(x)^2, var)`, with the patches made once for both moments.
 
 All forms of a convolution compute the same function. `conv` chooses: on a CPU by shape
 and strides between the library's routine (`direct`) and products of patches (`tiled`),
-elsewhere the compiler's own.
+elsewhere the compiler's own. What is not a plain 2-D convolution is in `native`.
 """
 
 import math
@@ -23,6 +23,7 @@ from jax import lax
 from vnets import backend
 from vnets.ops.direct import DirectConv
 from vnets.ops.linear import DENSE, DIMENSIONS, Dense, NativeConv, Pads, Pair, matmul
+from vnets.ops.native import GeneralConv, PaddedConv, TransposedConv
 from vnets.ops.strided import StridedConv, tiled
 from vnets.ops.tiled import TiledConv
 
@@ -32,9 +33,12 @@ __all__ = [
     "ConvOp",
     "Dense",
     "DirectConv",
+    "GeneralConv",
     "NativeConv",
+    "PaddedConv",
     "StridedConv",
     "TiledConv",
+    "TransposedConv",
     "conv",
     "matmul",
     "tiled",

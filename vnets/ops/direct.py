@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from vnets.derivatives import CustomVJP
 from vnets.ops.linear import DIMENSIONS, Pads, Pair, contract, wide
 from vnets.ops.strided import tiled
 from vnets.types import Array
@@ -60,13 +61,13 @@ class DirectConv:
         return tuple((n - 1) * stride + 1 for n, stride in pairs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(CustomVJP, nondiff_argnums=(0,))
 def _convolve(op: DirectConv, x: Array, w: Array) -> Array:
     return _outputs(op)(x, w.astype(x.dtype))
 
 
 def _convolve_forward(op, x, w):
-    return _convolve(op, x, w), (x, w)
+    return _convolve.plain(op, x, w), (x, w)
 
 
 def _convolve_backward(op, saved, g):
@@ -134,8 +135,8 @@ def _input_gradient(op: DirectConv, size: Pair):
 def _kernel_gradient(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     """For each tap a product of the images that it sees and the output's gradient.
 
-    One and a half to three times as fast as the library's convolution of the same
-    numbers, whose "kernel" would be as large as the images.
+    As a convolution of the library its "kernel" would be as large as the images, for
+    which that is slow.
     """
     inputs, outputs = x.shape[-1], g.shape[1:3]
     sizes = [
@@ -169,6 +170,9 @@ def _batched(direct, product):
       direct: of two arrays; the first and the result have an axis of examples in front,
         which an axis that only the first has can join.
       product: the same function, in a form that any axis can be added to.
+
+    Its derivatives are those of `direct`, as JAX finds them: they are second ones, of a
+    gradient that was asked for again.
     """
     made = custom_vmap(direct)
 
@@ -180,4 +184,12 @@ def _batched(direct, product):
         axes = tuple(0 if batched else None for batched in in_batched)
         return jax.vmap(product, in_axes=axes)(first, second), True
 
-    return made
+    @jax.custom_jvp
+    def differentiable(first, second):
+        return made(first, second)
+
+    @differentiable.defjvp
+    def _tangent(primals, tangents):
+        return differentiable(*primals), jax.jvp(direct, primals, tangents)[1]
+
+    return differentiable

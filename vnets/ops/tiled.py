@@ -9,11 +9,13 @@ concatenation of a few long slices.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vnets.derivatives import CustomVJP
 from vnets.ops.linear import Pads, Pair, matmul
 from vnets.types import Array
 
@@ -82,7 +84,7 @@ class TiledConv:
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         x = x.reshape(-1, need[0] // t, t, need[1] // t, t, x.shape[-1])
         x = x.transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(*x.shape[:3], -1)
+        x = x.reshape(*x.shape[:3], math.prod(x.shape[3:]))
         slices = [x[:, i : i + th, j : j + tw] for i in range(bh) for j in range(bw)]
         return jnp.concatenate(slices, axis=-1)
 
@@ -99,16 +101,18 @@ class TiledConv:
         return w.transpose(0, 2, 1, 3, 4, 5).reshape(-1, t * t * o)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(CustomVJP, nondiff_argnums=(0,))
 def _lift(op: TiledConv, x: Array) -> Array:
     return lax.optimization_barrier(op._patches(x))
 
 
 def _lift_forward(op, x):
-    return _lift(op, x), jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return _lift.plain(op, x), None
 
 
-def _lift_backward(op, like, g):
+def _lift_backward(op, _, g):
+    channels = g.shape[-1] // (math.prod(op.blocks) * op.tile**2)
+    like = jax.ShapeDtypeStruct((g.shape[0], *op.size, channels), g.dtype)
     (x_bar,) = jax.linear_transpose(op._patches, like)(lax.optimization_barrier(g))
     return (lax.optimization_barrier(x_bar),)
 
