@@ -10,6 +10,7 @@ import pytest
 from jax import random
 from scipy import integrate, special, stats
 
+from vnets import group_priors, learned_dropout, normal_priors, priors, scales
 from vnets.posteriors import (
     Gaussian,
     Multiplicative,
@@ -462,3 +463,56 @@ def test_student_t_takes_layers_and_refuses_what_it_does_not_fit():
         student_t()(variance("sign")(random.key(0), SHAPE))
     with pytest.raises(ValueError, match="must be positive"):
         student_t(0.0)
+
+
+# What fits each prior; a Gaussian where nothing is said.
+FITTING = {
+    "structured": scales.structured(),
+    "group_normal_jeffreys": scales.group_normal_jeffreys(),
+    "group_horseshoe": scales.group_horseshoe(),
+    "bernoulli": learned_dropout.adaptive_binary_dropout(0.3),
+}
+MAKERS = {
+    name: getattr(module, name)
+    for module in (priors, normal_priors, group_priors, learned_dropout)
+    for name in module.PRIORS
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_prior_is_given_called_or_not(name):
+    prior = MAKERS[name]
+    make = FITTING.get(name, gaussian(-4.0))
+    params = {"dense": {"kernel": make(random.key(0), SHAPE)}}
+    kernel = jax.tree.map(lambda leaf: leaf + 0.1, params["dense"]["kernel"])
+    params["dense"]["kernel"] = kernel
+    expected = float(jax.jit(lambda p: kl(p, prior()))(params))
+    assert np.isfinite(expected)
+    assert expected != 0
+    for given in (
+        prior,
+        {"dense": prior},
+        WeightedPrior(prior, {}),
+        WeightedPrior(prior(), {}),
+    ):
+        assert float(jax.jit(lambda p, g=given: kl(p, g))(params)) == expected
+    if name not in FITTING:
+        both = priors.ScaledPrior(scale=prior, weight=prior)
+        assert float(kl(params, both)) == pytest.approx(expected)
+        assert float(prior(kernel)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("prior", "error"),
+    [
+        ("log_uniform", ValueError),
+        (1.0, ValueError),
+        (None, ValueError),
+        (lambda node: lambda inner: 0.0, TypeError),
+        (lambda node: node.mean, TypeError),
+    ],
+)
+def test_what_is_no_prior_is_refused(prior, error):
+    params = {"dense": {"kernel": gaussian()(random.key(0), SHAPE)}}
+    with pytest.raises(error, match=r"a prior is a function|the prior of 'dense'"):
+        kl(params, prior)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -381,3 +382,40 @@ def test_a_warm_start_is_not_taken_again_when_a_run_resumes(
     fit(task, one_device, epochs=2, **options, **folder)
     [resumed] = fit(task, one_device, epochs=4, **options, **folder)
     assert leaves_equal(resumed.state.params, whole.state.params)
+
+
+@pytest.mark.parametrize("seeds", [0, [], [1, 1], ["a"], [0.5], None])
+def test_seeds_are_a_list_of_different_integers(split, one_device, seeds):
+    with pytest.raises(ValueError, match=r"seeds are a list .* such as \[0\]"):
+        fit(make_task(split), one_device, seeds=seeds)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_workdir_may_be_one_folder_for_all_seeds(split, one_device, tmp_path, kind):
+    options = {"epochs": 1, "seeds": range(2), "vectorize": True}
+    fit(make_task(split), one_device, workdir=kind(tmp_path / "all"), **options)
+    for seed in (0, 1):
+        folder = tmp_path / "all" / f"seed{seed}"
+        assert (folder / "metrics.jsonl").exists()
+        train.chosen(str(folder), make_task(split).start(random.key(0)))
+    each = fit(
+        make_task(split),
+        one_device,
+        workdir=lambda seed: str(tmp_path / "all" / f"seed{seed}"),
+        **options,
+    )
+    assert [len(result.history) for result in each] == [1, 1]  # read, not trained
+
+
+def test_arguments_that_are_no_functions_are_refused(split, one_device, tmp_path):
+    task = make_task(split)
+    with pytest.raises(ValueError, match="workdir is a folder, or seed -> folder"):
+        fit(task, one_device, workdir=3)
+    with pytest.raises(ValueError, match="seeds need a folder each"):
+        fit(task, one_device, seeds=[0, 1], workdir=lambda seed: tmp_path)
+    with pytest.raises(ValueError, match="warm_start is a function, not tuple"):
+        fit(task, one_device, warm_start=({}, {}))
+    with pytest.raises(ValueError, match="a task's loss is a function, not 3"):
+        dataclasses.replace(task, loss=3)
+    with pytest.raises(ValueError, match=r"such as optax.adam\(1e-3\), not <function"):
+        dataclasses.replace(task, optimizer=optax.adam)
