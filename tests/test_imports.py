@@ -13,7 +13,7 @@ import vnets
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "noise", "augment", "student_t"),
+    ("types", "rng", "backend", "noise", "augment", "student_t", "labels"),
     ("posteriors", "pooling"),
     ("scales",),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
