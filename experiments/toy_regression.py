@@ -186,7 +186,8 @@ def band(functions: Array) -> tuple[Array, Array, Array]:
 
 def mixture_nll(functions: Array, target: Array) -> float:
     """-log mean_s N(y; f_s, 9), the mean over targets [N], in nats; f_s is [S, N]."""
-    each = objectives.gaussian_nll(functions, target[None], NOISE)
+    targets = jnp.broadcast_to(target, functions.shape)
+    each = objectives.gaussian_nll(functions, targets, NOISE)
     log_p = jax.nn.logsumexp(-each, axis=0) - jnp.log(float(len(functions)))
     return -float(log_p.mean())
 

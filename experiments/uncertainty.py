@@ -140,7 +140,8 @@ def summaries(
       images: float32 in [0, 1], [N, H, W, C].
       samples: noise draws of each member.
       key: of the edits and of the draws.
-      batch_size: images at once; times members and samples are in memory.
+      batch_size: images at once; their predictions by all members and samples are in
+        memory, and the draws of `evaluate.AT_ONCE` images.
       edit: applied to each member's parameters once, for all images.
       mode: how the nets are run.
     """

@@ -1,5 +1,8 @@
 """Laws of the test-time modes: what is averaged, what is computed once, exactness."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,16 @@ import pytest
 from jax import random
 
 from vnets import backend, edits, parallel
+from vnets import evaluate as evaluation
 from vnets.data import Split
-from vnets.evaluate import EvalSpec, elbo, evaluate, predict, standard_evals
+from vnets.evaluate import (
+    EvalSpec,
+    elbo,
+    evaluate,
+    predict,
+    sample_predictions,
+    standard_evals,
+)
 from vnets.layers import Mode
 from vnets.nets import MLP
 from vnets.posteriors import Point, gaussian, variance
@@ -275,3 +286,85 @@ def test_mirrored_predictions_are_the_mean_of_both_sides():
     )
     with pytest.raises(ValueError, match=r"images .* are mirrored"):
         predict(net, variables, x.reshape(4, -1), EvalSpec(mirrored=True), key)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])  # of 7 draws: a last chunk is not full
+def test_predictions_in_chunks_are_those_at_once(noisy, split, at_once):
+    net, variables = noisy
+    x, key = split.image.astype(np.float32) / 255, random.key(3)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def predictions(variables, at_once):
+        spec = EvalSpec(samples=7, at_once=at_once)
+        draws = sample_predictions(net, variables, x, 7, Mode(), key, at_once)
+        return predict(net, variables, x, spec, key), draws
+
+    whole, parts = predictions(variables, None), predictions(variables, at_once)
+    assert parts[1].shape == (7, N, K)
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
+
+
+def test_tests_in_chunks_are_those_at_once(noisy, split):
+    net, variables = noisy
+    key, counts = random.key(3), (None, 3)
+    whole, parts = (
+        evaluate(net, variables, split, EvalSpec(samples=7, at_once=n), key)
+        for n in counts
+    )
+    assert parts == pytest.approx(whole, rel=1e-6)
+    whole, parts = (
+        elbo(net, variables, split, log_uniform, key, samples=7, at_once=n)
+        for n in counts
+    )
+    assert parts == pytest.approx(whole, rel=1e-6)
+
+
+def memory(at_once, samples, net, variables):
+    x = jnp.zeros((16, *SHAPE), jnp.float32)
+    spec = EvalSpec(samples=samples, at_once=at_once)
+    run = jax.jit(lambda v, key: predict(net, v, x, spec, key))
+    compiled = run.lower(variables, random.key(0)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_the_number_of_draws():
+    net, variables = build({"dense1": gaussian(-2.0)})
+    few, many = (memory(4, samples, net, variables) for samples in (8, 80))
+    assert many < 1.1 * few
+    assert memory(80, 80, net, variables) > 4 * many
+
+
+def test_many_draws_of_many_inputs_are_in_chunks_by_themselves(noisy, monkeypatch):
+    net, variables = noisy
+    monkeypatch.setattr(evaluation, "AT_ONCE", 64)  # 4 draws of 16 inputs
+    assert memory(None, 80, net, variables) == memory(4, 80, net, variables)
+
+
+def test_what_precedes_the_noise_is_computed_once_for_all_chunks(noisy):
+    """The compiler takes it out of the loop over chunks."""
+    net, variables = noisy
+    x = jnp.zeros((16, *SHAPE), jnp.float32)
+    spec = EvalSpec(samples=8, at_once=2)
+    run = jax.jit(lambda v, key: predict(net, v, x, spec, key))
+    text = run.lower(variables, random.key(0)).compile().as_text()
+    found = re.findall(r"^(?:ENTRY )?%([\w.]+) \(.*?^}", text, re.M | re.S)
+    parts = re.split(r"^(?:ENTRY )?%[\w.]+ \(", text, flags=re.M)[1:]
+    calls = dict(zip(found, parts, strict=True))
+    inside, left = set(), re.findall(r"body=%([\w.]+)", text)
+    assert left
+    while left:
+        name = left.pop()
+        if name in calls and name not in inside:
+            inside.add(name)
+            left += re.findall(r"%([\w.]+)", calls[name])
+    wide = f"f32[16,{WIDE}]"  # of the two layers before the noise
+    products = {n for n, body in calls.items() if re.search(r" dot\(", body)}
+    assert any(wide in calls[name] for name in products)
+    assert not any(wide in calls[name].split("->")[1] for name in products & inside)
+
+
+@pytest.mark.parametrize("at_once", [0, -1])
+def test_at_least_one_draw_at_once(at_once):
+    with pytest.raises(ValueError, match="at_once must be at least 1"):
+        EvalSpec(at_once=at_once)

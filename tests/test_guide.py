@@ -21,6 +21,11 @@ def test_the_nodes_of_a_layer_are_shown(printed):
     assert any("Gaussian(mean=(300, 100)" in line for line in printed)
 
 
+@pytest.mark.parametrize("column", ["200 draws", "of positions"])
+def test_many_draws_and_labels_of_positions_are_tested(printed, column):
+    assert number(printed, rf"^{column}: accuracy (\S+)") >= 0.9
+
+
 @pytest.mark.parametrize("column", ["det", "stoch", "ens"])
 def test_the_net_classifies_in_every_column(printed, column):
     assert number(printed, rf"^{column}: accuracy (\S+),") >= 0.9

@@ -13,8 +13,8 @@ import vnets
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "derivatives", "noise", "augment", "student_t"),
-    ("initializers", "optimizers"),
+    ("types", "rng", "backend", "derivatives", "noise", "augment"),
+    ("student_t", "labels", "initializers", "optimizers"),
     ("posteriors", "pooling"),
     ("scales",),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),

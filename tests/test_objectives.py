@@ -231,3 +231,23 @@ def test_the_mean_loss_of_several_draws_is_that_of_each_by_itself(smoothing):
     assert loss(samples=4)(key)["nll"] < several["nll"]
     with pytest.raises(ValueError, match="unknown average 'both'"):
         loss(average="both")
+
+
+@pytest.mark.parametrize("beta", [0.1, 0, np.float32(0.1), jnp.float32(0.1), None])
+def test_beta_may_be_a_number(beta):
+    net, params = net_and_params(gaussian(-3.0))
+    loss = classification_loss(net, log_uniform, 1000, beta)
+    value, (_, metrics) = jax.jit(loss)(params, STATE, BATCH, random.key(2))
+    share = (1.0 if beta is None else float(beta)) * float(metrics["kl"]) / 1000
+    assert float(value) == pytest.approx(float(metrics["nll"]) + share, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [-0.1, "0.1", [0.1], np.nan, jnp.zeros(2)])
+def test_a_beta_that_is_no_weight_is_refused(beta):
+    net, _ = net_and_params(point())
+    with pytest.raises(ValueError, match="beta is a number from 0 on, or a function"):
+        classification_loss(net, log_uniform, 1000, beta)
+    with pytest.raises(ValueError, match="weight is a number from 0 on"):
+        with_penalty(lambda *_: None, lambda _: 0.0, 10, beta)
+    with pytest.raises(ValueError, match="n_train must be at least 1"):
+        classification_loss(net, log_uniform, 0)

@@ -10,6 +10,7 @@ import pytest
 from jax import random
 from scipy import integrate, special, stats
 
+from vnets import group_priors, learned_dropout, normal_priors, priors, scales
 from vnets.posteriors import (
     Gaussian,
     Multiplicative,
@@ -462,3 +463,55 @@ def test_student_t_takes_layers_and_refuses_what_it_does_not_fit():
         student_t()(variance("sign")(random.key(0), SHAPE))
     with pytest.raises(ValueError, match="must be positive"):
         student_t(0.0)
+
+
+# What fits each prior; a Gaussian where nothing is said.
+FITTING = {
+    "structured": scales.structured(),
+    "group_normal_jeffreys": scales.group_normal_jeffreys(),
+    "group_horseshoe": scales.group_horseshoe(),
+    "bernoulli": learned_dropout.adaptive_binary_dropout(0.3),
+}
+MAKERS = {
+    name: getattr(module, name)
+    for module in (priors, normal_priors, group_priors, learned_dropout)
+    for name in module.PRIORS
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_prior_is_given_called_or_not(name):
+    prior = MAKERS[name]
+    make = FITTING.get(name, gaussian(-4.0))
+    params = {"dense": {"kernel": make(random.key(0), SHAPE)}}
+    kernel = jax.tree.map(lambda leaf: leaf + 0.1, params["dense"]["kernel"])
+    params["dense"]["kernel"] = kernel
+    ways = [prior(), prior, {"dense": prior}, WeightedPrior(prior, {})]
+    if name not in FITTING:
+        ways += [priors.ScaledPrior(scale=prior, weight=prior)]
+
+    @jax.jit
+    def all_of_them(params):
+        alone = [] if name in FITTING else [prior(params["dense"]["kernel"])]
+        return [kl(params, way) for way in ways] + alone
+
+    found = [float(value) for value in all_of_them(params)]
+    assert np.isfinite(found[0])
+    assert found[0] != 0
+    assert found == pytest.approx([found[0]] * len(found), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prior", "error"),
+    [
+        ("log_uniform", ValueError),
+        (1.0, ValueError),
+        (None, ValueError),
+        (lambda node: lambda inner: 0.0, TypeError),
+        (lambda node: node.mean, TypeError),
+    ],
+)
+def test_what_is_no_prior_is_refused(prior, error):
+    params = {"dense": {"kernel": gaussian()(random.key(0), SHAPE)}}
+    with pytest.raises(error, match=r"a prior is a function|the prior of 'dense'"):
+        kl(params, prior)

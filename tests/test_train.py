@@ -381,3 +381,37 @@ def test_a_warm_start_is_not_taken_again_when_a_run_resumes(
     fit(task, one_device, epochs=2, **options, **folder)
     [resumed] = fit(task, one_device, epochs=4, **options, **folder)
     assert leaves_equal(resumed.state.params, whole.state.params)
+
+
+@pytest.mark.parametrize("seeds", [0, [], [1, 1], ["a"], [0.5], None])
+def test_seeds_are_a_list_of_different_integers(split, one_device, seeds):
+    with pytest.raises(ValueError, match=r"seeds are a list .* such as \[0\]"):
+        fit(make_task(split), one_device, seeds=seeds)
+
+
+def test_a_workdir_may_be_one_folder_for_all_seeds(split, one_device, tmp_path):
+    task, folder = make_task(split), tmp_path / "all"
+    options = {"epochs": 1, "seeds": range(2), "vectorize": True}
+    trained = fit(task, one_device, workdir=str(folder), **options)
+    assert (folder / "seed1" / "metrics.jsonl").exists()
+    # What lies there is read, and not trained again.
+    for same in (folder, lambda seed: f"{folder}/seed{seed}"):
+        for a, b in zip(
+            trained, fit(task, one_device, workdir=same, **options), strict=True
+        ):
+            assert b.compile_seconds == 0
+            assert leaves_equal(a.state, b.state)
+
+
+def test_arguments_that_are_no_functions_are_refused(split, one_device, tmp_path):
+    task = make_task(split)
+    with pytest.raises(ValueError, match="workdir is a folder, or seed -> folder"):
+        fit(task, one_device, workdir=3)
+    with pytest.raises(ValueError, match="seeds need a folder each"):
+        fit(task, one_device, seeds=[0, 1], workdir=lambda seed: tmp_path)
+    with pytest.raises(ValueError, match="warm_start is a function, not tuple"):
+        fit(task, one_device, warm_start=({}, {}))
+    with pytest.raises(ValueError, match="a task's loss is a function, not 3"):
+        dataclasses.replace(task, loss=3)
+    with pytest.raises(ValueError, match=r"such as optax.adam\(1e-3\), not <function"):
+        dataclasses.replace(task, optimizer=optax.adam)

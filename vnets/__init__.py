@@ -31,6 +31,7 @@ _SUBMODULES = (
     "estimators",
     "evaluate",
     "group_priors",
+    "labels",
     "layers",
     "metrics",
     "monitor",

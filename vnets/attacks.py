@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from vnets.labels import of_label
 from vnets.rng import stream
 from vnets.types import Array, Key
 from vnets.uncertainty import log_mean
@@ -49,7 +50,8 @@ def mean_cross_entropy(log_p: Array, label: Array) -> Array:
 
     Its gradient is unbiased at any number of draws, so noise cannot hide it for ever.
     """
-    return -jnp.take_along_axis(log_p, label[None, :, None], axis=-1)[..., 0].mean(0)
+    every = jnp.broadcast_to(label, (len(log_p), *jnp.shape(label)))
+    return -of_label(log_p, every).mean(0)
 
 
 def cross_entropy_of_mean(log_p: Array, label: Array) -> Array:
@@ -156,7 +158,21 @@ def iterated(
 
 def is_right(log_p: Array, label: Array) -> Array:
     """Whether the label is the most probable class, [..., B, K] -> [..., B]."""
-    return jnp.argmax(log_p, -1) == jnp.broadcast_to(label, log_p.shape[:-1])
+    return jnp.argmax(log_p, -1) == _for_each("label", label, log_p)
+
+
+def _for_each(name: str, values: Array, log_p: Array) -> Array:
+    """What each image has one of, [B], for all that log_p is of, [..., B, K].
+
+    Raises:
+      ValueError: another shape.
+    """
+    if jnp.shape(values) != log_p.shape[-2:-1]:
+        raise ValueError(
+            f"predictions {log_p.shape} need a {name} {log_p.shape[-2:-1]}, not "
+            f"{jnp.shape(values)}"
+        )
+    return jnp.broadcast_to(values, log_p.shape[:-1])
 
 
 def success_rate(log_p: Array, label: Array, counted: Array) -> Array:
@@ -172,5 +188,5 @@ def success_rate(log_p: Array, label: Array, counted: Array) -> Array:
     Returns:
       Rates in [0, 1]; NaN if nothing counts.
     """
-    wrong = ~is_right(log_p, label) & jnp.broadcast_to(counted, log_p.shape[:-1])
+    wrong = ~is_right(log_p, label) & _for_each("counted", counted, log_p)
     return jnp.sum(wrong, -1) / jnp.sum(counted)

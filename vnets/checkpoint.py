@@ -11,6 +11,7 @@ from vnets import parallel
 
 MARGIN = 16 * 2**20  # for records, logs and the file system itself
 KEPT = 2
+SAID = 400  # characters of an error of Orbax's, which may be pages
 
 
 class WorkdirError(OSError):
@@ -63,10 +64,18 @@ class Checkpoints:
             would return dictionaries in place of posterior nodes.
 
         Raises:
-          ValueError: the checkpoint does not hold such a tree.
+          ValueError: the checkpoint is damaged, or does not hold such a tree.
         """
         target = jax.tree.map(_abstract, like)
-        return self._manager.restore(epoch, args=self._ocp.args.StandardRestore(target))
+        wanted = self._ocp.args.StandardRestore(target)
+        try:
+            return self._manager.restore(epoch, args=wanted)
+        except Exception as error:  # Orbax, TensorStore and JSON each raise their own
+            path = self._manager.directory / str(epoch)
+            said = " ".join(str(error).split())[:SAID]
+            raise ValueError(
+                f"checkpoint {path} is damaged, or of another net or optimizer: {said}"
+            ) from error
 
     def close(self) -> None:
         """Waits for writes and frees Orbax's threads."""

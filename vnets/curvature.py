@@ -30,6 +30,7 @@ from vnets import backend
 from vnets.data import Split
 from vnets.edits import Change, Edit, chain, edit, is_vector, mean_only, path_name
 from vnets.evaluate import to_float
+from vnets.labels import check
 from vnets.layers import TEST, call_path
 from vnets.objectives import cross_entropy
 from vnets.posteriors import (
@@ -110,8 +111,10 @@ def second_derivatives(
       prepare: pixels to inputs.
 
     Raises:
-      ValueError: a layer that is not there or shares its weights between positions.
+      ValueError: a layer that is not there or shares its weights between positions, or
+        labels that are no classes.
     """
+    check(split)
     outputs = dense_weight(variables["params"], layer).shape[-1]
     variables = {**variables, "params": mean_only(variables["params"], None)}
     run = _batch_sum(

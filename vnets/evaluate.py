@@ -4,7 +4,8 @@
     evaluate(model, variables, split, EVALS["ens"], key)  ->  {"accuracy": ..., ...}
 
 Samples are drawn under `vmap` over keys, so whatever comes before the first noisy layer
-is computed once for all of them. The images of a batch are split over devices.
+is computed once for all of them; many of them chunk by chunk, so that they need no more
+memory than a few. The images of a batch are split over devices.
 """
 
 import dataclasses
@@ -16,12 +17,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from vnets import backend, edits, metrics, parallel, priors
+from vnets import backend, edits, labels, metrics, parallel, priors
 from vnets.data import Split, Stream
 from vnets.layers import TEST, Mode
 from vnets.rng import stream
 from vnets.types import Array, Key
+
+AT_ONCE = 10_000  # inputs of a net: 20 draws of 500 images
 
 
 def _nothing(params, key=None):
@@ -39,16 +43,26 @@ class EvalSpec:
       mode: estimator, and the statistics that batch normalization uses.
       mirrored: S draws see the images as they are and S other draws see them mirrored
         left to right, and all 2 S predictions are averaged.
+      at_once: draws of a batch that are in memory at once, at most; None for as many
+        as make `AT_ONCE` inputs of the net. It changes the memory and the time that a
+        prediction takes, and its numbers by rounding alone.
     """
 
     edit: edits.Edit = _nothing
     samples: int = 1
     mode: Mode = TEST
     mirrored: bool = False
+    at_once: int | None = None
 
     def __post_init__(self):
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        _positive("samples", self.samples)
+        if self.at_once is not None:
+            _positive("at_once", self.at_once)
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def standard_evals(
@@ -93,6 +107,8 @@ def standard_evals(
 def predict(model, variables: dict, x: Array, spec: EvalSpec, key: Key) -> Array:
     """Log predictive probabilities [B, K] of one batch, under jit if the caller wants.
 
+    Of a net that predicts positions they are [B, T, K] and so on.
+
     Args:
       model: has `apply(variables, x, mode=..., rngs=..., mutable=...)`.
       variables: "params", not yet edited, and the model's other collections.
@@ -102,60 +118,124 @@ def predict(model, variables: dict, x: Array, spec: EvalSpec, key: Key) -> Array
     """
     params = spec.edit(variables["params"], stream(key, "edit"))
     variables = {**variables, "params": params}
-    return _predict(model, variables, x, spec, key)
+    return _averaged(model, variables, x, spec, key)
+
+
+def _averaged(model, variables, x, spec: EvalSpec, key: Key) -> Array:
+    """As `predict`, but for the edit, which is done already."""
+    if not spec.mirrored:
+        total, _ = _totals(model, variables, x, spec, key)
+        return total - jnp.log(float(spec.samples))
+    if x.ndim != 4:
+        raise ValueError(f"images [B, H, W, C] are mirrored, not {list(x.shape)}")
+    once = dataclasses.replace(spec, mirrored=False)
+    views = (x, key), (x[:, :, ::-1], stream(key, "mirrored"))
+    both = [_averaged(model, variables, view, once, k) for view, k in views]
+    return jnp.logaddexp(*both) - jnp.log(2.0)
 
 
 def sample_predictions(
-    model, variables: dict, x: Array, samples: int, mode: Mode, key: Key
+    model,
+    variables: dict,
+    x: Array,
+    samples: int,
+    mode: Mode,
+    key: Key,
+    at_once: int | None = None,
 ) -> Array:
-    """Log probabilities of each of S samples, [S, B, K]; the edit is done already."""
+    """Log probabilities of each of S samples, [S, B, K]; the edit is done already.
+
+    Args:
+      model: as in `predict`.
+      variables: "params", edited, and the model's other collections.
+      x: inputs, [B, ...].
+      samples: S.
+      mode: estimator, and the statistics of batch normalization.
+      key: of the samples.
+      at_once: as in `EvalSpec`; what is returned grows with S whatever it is.
+
+    Raises:
+      ValueError: samples or at_once below 1.
+    """
+    spec = EvalSpec(samples=samples, mode=mode, at_once=at_once)
+    chunk, rows = _chunks(model, variables, x, spec, key)
+    if len(rows) == 1:
+        return chunk(rows[0])
+    # What is drawn beyond S fills the last chunk, and is left out.
+    _, draws = lax.scan(lambda _, row: (None, chunk(row)), None, rows)
+    return draws.reshape(-1, *draws.shape[2:])[:samples]
+
+
+def _totals(model, variables, x, spec: EvalSpec, key: Key) -> tuple[Array, Array]:
+    """Log of the sum of probabilities over draws, and the sum of their logs, [B, K]."""
+    chunk, rows = _chunks(model, variables, x, spec, key)
+
+    def add(totals, row: Array):
+        draws = chunk(row)
+        inside = (row < spec.samples).reshape(-1, *(1,) * (draws.ndim - 1))
+        log_sum = jax.nn.logsumexp(jnp.where(inside, draws, -jnp.inf), 0)
+        sum_log = jnp.sum(jnp.where(inside, draws, 0), 0)
+        return (jnp.logaddexp(totals[0], log_sum), totals[1] + sum_log), None
+
+    if len(rows) == 1:
+        draws = chunk(rows[0])
+        log_sum = draws[0] if len(draws) == 1 else jax.nn.logsumexp(draws, 0)
+        return log_sum, jnp.sum(draws, 0)
+    like = jax.eval_shape(chunk, rows[0])
+    zero = jnp.zeros(like.shape[1:], like.dtype)
+    return lax.scan(add, (zero - jnp.inf, zero), rows)[0]
+
+
+def _chunks(model, variables, x: Array, spec: EvalSpec, key: Key):
+    """What predicts for some numbers of draws, [C] -> [C, B, K], and their rows [n, C].
+
+    Rows are as even as they can be; the last may have numbers from S on.
+    """
+
+    # Models that flatten by reshape(len(x), -1) cannot take an empty batch.
+    inputs = x if len(x) else jnp.zeros((1, *x.shape[1:]), x.dtype)
 
     def one(sample: Array) -> Array:
         logits, _ = model.apply(
             variables,
-            x,
-            mode=mode,
+            inputs,
+            mode=spec.mode,
             rngs={"noise": stream(key, "sample", sample)},
             mutable=[name for name in variables if name != "params"],
         )
-        return jax.nn.log_softmax(logits)
+        log_p = jax.nn.log_softmax(logits)
+        return log_p if len(x) else log_p[:0]
 
-    if samples == 1:
-        return one(jnp.int32(0))[None]
-    return jax.vmap(one)(jnp.arange(samples, dtype=jnp.int32))
-
-
-def _predict(model, variables, x, spec: EvalSpec, key: Key) -> Array:
-    """As `predict`, but for the edit, which is done already."""
-    if spec.mirrored:
-        if x.ndim != 4:
-            raise ValueError(f"images [B, H, W, C] are mirrored, not {list(x.shape)}")
-        once = dataclasses.replace(spec, mirrored=False)
-        views = (x, key), (x[:, :, ::-1], stream(key, "mirrored"))
-        both = [_predict(model, variables, view, once, k) for view, k in views]
-        return jnp.logaddexp(*both) - jnp.log(2.0)
-    log_p = sample_predictions(model, variables, x, spec.samples, spec.mode, key)
-    if spec.samples == 1:
-        return log_p[0]
-    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(spec.samples))
+    at_once = spec.at_once or max(1, AT_ONCE // max(1, len(x)))
+    count = -(-spec.samples // at_once)
+    size = -(-spec.samples // count)
+    rows = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
+    if size == 1:
+        return lambda row: one(row[0])[None], rows
+    return jax.vmap(one), rows
 
 
 def _batch(on, data, index: Array, batch_size: int):
-    """Inside jit: batch number i and which rows of it count, split over the mesh.
+    """Inside jit: images, labels and weights of batch number i, split over the mesh.
 
-    `data` are images and labels of a whole split, or of the batch, with its rows that
-    count behind.
+    `data` are "image", "label" and perhaps "mask" of a whole split, or of the batch,
+    with its rows that count as "inside". Weights have the labels' shape, and labels
+    that count for nothing are 0.
     """
-    if len(data) == 3:
-        return data
-    images, labels = data
-    n = images.shape[0]
-    rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    inside = rows < n
-    # Those outside count in nothing but the statistics of norm="batch": they had better
-    # be other images, and not one of them many times.
-    rows = rows % n
-    return parallel.shard_batch(on, (images[rows], labels[rows], inside))
+    if "inside" not in data:
+        n = data["image"].shape[0]
+        rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+        # Those outside count in nothing but the statistics of norm="batch": they had
+        # better be other images, and not one of them many times.
+        data = {name: array[rows % n] for name, array in data.items()}
+        data = parallel.shard_batch(on, {**data, "inside": rows < n})
+    label, mask = data["label"], data.get("mask")
+    weights = data["inside"].astype(jnp.float32)
+    weights = weights.reshape(-1, *(1,) * (label.ndim - 1))
+    weights = jnp.broadcast_to(weights, label.shape)
+    if mask is not None:
+        weights = weights * mask.astype(jnp.float32)
+    return data["image"], labels.counted(label, mask), weights
 
 
 @functools.lru_cache(maxsize=64)
@@ -166,18 +246,18 @@ def _batch_sums(
     on: jax.sharding.Mesh,
     forms: backend.Forms,
 ) -> Callable:
-    """Compiled sums of batch number i of a split.
+    """Compiled K, and sums of batch number i of a split.
 
-    The edit is no argument: specs whose edited parameters are of the same types share
-    what is compiled.
+    The spec is one without an edit: those whose edited parameters are of the same types
+    share what is compiled.
     """
     del forms  # what is traced depends on them, so the cache must too
 
     def run(variables, data, key, index, batch_size):
-        image, label, inside = _batch(on, data, index, batch_size)
+        image, label, weights = _batch(on, data, index, batch_size)
         x = prepare(image)
-        log_p = _predict(model, variables, x, spec, stream(key, index))
-        return metrics.sums(log_p, label, inside.astype(jnp.float32))
+        log_p = _averaged(model, variables, x, spec, stream(key, index))
+        return jnp.int32(log_p.shape[-1]), metrics.sums(log_p, label, weights)
 
     return backend.jit(
         run, static_argnames="batch_size", out_shardings=parallel.replicated(on)
@@ -192,20 +272,20 @@ def _batch_likelihoods(
     on: jax.sharding.Mesh,
     forms: backend.Forms,
 ) -> Callable:
-    """Compiled sums over batch i of the mean log likelihood and of right answers."""
+    """Compiled K, and sums over batch i of the mean log likelihood, of right answers
+    and of weights."""
     del forms
 
     def run(variables, data, key, index, batch_size):
-        image, label, inside = _batch(on, data, index, batch_size)
+        image, label, weights = _batch(on, data, index, batch_size)
         x = prepare(image)
-        draws = sample_predictions(
-            model, variables, x, spec.samples, spec.mode, stream(key, index)
-        )
-        log_p = jnp.take_along_axis(draws, label[None, :, None], axis=-1)[..., 0]
-        right = jnp.argmax(jax.nn.logsumexp(draws, axis=0), -1) == label
-        return (
-            jnp.sum(jnp.where(inside, log_p.mean(0), 0)),
-            jnp.sum(jnp.where(inside, right, False)),
+        log_sum, sum_log = _totals(model, variables, x, spec, stream(key, index))
+        log_p = labels.of_label(sum_log, label) / spec.samples
+        right = jnp.argmax(log_sum, -1) == label
+        return jnp.int32(log_sum.shape[-1]), (
+            jnp.sum(jnp.where(weights > 0, log_p, 0) * weights),
+            jnp.sum(right * weights),
+            jnp.sum(weights),
         )
 
     return backend.jit(
@@ -217,29 +297,44 @@ def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_siz
     """What a compiled function of `make` gives for each batch, on one device."""
     on = parallel.mesh() if on is None else parallel.flat(on)
     parallel.check_mesh(on)
-    unedited = dataclasses.replace(spec, edit=_nothing)
-    run = make(model, unedited, prepare, on, backend.forms())
+    if not len(split):
+        raise ValueError("a split without examples has no means")
+    _positive("batch_size", batch_size)
+    spec = dataclasses.replace(spec, edit=_nothing)
+    run = make(model, spec, prepare, on, backend.forms())
     variables, key = parallel.replicate(on, (variables, key))
     batch_size = min(batch_size, len(split))
     if isinstance(split, Stream):
         batch_size += -batch_size % on.size  # each device reads as many rows
         batches = _streamed(on, split, batch_size)
     else:
-        arrays = jnp.asarray(split.image), jnp.asarray(split.label)
-        whole = parallel.replicate(on, arrays)
-        batches = itertools.repeat(whole, -(-len(split) // batch_size))
-    for i, data in enumerate(batches):
-        part = run(variables, data, key, np.int32(i), batch_size=batch_size)
+        largest = labels.check(split, "positions")
+        arrays = {"image": split.image, "label": split.label}
+        if getattr(split, "mask", None) is not None:
+            arrays["mask"] = split.mask
+        whole = parallel.replicate(on, jax.tree.map(jnp.asarray, arrays))
+        batches = itertools.repeat((largest, whole), -(-len(split) // batch_size))
+    classes = None
+    for i, (largest, data) in enumerate(batches):
+        count, part = run(variables, data, key, np.int32(i), batch_size=batch_size)
+        if classes is None:  # once: it waits for the device
+            classes = int(parallel.own(count))
+        labels.check_range(largest, classes)
         yield parallel.settled(on, part)
 
 
 def _streamed(on, split: Stream, batch_size: int):
-    """Batches of a stream on the mesh; each process reads the rows of its devices."""
+    """Batches of a stream on the mesh, and the largest label of each.
+
+    Each process reads the rows of its devices.
+    """
     _, rows = parallel.share(on, 1, batch_size)
     for batch in split.test_batches(batch_size, rows):
-        parts = batch["image"], batch["label"], batch["inside"]
-        chunk = parallel.place_chunk(on, tuple(x[None] for x in parts), batch_size)
-        yield tuple(x[0] for x in chunk)
+        chunk = parallel.place_chunk(
+            on, {k: x[None] for k, x in batch.items()}, batch_size
+        )
+        largest = labels.largest(batch["label"], batch["inside"])
+        yield largest, {name: x[0] for name, x in chunk.items()}
 
 
 def elbo(
@@ -250,6 +345,7 @@ def elbo(
     key: Key,
     *,
     samples: int = 10,
+    at_once: int | None = None,
     batch_size: int = 500,
     mode: Mode = TEST,
     prepare: Callable[[Array], Array] | None = None,
@@ -264,29 +360,37 @@ def elbo(
       prior: of `vnets.priors`, or a mapping from layers to priors.
       key: of the samples.
       samples: S draws that the expected log likelihood is averaged over.
-      batch_size: images at once; times `samples` are in memory.
+      at_once: draws of a batch in memory at once, as in `EvalSpec`.
+      batch_size: images at once.
       mode: estimator, and the statistics of batch normalization.
       prepare: pixels to inputs; `to_float` by default.
       mesh: as in `evaluate`.
 
+    Raises:
+      ValueError: as in `evaluate`.
+
     Returns:
-      data_term (sum over the split of E[log p], nats), kl (nats; of an improper prior
+      data_term (sum over the split, or the positions that count in it, of E[log p],
+      nats), kl (nats; of an improper prior
       up to its constant), elbo (their difference), accuracy of the averaged
       prediction, samples.
     """
-    make, spec = _batch_likelihoods, EvalSpec(samples=samples, mode=mode)
+    make = _batch_likelihoods
+    spec = EvalSpec(samples=samples, mode=mode, at_once=at_once)
     change = prepare or to_float
     parts = list(
         _each_batch(make, mesh, model, spec, change, variables, split, key, batch_size)
     )
     data_term = float(np.sum([float(part[0]) for part in parts]))
-    right = sum(int(part[1]) for part in parts)
+    right, count = (sum(float(part[i]) for part in parts) for i in (1, 2))
+    if not count:
+        raise ValueError("no label of the split counts: its mask is 0")
     divergence = float(priors.kl(variables["params"], prior))
     return {
         "data_term": data_term,
         "kl": divergence,
         "elbo": data_term - divergence,
-        "accuracy": right / len(split),
+        "accuracy": right / count,
         "samples": samples,
     }
 
@@ -328,10 +432,12 @@ def evaluate(
       variables: "params" with posterior nodes, and the model's other collections.
       split: images uint8 [N, H, W, C], or whatever `prepare` takes, and labels [N], as
         arrays of NumPy or JAX, or a stream of them, of which some batches at a time are
-        in memory.
+        in memory. Of a net that predicts positions, [B, T, K] and so on, labels are
+        [N, T] and so on, with a `mask` perhaps; numbers are means over those that
+        count.
       spec: what to compute.
       key: of the edit and of the samples.
-      batch_size: images at once; times `spec.samples` are in memory.
+      batch_size: images at once; times `spec.at_once` are in memory.
       prepare: pixels to inputs; a function of a module, since each lambda is compiled
         anew.
       mesh: devices that each batch is split over (`parallel.mesh`); all by default.
@@ -340,6 +446,10 @@ def evaluate(
     Returns:
       accuracy (0 to 1), nll (nats), brier, ece, samples, and sparsity, the fraction of
       exact zeros among the means after the edit.
+
+    Raises:
+      ValueError: no examples, or labels that are not integers from 0 to K - 1, one for
+        each prediction.
     """
     params = spec.edit(variables["params"], stream(key, "edit"))
     variables = {**variables, "params": params}

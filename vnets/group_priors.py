@@ -16,11 +16,19 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from vnets.posteriors import Gaussian, Multiplicative, Posterior
-from vnets.priors import VAR_FLOOR, Prior, ScaledPrior, log_uniform, standard_normal
+from vnets.priors import (
+    VAR_FLOOR,
+    Maker,
+    Prior,
+    ScaledPrior,
+    log_uniform,
+    standard_normal,
+)
 from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal, other_axes
 from vnets.types import Array
 
 
+@Maker
 def group_ard(axis: str = "unit") -> Prior:
     """KL to N(0, lambda_j^2), one lambda for all weights of a unit, at its optimum.
 
@@ -82,6 +90,7 @@ def inverse_gamma_kl(node: LogNormal) -> Array:
     return gamma_kl(LogNormal(-node.log_mean, node.log_var))
 
 
+@Maker
 def half_cauchy(scale: float = 1.0) -> Prior:
     """KL of horseshoe scales: the layer's to C+(0, scale), each unit's to C+(0, 1).
 
@@ -120,6 +129,7 @@ def _pair(node: LogNormal, axis: int) -> tuple[LogNormal, LogNormal]:
     return first, second
 
 
+@Maker
 def structured(weight_scale: float = 1.0) -> ScaledPrior:
     """Truncated log-uniform scales; weights N(0, weight_scale^2), points as flat.
 
@@ -130,6 +140,7 @@ def structured(weight_scale: float = 1.0) -> ScaledPrior:
     return ScaledPrior(truncated_log_uniform, standard_normal(weight_scale))
 
 
+@Maker
 def group_normal_jeffreys(weight_scale: float = 1.0) -> ScaledPrior:
     """p(z) ~ 1 / |z| for Gaussian scales by the fit of ICML 2017; weights N(0, 1).
 
@@ -139,6 +150,7 @@ def group_normal_jeffreys(weight_scale: float = 1.0) -> ScaledPrior:
     return ScaledPrior(log_uniform, standard_normal(weight_scale))
 
 
+@Maker
 def group_horseshoe(scale: float = 1.0, weight_scale: float = 1.0) -> ScaledPrior:
     """Half-Cauchy scales of units and of the layer; weights N(0, 1).
 

@@ -35,7 +35,7 @@ from vnets.posteriors import (
     is_posterior,
     static,
 )
-from vnets.priors import Prior
+from vnets.priors import Maker, Prior
 from vnets.types import Array, Key, Params, Shape, choose
 
 # nll [B] -> the same values, with the gradient of the probability of what was drawn.
@@ -126,6 +126,7 @@ def adaptive_binary_dropout(
     return make
 
 
+@Maker
 def bernoulli(rate: float = 0.5) -> Prior:
     """KL of learned masks from independent coins, summed over units (not weights).
 

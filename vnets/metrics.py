@@ -1,7 +1,7 @@
 """Metrics as sums over examples, divided once: exact for a short last batch.
 
 A batch comes as log probabilities [B, K], labels [B] and weights [B] (1 for an
-example, 0 for padding).
+example, 0 for padding); or of positions, [B, T, K] and [B, T] twice, and so on.
 """
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from vnets import edits
+from vnets.labels import check_shape, of_label
 from vnets.posteriors import is_posterior
 from vnets.types import Array, Params
 
@@ -20,7 +21,7 @@ class Sums:
     """Running sums of a test set; add them with `+`, read them with `compute`.
 
     Attributes:
-      count, correct, nll, brier: weighted sums over examples, scalars.
+      count, correct, nll, brier: weighted sums over examples, or positions; scalars.
       bin_count, bin_confidence, bin_correct: sums per bin of confidence, [BINS].
     """
 
@@ -36,8 +37,14 @@ class Sums:
         return jax.tree.map(jnp.add, self, other)
 
     def compute(self) -> dict[str, float]:
-        """Accuracy, NLL (nats), Brier score (0 to 2) and ECE as Python floats."""
+        """Accuracy, NLL (nats), Brier score (0 to 2) and ECE as Python floats.
+
+        Raises:
+          ValueError: sums of nothing.
+        """
         count = float(self.count)
+        if not count:
+            raise ValueError("there are no means of nothing: all weights are 0")
         gap = jnp.abs(self.bin_confidence - self.bin_correct)
         return {
             "accuracy": float(self.correct) / count,
@@ -48,7 +55,23 @@ class Sums:
 
 
 def sums(log_p: Array, labels: Array, weights: Array) -> Sums:
-    """The sums of one batch from log probabilities [B, K]."""
+    """The sums of one batch from log probabilities [B, ..., K].
+
+    Args:
+      log_p: of the classes.
+      labels: from 0 on, int [B, ...].
+      weights: [B, ...].
+
+    Raises:
+      ValueError: other shapes, or labels that are no integers.
+    """
+    check_shape(log_p, labels)
+    if jnp.shape(weights) != jnp.shape(labels):
+        raise ValueError(
+            f"labels {jnp.shape(labels)} need as many weights, not {jnp.shape(weights)}"
+        )
+    log_p = jnp.reshape(log_p, (-1, log_p.shape[-1]))
+    labels, weights = jnp.ravel(labels), jnp.ravel(weights)
     p = jnp.exp(log_p)
     classes = p.shape[-1]
     hot = jax.nn.one_hot(labels, classes, dtype=p.dtype)
@@ -57,7 +80,7 @@ def sums(log_p: Array, labels: Array, weights: Array) -> Sums:
     index = jnp.clip((confidence * BINS).astype(jnp.int32), 0, BINS - 1)
     in_bin = jax.nn.one_hot(index, BINS, dtype=p.dtype) * weights[:, None]
     # Where log p is -inf off the label, 0 * inf must not reach the sum.
-    nll = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    nll = -of_label(log_p, labels)
     return Sums(
         count=jnp.sum(weights),
         correct=jnp.sum(correct * weights),

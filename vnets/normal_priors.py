@@ -15,6 +15,7 @@ A stochastic bias has a scale of its own, apart from its layer's weights.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from vnets.posteriors import (
     is_posterior,
     second_moment,
 )
-from vnets.priors import VAR_FLOOR, Prior, parts
+from vnets.priors import VAR_FLOOR, Maker, Prior, parts
 from vnets.types import Array, Params
 
 
@@ -36,10 +37,13 @@ from vnets.types import Array, Params
 class EmpiricalNormal:
     """KL to N(0, s^2) at its least, with s^2 the mean of mean^2 + var over the layer.
 
-    sum_i 1/2 ln(s^2 / var_i) for the n weights of the layer.
+    sum_i 1/2 ln(s^2 / var_i) for the n weights of the layer. Without a node it is
+    itself, as `priors.Maker` says of others.
     """
 
-    def __call__(self, node: Posterior) -> Array:
+    def __call__(self, node: Posterior | None = None) -> Any:
+        if node is None:
+            return self
         second, var = _moments(node, "empirical_normal")
         log_square = jnp.log(jnp.mean(second) + VAR_FLOOR)
         return 0.5 * jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
@@ -86,6 +90,7 @@ class HierarchicalNormal:
         return (total + 2 * self.rate) / (n + 2 * self.shape + 2)
 
 
+@Maker
 def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> HierarchicalNormal:
     """KL to N(0, s^2) minus ln p(s^2), s^2 ~ InverseGamma(shape, rate), at its least.
 

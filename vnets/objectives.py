@@ -7,6 +7,7 @@ divided by the number of training examples. It is the same at any batch size.
 import functools
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from flax import linen as nn
 from flax import struct
 from jax import random
 
+from vnets.labels import counted, of_label, per_example
 from vnets.layers import TRAIN, Mode, call_path
 from vnets.learned_dropout import Gradient, is_learned
 from vnets.priors import kl
@@ -63,25 +65,80 @@ def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), xs, ys)
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """-log p(label) for each example, in nats: [B, K], int [B] -> [B]."""
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+def constant(name: str, value: Schedule | float) -> Schedule:
+    """A schedule as it is, or a number as one that never changes.
+
+    Raises:
+      ValueError: what is neither, or a number below 0.
+    """
+    if callable(value):
+        return value
+    number = isinstance(value, numbers.Real | jax.Array) and not jnp.shape(value)
+    if not (number and float(value) >= 0):
+        raise ValueError(
+            f"{name} is a number from 0 on, or a function of the step such as "
+            f"`objectives.knots`, not {value!r}"
+        )
+    held = float(value)
+    return lambda step: jnp.asarray(held, jnp.float32)
 
 
-def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:
+def cross_entropy(logits: Array, labels: Array, mask: Array | None = None) -> Array:
+    """-log p(label) for each example, in nats: [B, K], int [B] -> [B].
+
+    Of positions, [B, T, K] and int [B, T] or [B, H, W, K] and int [B, H, W], it is the
+    mean over those of an example, and with a mask so that its mean over the batch is
+    that over all positions which count (`labels.per_example`).
+
+    Args:
+      logits: [B, ..., K].
+      labels: classes from 0 on, [B, ...]; where they do not count, any numbers.
+      mask: 1 where a label counts, 0 where not, [B, ...]; all count by default.
+
+    Raises:
+      ValueError: other shapes, or labels that are no integers.
+    """
+    return smoothed_cross_entropy(logits, labels, 0.0, mask)
+
+
+def smoothed_cross_entropy(
+    logits: Array, labels: Array, smoothing: float, mask: Array | None = None
+) -> Array:
     """The cross-entropy to labels of which a part is spread over all classes, [B].
 
     With probability `smoothing` a label counts as drawn uniformly from the K classes
-    (Szegedy et al. 2016), as TensorFlow has it.
+    (Szegedy et al. 2016), as TensorFlow has it. Shapes, mask and errors are those of
+    `cross_entropy`.
     """
     log_p = jax.nn.log_softmax(logits)
-    uniform = -jnp.mean(log_p, axis=-1)
-    return (1 - smoothing) * cross_entropy(logits, labels) + smoothing * uniform
+    each = -of_label(log_p, counted(labels, mask))
+    if smoothing:
+        each = (1 - smoothing) * each - smoothing * jnp.mean(log_p, axis=-1)
+    return per_example(each, mask)
 
 
 def gaussian_nll(mean: Array, target: Array, std: float) -> Array:
-    """-log N(target; mean, std^2) elementwise, in nats; std is the same for all."""
+    """-log N(target; mean, std^2) elementwise, in nats; std is the same for all.
+
+    Args:
+      mean: of any shape, or one number for all targets.
+      target: of the same shape, or one number.
+      std: one number, > 0.
+
+    Raises:
+      ValueError: shapes that differ (they would broadcast, [N, 1] and [N] to [N, N]),
+        or another std.
+    """
+    shapes = jnp.shape(mean), jnp.shape(target)
+    if shapes[0] != shapes[1] and all(shapes):
+        wide = max(shapes, key=len)
+        column = wide == (*min(shapes, key=len), 1)
+        raise ValueError(
+            f"mean {shapes[0]} and target {shapes[1]} must have one shape"
+            + (f"; give [..., 0] of what is {wide}" if column else "")
+        )
+    if not std > 0:
+        raise ValueError(f"std is a number above 0, not {std}")
     squared = jnp.square((target - mean) / std)
     return 0.5 * squared + math.log(std) + 0.5 * math.log(2 * math.pi)
 
@@ -94,7 +151,13 @@ def neg_elbo(nll: Array, kl: Array, n_train: int, beta: float | Array = 1.0) -> 
       kl: KL of all weights, summed, in nats.
       n_train: size of the training set (not of the batch).
       beta: weight of the KL; 1 is the bound itself, less is a warm-up.
+
+    Raises:
+      ValueError: a KL or a beta that is not one number.
     """
+    for name, value in (("kl", kl), ("beta", beta)):
+        if jnp.shape(value):
+            raise ValueError(f"{name} is one number, not {jnp.shape(value)}")
     return jnp.mean(nll) + beta * kl / n_train
 
 
@@ -102,7 +165,7 @@ def classification_loss(
     model,
     prior,
     n_train: int,
-    beta: Schedule | None = None,
+    beta: Schedule | float | None = None,
     mode: Mode = TRAIN,
     samples: int = 1,
     average: Literal["predictions", "losses"] = "predictions",
@@ -114,8 +177,9 @@ def classification_loss(
     Args:
       model: has `apply(variables, image, mode=..., rngs=..., mutable=...)`.
       prior: a prior, or a mapping from layers to priors (`vnets.priors`).
-      n_train: size of the training set.
-      beta: weight of the KL as a function of the step; 1 by default.
+      n_train: size of the training set; where labels are of positions, the number of
+        positions that count in it.
+      beta: weight of the KL, a number or a function of the step; 1 by default.
       mode: how the net is run in training.
       samples: K draws for each step; what comes before the first noisy layer is
         computed once for all of them.
@@ -129,18 +193,23 @@ def classification_loss(
         two); such a net needs one, and another has no use for it.
 
     Raises:
-      ValueError: samples below 1, or above with a `rate_gradient`; an `average` that
-        does not exist; a smoothing outside [0, 1); when called, a `rate_gradient` that
-        is missing, does not fit, or is a score function's while examples share
-        statistics (batch normalization).
+      ValueError: no training set, samples below 1, or above with a `rate_gradient`; an
+        `average` that does not exist, a smoothing outside [0, 1), a beta below 0; when
+        called, labels that do not fit the logits, a `rate_gradient` that is missing,
+        does not fit, or is a score function's while examples share statistics (batch
+        normalization).
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
-      "image" [B, ...] and "label" [B], and metrics are scalars: loss, accuracy and nll
-      per example; kl, data_term (-N nll) and elbo (data_term - kl) in nats for the
-      whole training set.
+      "image" [B, ...] and "label" [B], or [B, T] and so on of positions, and may have a
+      "mask" of that shape (see `cross_entropy`), and metrics are scalars: loss,
+      accuracy and nll per example; kl, data_term (-N nll) and elbo (data_term - kl) in
+      nats for the whole training set. `loss.logits` takes the same and gives logits
+      [B, ..., K], by which `train.fit` knows the number of classes.
     """
 
+    if n_train < 1:
+        raise ValueError(f"n_train must be at least 1, not {n_train}")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
     choose("average", average, ("predictions", "losses"))
@@ -148,8 +217,11 @@ def classification_loss(
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
     if rate_gradient is not None and samples > 1:
         raise ValueError("a rate_gradient is of one sample, not of an ensemble's loss")
+    weight = constant("beta", 1.0 if beta is None else beta)
+    apart = samples > 1 and average == "losses"
 
-    def loss(params, state: ModelState, batch, key):
+    def forward(params, state: ModelState, batch, key):
+        """Logits, the collections after the batch, and what corrects the cost."""
         run, correct = params, None
         if rate_gradient is not None:
             masks = stream(key, "masks")
@@ -180,22 +252,36 @@ def classification_loss(
             draws, each = jax.vmap(one)(random.split(key, samples))
             collections = jax.tree.map(lambda x: jnp.mean(x, 0), each)
             logits = draws
-            if average == "predictions":
+            if not apart:
                 logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
-        labels = jnp.broadcast_to(batch["label"], logits.shape[:-1])
-        nll = _over_draws(cross_entropy, logits, labels)
+        return logits, collections, correct
+
+    def per_draw(function, logits: Array) -> Array:
+        """A function of logits [B, ..., K]; its mean over draws that are kept apart."""
+        if not apart:
+            return function(logits)
+        return jnp.mean(jax.vmap(function)(logits), 0)
+
+    def loss(params, state: ModelState, batch, key):
+        logits, collections, correct = forward(params, state, batch, key)
+        label, mask = batch["label"], batch.get("mask")
+        nll = per_draw(lambda one: cross_entropy(one, label, mask), logits)
         divergence = kl(params, prior)
         cost = nll
         if label_smoothing:
-            smoothed = functools.partial(
-                smoothed_cross_entropy, smoothing=label_smoothing
-            )
-            cost = _over_draws(smoothed, logits, labels)
+
+            def smoothed(one):
+                return smoothed_cross_entropy(one, label, label_smoothing, mask)
+
+            cost = per_draw(smoothed, logits)
         value = neg_elbo(
             correct(cost) if correct else cost,
             divergence,
             n_train,
-            1.0 if beta is None else beta(state.step),
+            weight(state.step),
+        )
+        right = per_draw(
+            lambda one: (jnp.argmax(one, -1) == label).astype(jnp.float32), logits
         )
         data_term = -n_train * jnp.mean(nll)
         metrics = {
@@ -204,25 +290,19 @@ def classification_loss(
             "kl": divergence,
             "data_term": data_term,
             "elbo": data_term - divergence,
-            "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels),
+            "accuracy": jnp.mean(per_example(right, mask)),
         }
         return value, (ModelState(state.step, collections), metrics)
 
+    vars(loss)["logits"] = lambda *arguments: forward(*arguments)[0]
     return loss
-
-
-def _over_draws(loss: Callable, logits: Array, labels: Array) -> Array:
-    """A loss of each example, [B]; its mean over the draws of logits [S, B, K]."""
-    if logits.ndim == 2:
-        return loss(logits, labels)
-    return jnp.mean(jax.vmap(loss)(logits, labels), axis=0)
 
 
 def with_penalty(
     loss: Callable,
     penalty: Callable[[Any], Array],
     n_train: int,
-    weight: Schedule,
+    weight: Schedule | float,
 ) -> Callable:
     """Adds weight(step) penalty(params) / n_train to a loss, and "penalty" to metrics.
 
@@ -231,13 +311,18 @@ def with_penalty(
       penalty: params -> nats for the whole training set, such as the negative log of a
         learned prior (`soft_sharing.penalty`).
       n_train: size of the training set.
-      weight: of the penalty, as a function of the step.
-    """
+      weight: of the penalty, a number or a function of the step.
 
+    Raises:
+      ValueError: a weight that is neither, or below 0.
+    """
+    schedule = constant("weight", weight)
+
+    @functools.wraps(loss)  # with its `logits`
     def penalized(params, state: ModelState, batch, key):
         value, (new, metrics) = loss(params, state, batch, key)
         extra = penalty(params)
-        value = value + weight(state.step) * extra / n_train
+        value = value + schedule(state.step) * extra / n_train
         return value, (new, metrics | {"loss": value, "penalty": extra})
 
     return penalized

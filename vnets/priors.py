@@ -5,14 +5,19 @@ alpha is shared by m weights, its term counts m times. Point weights and fixed d
 have nothing to regularize and count as zero (a flat prior). A node that a prior does
 not fit is a TypeError while tracing.
 
+A prior that has no arguments, or needs none, may be given called or not: `ard` is
+`ard()`, and `standard_normal` is `standard_normal(1.0)` (`Maker`).
+
 The log-uniform prior is improper: its KL is defined up to a constant, here chosen so
 that it tends to 0 for alpha -> infinity. Under it a variance layer (ZeroMean, whatever
 its noise) costs nothing, since the prior does not know the scale.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +40,27 @@ from vnets.student_t import jensen_gap
 from vnets.types import Array, Params
 
 Prior = Callable[[Posterior], Array]
+
+
+class Maker:
+    """What makes a prior, and stands for the one that it makes without arguments.
+
+    Called with a node it is the KL of that node, as any prior is; else it passes its
+    arguments on and returns what they make.
+    """
+
+    def __init__(self, make: Callable):
+        self._make = make
+        functools.update_wrapper(self, make)
+
+    def __call__(self, *args, **kwargs):
+        if args and is_posterior(args[0]):
+            return self._make()(*args, **kwargs)
+        return self._make(*args, **kwargs)
+
+
+def _made(prior) -> Any:
+    return prior() if isinstance(prior, Maker) else prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +114,13 @@ def kl(params: Params, prior: AnyPrior | Mapping[str, AnyPrior]) -> Array:
             raise ValueError(f"no layers {sorted(unknown)}; there are {sorted(layers)}")
     for path, node in leaves:
         for _, part, own, factor in parts(path_name(path), node, prior):
-            total += factor * own(part)
+            value = own(part)
+            if callable(value) or jnp.shape(value):
+                raise TypeError(
+                    f"the prior of {path_name(path)!r} is a function of a node that "
+                    f"gives one number, its KL in nats, not {value!r}"
+                )
+            total += factor * value
     return total
 
 
@@ -104,7 +136,7 @@ def parts(name: str, node, prior) -> Iterator[tuple[str, Posterior, Prior, float
     """
     for part, role in _parts(node):
         own, factor = _for_layer(prior, name)
-        own = getattr(own, role) if isinstance(own, ScaledPrior) else own
+        own = _made(getattr(own, role) if isinstance(own, ScaledPrior) else own)
         yield role, part, own, factor
 
 
@@ -117,23 +149,26 @@ def _parts(node, role: str = "weight") -> list[tuple[Posterior, str]]:
     return [(node, role)]
 
 
-def _for_layer(prior, layer: str) -> tuple[Prior | ScaledPrior, float]:
-    """The layer's prior and the factor of its KL."""
+def _for_layer(prior: Any, layer: str) -> tuple[Any, float]:
+    """The layer's prior, one or a `ScaledPrior`, and the factor of its KL."""
     if isinstance(prior, Mapping):
         if layer not in prior:
             raise ValueError(f"no prior for layer {layer!r}; there are {sorted(prior)}")
         prior = prior[layer]
+    factor = 1.0
     if isinstance(prior, WeightedPrior):
-        return prior.prior, prior.factors.get(layer, 1.0)
-    if isinstance(prior, str):
+        prior, factor = prior.prior, prior.factors.get(layer, 1.0)
+    prior = _made(prior)
+    if not (callable(prior) or isinstance(prior, ScaledPrior)):
         raise ValueError(f"a prior is a function of vnets.priors, not {prior!r}")
-    return prior, 1.0
+    return prior, factor
 
 
 # The logarithm of a zero variance stays finite; below 1.2e-38 floats are flushed to 0.
 VAR_FLOOR = 1e-37
 
 
+@Maker
 def standard_normal(scale: float = 1.0) -> Prior:
     """KL from N(0, scale^2): (mean^2 + var) / (2 scale^2) - ln(std / scale) - 1/2.
 
@@ -279,7 +314,7 @@ def _of_log_alpha(name: str, per_weight: Callable[[Array], Array], *also) -> Pri
 
     prior.__name__ = name
     prior.__doc__ = per_weight.__doc__
-    return prior
+    return Maker(functools.wraps(prior)(lambda: prior))
 
 
 def _require(node: Posterior, name: str, *kinds) -> None:
@@ -299,6 +334,7 @@ log_uniform_2015 = _of_log_alpha("log_uniform_2015", log_uniform_2015_kl)
 ard = _of_log_alpha("ard", ard_kl, ZeroMean)
 
 
+@Maker
 def student_t(nu: float = 1e-8) -> Prior:
     """KL from Student's t of nu degrees of freedom and unit scale.
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
+from vnets import labels as checks
 from vnets.evaluate import to_float
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -50,20 +51,27 @@ class Resident:
         batch_size: int,
         prepare: Callable[[Array], Array] = to_float,
         augment: Callable[[Array, Key], Array] | None = None,
+        labels: str = "classes",
     ):
         """Keeps a split on the device.
 
         Args:
           split: has `image` uint8 [N, H, W, C], or whatever `prepare` takes, and
-            `label` [N]: a `data.Split` of your own arrays, too.
+            `label` [N], or [N, T] and so on of positions, which may have a `mask`: a
+            `data.Split` of your own arrays, too.
           batch_size: B.
           prepare: pixels to inputs; runs inside the compiled step.
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
             One whose `flip` is "alternate" is told which images are mirrored.
+          labels: what they are: "classes", numbered from 0; "positions", the same of
+            positions, where they look like something else; or "targets", any numbers,
+            for a loss of your own (`labels.check`).
 
         Raises:
-          ValueError: a batch that is larger than the data set.
+          ValueError: a batch that is larger than the data set, or labels that are not
+            what they are said to be.
         """
+        self._largest = checks.check(split, labels)
         self.n = len(split.label)
         _check(self.n, batch_size)
         self.batch_size = batch_size
@@ -72,6 +80,8 @@ class Resident:
             "image": jnp.asarray(split.image),
             "label": jnp.asarray(split.label),
         }
+        if getattr(split, "mask", None) is not None:
+            self.arrays["mask"] = jnp.asarray(split.mask)
         self._prepare, self._augment = prepare, augment
         self._alternates = getattr(augment, "flip", None) == "alternate"
 
@@ -101,12 +111,21 @@ class Resident:
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
         index = item % self.n
-        image = arrays["image"][index]
+        rows = {name: array[index] for name, array in arrays.items()}
         if self._alternates:
-            image = self._augment(image, key, mirrored=item >= self.n)
+            rows["image"] = self._augment(rows["image"], key, mirrored=item >= self.n)
         elif self._augment is not None:
-            image = self._augment(image, key)
-        return {"image": self._prepare(image), "label": arrays["label"][index]}
+            rows["image"] = self._augment(rows["image"], key)
+        return {**rows, "image": self._prepare(rows["image"])}
+
+    def check(self, classes: int, chunk: Any) -> None:
+        """Refuses labels outside 0 to classes - 1, in this chunk as in any other.
+
+        Raises:
+          ValueError: there is one.
+        """
+        del chunk
+        checks.check_range(self._largest, classes)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -139,11 +158,12 @@ class Streamed:
 
         Args:
           epochs: (seed, epoch, rows) -> the batches of that epoch, n // batch_size
-            trees of equal shapes with "image" (as the net takes it) and "label", each
-            array [rows, ...]. Seed and epoch decide what the whole batches are: the
-            same arguments must give the same batches, or a resumed run would differ,
-            and `rows` (a slice with start and stop, all B with one process) must give
-            these rows of them, or more processes would train on other data.
+            trees of equal shapes with "image" (as the net takes it) and "label", for
+            labels of positions perhaps a "mask", each array [rows, ...]. Seed and epoch
+            decide what the whole batches are: the same arguments must give the same
+            batches, or a resumed run would differ, and `rows` (a slice with start and
+            stop, all B with one process) must give these rows of them, or more
+            processes would train on other data.
           n: examples in the data set, which scales the KL.
           batch_size: B.
         """
@@ -185,6 +205,15 @@ class Streamed:
         """Inside jit: the item is the batch."""
         del arrays, key
         return item
+
+    def check(self, classes: int, chunk: Any) -> None:
+        """Refuses labels outside 0 to classes - 1 in a chunk.
+
+        Raises:
+          ValueError: there is one, or the labels are no integers.
+        """
+        found = checks.largest(chunk["label"], chunk.get("mask"))
+        checks.check_range(found, classes)
 
 
 class Pictures(Streamed):

@@ -1,7 +1,8 @@
 """What a predictor knows about its own errors: uncertainty and diversity of samples.
 
-Two stages. `summarize` turns the log probabilities of S samples, [S, B, K], into a few
-numbers per input; it is pure and belongs under jit. The measures of a whole data set
+Two stages. `summarize` turns the log probabilities of S samples, [S, B, K], or of
+positions, [S, B, T, K] and so on, into a few numbers per input or position; it is pure
+and belongs under jit. The measures of a whole data set
 (`auroc`, `rejection_curve`, ...) take these numbers as NumPy arrays: they need a sort.
 
 Entropies are in nats. The predictive entropy splits into the expected entropy of a
@@ -52,7 +53,12 @@ def summarize(log_p: Array) -> Summary:
 
 
 def log_mean(log_p: Array) -> Array:
-    """Log of the mean probabilities, [S, B, K] -> [B, K]; of one sample, that one."""
+    """Log of the mean probabilities, [S, B, K] -> [B, K]; of one sample, that one.
+
+    Raises:
+      ValueError: no samples, or predictions without an axis of them.
+    """
+    _check_samples(log_p)
     if log_p.shape[0] == 1:
         return log_p[0]
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(float(log_p.shape[0]))
@@ -65,6 +71,7 @@ def entropy(log_p: Array) -> Array:
 
 def expected_entropy(log_p: Array) -> Array:
     """Mean entropy of a sample, nats, [S, B, K] -> [B]: what more samples leave."""
+    _check_samples(log_p)
     return jnp.mean(entropy(log_p), 0)
 
 
@@ -86,6 +93,7 @@ def _weighted(log_p: Array, value: Array) -> Array:
 
 def votes(log_p: Array) -> Array:
     """Fraction of samples whose most likely class is k, [S, B, K] -> [B, K]."""
+    _check_samples(log_p)
     classes = log_p.shape[-1]
     return jnp.mean(jax.nn.one_hot(jnp.argmax(log_p, -1), classes), 0)
 
@@ -96,11 +104,18 @@ def disagreement(log_p: Array) -> Array:
     One sample has no pairs: 0.
     """
     samples = log_p.shape[0]
-    if samples == 1:
-        return jnp.zeros(log_p.shape[1], log_p.dtype)
+    if samples == 1 and log_p.ndim > 2:
+        return jnp.zeros(log_p.shape[1:-1], log_p.dtype)
     counts = votes(log_p) * samples
     agreeing = jnp.sum(counts * (counts - 1), -1)
     return 1 - agreeing / (samples * (samples - 1))
+
+
+def _check_samples(log_p: Array) -> None:
+    if log_p.ndim < 3 or not log_p.shape[0]:
+        raise ValueError(
+            f"samples are log probabilities [S, B, K], S at least 1, not {log_p.shape}"
+        )
 
 
 def auroc(negative: ArrayLike, positive: ArrayLike) -> float:

@@ -19,7 +19,7 @@ UNIT = "ms per image"
 ROUNDS = 10
 SAMPLES = (1, 2, 5, 10, 20, 50)
 METHODS = ("variance", "LRT")
-# Net to batch; S times as many images are in memory.
+# Net to batch; S times as many images are in memory, up to `evaluate.AT_ONCE`.
 BATCHES = {
     "quick": {"lenet5": 2},
     "cpu": {"lenet5": 50, "vgg": 10},

@@ -18,10 +18,15 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 [N, H, W, C] with their classes int32 [N]."""
+    """Images uint8 [N, H, W, C] with their classes int32 [N].
+
+    Of your own data the labels may be those of positions, [N, T] or [N, H, W], with a
+    mask of the same shape: 1 where a label counts, 0 where it does not.
+    """
 
     image: np.ndarray
     label: np.ndarray
+    mask: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -33,7 +38,8 @@ class Split:
 
     def take(self, index: np.ndarray) -> "Split":
         """Gives the images and labels at `index` [M], in that order."""
-        return Split(self.image[index], self.label[index])
+        mask = None if self.mask is None else self.mask[index]
+        return Split(self.image[index], self.label[index], mask)
 
 
 Images = Any  # a `Split`, or a `streams.Stream` where all images do not fit

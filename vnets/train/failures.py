@@ -22,7 +22,7 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
 
     Returns:
       Epoch and step, and the first layer whose output is not finite, or those whose
-      gradients are not.
+      gradients are not; where all are finite, the labels of the batch.
     """
     at = int(state.model.step) - epoch * task.source.steps_per_epoch
     key = random.key(seed)
@@ -38,18 +38,28 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
         where = f"layer {layer} is the first whose output is not finite"
     else:
         grads = jax.grad(lambda p, *rest: task.loss(p, *rest)[0])(*arguments)
-        where = f"gradients not finite in {_bad_layers(grads)}"
+        where = _bad_gradients(grads) or _of_labels(batch)
     return (
         f"seed {seed}: the loss is not finite at epoch {epoch + 1}, "
         f"step {at + 1} of {task.source.steps_per_epoch}: {where}"
     )
 
 
-def _bad_layers(grads) -> str:
-    """Layers with a gradient that is not finite, by path."""
+def _bad_gradients(grads) -> str:
+    """Layers with a gradient that is not finite, by path; "" without any."""
     leaves = jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_posterior)
     bad = [layer_name(path) for path, g in leaves if not _all_finite(g)]
-    return ", ".join(dict.fromkeys(bad)) or "no layer (the loss itself)"
+    named = ", ".join(dict.fromkeys(bad))
+    return f"gradients not finite in {named}" if named else ""
+
+
+def _of_labels(batch) -> str:
+    """What is left where outputs and gradients are finite: the loss, by its labels."""
+    said = "outputs and gradients are finite, but the loss itself is not"
+    if "label" not in batch or not batch["label"].size:
+        return said
+    label = batch["label"]
+    return f"{said}; labels of the batch are {jnp.min(label)} to {jnp.max(label)}"
 
 
 def _all_finite(tree) -> bool:

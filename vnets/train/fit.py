@@ -8,8 +8,11 @@ same machine. A step whose loss or gradient is not finite changes nothing, and n
 does any step after it: the state stays the last good one, and other seeds go on.
 """
 
+import operator
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax import random
@@ -27,7 +30,7 @@ def fit(
     *,
     epochs: int,
     seeds: Sequence[int],
-    workdir: Callable[[int], Path] | None = None,
+    workdir: Callable[[int], Path | str] | Path | str | None = None,
     warm_start: Callable[[int], tuple[Params, dict]] | None = None,
     chunk_steps: int = 50,
     vectorize: bool | None = None,
@@ -50,9 +53,10 @@ def fit(
     Args:
       task: what to train.
       epochs: in all, those of an earlier call included.
-      seeds: one run each.
-      workdir: seed -> folder for checkpoints, metrics.jsonl and TensorBoard; nothing is
-        written without it.
+      seeds: one run each; a list, such as [0] or range(3).
+      workdir: seed -> folder for checkpoints, metrics.jsonl and TensorBoard, another
+        for each seed; or one folder, in which each seed has its own, seed0 and so on.
+        Nothing is written without it.
       warm_start: seed -> (params, collections) that training starts from, in place of
         `task.init`; nodes may be of other types than there.
       chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
@@ -81,10 +85,17 @@ def fit(
       WorkdirError: a workdir that cannot be written, or a full disk, before any step.
       Preempted: `stop` said so; without a workdir nothing was saved.
       ClusterError: processes that do not see the same checkpoints.
-      ValueError: bad epochs, a batch or seeds that do not divide over the devices,
+      ValueError: bad epochs, seeds that are no list, are none or come twice, a folder
+        for several of them, labels that the net has no outputs for; a batch or seeds
+        that do not divide over the devices,
         a mesh that splits seeds which are trained in turn, or that leaves out a
         process; early stopping by what no probe measures.
     """
+    seeds = _listed(seeds)
+    folders = _folders(workdir, seeds)
+    for name, value in {"warm_start": warm_start, "stop": stop}.items():
+        if value is not None and not callable(value):
+            raise ValueError(f"{name} is a function, not {type(value).__name__}")
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
     if probe_every < 1:
@@ -106,13 +117,12 @@ def fit(
         )
     if vectorize:
         parallel.check_seeds(mesh, len(seeds))
-    groups = [tuple(seeds)] if vectorize else [(seed,) for seed in seeds]
-    if workdir is not None:
+    groups = [seeds] if vectorize else [(seed,) for seed in seeds]
+    if folders:
         like = jax.eval_shape(task.start, random.key(0))  # a warm start is as large
         kept = KEPT + divided(epochs, keep_every) + (stop is not None)
         kept += 0 if early_stopping is None else KEPT
-        for seed in seeds:
-            folder = Path(workdir(seed))
+        for folder in folders.values():
             parallel.once(lambda folder=folder: check_workdir(folder, like, kept))
     options = Options(
         epochs,
@@ -132,9 +142,38 @@ def fit(
         name = f"{title} seed {', '.join(map(str, group))} ({number}/{len(groups)})"
         if options.stop():
             raise Preempted(f"{name}: stopped before it began")
-        run = Run(task, group, workdir, warm_start, options, compiled, name)
+        run = Run(task, group, folders, warm_start, options, compiled, name)
         try:
             results.extend(run.train())
         finally:
             run.close()
     return results
+
+
+def _listed(seeds) -> tuple[int, ...]:
+    """The seeds, if they are some integers, each once."""
+    try:
+        listed = tuple(map(operator.index, seeds))
+    except TypeError:
+        listed = ()
+    if not listed or len(set(listed)) < len(listed):
+        raise ValueError(
+            "seeds are a list of different integers, one run each, such as [0] or "
+            f"range(3), not {seeds!r}"
+        )
+    return listed
+
+
+def _folders(workdir: Any, seeds: tuple[int, ...]) -> dict[int, Path]:
+    """The folder of each seed; empty without a workdir."""
+    if workdir is None:
+        return {}
+    if isinstance(workdir, str | os.PathLike):
+        return {seed: Path(workdir) / f"seed{seed}" for seed in seeds}
+    if not callable(workdir):
+        raise ValueError(f"workdir is a folder, or seed -> folder, not {workdir!r}")
+    choose: Any = workdir
+    folders = {seed: Path(choose(seed)) for seed in seeds}
+    if len(set(folders.values())) < len(seeds):
+        raise ValueError(f"seeds need a folder each, not {sorted(folders.values())}")
+    return folders

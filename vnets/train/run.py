@@ -18,7 +18,7 @@ from vnets.checkpoint import Checkpoints
 from vnets.rng import stream
 from vnets.train import failures
 from vnets.train.early import LAST, Best, EarlyStopping
-from vnets.train.task import TrainState, train_chunk
+from vnets.train.task import TrainState, first_logits, train_chunk
 from vnets.types import Key
 
 INSIDE = "preempted"  # in a workdir: the state inside an epoch where a run was stopped
@@ -86,10 +86,11 @@ class Run:
     """Seeds that are trained side by side: one, or several under vmap."""
 
     def __init__(
-        self, task, seeds, workdir, warm_start, options: Options, compiled, title
+        self, task, seeds, folders, warm_start, options: Options, compiled, title
     ):
         self.task, self.seeds, self.options = task, seeds, options
         self.title, self.compiled = title, compiled
+        self.classes: int | None = None  # of the net, where the loss knows them
         self.vmapped = len(seeds) > 1
         keys = [random.key(seed) for seed in seeds]
         key = jnp.stack(keys) if self.vmapped else keys[0]
@@ -99,7 +100,7 @@ class Run:
         self.lanes, self.rows = parallel.share(
             options.mesh, len(seeds), task.source.batch_size
         )
-        self.folders: list[Any] = [workdir(seed) if workdir else None for seed in seeds]
+        self.folders: list[Any] = [folders.get(seed) for seed in seeds]
         self.checkpoints: list[Any] = [
             Checkpoints(folder / LAST, options.keep_every) if folder else None
             for folder in self.folders
@@ -199,6 +200,7 @@ class Run:
         if size not in self.compiled:
             began = time.monotonic()
             example = next(self._items(self.done))
+            classes = self._count_classes(example)
             # The state comes out as it goes in, the metrics for every process to read.
             placed = jax.tree.map(lambda x: x.sharding, self.state)
             jitted = backend.jit(
@@ -207,10 +209,24 @@ class Run:
                 out_shardings=(placed, parallel.replicated(self.options.mesh)),
             )
             lowered = jitted.lower(self.state, self.arrays, example, self.key)
-            self.compiled[size] = lowered.compile()
+            self.compiled[size] = lowered.compile(), classes
             parallel.barrier()  # the others may have been faster
             self.compile_seconds = time.monotonic() - began
-        return self.compiled[size]
+        compiled, self.classes = self.compiled[size]
+        return compiled
+
+    def _count_classes(self, example) -> int | None:
+        """The K of a loss that has `logits`, by their shape; nothing is computed.
+
+        None where there is nothing to check by it: another loss, or another source.
+        """
+        task = self.task
+        if not (hasattr(task.loss, "logits") and hasattr(task.source, "check")):
+            return None
+        run = functools.partial(first_logits, task)
+        run = jax.vmap(run, in_axes=(0, None, 0, 0)) if self.vmapped else run
+        logits = jax.eval_shape(run, self.state, self.arrays, example, self.key)
+        return logits.shape[-1]
 
     def _one(self) -> Callable:
         """A chunk of all seeds, to be compiled."""
@@ -234,6 +250,9 @@ class Run:
         ]
         side_by_side = len(self.seeds) if self.vmapped else None
         for parts in zip(*chunks, strict=True):
+            if self.classes is not None:
+                for part in parts:
+                    source.check(self.classes, part)
             yield parallel.place_chunk(
                 self.options.mesh, self._joined(parts), source.batch_size, side_by_side
             )

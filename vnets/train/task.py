@@ -35,6 +35,9 @@ class TrainState:
     alive: Array
 
 
+OPTIONAL = ("probe", "locate")  # functions of a task
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What is trained; the same for all seeds.
@@ -49,6 +52,9 @@ class Task:
         each process, with arrays on one device of its own.
       locate: (params, state, batch, key) -> the name of the first layer whose output is
         not finite, or None; for the message about a failed seed.
+
+    Raises:
+      ValueError: a function that is none, or an optimizer that was not called.
     """
 
     init: Callable[[Key], tuple[Params, dict]]
@@ -58,6 +64,17 @@ class Task:
     project: Projection = nothing
     probe: Callable[[Params, dict, Key], dict[str, float]] | None = None
     locate: Callable[..., str | None] | None = None
+
+    def __post_init__(self):
+        for name in ("init", "loss", "project", "probe", "locate"):
+            value = getattr(self, name)
+            if not callable(value) and not (value is None and name in OPTIONAL):
+                raise ValueError(f"a task's {name} is a function, not {value!r}")
+        if not hasattr(self.optimizer, "update"):
+            raise ValueError(
+                "a task's optimizer is an optax transformation, such as "
+                f"optax.adam(1e-3), not {self.optimizer!r}"
+            )
 
     def start(self, key: Key) -> TrainState:
         """The state before the first step."""
@@ -118,3 +135,10 @@ def train_chunk(task: Task, mesh, state: TrainState, arrays, items, key: Key):
     return lax.scan(
         lambda carry, item: step(task, mesh, carry, arrays, item, key), state, items
     )
+
+
+def first_logits(task: Task, state: TrainState, arrays, items, key: Key) -> Array:
+    """The logits, before any step, of the first of K batches; asked for their shape."""
+    batch = task.source.batch(arrays, jax.tree.map(lambda x: x[0], items), key)
+    loss: Any = task.loss  # one that has them
+    return loss.logits(state.params, state.model, batch, key)
