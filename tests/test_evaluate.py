@@ -149,6 +149,7 @@ def test_standard_columns(split):
     assert set(evals) == {
         *("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted"),
         *("permuted_ens", "pruned", "det_batch", "stoch_batch", "ens_batch"),
+        *("det_mirrored", "ens_mirrored"),
     }
     results = {
         name: evaluate(net, variables, split, spec, random.key(0))
