@@ -13,9 +13,9 @@ import vnets
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "noise", "augment", "student_t"),
+    ("types", "rng", "backend", "noise", "augment", "student_t", "names"),
     ("posteriors", "pooling"),
-    ("scales",),
+    ("scales", "pretrained"),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
     ("estimators", "ops", "projections"),
     ("pruning", "soft_sharing", "vectors"),
