@@ -21,7 +21,7 @@ from vnets import backend, edits, metrics, parallel, priors
 from vnets.data import Split, Stream
 from vnets.layers import TEST, Mode
 from vnets.rng import stream
-from vnets.types import Array, Key
+from vnets.types import Array, Key, in_float32
 
 
 def _nothing(params, key=None):
@@ -112,7 +112,7 @@ def sample_predictions(
             rngs={"noise": stream(key, "sample", sample)},
             mutable=[name for name in variables if name != "params"],
         )
-        return jax.nn.log_softmax(logits)
+        return jax.nn.log_softmax(in_float32(logits))
 
     if samples == 1:
         return one(jnp.int32(0))[None]
