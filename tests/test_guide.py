@@ -39,6 +39,15 @@ def test_most_weights_can_go_at_any_threshold(printed):
         assert float(zeros.rstrip("%")) >= 90
 
 
+def test_what_was_pruned_stays_so_while_the_rest_learns(printed):
+    assert number(printed, r"^fine-tuned, .*accuracy (\S+)") >= 0.9
+    assert number(printed, r"^fine-tuned, (\S+)% zeros") >= 90
+
+
+def test_weights_from_elsewhere_are_a_start(printed):
+    assert {"carried: True", "(8, 10)"} <= set(printed)
+
+
 def test_noise_is_told_from_digits(printed):
     assert number(printed, r"^AUROC (\S+)") >= 0.9
 

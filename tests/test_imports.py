@@ -13,10 +13,10 @@ import vnets
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "derivatives", "noise", "augment"),
+    ("types", "rng", "backend", "derivatives", "noise", "augment", "names"),
     ("student_t", "labels", "initializers", "optimizers"),
     ("posteriors", "pooling"),
-    ("scales",),
+    ("scales", "pretrained"),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
     ("estimators", "ops", "projections"),
     ("pruning", "soft_sharing", "vectors"),

@@ -4,10 +4,10 @@ A test-time mode is an edit and a number of samples (`evaluate.EvalSpec`); `draw
 serves inside a training step (one weight sample for a sequence, a sampled KL). `where`
 limits an edit to layers by path, as in `edit(mean_of, where=("dense1",).__contains__)`.
 
-A weight is named by its layer, "dense1"; any other node by its own path: a weight that
-is not called "kernel", and a bias or a scale of normalization, "dense1/bias" or
-"norm1/scale" (`vnets.vectors`). An edit changes these like weights, but pruning never
-does: it is weights that it removes.
+What a node is called, "dense1" or "dense1/bias", says `vnets.names`. An edit changes
+biases and scales of normalization like weights, but pruning never does: it is weights
+that it removes. What is pruned has neither mean nor noise (`Posterior.pruned`): its KL
+is 0, and `train.fit` leaves it so.
 """
 
 import dataclasses
@@ -19,6 +19,10 @@ import jax.numpy as jnp
 from jax import random
 
 from vnets import scales
+from vnets.names import KERNEL as KERNEL
+from vnets.names import VECTORS as VECTORS
+from vnets.names import is_vector, path_name
+from vnets.names import layer_name as layer_name
 from vnets.posteriors import (
     AdaptiveDropout,
     Dropout,
@@ -30,39 +34,15 @@ from vnets.posteriors import (
     ZeroMean,
     is_noisy,
     is_posterior,
-    log_alpha,
     second_moment,
+    shared_log_alpha,
 )
+from vnets.pretrained import carry_means as carry_means
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
 Edit = Callable[[Params, Key], Params]
 Change = Callable[[Posterior, Key], Posterior]
-
-
-KERNEL = "kernel"  # the leaf that is a layer's weight
-VECTORS = ("bias", "scale")  # leaves of a layer that are vectors of its units
-
-
-def layer_name(path) -> str:
-    """A leaf's layer as text, "block/conv": its path in the tree without the leaf."""
-    return "/".join(jax.tree_util.keystr((part,), simple=True) for part in path[:-1])
-
-
-def is_vector(path) -> bool:
-    """True for the path of a bias or of a scale of normalization."""
-    return jax.tree_util.keystr(path[-1:], simple=True) in VECTORS
-
-
-def path_name(path) -> str:
-    """A node's name: that of its layer, "block/conv", where it is the layer's kernel.
-
-    Else its whole path: a vector is "block/conv/bias", and of a module with several
-    weights each has a name of its own, "attention/query".
-    """
-    if jax.tree_util.keystr(path[-1:], simple=True) == KERNEL:
-        return layer_name(path)
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def everywhere(layer: str) -> bool:
@@ -154,26 +134,9 @@ def pruned_at(threshold: float) -> Change:
     @_on_weight
     def change(node: Posterior, key: Key = None) -> Posterior:
         del key
-        return _kept(node, log_alpha(node) <= threshold, "prune")
+        return node.kept(shared_log_alpha(node) <= threshold)
 
     return change
-
-
-def _kept(node: Posterior, keep: Array, name: str) -> Posterior:
-    """Sets mean and variance to zero where `keep`, broadcast, is False."""
-    if isinstance(node, Gaussian):
-        return dataclasses.replace(
-            node,
-            mean=jnp.where(keep, node.mean, 0),
-            log_var=jnp.where(keep, node.log_var, -jnp.inf),
-        )
-    if isinstance(node, Multiplicative | Point):
-        return dataclasses.replace(node, mean=jnp.where(keep, node.mean, 0))
-    if isinstance(node, ZeroMean):
-        return dataclasses.replace(node, scale=jnp.where(keep, node.scale, 0))
-    if isinstance(node, Scaled):
-        return dataclasses.replace(node, weight=_kept(node.weight, keep, name))
-    raise TypeError(f"{name}: no rule for {type(node).__name__}")
 
 
 def unit_uselessness(node: Posterior, axis: str = "unit") -> Array:
@@ -204,7 +167,11 @@ def units_pruned_at(threshold: float, axis: str = "unit") -> Change:
         if isinstance(node, Scaled) and isinstance(node.scale, Dropout):
             weight = node.weight if not is_noisy(node.weight) else change(node.weight)
             return dataclasses.replace(node, weight=weight)
-        return _kept(node, unit_uselessness(node, axis) <= threshold, "prune_units")
+        useless = unit_uselessness(node, axis)
+        if isinstance(node, Multiplicative):  # units with one alpha are alike
+            one = (i for i, size in enumerate(node.log_alpha.shape) if size == 1)
+            useless = jnp.min(useless, tuple(one), keepdims=True)
+        return node.kept(useless <= threshold)
 
     return change
 
@@ -226,7 +193,9 @@ def noise_times(factor: float) -> Change:
         if isinstance(node, Gaussian):
             return dataclasses.replace(node, log_var=node.log_var + log_square)
         if isinstance(node, Multiplicative | AdaptiveDropout):
-            return dataclasses.replace(node, log_alpha=node.log_alpha + log_square)
+            # A pruned weight has no noise: inf - inf.
+            moved = jnp.where(node.pruned(), jnp.inf, node.log_alpha + log_square)
+            return dataclasses.replace(node, log_alpha=moved)
         if isinstance(node, ZeroMean):
             return dataclasses.replace(node, scale=node.scale * factor)
         if isinstance(node, Dropout):
@@ -332,38 +301,6 @@ def prune(threshold: float | Mapping[str, float] = 3.0) -> Edit:
       threshold: of all layers, or by layer, which then must name each noisy one.
     """
     return by_layer(pruned_at, threshold)
-
-
-def carry_means(params: Params, into: Params) -> Params:
-    """Puts the means of one tree into the nodes of another, which keep their noise.
-
-    A net trained without noise becomes the start of a noisy one; arrays (biases,
-    normalization) are taken over as they are, and by their mean where one of the trees
-    has a node and the other an array.
-
-    Args:
-      params: of the trained net.
-      into: of the same net with other posteriors, freshly initialized. Of a Scaled node
-        the weight receives the mean and the scale stays.
-
-    Raises:
-      ValueError: a node that has no mean to set, or trees of different layers.
-    """
-
-    def carry(path, node, trained):
-        mean = mean_of(trained).mean if is_posterior(trained) else trained
-        if not is_posterior(node):
-            return mean
-        if isinstance(node, Scaled):
-            return dataclasses.replace(node, weight=carry(path, node.weight, trained))
-        if not hasattr(node, "mean"):
-            raise ValueError(
-                f"carry_means: {path_name(path)} is a {type(node).__name__}, which has "
-                "no mean"
-            )
-        return dataclasses.replace(node, mean=mean)
-
-    return jax.tree.map_with_path(carry, into, params, is_leaf=is_posterior)
 
 
 def prune_units(

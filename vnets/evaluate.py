@@ -23,7 +23,7 @@ from vnets import backend, edits, labels, metrics, parallel, priors
 from vnets.data import Split, Stream
 from vnets.layers import TEST, Mode
 from vnets.rng import stream
-from vnets.types import Array, Key
+from vnets.types import Array, Key, in_float32
 
 AT_ONCE = 10_000  # inputs of a net: 20 draws of 500 images
 
@@ -203,7 +203,7 @@ def _chunks(model, variables, x: Array, spec: EvalSpec, key: Key):
             rngs={"noise": stream(key, "sample", sample)},
             mutable=[name for name in variables if name != "params"],
         )
-        log_p = jax.nn.log_softmax(logits)
+        log_p = jax.nn.log_softmax(in_float32(logits))
         return log_p if len(x) else log_p[:0]
 
     at_once = spec.at_once or max(1, AT_ONCE // max(1, len(x)))

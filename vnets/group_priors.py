@@ -22,7 +22,9 @@ from vnets.priors import (
     Prior,
     ScaledPrior,
     log_uniform,
+    per_kept,
     standard_normal,
+    sum_kept,
 )
 from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal, other_axes
 from vnets.types import Array
@@ -53,8 +55,9 @@ def group_ard(axis: str = "unit") -> Prior:
         mean, var = node.moments()
         axes = other_axes(axis, node.shape)
         second = jnp.mean(jnp.square(mean) + var, axes, keepdims=True)
+        second = second * per_kept(node, axes)
         each = jnp.log(second + VAR_FLOOR) - jnp.log(var + VAR_FLOOR)
-        return 0.5 * jnp.sum(each)
+        return 0.5 * sum_kept(node, each)
 
     return ard
 

@@ -22,7 +22,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax, random
 
 from vnets.edits import Edit, edit
@@ -33,6 +32,7 @@ from vnets.posteriors import (
     Scaled,
     adaptive_dropout,
     is_posterior,
+    node_type,
     static,
 )
 from vnets.priors import Maker, Prior
@@ -44,7 +44,7 @@ Correct = Callable[[Array], Array]
 Gradient = Callable[[Params, int, Key], tuple[Params, Correct | None]]
 
 
-@struct.dataclass
+@node_type
 class AdaptiveBinaryDropout(AdaptiveDropout):
     """A scale node of mean one: 0, or 1 / (1 - p), with a trained rate p of zeros.
 
@@ -71,7 +71,7 @@ class AdaptiveBinaryDropout(AdaptiveDropout):
         return keep * (1.0 + jnp.exp(log_alpha))  # 1 / (1 - p)
 
 
-@struct.dataclass
+@node_type
 class Drawn(Posterior):
     """A scale that was drawn before; it takes the place of the node that it is of.
 

@@ -29,7 +29,7 @@ from vnets.posteriors import (
     is_posterior,
     second_moment,
 )
-from vnets.priors import VAR_FLOOR, Maker, Prior, parts
+from vnets.priors import VAR_FLOOR, Maker, Prior, count_pruned, parts, per_kept
 from vnets.types import Array, Params
 
 
@@ -45,13 +45,13 @@ class EmpiricalNormal:
         if node is None:
             return self
         second, var = _moments(node, "empirical_normal")
-        log_square = jnp.log(jnp.mean(second) + VAR_FLOOR)
-        return 0.5 * jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
+        log_square = jnp.log(jnp.mean(second) * per_kept(node) + VAR_FLOOR)
+        return 0.5 * _sum_log_ratio(node, log_square, var)
 
     def scale(self, node: Posterior) -> Array:
         """The best s of the node's layer."""
         second, _ = _moments(node, "empirical_normal")
-        return jnp.sqrt(jnp.mean(second))
+        return jnp.sqrt(jnp.mean(second) * per_kept(node))
 
 
 empirical_normal = EmpiricalNormal()
@@ -72,11 +72,10 @@ class HierarchicalNormal:
     def __call__(self, node: Posterior) -> Array:
         second, var = _moments(node, "hierarchical_normal")
         total, n = jnp.sum(second), second.size
-        square = self._square(total, n)
+        square = self._square(node, total)
         log_square = jnp.log(square)
-        divergence = 0.5 * (
-            total / square - n + jnp.sum(log_square - jnp.log(var + VAR_FLOOR))
-        )
+        each = _sum_log_ratio(node, log_square, var)
+        divergence = 0.5 * (total / square - n + each + count_pruned(node))
         constant = math.lgamma(self.shape) - self.shape * math.log(self.rate)
         hyper = (self.shape + 1) * log_square + self.rate / square + constant
         return divergence + hyper
@@ -84,10 +83,11 @@ class HierarchicalNormal:
     def scale(self, node: Posterior) -> Array:
         """The s that the hyperprior and the weights of the node's layer favour most."""
         second, _ = _moments(node, "hierarchical_normal")
-        return jnp.sqrt(self._square(jnp.sum(second), second.size))
+        return jnp.sqrt(self._square(node, jnp.sum(second)))
 
-    def _square(self, total: Array, n: int) -> Array:
-        return (total + 2 * self.rate) / (n + 2 * self.shape + 2)
+    def _square(self, node: Posterior, total: Array) -> Array:
+        count = math.prod(node.shape) + 2 * self.shape + 2
+        return (total + 2 * self.rate) / count * (count / (count - count_pruned(node)))
 
 
 @Maker
@@ -128,6 +128,14 @@ def learned_scales(params: Params, prior) -> dict[str, Array]:
             if isinstance(own, EmpiricalNormal | HierarchicalNormal):
                 found[name if role == "weight" else f"{name}/units"] = own.scale(part)
     return found
+
+
+def _sum_log_ratio(node: Posterior, log_square: Array, var: Array) -> Array:
+    """The sum of ln(s^2 / var) over the weights that are not pruned."""
+    # Where none is, nothing is subtracted, and the numbers are those of the plain sum.
+    pruned = log_square - math.log(VAR_FLOOR)
+    each = log_square - jnp.log(var + VAR_FLOOR)
+    return jnp.sum(each) - count_pruned(node) * pruned
 
 
 def _moments(node: Posterior, name: str) -> tuple[Array, Array]:

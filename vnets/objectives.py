@@ -22,7 +22,7 @@ from vnets.layers import TRAIN, Mode, call_path
 from vnets.learned_dropout import Gradient, is_learned
 from vnets.priors import kl
 from vnets.rng import stream
-from vnets.types import Array, choose
+from vnets.types import Array, choose, in_float32
 
 Schedule = Callable[[Array], Array]
 
@@ -238,13 +238,14 @@ def classification_loss(
             )
 
         def one(key):
-            return model.apply(
+            logits, collections = model.apply(
                 {"params": run, **state.collections},
                 batch["image"],
                 mode=mode,
                 rngs={"noise": key},
                 mutable=list(state.collections),
             )
+            return in_float32(logits), collections
 
         if samples == 1:
             logits, collections = one(key)

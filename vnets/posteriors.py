@@ -13,25 +13,49 @@ Molchanov, Ashukha and Vetrov 2017 (additive parameterization: Gaussian with a f
 log_var); Neklyudov et al. 2019 (ZeroMean: a variance layer).
 """
 
+import contextlib
+import dataclasses
+import json
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Collection
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jax import random
+from jax import export, random
 
+from vnets import names
 from vnets import noise as noises
-from vnets.types import Array, Initializer, Key, Moment, Shape, choose
+from vnets.types import Array, Initializer, Key, Moment, Params, Shape, choose
 
 LOG_FLOOR = 1e-16  # inside logarithms of squared weights
 Factory = Callable[[Key, Shape], "Posterior"]
+Kind = TypeVar("Kind", bound=type)
 
 
 def static(**kwargs):
     """A field that is part of the node's type: not traced and not trained."""
     return struct.field(pytree_node=False, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def node_type(kind: Kind) -> Kind:
+    """Makes a class of nodes: a frozen dataclass that JAX and `jax.export` know.
+
+    Its static fields are written as JSON where an exported function is stored.
+    """
+    made = struct.dataclass(kind)
+    # A class that is defined again, as in a notebook, cannot be registered again.
+    with contextlib.suppress(ValueError):
+        export.register_pytree_node_serialization(
+            made,
+            serialized_name=f"{kind.__module__}.{kind.__qualname__}",
+            serialize_auxdata=lambda statics: json.dumps(statics).encode(),
+            deserialize_auxdata=lambda stored: tuple(json.loads(stored)),
+        )
+    return made
 
 
 class Posterior:
@@ -65,8 +89,31 @@ class Posterior:
         """Shape of the weight."""
         return next(leaf for leaf in self.location_scale() if leaf is not None).shape
 
+    def pruned(self) -> Array:
+        """True for what was pruned, with neither mean nor noise; broadcasts to `shape`.
 
-@struct.dataclass
+        A node without noise says False: there zero is a value like others.
+        """
+        return jnp.zeros((), jnp.bool_)
+
+    def kept(self, keep: Array) -> "Posterior":
+        """The node with all weights pruned where `keep`, broadcast, is False.
+
+        Raises:
+          TypeError: a node whose weights cannot be pruned.
+        """
+        raise TypeError(f"is a {type(self).__name__}, which cannot be pruned")
+
+    def with_mean(self, mean: Array) -> "Posterior":
+        """The node around another mean, with the noise that it has.
+
+        Raises:
+          TypeError: a node that has no mean.
+        """
+        raise TypeError(f"is a {type(self).__name__}, which has no mean")
+
+
+@node_type
 class Point(Posterior):
     """A weight without noise; its prior is flat, so its KL counts as zero.
 
@@ -79,8 +126,14 @@ class Point(Posterior):
     def location_scale(self):
         return self.mean, None
 
+    def kept(self, keep: Array) -> "Point":
+        return dataclasses.replace(self, mean=jnp.where(keep, self.mean, 0))
 
-@struct.dataclass
+    def with_mean(self, mean: Array) -> "Point":
+        return dataclasses.replace(self, mean=mean)
+
+
+@node_type
 class Gaussian(Posterior):
     """mean + exp(log_var / 2) * noise: a fully factorized posterior, additive noise.
 
@@ -97,15 +150,29 @@ class Gaussian(Posterior):
     def location_scale(self):
         return self.mean, jnp.exp(0.5 * self.log_var)
 
+    def pruned(self):
+        return (self.log_var == -jnp.inf) & (self.mean == 0)
 
-@struct.dataclass
+    def kept(self, keep: Array) -> "Gaussian":
+        return dataclasses.replace(
+            self,
+            mean=jnp.where(keep, self.mean, 0),
+            log_var=jnp.where(keep, self.log_var, -jnp.inf),
+        )
+
+    def with_mean(self, mean: Array) -> "Gaussian":
+        return dataclasses.replace(self, mean=mean)
+
+
+@node_type
 class Multiplicative(Posterior):
     """mean * (1 + sqrt(alpha) * noise): variational dropout.
 
     Attributes:
       mean: [..., I, O].
       log_alpha: log of the variance ratio alpha = sigma^2 / mean^2, of the rank of
-        `mean` with length-1 axes where alpha is shared.
+        `mean` with length-1 axes where alpha is shared; +inf of a pruned weight, whose
+        mean is 0.
       noise: a family of `vnets.noise`.
     """
 
@@ -114,10 +181,29 @@ class Multiplicative(Posterior):
     noise: str = static(default="normal")
 
     def location_scale(self):
-        return self.mean, jnp.exp(0.5 * self.log_alpha) * self.mean
+        # Of a pruned weight inf * 0 would be no number.
+        log_alpha = jnp.where(self.pruned(), -jnp.inf, self.log_alpha)
+        return self.mean, jnp.exp(0.5 * log_alpha) * self.mean
+
+    def pruned(self):
+        return self.log_alpha == jnp.inf
+
+    def kept(self, keep: Array) -> "Multiplicative":
+        """See `Posterior.kept`; where `keep` tells apart weights that share an alpha,
+        each of them has its own from then on, of the same value."""
+        shape = jnp.broadcast_shapes(self.log_alpha.shape, keep.shape)
+        log_alpha = jnp.broadcast_to(self.log_alpha, shape)
+        return dataclasses.replace(
+            self,
+            mean=jnp.where(keep, self.mean, 0),
+            log_alpha=jnp.where(keep, log_alpha, jnp.inf),
+        )
+
+    def with_mean(self, mean: Array) -> "Multiplicative":
+        return dataclasses.replace(self, mean=mean)
 
 
-@struct.dataclass
+@node_type
 class ZeroMean(Posterior):
     """gain * scale * noise: a variance layer. There is no mean to store or to train.
 
@@ -135,8 +221,14 @@ class ZeroMean(Posterior):
     def location_scale(self):
         return None, self.scale if self.gain == 1.0 else self.gain * self.scale
 
+    def pruned(self):
+        return self.scale == 0
 
-@struct.dataclass
+    def kept(self, keep: Array) -> "ZeroMean":
+        return dataclasses.replace(self, scale=jnp.where(keep, self.scale, 0))
+
+
+@node_type
 class Dropout(Posterior):
     """A scale node with mean one and nothing to train: fixed dropout of units.
 
@@ -163,7 +255,7 @@ class Dropout(Posterior):
         return keep.astype(jnp.float32) / (1.0 - self.rate)
 
 
-@struct.dataclass
+@node_type
 class AdaptiveDropout(Posterior):
     """A scale node of mean one with a trained variance: Gaussian dropout that learns
     its rate, variational dropout with correlated weight noise ("type A" of Kingma et
@@ -184,7 +276,7 @@ class AdaptiveDropout(Posterior):
         return mean, jnp.broadcast_to(jnp.exp(0.5 * self.log_alpha), mean.shape)
 
 
-@struct.dataclass
+@node_type
 class Scaled(Posterior):
     """diag(s) V or V diag(s): noise on units as a part of the weight's posterior.
 
@@ -238,6 +330,25 @@ class Scaled(Posterior):
     def shape(self) -> Shape:
         return self.weight.shape
 
+    def pruned(self):
+        """That of the weight; of points, the units that have no weight but zeros.
+
+        Fixed dropout prunes no units, so that zeros under it are values like others.
+        """
+        if type(self.weight) is not Point or isinstance(self.scale, Dropout):
+            return self.weight.pruned()
+        rank = len(self.shape)
+        units = rank - (2 if self.axis == "in" else 1)
+        others = tuple(axis for axis in range(rank) if axis != units)
+        return (self.weight.mean == 0).all(others, keepdims=True)
+
+    def kept(self, keep: Array) -> "Scaled":
+        return dataclasses.replace(self, weight=self.weight.kept(keep))
+
+    def with_mean(self, mean: Array) -> "Scaled":
+        """Of the weight, before scaling."""
+        return dataclasses.replace(self, weight=self.weight.with_mean(mean))
+
 
 def second_moment(mean: Moment, var: Moment) -> Array:
     """mean^2 + var of moments of which one may be None, for zero."""
@@ -263,20 +374,28 @@ def is_noisy(node) -> bool:
 def log_alpha(node: Posterior) -> Array:
     """log(sigma^2 / mean^2) in the node's shape; of Scaled, its weight's.
 
-    A point has alpha 0 (log alpha -inf), a variance layer alpha +inf.
+    A point has alpha 0 (log alpha -inf), a variance layer and a pruned weight +inf.
     """
+    return jnp.broadcast_to(shared_log_alpha(node), node.shape)
+
+
+def shared_log_alpha(node: Posterior) -> Array:
+    """`log_alpha` with axes of length 1 where weights share it."""
     if isinstance(node, Scaled):
-        return log_alpha(node.weight)
-    if isinstance(node, Multiplicative):
-        return jnp.broadcast_to(node.log_alpha, node.mean.shape)
-    if isinstance(node, AdaptiveDropout):
-        return jnp.broadcast_to(node.log_alpha, (node.units,))
+        return shared_log_alpha(node.weight)
+    if isinstance(node, Multiplicative | AdaptiveDropout):
+        return node.log_alpha
     if isinstance(node, Gaussian):
-        return node.log_var - jnp.log(jnp.square(node.mean) + LOG_FLOOR)
+        return jnp.where(node.pruned(), jnp.inf, log_ratio(node))
     if isinstance(node, Point | ZeroMean):
         value = -jnp.inf if isinstance(node, Point) else jnp.inf
         return jnp.full(node.shape, value, jnp.float32)
     raise TypeError(f"log_alpha: {type(node).__name__} has no weights")
+
+
+def log_ratio(node: Any) -> Array:
+    """`log_alpha` of a Gaussian, but -inf where it is pruned."""
+    return node.log_var - jnp.log(jnp.square(node.mean) + LOG_FLOOR)
 
 
 def fan_in_uniform(key: Key, shape: Shape) -> Array:
@@ -412,3 +531,60 @@ def _check_dropout(rate: float, axis: str, per: str) -> None:
         raise ValueError(f"dropout rate must be in [0, 1), not {rate}")
     choose("dropout axis", axis, ("in", "out"))
     choose("dropout sharing", per, ("example", "position", "batch"))
+
+
+def from_weights(
+    params: Params,
+    fraction: float = 0.1,
+    layers: Collection[str] = ("*",),
+    noise: str = "normal",
+) -> Params:
+    """Makes Gaussians of a net's trained weights, with deviations a fraction of them.
+
+    w becomes N(w, fraction^2 w^2): log alpha is 2 ln(fraction) everywhere (Krishnan,
+    Subedar and Tickoo 2020). `layers.stochastic(model, {})` runs the result, and
+    `train.fit` starts from it by `warm_start`.
+
+    Args:
+      params: "params" of a Flax model, as arrays of any floating type or as nodes.
+      fraction: standard deviation over |w|, > 0.
+      layers: which kernels, by patterns of their layers ("dense1", "block_*"); whatever
+        else there is stays what it is, in float32.
+      noise: a family of `vnets.noise`.
+
+    Returns:
+      The tree, with a `Gaussian` in the place of each of these kernels.
+
+    Raises:
+      ValueError: a fraction that is not positive, a pattern of no kernel, or a kernel
+        of no real numbers.
+    """
+    if not fraction > 0:
+        raise ValueError(f"a fraction of the weights must be positive, not {fraction}")
+    noises.sampler(noise)
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
+    kernels = [names.leaf_name(path) for path, _ in leaves if names.is_kernel(path)]
+    chosen = names.covered(layers, kernels, "layers")
+
+    def make(path, leaf):
+        name = names.leaf_name(path)
+        if name not in chosen:
+            real = not is_posterior(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.asarray(leaf, jnp.float32) if real else leaf
+        mean = as_real(leaf.moments()[0] if is_posterior(leaf) else leaf, name)
+        log_square = jnp.log(jnp.square(mean) + LOG_FLOOR)
+        return Gaussian(mean, 2 * math.log(fraction) + log_square, noise)
+
+    return jax.tree.map_with_path(make, params, is_leaf=is_posterior)
+
+
+def as_real(value: Any, name: str, dtype: Any = jnp.float32) -> Array:
+    """Numbers of any floating type as those of a parameter.
+
+    Raises:
+      ValueError: integers, complex numbers, or what are none.
+    """
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name!r} is of {array.dtype}, and a weight is a real number")
+    return jnp.asarray(array).astype(dtype)

@@ -2,8 +2,9 @@
 
 A prior is a function node -> scalar; `kl(params, prior)` sums it over a tree. Where one
 alpha is shared by m weights, its term counts m times. Point weights and fixed dropout
-have nothing to regularize and count as zero (a flat prior). A node that a prior does
-not fit is a TypeError while tracing.
+have nothing to regularize and count as zero (a flat prior), and what is pruned
+(`Posterior.pruned`) is no weight any more and counts as zero, too. A node that a prior
+does not fit is a TypeError while tracing.
 
 A prior that has no arguments, or needs none, may be given called or not: `ard` is
 `ard()`, and `standard_normal` is `standard_normal(1.0)` (`Maker`).
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vnets.edits import path_name
+from vnets.names import path_name
 from vnets.posteriors import (
     AdaptiveDropout,
     Dropout,
@@ -34,8 +35,9 @@ from vnets.posteriors import (
     Scaled,
     ZeroMean,
     is_posterior,
+    log_alpha,
+    log_ratio,
 )
-from vnets.posteriors import log_alpha as node_log_alpha
 from vnets.student_t import jensen_gap
 from vnets.types import Array, Params
 
@@ -164,6 +166,38 @@ def _for_layer(prior: Any, layer: str) -> tuple[Any, float]:
     return prior, factor
 
 
+def sum_kept(node: Posterior, each: Array) -> Array:
+    """The sum over the weights of a node that are not pruned; scalar."""
+    return jnp.sum(jnp.where(node.pruned(), 0, each))
+
+
+@jax.custom_jvp
+def _zeroed(each: Array, where: Array) -> Array:
+    """0 in the place of some entries, whose gradients are 0 or of no use anyway.
+
+    So the gradients of all others stay as they are, to the bit.
+    """
+    return jnp.where(where, 0, each)
+
+
+@_zeroed.defjvp
+def _zeroed_jvp(primals, tangents):
+    return _zeroed(*primals), tangents[0]
+
+
+def count_pruned(node: Posterior, axes: tuple[int, ...] | None = None) -> Array:
+    """How many of the weights along these axes, or of all, are pruned."""
+    gone = jnp.broadcast_to(node.pruned(), node.shape)
+    return jnp.sum(gone, axes, jnp.float32, keepdims=axes is not None)
+
+
+def per_kept(node: Posterior, axes: tuple[int, ...] | None = None) -> Array:
+    """What a mean over weights is multiplied by to be one over those not pruned."""
+    along = range(len(node.shape)) if axes is None else axes
+    size = math.prod(node.shape[axis] for axis in along)
+    return size / jnp.maximum(size - count_pruned(node, axes), 1)
+
+
 # The logarithm of a zero variance stays finite; below 1.2e-38 floats are flushed to 0.
 VAR_FLOOR = 1e-37
 
@@ -188,7 +222,7 @@ def standard_normal(scale: float = 1.0) -> Prior:
         second = var if mean is None else var + jnp.square(mean)
         log_std = 0.5 * jnp.log(var + VAR_FLOOR)
         each = second / (2 * scale**2) - log_std + math.log(scale) - 0.5
-        return jnp.sum(each)
+        return sum_kept(node, each)
 
     return normal
 
@@ -238,14 +272,15 @@ def log_uniform_2015_kl(log_alpha: Array) -> Array:
     """KL to the log-uniform prior per weight by the polynomial of Kingma et al. 2015.
 
     The fit holds for alpha <= 1 only and diverges beyond. There log alpha is held at 0,
-    so that the term has no gradient; train with `projections.at_most_one` as well.
+    so that the term has no gradient; train with `projections.at_most_one` as well. It
+    is 0 at alpha = infinity, where a weight is pruned.
     """
+    pruned = log_alpha == jnp.inf
     log_alpha = jnp.minimum(log_alpha, 0.0)
     alpha = jnp.exp(log_alpha)
     c1, c2, c3 = NIPS15
-    return -(
-        0.5 * log_alpha + alpha * (c1 + alpha * (c2 + alpha * c3)) + NIPS15_CONSTANT
-    )
+    minus = 0.5 * log_alpha + alpha * (c1 + alpha * (c2 + alpha * c3)) + NIPS15_CONSTANT
+    return _zeroed(-minus, pruned)
 
 
 def log_uniform_2016_kl(log_alpha: Array) -> Array:
@@ -310,7 +345,7 @@ def _of_log_alpha(name: str, per_weight: Callable[[Array], Array], *also) -> Pri
             # Of one layer: under nn.scan log alpha has an axis of layers before.
             shared = node.weights * node.units / node.log_alpha.shape[-1]
             return shared * jnp.sum(per_weight(node.log_alpha))
-        return jnp.sum(per_weight(node_log_alpha(node)))
+        return jnp.sum(_zeroed(per_weight(log_ratio(node)), node.pruned()))
 
     prior.__name__ = name
     prior.__doc__ = per_weight.__doc__
@@ -365,11 +400,12 @@ def student_t(nu: float = 1e-8) -> Prior:
         mean, var = node.moments()
         second = var if mean is None else var + jnp.square(mean)
         log_var = jnp.log(var + VAR_FLOOR)
-        gap = jensen_gap(node_log_alpha(node), math.log(nu) - log_var)
+        ratio = log_ratio(node) if isinstance(node, Gaussian) else log_alpha(node)
+        gap = jensen_gap(ratio, math.log(nu) - log_var)
         expected_log = jnp.log(nu + second) - gap
         entropy = 0.5 * (log_var + math.log(2 * math.pi * math.e))
         each = (nu + 1) / 2 * expected_log - log_normalizer - entropy
-        return jnp.sum(each)
+        return sum_kept(node, each)
 
     return student
 

@@ -51,13 +51,16 @@ def clip_log_alpha(
         if isinstance(node, Gaussian) and additive:
             held = log_alpha(node)
             moved = node.log_var + (jnp.clip(held, low, high) - held)
-            # A pruned weight has none: inf - inf.
-            pruned = jnp.isneginf(node.log_var)
-            log_var = jnp.where(pruned, node.log_var, moved)
+            # What has no noise has none after: inf - inf.
+            silent = jnp.isneginf(node.log_var)
+            log_var = jnp.where(silent, node.log_var, moved)
             return dataclasses.replace(node, log_var=log_var)
         if not isinstance(node, Multiplicative | AdaptiveDropout):
             return node
-        return dataclasses.replace(node, log_alpha=jnp.clip(node.log_alpha, low, high))
+        clipped = jnp.clip(node.log_alpha, low, high)
+        # Of what is pruned it is infinite, and stays so.
+        log_alpha_ = jnp.where(node.pruned(), jnp.inf, clipped)
+        return dataclasses.replace(node, log_alpha=log_alpha_)
 
     def apply(params: Params, step: Array | None = None) -> Params:
         del step

@@ -5,6 +5,9 @@ decide after an update which ones: `magnitude` those that are smallest (Han, Poo
 and Dally 2015; gradually as Zhu and Gupta 2017), `at_random` any, `surgery` those under
 a threshold, and back again above another (dynamic network surgery; Guo, Yao and Chen
 2016).
+
+`keep_zeros` is for nets that were pruned by an edit and are trained on: what is gone
+stays so. `train.fit` uses it by itself.
 """
 
 import dataclasses
@@ -12,11 +15,22 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+import numpy as np
+import optax
 from jax import lax, random
 
 from vnets.edits import path_name
-from vnets.posteriors import Factory, Point, fan_in_uniform, is_posterior, static
+from vnets.posteriors import (
+    Factory,
+    Point,
+    Posterior,
+    Scaled,
+    fan_in_uniform,
+    is_noisy,
+    is_posterior,
+    node_type,
+    static,
+)
 from vnets.projections import Projection
 from vnets.rng import stream
 from vnets.types import Array, Initializer, Params
@@ -25,7 +39,7 @@ from vnets.types import Array, Initializer, Params
 LOW, HIGH = 0.9, 1.1
 
 
-@struct.dataclass
+@node_type
 class Masked(Point):
     """mean * mask: a weight without noise, some of whose entries are off.
 
@@ -45,6 +59,18 @@ class Masked(Point):
         if not self.revivable:
             return self.mean * mask, None
         return self.mean + lax.stop_gradient(self.mean * mask - self.mean), None
+
+    def kept(self, keep: Array) -> "Masked":
+        return dataclasses.replace(
+            self,
+            mean=jnp.where(keep, self.mean, 0),
+            mask=jnp.where(keep, self.mask, 0),
+        )
+
+    def with_mean(self, mean: Array) -> "Masked":
+        """Entries of mean zero are off."""
+        mask = (mean != 0).astype(self.mask.dtype)
+        return dataclasses.replace(self, mean=mean, mask=mask)
 
 
 def masked(revivable: bool = False, init: Initializer = fan_in_uniform) -> Factory:
@@ -184,3 +210,57 @@ def _changing_masks(change, every: int, within: Callable) -> Projection:
         return lax.cond(due, changed, lambda params: params, params)
 
     return project
+
+
+def keep_zeros(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes an optimizer that leaves pruned weights at zero, without noise.
+
+    Pruned are those of `Posterior.pruned`, as `edits.prune` and `prune_units` leave
+    them. The optimizer sees zeros for their gradients and values, and its updates of
+    them, such as weight decay, are dropped.
+
+    Args:
+      optimizer: of any kind; its `update` needs the parameters from now on.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: Params):
+        return inner.init(_without_pruned(params, params))
+
+    def update(updates, state, params: Params = None, **extra):
+        if params is None:
+            raise ValueError("keep_zeros needs the parameters: update(grads, state, p)")
+        grads = _without_pruned(params, updates)
+        shown = _without_pruned(params, params)
+        updates, state = inner.update(grads, state, shown, **extra)
+        return _without_pruned(params, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def has_pruned(params: Params) -> bool:
+    """True if any weight is pruned in the sense of `keep_zeros`; not under jit."""
+    # NumPy does not compile.
+    leaves = jax.tree.leaves(jax.tree.map(np.asarray, params), is_leaf=is_posterior)
+    return any(np.any(leaf.pruned()) for leaf in leaves if is_posterior(leaf))
+
+
+def _without_pruned(params: Params, other: Params) -> Params:
+    """`other`, a tree like `params`, zero where those have a pruned weight."""
+
+    def visit(own, theirs):
+        if not (is_posterior(own) and is_noisy(own)):
+            return theirs
+        if isinstance(own, Scaled):
+            weight = _zero(own, theirs.weight)
+            return dataclasses.replace(theirs, weight=weight)
+        return _zero(own, theirs)
+
+    return jax.tree.map(visit, params, other, is_leaf=is_posterior)
+
+
+def _zero(own: Posterior, theirs: Params) -> Params:
+    gone = own.pruned()
+    return jax.tree.map(lambda leaf: jnp.where(gone, 0, leaf), theirs)

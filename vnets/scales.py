@@ -18,7 +18,6 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import random
 from jax.scipy.special import ndtr, ndtri
 
@@ -33,6 +32,7 @@ from vnets.posteriors import (
     Scaled,
     fan_in_uniform,
     gaussian,
+    node_type,
     point,
     static,
 )
@@ -43,7 +43,7 @@ Axis = Literal["unit", "in", "out"]
 Per = Literal["example", "position", "batch"]
 
 
-@struct.dataclass
+@node_type
 class LogNormal(Posterior):
     """exp(N(log_mean, exp(log_var))).
 
@@ -86,7 +86,7 @@ _TAIL = 10.0  # standard deviations beyond which quantiles are taken in closed f
 _SMALLEST = 2.0**-24
 
 
-@struct.dataclass
+@node_type
 class TruncatedLogNormal(Posterior):
     """exp(x) for a normal x on [low, high]; by default the scale lies in [2e-9, 1].
 
@@ -193,7 +193,7 @@ def _root(t: Array, exponent: Array) -> Array:
     return 2 * exponent / (t + jnp.sqrt(jnp.square(t) + 2 * exponent))
 
 
-@struct.dataclass
+@node_type
 class Horseshoe(Posterior):
     """sqrt(s_a s_b a_i b_i): scales of units that share a scale of the layer.
 

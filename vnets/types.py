@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Key = Any  # a PRNG key, typed or legacy; None where nothing is drawn
@@ -26,3 +27,9 @@ def choose(kind: str, name: Hashable, choices) -> Any:
     if name not in choices:
         raise ValueError(f"unknown {kind} {name!r}; choose from {sorted(choices)}")
     return choices[name] if isinstance(choices, Mapping) else name
+
+
+def in_float32(x: Any) -> Any:
+    """Numbers of half precision as float32; whatever else stays as it is."""
+    half = getattr(x, "dtype", None) in (jnp.bfloat16, jnp.float16)
+    return x.astype(jnp.float32) if half else x

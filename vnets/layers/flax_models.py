@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from flax import linen as nn
 from flax.core import FrozenDict
 
@@ -16,7 +17,7 @@ from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
 from vnets.posteriors import Factory, is_posterior
 from vnets.rng import stream
-from vnets.types import Array
+from vnets.types import Array, in_float32
 
 KNOWN = nn.Dense | nn.Conv | nn.ConvTranspose | nn.BatchNorm
 
@@ -63,9 +64,18 @@ class Stochastic:
         return variables
 
     def apply(self, variables, *args, mode: Mode = TEST, **kwargs):
-        """The model's `apply`; give `rngs={"noise": key}` while anything is noisy."""
+        """The model's `apply`; give `rngs={"noise": key}` while anything is noisy.
+
+        In half precision (`mode.precision`) the outputs are float32 nevertheless.
+        """
         with self._intercepted(mode, {}, {}):
-            return self.model.apply(variables, *args, **kwargs)
+            result = self.model.apply(variables, *args, **kwargs)
+        if mode.precision == "float32":
+            return result
+        if kwargs.get("mutable", False) is False:
+            return jax.tree.map(in_float32, result)
+        outputs, collections = result
+        return jax.tree.map(in_float32, outputs), collections
 
     @contextlib.contextmanager
     def _intercepted(self, mode: Mode, seen: dict, others: dict):

@@ -99,6 +99,8 @@ def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: M
         raise ValueError(
             f"{where(module)} takes a batch, [B, ..., I], not {list(x.shape)}"
         )
+    if jnp.iscomplexobj(x):
+        raise ValueError(f"{where(module)} takes real numbers, not {x.dtype}")
     if module.has_variable("params", "kernel"):
         kernel = module.get_variable("params", "kernel")
     else:

@@ -58,7 +58,8 @@ def fit(
         for each seed; or one folder, in which each seed has its own, seed0 and so on.
         Nothing is written without it.
       warm_start: seed -> (params, collections) that training starts from, in place of
-        `task.init`; nodes may be of other types than there.
+        `task.init`; nodes may be of other types than there. What an edit pruned in it
+        stays at zero, without noise (`pruning.keep_zeros`).
       chunk_steps: the most steps compiled as one; the largest divisor of an epoch's
         steps is taken.
       vectorize: seeds side by side under `vmap`, or in turn; None takes what is faster

@@ -15,6 +15,7 @@ from jax import random
 
 from vnets import backend, monitor, parallel
 from vnets.checkpoint import Checkpoints
+from vnets.pruning import has_pruned, keep_zeros
 from vnets.rng import stream
 from vnets.train import failures
 from vnets.train.early import LAST, Best, EarlyStopping
@@ -92,6 +93,7 @@ class Run:
         self.title, self.compiled = title, compiled
         self.classes: int | None = None  # of the net, where the loss knows them
         self.vmapped = len(seeds) > 1
+        self.keeps_zeros = False
         keys = [random.key(seed) for seed in seeds]
         key = jnp.stack(keys) if self.vmapped else keys[0]
         self.state: Any = self._placed(self._start(warm_start, key))
@@ -128,6 +130,10 @@ class Run:
         if warm_start is not None:
             # Copies: the step consumes its state, and these arrays are the caller's.
             given = [jax.tree.map(jnp.copy, warm_start(seed)) for seed in self.seeds]
+            if any(has_pruned(params) for params, _ in given):
+                self.keeps_zeros = True
+                kept = keep_zeros(self.task.optimizer)
+                self.task = dataclasses.replace(self.task, optimizer=kept)
             return self._joined([self.task.begin(*start) for start in given])
         start = jax.vmap(self.task.start) if self.vmapped else self.task.start
         return backend.jit(start)(key)
@@ -195,8 +201,9 @@ class Run:
         return self._results()
 
     def _compile(self) -> Callable:
-        """The compiled chunk, shared by all groups of the same size."""
-        size = len(self.seeds)
+        """The compiled chunk, shared by all groups of a size that all start pruned, or
+        all do not."""
+        size = len(self.seeds), self.keeps_zeros
         if size not in self.compiled:
             began = time.monotonic()
             example = next(self._items(self.done))
