@@ -4,8 +4,9 @@ import re
 
 import documents
 import pytest
+from PIL import Image
 
-from experiments import readme, table_specs, tables
+from experiments import figures, readme, table_specs, tables
 
 ROOT = documents.ROOT
 README = documents.text("README.md")
@@ -57,6 +58,13 @@ def test_scripts_exist():
     assert used
     for script in used:
         assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize("image", re.findall(r"\| !\[[^]]*\]\(([^)]+)\)", README))
+def test_pictures_in_half_of_a_page_have_few_panels(image):
+    """Two at most: of more than that nobody can read the letters."""
+    with Image.open(ROOT / image) as picture:
+        assert picture.width <= 2 * figures.WIDTH * figures.DPI
 
 
 @pytest.mark.parametrize(
