@@ -241,6 +241,13 @@ def test_committed_tables_agree_with_records():
             assert (folder.parent / image).is_file()
 
 
+def test_every_committed_picture_is_shown():
+    outcomes = tables.outcomes(table_specs.select(), "", ROOT / "results")
+    shown = {f.parent / image for f, o in outcomes for _, image in render.images(o)}
+    committed = (ROOT / "results").glob("*/*.png")
+    assert {path for path in committed if path.parent.name != "bench"} == shown
+
+
 def test_tables_without_a_scale_are_passed_over(tmp_path):
     specs = table_specs.select("", "short")
     assert not all("short" in table.scale for table in specs)
