@@ -37,7 +37,8 @@ def test_the_overview_tells_what_holds_and_what_did_not_run():
         assert f"| {held} of {told}" in line or not told
         assert (f"{verdicts.count(None)} not run" in line) == (None in verdicts)
         assert outcome.table.asks.replace("|", "\\|") in line
-    assert set(largest) == set(table_specs.names()), "a table without any record"
+    for name in set(table_specs.names()) - set(largest):  # no record yet, so no page
+        assert f"[`{name}`]" not in README
 
 
 def test_marks_are_required():

@@ -305,6 +305,21 @@ def test_scripts_from_runs_to_committed_table(lenet_runs):
     assert "does not agree" in done.stdout
 
 
+def test_a_table_may_stand_before_its_first_record(tmp_path):
+    table = table_specs.find("lenet5_mnist")
+    done = run("tables.py", f"--table={table.name}", f"--records={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for row in table.row:
+        assert row.label in done.stdout
+    assert "not run" in done.stdout
+    assert "no records in" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    for scale in table.scale:
+        outcome = tables.aggregate(table, scale, {})
+        assert render.markdown(outcome).count("not run") >= len(outcome.rows)
+        assert {verdict.holds for verdict in outcome.verdicts} <= {None}
+
+
 def test_scripts_explain_what_they_lack(tmp_path):
     for arguments, status, message in (
         ([f"--records={tmp_path}"], 1, "no records in"),
