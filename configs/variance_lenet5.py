@@ -52,13 +52,9 @@ NOISE = {
 }
 ACTIVATIONS = ("tanh", "abs")
 ESTIMATORS = {"abs_eps": "magnitude", "abs_gaussian": "magnitude_gaussian"}
-VARIANTS = (
-    "dense1",
-    *LAYERS,
-    *NOISE,
-    *ACTIVATIONS,
-    "no_bias",
-    *ESTIMATORS,
+# Each once: a noise may have an estimator of its own.
+VARIANTS = tuple(
+    dict.fromkeys(("dense1", *LAYERS, *NOISE, *ACTIVATIONS, "no_bias", *ESTIMATORS))
 )
 sweep = lenet5_mnist.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "det_batch", "stoch_batch", "ens_batch")

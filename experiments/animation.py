@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from experiments.figures import COLOURS, DASHES, STYLE
+from experiments.style import COLOURS, DASHES, STYLE
 from vnets import monitor, results
 from vnets.evaluate import standard_evals
 

@@ -14,7 +14,7 @@ from experiments.build import ConfigError
 from experiments.config_files import load_config, run_folder
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.preemption import Preemption
-from vnets import data, edits, parallel, results, train
+from vnets import data, edits, monitor, parallel, results, train
 from vnets.rng import stream
 
 
@@ -177,9 +177,10 @@ def _train(experiment: Experiment, config, folders, home, stop, **options):
         measured = Measured({})
         if not one.failed:
             key = stream(random.key(one.seed), "evaluate")
-            measured = experiment.evaluations(
-                one.state.params, one.state.model.collections, key
-            )
+            with _shown(config, one.seed, "evaluating"):
+                measured = experiment.evaluations(
+                    one.state.params, one.state.model.collections, key
+                )
         yield _Outcome(
             one.seed,
             measured,
@@ -197,7 +198,8 @@ def _study(study: Study, config, seed: int, home: Path, stop: Preemption) -> _Ou
         nets[name], who = _trained(home, spec, config.scale, seed, stop)
         identities |= who
     began = time.monotonic()
-    measured = study.measure(nets, stream(random.key(seed), "evaluate"))
+    with _shown(config, seed, "measuring"):
+        measured = study.measure(nets, stream(random.key(seed), "evaluate"))
     seconds = time.monotonic() - began
     wall = {"train": 0.0, "compile": 0.0, "evaluate": seconds, "total": seconds}
     return _Outcome(seed, measured, wall, identities)
@@ -261,6 +263,12 @@ def _restored(experiment: Experiment, folder: Path) -> Net:
     like = jax.eval_shape(experiment.task.start, random.key(0))
     state = train.chosen(folder, like)
     return Net(experiment.model, state.params, state.model.collections)
+
+
+def _shown(config, seed: int, doing: str):
+    """Shows that it goes on, while it takes long."""
+    work = monitor.Work(f"{config.variant} {config.scale} seed {seed}, {doing}")
+    return monitor.shown(work, parallel.is_first())
 
 
 def _say(text: str) -> None:

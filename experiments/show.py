@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from experiments import figures, render, table_figure
+from experiments import figures, render, table_figure, tables
+from experiments.table_specs import Table as Spec
 from experiments.tables import Outcome
 from vnets import results
 
@@ -113,12 +114,7 @@ def show(folder: Path, outcome: Outcome) -> bool:
     Returns:
       True.
     """
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:  # a log has room
-        console = Console(width=WIDTH)
-    render.terminal(outcome, console)
+    render.terminal(outcome, _console())
     text = folder.with_suffix(".md")
     results.write_text(text, render.markdown(outcome))
     if outcome.table.plain:
@@ -131,3 +127,18 @@ def show(folder: Path, outcome: Outcome) -> bool:
     written = [str(text), *(str(text.with_name(n)) for _, n in render.images(outcome))]
     print(f"\nWritten: {', '.join(written)}\n")
     return True
+
+
+def not_run(table: Spec, scale: str, folder: Path) -> None:
+    """Prints a table that has no record yet, as it stands at a scale ("": at each)."""
+    for name in [scale] if scale else table.scale:
+        render.terminal(tables.aggregate(table, name, {}), _console())
+        print()
+    print(f"{table.name} has no records in {folder} yet: nothing is written")
+
+
+def _console():
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)  # a log has room

@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.figures import COLOURS
-from experiments.render import cell_text, heading, summary
+from experiments.render import cell_text, summary
+from experiments.style import COLOURS
 from experiments.tables import Measured, Outcome
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def save(outcome: Outcome, path: Path) -> None:
         )
         _write_numbers(panels[-1], outcome)
         panels[0].set_ylim(len(outcome.rows) - 0.5, -0.5)
-        title = f"{heading(outcome)}\n{summary(outcome)}"
+        title = f"{outcome.table.title}\n{summary(outcome)}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         handles = _legend_handles(outcome)
         figure.legend(

@@ -148,7 +148,8 @@ class Figure:
     """A figure drawn from the records; `experiments.figures` has the kinds.
 
     `curve` is one of the records' (none: their history), `x` and `y` are its axes,
-    `rows` limits it to some rows, `mark` is a place on the axis x to point out.
+    `rows` limits it to some rows, `mark` is a place on the axis x to point out,
+    `y_range` are the ends of the axis y. `less` and `dots` are for bands.
     """
 
     name: str
@@ -165,6 +166,9 @@ class Figure:
     log_x: bool = False
     log_y: bool = False
     mark: float = math.nan
+    y_range: list[float] = dataclasses.field(default_factory=list)
+    less: str = ""
+    dots: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,11 +329,7 @@ def _check(table: Table) -> None:
         for row in scale.rows:
             choice(row, rows, f"row of scale {scale.name}")
     for figure in table.figure:
-        choice(figure.kind, KINDS, f"kind of figure {figure.name}")
-        for row in figure.rows:
-            choice(row, rows, f"row of figure {figure.name}")
-        if not figure.y or (figure.labels and len(figure.labels) != len(figure.y)):
-            raise TableError(f"figure {figure.name}: y, and labels as many or none")
+        _check_figure(figure, rows)
         if figure.kind == "rows":
             _check_rows_figure(figure, table, columns)
     for version in table.published:
@@ -346,6 +346,27 @@ def _check(table: Table) -> None:
                 choice(column, columns, f"column in row {row.name}, paper.{version}")
     for i, claim in enumerate(table.claim, 1):
         _check_claim(claim, f"claim {i}", rows, columns, table)
+
+
+def _check_figure(figure: Figure, rows: list[str]) -> None:
+    choice(figure.kind, KINDS, f"kind of figure {figure.name}")
+    for row in figure.rows:
+        choice(row, rows, f"row of figure {figure.name}")
+    if not figure.y or (figure.labels and len(figure.labels) != len(figure.y)):
+        raise TableError(f"figure {figure.name}: y, and labels as many or none")
+    for y, label in zip(figure.y, figure.labels, strict=False):
+        if "*" in y and "*" not in label:  # else all that match would have one name
+            raise TableError(f"figure {figure.name}: the label of {y!r} needs a *")
+    if figure.kind == "band" and len(figure.y) < 3:
+        raise TableError(f"figure {figure.name}: y of a band: middle, lower, upper")
+    if (figure.less or figure.dots) and figure.kind != "band":
+        raise TableError(f"figure {figure.name}: less and dots are for a band")
+    if figure.less:
+        choice(figure.less, figure.y, f"less of figure {figure.name}")
+    if figure.y_range and (
+        len(figure.y_range) != 2 or figure.y_range[0] >= figure.y_range[1]
+    ):
+        raise TableError(f"figure {figure.name}: y_range = [lower end, upper end]")
 
 
 def _check_rows_figure(figure: Figure, table: Table, columns: list[str]) -> None:

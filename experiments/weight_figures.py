@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.figures import COLOURS, STYLE
+from experiments.style import COLOURS, STYLE
 from experiments.thresholds import Choice, Layer
 
 PATCH = 100  # a dense layer is shown by a patch of this many units each way

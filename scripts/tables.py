@@ -3,9 +3,9 @@
     python scripts/tables.py [--table=lenet5_mnist] [--scale=short] [--records=results]
 
 Reads <records>/<table>/<scale>/, writes <records>/<table>/<scale>.md and .png and
-prints the table. Without --table or --scale: all of which there are records. With
---check it writes nothing and fails if the Markdown in place is not what the records
-give.
+prints the table. Without --table or --scale: all of which there are records. A --table
+that has none yet is printed, its rows as not run, and nothing is written. With --check
+it writes nothing and fails if the Markdown in place is not what the records give.
 """
 
 import sys
@@ -34,8 +34,11 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         outcomes = tables.outcomes(specs, SCALE.value, Path(RECORDS.value))
+        if not outcomes and TABLE.value:
+            show.not_run(specs[0], SCALE.value, Path(RECORDS.value))
+            return 0
         if not outcomes:
-            wanted = f"{TABLE.value or '<table>'}/{SCALE.value or '<scale>'}"
+            wanted = f"<table>/{SCALE.value or '<scale>'}"
             raise results.RecordError(f"no records in {RECORDS.value}/{wanted}")
         act = _check if CHECK.value else show.show
         shown = [act(*item) for item in outcomes]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import animation, figures, table_specs, tables
+from experiments import animation, figures, panels, table_figure, table_specs, tables
 from vnets import results
 from vnets.results import RecordError
 
@@ -55,6 +55,13 @@ FIGURES = {
     "rows": 'y = ["det"]',
     "band": 'curve = "c"\nx = "u"\ny = ["v", "low", "high", "w"]',
 }
+
+
+def colours(axes):
+    """Of the lines with a name, by it."""
+    lines = axes.get_lines()
+    named = (line for line in lines if not line.get_label().startswith("_"))
+    return {line.get_label(): line.get_color() for line in named}
 
 
 def record(variant, seed):
@@ -127,7 +134,7 @@ def test_means_and_bands_are_over_the_seeds(outcome):
 
     filled = outcome("lines", [record("a", 0), record("a", 2)])
     [figure] = filled.table.figure
-    title, draw = figures._lines(figure, filled)[0]
+    title, draw = panels.OF["lines"](figure, filled)[0]
     axes = Figure().subplots()
     draw(axes)
     [line] = axes.get_lines()
@@ -144,7 +151,7 @@ def test_rows_without_published_numbers_have_an_axis_of_numbers(outcome):
     rows = [m for m in filled.rows if not m.row.paper]
     filled = dataclasses.replace(filled, rows=rows)
     axes = Figure().subplots()
-    [(_, draw)] = figures._by_row(figure, filled)
+    [(_, draw)] = panels.OF["rows"](figure, filled)
     draw(axes)
     [line] = axes.get_lines()
     assert line.get_ydata() == pytest.approx([0.5])
@@ -222,7 +229,7 @@ def test_a_run_without_probes_is_refused(tmp_path):
 
 def test_rows_of_a_series_are_one_line_at_their_places(outcome):
     filled = outcome("rows", [record("a", 0), record("b", 0), record("b", 1)])
-    [(_, draw)] = figures._PANELS["rows"](filled.table.figure[0], filled)
+    [(_, draw)] = panels.OF["rows"](filled.table.figure[0], filled)
     axes = Figure().subplots()
     draw(axes)
     measured, published = axes.get_lines()
@@ -238,7 +245,7 @@ def test_a_row_whose_place_is_measured_is_a_point_for_each_seed(outcome):
     for k, one in enumerate(records):
         one["evals"]["det"]["accuracy"] = k / 4
     filled = outcome("rows", records, spec)
-    [(_, draw)] = figures._PANELS["rows"](filled.table.figure[0], filled)
+    [(_, draw)] = panels.OF["rows"](filled.table.figure[0], filled)
     axes = Figure().subplots()
     draw(axes)
     *_, learned = axes.get_lines()
@@ -260,3 +267,89 @@ def test_a_figure_of_rows_needs_their_places(tmp_path):
         )
         with pytest.raises(table_specs.TableError, match=message):
             table_specs.load(path)
+
+
+def drawn(figure, filled):
+    """The axes of each panel."""
+    found = []
+    for _, draw in panels.OF[figure.kind](figure, filled):
+        found.append(Figure().subplots())
+        draw(found[-1])
+    return found
+
+
+def test_a_key_has_one_colour_and_its_words_in_every_panel(outcome):
+    one, other = record("a", 0), record("b", 0)
+    for row in other["history"]:  # sorts before what the first row has
+        row["log_alpha/conv1"] = 1.0
+    filled = outcome("history", [one, other])
+    figure = dataclasses.replace(
+        filled.table.figure[0], y=["det", "log_alpha/*"], labels=["right", "layer *"]
+    )
+    first, second = map(colours, drawn(figure, filled))
+    assert first == second
+    assert list(first) == ["right", "layer conv1", "layer dense1"]
+    assert len(set(first.values())) == 3
+    [plain, _] = drawn(dataclasses.replace(figure, labels=[]), filled)
+    assert list(colours(plain)) == ["det", "conv1", "dense1"]
+
+
+def test_a_group_of_points_has_one_colour_and_a_mark_one_can_see(outcome):
+    one, other = record("a", 0), record("b", 0)
+    one["curves"]["c"]["class"] = [1.0] * 9
+    filled = outcome("points", [one, other])
+    first, second = drawn(filled.table.figure[0], filled)
+    assert colours(first) == colours(second)
+    assert list(colours(first)) == ["class 0", "class 1", "class 2"]
+    [handle, *_] = first.get_legend_handles_labels()[0]
+    assert handle.get_markersize() >= 5
+
+
+def test_a_band_is_seen_beside_what_it_lies_on(outcome):
+    one = record("a", 0)
+    one["curves"]["seen"] = {"x": [1.0, 5.0], "y": [2.0, 4.0]}
+    filled = outcome("band", [one])
+    figure = filled.table.figure[0]
+    change = {"less": "v", "dots": "seen", "labels": ["mean", "band", "band", "more"]}
+    [axes] = drawn(dataclasses.replace(figure, **change), filled)
+    [middle, more, dots] = axes.get_lines()
+    np.testing.assert_array_equal(middle.get_ydata(), np.zeros(9))
+    u = np.linspace(1, 5, 9)
+    np.testing.assert_allclose(more.get_ydata(), u**2 - u)
+    np.testing.assert_allclose(dots.get_ydata(), [1.0, -1.0])
+    edges = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == (-1.0, 2.0)
+    assert axes.get_legend_handles_labels()[1] == ["band", "mean", "more", "seen"]
+
+
+def test_rows_at_one_place_are_no_figure(outcome):
+    one_place = outcome("rows", [record("a", 0), record("a", 1)])
+    assert not figures.has_data(one_place.table.figure[0], one_place)
+
+
+def test_titles_are_those_of_the_table(outcome, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, t, **_: titles.append(t))
+    filled = outcome("lines", [record("a", 0)])
+    figures.save(filled.table.figure[0], filled, tmp_path / "f.png")
+    table_figure.save(filled, tmp_path / "t.png")
+    assert titles[0] == "A figure"
+    assert titles[1].splitlines()[0] == "A table"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "message"),
+    [
+        ("history", 'y = ["log_alpha/*"]\nlabels = ["x"]', r"needs a \*"),
+        ("band", 'y = ["v", "low"]', "middle, lower, upper"),
+        ("band", 'y = ["v", "low", "high"]\nless = "w"', "valid: v, low, high"),
+        ("lines", 'y = ["v"]\ndots = "c"', "for a band"),
+        ("lines", 'y = ["v"]\ny_range = [1, 1]', "lower end, upper end"),
+    ],
+)
+def test_wrong_figures_are_refused(tmp_path, kind, line, message):
+    path = tmp_path / "toy.toml"
+    figure = f"[[figure]]\nname = 'f'\ntitle = 'F'\nkind = '{kind}'\n{line}\n"
+    path.write_text(f"{SPEC}\n{figure}")
+    with pytest.raises(table_specs.TableError, match=message):
+        table_specs.load(path)

@@ -7,7 +7,7 @@ import pytest
 from experiments import core, running, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config, run_folder
-from vnets import results
+from vnets import monitor, results
 
 RUN = "configs/lenet5_mnist.py:variance"
 
@@ -80,11 +80,28 @@ def run(config, home: Path, seeds=(0,)):
     )
 
 
-def test_a_study_trains_its_nets_once_and_names_them(tmp_path, shrunk, study, capsys):
+@pytest.fixture
+def shown(monkeypatch):
+    """Titles of what was shown while it went on."""
+    titles, real = [], monitor.shown
+
+    def show(work, enabled=True):
+        titles.append(work.title)
+        return real(work, enabled)
+
+    monkeypatch.setattr(monitor, "shown", show)
+    return titles
+
+
+def test_a_study_trains_its_nets_once_and_names_them(
+    tmp_path, shrunk, study, shown, capsys
+):
     record = run(study_config(), tmp_path)[0]
     assert record["status"] == "done"
     assert record["evals"]["members"]["count"] == 2
     assert "training seeds 0, 1" in capsys.readouterr().out
+    assert shown[-1] == "variance quick seed 0, measuring"
+    assert "variance quick seed 1, evaluating" in shown
     assert set(record["nets"]) == {f"{RUN} seed 0", f"{RUN} seed 1"}
     for member in (0, 1):
         net = results.read(run_folder(tmp_path, RUN, "quick", member) / workdirs.RECORD)

@@ -241,6 +241,13 @@ def test_committed_tables_agree_with_records():
             assert (folder.parent / image).is_file()
 
 
+def test_every_committed_picture_is_shown():
+    outcomes = tables.outcomes(table_specs.select(), "", ROOT / "results")
+    shown = {f.parent / image for f, o in outcomes for _, image in render.images(o)}
+    committed = (ROOT / "results").glob("*/*.png")
+    assert {path for path in committed if path.parent.name != "bench"} == shown
+
+
 def test_tables_without_a_scale_are_passed_over(tmp_path):
     specs = table_specs.select("", "short")
     assert not all("short" in table.scale for table in specs)
@@ -296,6 +303,21 @@ def test_scripts_from_runs_to_committed_table(lenet_runs):
     done = run("tables.py", f"--records={committed}", "--check")
     assert done.returncode == 1
     assert "does not agree" in done.stdout
+
+
+def test_a_table_may_stand_before_its_first_record(tmp_path):
+    table = table_specs.find("lenet5_mnist")
+    done = run("tables.py", f"--table={table.name}", f"--records={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for row in table.row:
+        assert row.label in done.stdout
+    assert "not run" in done.stdout
+    assert "no records in" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    for scale in table.scale:
+        outcome = tables.aggregate(table, scale, {})
+        assert render.markdown(outcome).count("not run") >= len(outcome.rows)
+        assert {verdict.holds for verdict in outcome.verdicts} <= {None}
 
 
 def test_scripts_explain_what_they_lack(tmp_path):

@@ -69,8 +69,9 @@ def fit(
         two; 0 keeps no others.
       probe_every: epochs between probes; the last epoch always has one.
       tensorboard: also write TensorBoard files into the workdir.
-      title: for the progress display, which shows on a terminal only.
-      show_progress: False never shows it.
+      title: what stderr calls it: in a bar, or without a terminal in a line every 30
+        seconds (`monitor.shown`), with steps, their rate and the time left.
+      show_progress: False shows nothing.
       stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
         from running more than one chunk ahead of the device. Of several processes that
         train together, what one is told counts for all.

@@ -119,6 +119,15 @@ class Run:
         if options.early is not None:
             self.best = Best(options.early, self.folders, self.done)
         self.compile_seconds = 0.0
+        steps = task.source.steps_per_epoch
+        self.progress = monitor.Progress(
+            title,
+            options.epochs,
+            steps,
+            done=self.done * steps + len(self.inside) * options.chunk,
+            probed=self._probed,
+            early=options.early is not None,
+        )
 
     def _placed(self, tree):
         """What each seed has one of, laid over the mesh."""
@@ -153,52 +162,62 @@ class Run:
     def train(self) -> list[Result]:
         if self.done == self.options.epochs or self._all_ended():
             return self._results()
-        chunk = self._compile()
-        options, saved = self.options, time.monotonic()
-        with monitor.progress(
-            self.title,
-            options.epochs,
-            self.done,
-            options.show_progress and parallel.is_first(),
-        ) as advance:
+        options, progress = self.options, self.progress
+        enabled = options.show_progress and parallel.is_first()
+        with monitor.shown(progress, enabled):
+            with progress.during("compiling"):
+                chunk = self._compile()
+            saved = time.monotonic()
             for epoch in range(self.done, options.epochs):
                 began = time.monotonic()
-                metrics = self._epoch(chunk, epoch)
+                with progress.during("training"):
+                    metrics = self._epoch(chunk, epoch)
                 alive = parallel.fetch(self.options.mesh, self.state.alive)
                 alive = np.atleast_1d(alive)
                 seconds = (time.monotonic() - began + self.spent) / len(self.seeds)
                 self.inside, self.spent = [], 0.0
-                last = epoch + 1 == options.epochs
-                for number in range(len(self.seeds)):
-                    if self._ended(number):
-                        continue
-                    if not alive[number]:
-                        self.failed[number] = self._explain(number, epoch)
-                        continue
-                    row = {"epoch": epoch + 1, "seconds": seconds}
-                    row |= {k: float(v[number]) for k, v in metrics.items()}
-                    if last or (epoch + 1) % options.probe_every == 0:
-                        row |= self._probe(number, epoch)
-                    self.logs[number].add(row)
-                    if self.best is not None:
-                        rows, lane = self.logs[number].rows, self.lane
-                        self.best.see(number, rows, functools.partial(lane, number))
+                with progress.during("evaluating" if self._probed(epoch + 1) else ""):
+                    for number in range(len(self.seeds)):
+                        if self._ended(number):
+                            continue
+                        if not alive[number]:
+                            self.failed[number] = self._explain(number, epoch)
+                            continue
+                        row = {"epoch": epoch + 1, "seconds": seconds}
+                        row |= {k: float(v[number]) for k, v in metrics.items()}
+                        self._add(number, row)
                 if all(self.failed):
                     break
                 done, keep = epoch + 1, options.keep_every
-                last = last or self._all_ended()
+                last = done == options.epochs or self._all_ended()
                 kept = divided(done, keep) > divided(epoch, keep)
                 due = time.monotonic() - saved >= options.checkpoint_seconds
                 stopping = options.stop() and not last
                 if last or kept or stopping or parallel.once(lambda due=due: due):
-                    self._save(done)
+                    with progress.during("saving"):
+                        self._save(done)
                     saved = time.monotonic()
-                advance(_summary(self.logs))
+                progress.text = _summary(self.logs)
                 if stopping:
                     raise self._preempted(f"after epoch {done}")
                 if last:
                     break
         return self._results()
+
+    def _add(self, number: int, row: dict) -> None:
+        """Evaluates a seed after an epoch, if it is due, and notes what came of it."""
+        if self._probed(row["epoch"]):
+            row |= self._probe(number, row["epoch"] - 1)
+        self.logs[number].add(row)
+        if self.best is not None:
+            rows, lane = self.logs[number].rows, self.lane
+            self.best.see(number, rows, functools.partial(lane, number))
+
+    def _probed(self, epoch: int) -> bool:
+        """Whether the epoch of this number, from 1 on, ends in a probe."""
+        last = epoch == self.options.epochs
+        due = last or epoch % self.options.probe_every == 0
+        return due and self.task.probe is not None
 
     def _compile(self) -> Callable:
         """The compiled chunk, shared by all groups of a size that all start pruned, or
@@ -271,6 +290,8 @@ class Run:
         for item in self._items(epoch, len(collected)):
             self.state, metrics = chunk(self.state, self.arrays, item, self.key)
             collected.append(metrics)
+            ready = [value.is_ready for value in metrics.values()]
+            self.progress.sent(self.options.chunk, ready[0] if ready else never)
             if self.options.stop is not never:
                 jax.block_until_ready(collected[-2:-1])  # the device has one to do
             if self.options.stop() and len(collected) < chunks:
@@ -280,6 +301,7 @@ class Run:
                 done = f"{len(collected)} of {chunks} chunks"
                 raise self._preempted(f"in epoch {epoch + 1} after {done}")
         collected = jax.device_get(collected)
+        self.progress.settled()
         return {
             name: np.mean(
                 [np.atleast_2d(part[name]).mean(-1) for part in collected], axis=0
@@ -296,8 +318,6 @@ class Run:
         return all(self._ended(number) for number in range(len(self.seeds)))
 
     def _probe(self, number: int, epoch: int) -> dict[str, float]:
-        if self.task.probe is None:
-            return {}
         began = time.monotonic()
         state = parallel.own(self.lane(number))
         key = stream(random.key(self.seeds[number]), "probe", epoch)

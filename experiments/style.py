@@ -1,0 +1,37 @@
+"""How figures look: one palette, one set of dashes, one frame."""
+
+from typing import Any
+
+# Okabe and Ito's palette: told apart with any colour vision; dashes say it again.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#222222",
+    "#999933",
+    "#882255",
+    "#777777",
+)
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-", "--", "-.", ":")
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.6,
+}
+
+
+def of(number: int) -> dict[str, Any]:
+    """Colour and dashes of the line of this number."""
+    return {"color": colour(number), "ls": DASHES[number % len(DASHES)]}
+
+
+def colour(number: int) -> str:
+    """The colour of what has this number."""
+    return COLOURS[number % len(COLOURS)]
