@@ -10,7 +10,7 @@ is computed once for all of them. The images of a batch are split over devices.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 
 from vnets import backend, edits, metrics, parallel, priors
 from vnets.data import Split, Stream
-from vnets.layers import TEST, Mode
+from vnets.layers import TEST, Mode, checked
 from vnets.rng import stream
 from vnets.types import Array, Key
 
@@ -65,8 +65,10 @@ def standard_evals(
       stoch_batch and ens_batch with batch normalization on each test batch's own
       statistics, as the authors' MNIST code tests.
     """
-    batch = dataclasses.replace(mode, norm="batch")
-    det, ens = EvalSpec(edits.mean_only, 1, mode), EvalSpec(samples=samples, mode=mode)
+    # The statistics alone, not a model's own dropout; which is a noise, too.
+    batch = dataclasses.replace(mode, norm="batch", dropout=bool(mode.dropout))
+    quiet = dataclasses.replace(mode, dropout=False)
+    det, ens = EvalSpec(edits.mean_only, 1, quiet), EvalSpec(samples=samples, mode=mode)
     return {
         "det": det,
         "stoch": EvalSpec(mode=mode),
@@ -76,9 +78,11 @@ def standard_evals(
         "permuted": EvalSpec(edits.permute_variance, 1, mode),
         "permuted_ens": EvalSpec(edits.permute_variance, samples, mode),
         "pruned": EvalSpec(
-            edits.chain(edits.prune(threshold), edits.mean_only), 1, mode
+            edits.chain(edits.prune(threshold), edits.mean_only), 1, quiet
         ),
-        "det_batch": dataclasses.replace(det, mode=batch),
+        "det_batch": dataclasses.replace(
+            det, mode=dataclasses.replace(quiet, norm="batch")
+        ),
         "stoch_batch": EvalSpec(mode=batch),
         "ens_batch": dataclasses.replace(ens, mode=batch),
     }
@@ -88,7 +92,8 @@ def predict(model, variables: dict, x: Array, spec: EvalSpec, key: Key) -> Array
     """Log predictive probabilities [B, K] of one batch, under jit if the caller wants.
 
     Args:
-      model: has `apply(variables, x, mode=..., rngs=..., mutable=...)`.
+      model: has `apply(variables, x, mode=..., rngs=..., mutable=...)`, as what
+        `layers.stochastic` and `layers.call` make.
       variables: "params", not yet edited, and the model's other collections.
       x: inputs, [B, ...].
       spec: what to compute.
@@ -135,13 +140,14 @@ def _batch(on, data, index: Array, batch_size: int):
     if len(data) == 3:
         return data
     images, labels = data
-    n = images.shape[0]
+    n = labels.shape[0]
     rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     inside = rows < n
     # Those outside count in nothing but the statistics of norm="batch": they had better
     # be other images, and not one of them many times.
     rows = rows % n
-    return parallel.shard_batch(on, (images[rows], labels[rows], inside))
+    chosen = jax.tree.map(lambda x: x[rows], (images, labels))
+    return parallel.shard_batch(on, (*chosen, inside))
 
 
 @functools.lru_cache(maxsize=64)
@@ -203,6 +209,7 @@ def _batch_likelihoods(
 
 def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_size):
     """What a compiled function of `make` gives for each batch, on one device."""
+    model = checked(model)
     on = parallel.mesh() if on is None else parallel.flat(on)
     parallel.check_mesh(on)
     run = make(model, spec.samples, spec.mode, prepare, on, backend.forms())
@@ -212,7 +219,7 @@ def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_siz
         batch_size += -batch_size % on.size  # each device reads as many rows
         batches = _streamed(on, split, batch_size)
     else:
-        arrays = jnp.asarray(split.image), jnp.asarray(split.label)
+        arrays = on_device(split.image), jnp.asarray(split.label)
         whole = parallel.replicate(on, arrays)
         batches = itertools.repeat(whole, -(-len(split) // batch_size))
     for i, data in enumerate(batches):
@@ -278,15 +285,22 @@ def elbo(
     }
 
 
+def on_device(image):
+    """Inputs as JAX's arrays: one, or each of a tuple or a dict of several."""
+    several = isinstance(image, tuple | Mapping)
+    return jax.tree.map(jnp.asarray, image) if several else jnp.asarray(image)
+
+
 def to_float(image: Array) -> Array:
     """uint8 pixels to float32 in [0, 1], the authors' scale on MNIST.
 
     Raises:
       ValueError: what is not uint8, and so perhaps divided already.
     """
-    if image.dtype != jnp.uint8:
+    kind = getattr(image, "dtype", f"a {type(image).__name__} of several inputs")
+    if kind != jnp.uint8:
         raise ValueError(
-            f"pixels are uint8, not {image.dtype}: give a `prepare` of your own, such "
+            f"pixels are uint8, not {kind}: give a `prepare` of your own, such "
             "as jnp.asarray, which leaves them as they are"
         )
     return image.astype(jnp.float32) / 255.0
@@ -311,11 +325,12 @@ def evaluate(
     Among several processes all call it, with the same arguments.
 
     Args:
-      model: hashable, with `apply` as in `predict`; compiled once per spec.
+      model: with `apply` as in `predict`; compiled once per spec.
       variables: "params" with posterior nodes, and the model's other collections.
       split: images uint8 [N, H, W, C], or whatever `prepare` takes, and labels [N], as
         arrays of NumPy or JAX, or a stream of them, of which some batches at a time are
-        in memory.
+        in memory. Several inputs are a tuple or a dict of arrays as image
+        (`layers.call(unpack=True)`).
       spec: what to compute.
       key: of the edit and of the samples.
       batch_size: images at once; times `spec.samples` are in memory.

@@ -15,11 +15,11 @@ from flax import linen as nn
 from flax import struct
 from jax import random
 
-from vnets.layers import TRAIN, Mode, call_path
+from vnets.layers import TRAIN, Mode, call_path, checked
 from vnets.learned_dropout import Gradient, is_learned
 from vnets.priors import kl
 from vnets.rng import stream
-from vnets.types import Array
+from vnets.types import Array, brief
 
 Schedule = Callable[[Array], Array]
 
@@ -35,6 +35,9 @@ class ModelState:
 
     step: Array
     collections: dict
+
+    def __repr__(self) -> str:
+        return f"ModelState(step={self.step}, collections={brief(self.collections)})"
 
 
 def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
@@ -110,7 +113,8 @@ def classification_loss(
     """The loss of a classifier, in the form that `train.fit` takes.
 
     Args:
-      model: has `apply(variables, image, mode=..., rngs=..., mutable=...)`.
+      model: has `apply(variables, image, mode=..., rngs=..., mutable=...)`, as what
+        `layers.stochastic` and `layers.call` make.
       prior: a prior, or a mapping from layers to priors (`vnets.priors`).
       n_train: size of the training set.
       beta: weight of the KL as a function of the step; 1 by default.
@@ -130,11 +134,12 @@ def classification_loss(
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
-      "image" [B, ...] and "label" [B], and metrics are scalars: loss, accuracy and nll
-      per example; kl, data_term (-N nll) and elbo (data_term - kl) in nats for the
-      whole training set.
+      "image" [B, ...], or a tree of several inputs, and "label" [B], and metrics are
+      scalars: loss, accuracy and nll per example; kl, data_term (-N nll) and elbo
+      (data_term - kl) in nats for the whole training set.
     """
 
+    model = checked(model)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
     if not 0 <= label_smoothing < 1:
@@ -171,7 +176,7 @@ def classification_loss(
             logits, collections = one(key)
         else:
             draws, each = jax.vmap(one)(random.split(key, samples))
-            collections = jax.tree.map(lambda x: jnp.mean(x, 0), each)
+            collections = jax.tree.map(_of_draws, each)
             logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
         nll = cross_entropy(logits, batch["label"])
         divergence = kl(params, prior)
@@ -196,6 +201,11 @@ def classification_loss(
         return value, (ModelState(state.step, collections), metrics)
 
     return loss
+
+
+def _of_draws(x: Array) -> Array:
+    """What a collection keeps of K draws [K, ...]: their mean, of counts the first."""
+    return jnp.mean(x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0]
 
 
 def with_penalty(
@@ -227,13 +237,14 @@ def first_nonfinite_layer(model, mode: Mode = TRAIN) -> Callable[..., str | None
     """Finds where a forward pass ceases to be finite, for the message of a failed run.
 
     Args:
-      model: a Flax module.
+      model: as in `classification_loss`.
       mode: how the net was run in training.
 
     Returns:
       locate(params, state, batch, key) -> the path of the first layer, in order of
       execution, with a NaN or infinity in its output; None if there is none.
     """
+    model = checked(model)
 
     def locate(params, state: ModelState, batch, key) -> str | None:
         names: list[str] = []

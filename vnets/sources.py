@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from vnets.evaluate import to_float
+from vnets.evaluate import on_device, to_float
 from vnets.rng import stream
 from vnets.types import Array, Key
 
@@ -55,7 +55,8 @@ class Resident:
 
         Args:
           split: has `image` uint8 [N, H, W, C], or whatever `prepare` takes, and
-            `label` [N]: a `data.Split` of your own arrays, too.
+            `label` [N]: a `data.Split` of your own arrays, too. Several inputs are a
+            tuple or a dict of arrays as image.
           batch_size: B.
           prepare: pixels to inputs; runs inside the compiled step.
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
@@ -68,7 +69,7 @@ class Resident:
         self.batch_size = batch_size
         self.steps_per_epoch = self.n // batch_size
         self.arrays = {
-            "image": jnp.asarray(split.image),
+            "image": on_device(split.image),
             "label": jnp.asarray(split.label),
         }
         self._prepare, self._augment = prepare, augment
@@ -96,7 +97,7 @@ class Resident:
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
-        image = arrays["image"][item]
+        image = jax.tree.map(lambda x: x[item], arrays["image"])
         if self._augment is not None:
             image = self._augment(image, key)
         return {"image": self._prepare(image), "label": arrays["label"][item]}

@@ -18,9 +18,12 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 [N, H, W, C] with their classes int32 [N]."""
+    """Images uint8 [N, H, W, C] with their classes int32 [N].
 
-    image: np.ndarray
+    Several inputs are a tuple or a dict of arrays [N, ...] in their place.
+    """
+
+    image: Any
     label: np.ndarray
 
     def __len__(self) -> int:
@@ -33,7 +36,13 @@ class Split:
 
     def take(self, index: np.ndarray) -> "Split":
         """Gives the images and labels at `index` [M], in that order."""
-        return Split(self.image[index], self.label[index])
+        if isinstance(self.image, Mapping):
+            image = {name: each[index] for name, each in self.image.items()}
+        elif isinstance(self.image, tuple):
+            image = tuple(each[index] for each in self.image)
+        else:
+            image = self.image[index]
+        return Split(image, self.label[index])
 
 
 Images = Any  # a `Split`, or a `streams.Stream` where all images do not fit
