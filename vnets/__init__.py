@@ -62,7 +62,7 @@ _SUBMODULES = (
 
 _FUNCTIONS = {"summary": "overview"}  # name to the submodule that has it
 
-__all__ = ["__version__", *_SUBMODULES, *_FUNCTIONS]
+__all__ = ["__version__", *_SUBMODULES, "summary"]
 
 
 def __getattr__(name):

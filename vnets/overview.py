@@ -132,9 +132,9 @@ def _line(row: Mapping[str, str], widths: Mapping[str, int]) -> str:
 
 
 def _total(params: Params, rows: list[dict]) -> str:
-    """All numbers, the noisy weights among them, and the sum of the KLs."""
+    """All numbers, the weights and vectors that are noisy, and the sum of the KLs."""
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
     noisy = sum(int(np.prod(row["shape"])) for row in rows if row["noisy"])
     kls = [row["KL"] for row in rows if row["KL"] is not None]
     kl = f", KL {sum(kls):.6g} nats" if kls else ""
-    return f"{numbers:,} numbers, {noisy:,} noisy weights{kl}"
+    return f"{numbers:,} numbers, {noisy:,} noisy{kl}"

@@ -15,8 +15,8 @@ log_var); Neklyudov et al. 2019 (ZeroMean: a variance layer).
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -282,9 +282,13 @@ def check_factory(make, where: str) -> None:
         )
 
 
-def made_by(make: Any) -> str:
-    """The name of a factory: that of the function which made it, "gaussian"."""
-    return getattr(make, "__qualname__", type(make).__name__).partition(".")[0]
+def listed(factories: Mapping[str, Factory]) -> str:
+    """Factories on a line, by the functions that made them: {'dense1': gaussian}."""
+    made_by = (
+        f"{name!r}: {getattr(make, '__qualname__', type(make).__name__)}"
+        for name, make in factories.items()
+    )
+    return f"{{{', '.join(one.partition('.<locals>')[0] for one in made_by)}}}"
 
 
 def is_noisy(node) -> bool:

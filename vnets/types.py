@@ -19,7 +19,7 @@ Initializer = Callable[[Key, Shape], Array]
 
 def brief(value: Any) -> str:
     """A value on one line: an array by its type and shape, a tree by its size."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Mapping):
         leaves = jax.tree.leaves(value)

@@ -10,7 +10,7 @@ models stochastic, and `call` says what such a model's own flags are in a mode.
 """
 
 from vnets.layers.adapters import call
-from vnets.layers.calls import testing, training
+from vnets.layers.calls import deterministic, training
 from vnets.layers.flax_models import Stochastic, call_path, stochastic
 from vnets.layers.keys import checked
 from vnets.layers.mode import PRECISIONS, TEST, TRAIN, Mode
@@ -28,7 +28,7 @@ __all__ = [
     "call",
     "call_path",
     "checked",
+    "deterministic",
     "stochastic",
-    "testing",
     "training",
 ]

@@ -30,7 +30,7 @@ def call(
         each is an argument of the call by its place or its name.
       **arguments: of the model's call, or attributes of it: a constant, or a function
         mode -> value such as `training` (for `train`, `is_training`, `update_stats`)
-        and `testing` (for `deterministic`, `use_running_average`). Functions of a
+        and `deterministic` (for `deterministic`, `use_running_average`). Functions of a
         module rather than lambdas, each of which is compiled anew.
 
     Returns:

@@ -22,7 +22,7 @@ def training(mode: Mode) -> bool:
     return mode.norm == "batch"
 
 
-def testing(mode: Mode) -> bool:
+def deterministic(mode: Mode) -> bool:
     """What a flag like `deterministic` is: the opposite of `training`."""
     return not training(mode)
 
@@ -30,10 +30,10 @@ def testing(mode: Mode) -> bool:
 # Words of a flag's name, and what it follows.
 WORDS = {
     **dict.fromkeys(("train", "training", "update", "mode"), "training"),
-    **dict.fromkeys(("deterministic", "test", "testing"), "testing"),
-    **dict.fromkeys(("eval", "evaluation", "evaluate", "inference"), "testing"),
+    **dict.fromkeys(("deterministic", "test", "testing"), "deterministic"),
+    **dict.fromkeys(("eval", "evaluation", "evaluate", "inference"), "deterministic"),
 }
-WHOLE = {"use_running_average": "testing"}
+WHOLE = {"use_running_average": "deterministic"}
 DROPOUT = "dropout"
 
 
@@ -84,7 +84,9 @@ class Call:
           ValueError: an argument that nobody gave: a flag, or one without a default.
         """
         parameters = _parameters(model, kwargs.get("method"))
-        said = {k: v(mode) if callable(v) else v for k, v in self.arguments.items()}
+        said: dict[str, Any] = {
+            k: v(mode) if callable(v) else v for k, v in self.arguments.items()
+        }
         own = {k: v for k, v in said.items() if k not in parameters}
         attributes = {k: v for k, v in own.items() if k in _fields(model)}
         if self.unpack:
@@ -105,9 +107,9 @@ class Call:
         of_call = [k for k, p in parameters.items() if k not in given and _is_flag(p)]
         for flag in (*of_call, *self._flag_attributes(model, parameters)):
             raise ValueError(
-                f"{name} has a flag {flag!r} of its own: say what it is by "
-                f"layers.call(model, {flag}=layers.{_follows(flag)}), or a constant, "
-                "and give that to layers.stochastic or use it as it is"
+                f"{name} takes {flag!r}, and a mode says what it is: layers.stochastic("
+                f"layers.call(model, {flag}=layers.{_follows(flag)}), ...), or give a "
+                "constant there"
             )
         empty = inspect.Parameter.empty
         named = (

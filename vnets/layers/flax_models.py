@@ -15,7 +15,7 @@ from vnets.layers.calls import Call, unsown
 from vnets.layers.keys import fingerprint
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
-from vnets.posteriors import Factory, check_factory, is_posterior, made_by
+from vnets.posteriors import Factory, check_factory, is_posterior, listed
 from vnets.rng import stream
 from vnets.types import Array, Params
 
@@ -130,8 +130,7 @@ class Stochastic:
         return tuple(map(fingerprint, parts))
 
     def __repr__(self) -> str:
-        made = ", ".join(f"{k!r}: {made_by(v)}" for k, v in self.posteriors.items())
-        return f"Stochastic({type(self.model).__name__}, {{{made}}})"
+        return f"Stochastic({type(self.model).__name__}, {listed(self.posteriors)})"
 
     @contextlib.contextmanager
     def _intercepted(self, mode: Mode, seen: matching.Seen):
@@ -168,16 +167,16 @@ class Stochastic:
                 factories["kernel"] = self._factory(path, vector=False)
                 seen.names[path] = False
             seen.names.update({f"{path}/{n}": True for n in vectors.learned(module)})
-            named = {name: make for name, make in factories.items() if make}
-            if not named and not any(_holds_posterior(module, n) for n in factories):
+            own = {name: make for name, make in factories.items() if make}
+            if not own and not any(_holds_posterior(module, n) for n in factories):
                 return call(*args, **kwargs)
             wrappers.check_own(module, mapped)
             if isinstance(module, nn.BatchNorm):
-                how = named, mode.estimator
+                how = own, mode.estimator
                 return vectors.normalized(module, *how, *args, **kwargs)
-            kernel = named.get("kernel", _own_kernel(module))
+            kernel = own.get("kernel", _own_kernel(module))
             return _stochastic_call(
-                module, (kernel, named.get("bias")), mode, *args, **kwargs
+                module, (kernel, own.get("bias")), mode, *args, **kwargs
             )
 
         with nn.intercept_methods(interceptor):

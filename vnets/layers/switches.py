@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from vnets.layers.calls import testing
+from vnets.layers.calls import deterministic
 from vnets.layers.mode import Mode
 from vnets.types import Array
 
@@ -25,7 +25,7 @@ def called(module: Any, mode: Mode, call: Callable, args: tuple, kwargs: dict) -
     if mode.dropout is not None:
         quiet = not mode.dropout
     elif all(one is None for one in given):
-        quiet = testing(mode)
+        quiet = deterministic(mode)
     else:
         return call(*args, **kwargs)
     # Flax refuses a flag that is given twice; the module is this call's own.
@@ -44,5 +44,5 @@ def normalizing(module: nn.BatchNorm, mode: Mode, args: tuple, kwargs: dict):
     """The arguments of a batch normalization that leaves its statistics to the mode."""
     said = *args[1:2], kwargs.get("use_running_average"), module.use_running_average
     if all(one is None for one in said):
-        args, kwargs = args[:1], {**kwargs, "use_running_average": testing(mode)}
+        args, kwargs = args[:1], {**kwargs, "use_running_average": deterministic(mode)}
     return args, kwargs

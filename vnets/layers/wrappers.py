@@ -53,7 +53,11 @@ def wrapped(module: Any, args: tuple, kwargs: dict) -> Array:
     def each(path, leaf):
         if not is_posterior(leaf):
             return divide(path, leaf)
-        return _divided(leaf, functools.partial(divide, path), axes, module, path)
+        name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+        name = f"{module.layer_instance.name}/{name}"
+        if not _touches(module, name, leaf):
+            return leaf
+        return _divided(leaf, functools.partial(divide, path), axes, module, name)
 
     def mapped(variables):
         return jax.tree.map_with_path(each, variables, is_leaf=is_posterior)
@@ -67,24 +71,31 @@ def wrapped(module: Any, args: tuple, kwargs: dict) -> Array:
     )(module.layer_instance)
 
 
-def _divided(node: Posterior, divide, axes, module: nn.Module, path) -> Posterior:
+def _touches(module: Any, name: str, node: Posterior) -> bool:
+    """Whether Flax would divide the parameter of this name at all."""
+    if isinstance(module, nn.SpectralNorm):
+        return len(node.shape) > 1 and module.n_steps > 0
+    chosen = module.variable_filter
+    return not chosen or any(part in name for part in chosen)
+
+
+def _divided(node: Any, divide, axes, module: nn.Module, name: str) -> Posterior:
     """c w, where c is what the mean is multiplied by."""
     if isinstance(node, Scaled) and isinstance(node.scale, Dropout | AdaptiveDropout):
-        weight = _divided(node.weight, divide, axes, module, path)
+        weight = _divided(node.weight, divide, axes, module, name)
         return dataclasses.replace(node, weight=weight)
     kind = type(module).__name__
     if type(node) not in (Point, Gaussian, Multiplicative) or len(node.shape) < 2:
-        name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
         what = type(node).__name__ + (" vector" if len(node.shape) < 2 else "")
         raise ValueError(
-            f"{where(module)} is a {kind}: of {name!r}, a {what}, it has no clear "
-            "meaning; it takes gaussian, multiplicative and point weights, dropout "
-            "around them, and no stochastic bias"
+            f"{where(module)}: {kind} of {name!r}, a {what}, has no clear meaning; it "
+            "takes gaussian, multiplicative and point weights, and dropout around them"
         )
-    mean = divide(node.mean)
+    before, _ = node.location_scale()
+    mean = divide(before)
     if not isinstance(node, Gaussian):
         return dataclasses.replace(node, mean=mean)  # the deviation is a multiple of it
-    factor = _factor(node.mean, mean, axes)
+    factor = _factor(before, mean, axes)
     log_var = node.log_var + jnp.log(jnp.square(factor) + FLOOR)
     return dataclasses.replace(node, mean=mean, log_var=log_var)
 

@@ -16,7 +16,7 @@ from vnets.layers import (
     batch_norm,
 )
 from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
-from vnets.posteriors import Factory, check_factory, is_posterior, made_by, point
+from vnets.posteriors import Factory, check_factory, is_posterior, listed, point
 from vnets.types import Array
 
 
@@ -52,12 +52,11 @@ class Net(nn.Module):
         shown = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("parent", "name") or value == field.default:
+            if field.name in ("parent", "name") or value in (field.default, {}):
                 continue
-            if field.name == "posteriors":
-                value = {layer: made_by(make) for layer, make in value.items()}
-            is_plan = isinstance(value, tuple) and value == self.plan
-            text = f"{len(value)} steps" if is_plan else repr(value)
+            text = listed(value) if field.name == "posteriors" else repr(value)
+            if isinstance(value, tuple) and value == self.plan:
+                text = f"{len(value)} steps"
             shown.append(f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
