@@ -62,7 +62,7 @@ _SUBMODULES = (
 
 _FUNCTIONS = {"summary": "overview"}  # name to the submodule that has it
 
-__all__ = ["__version__", *_SUBMODULES, "summary"]
+__all__ = ["__version__", *_SUBMODULES, *_FUNCTIONS]
 
 
 def __getattr__(name):

@@ -30,7 +30,7 @@ from vnets import backend
 from vnets.data import Split
 from vnets.edits import Change, Edit, chain, edit, is_vector, mean_only, path_name
 from vnets.evaluate import to_float
-from vnets.layers import TEST, call_path
+from vnets.layers import TEST, call_path, checked
 from vnets.objectives import cross_entropy
 from vnets.posteriors import (
     Gaussian,
@@ -101,7 +101,7 @@ def second_derivatives(
     directions x O numbers are in memory at a time, whatever the number of images.
 
     Args:
-      model: hashable, with `apply` as in `evaluate.predict`; compiled once per layer.
+      model: with `apply` as in `evaluate.predict`; compiled once per layer.
       variables: "params" with posterior nodes, and the model's other collections.
       layer: path of a dense layer.
       split: the images, uint8 [N, ...], and labels [N] of the sum.
@@ -115,7 +115,8 @@ def second_derivatives(
     outputs = dense_weight(variables["params"], layer).shape[-1]
     variables = {**variables, "params": mean_only(variables["params"], None)}
     run = _batch_sum(
-        model, layer, outputs, min(directions, outputs), prepare, backend.forms()
+        *(checked(model), layer, outputs),
+        *(min(directions, outputs), prepare, backend.forms()),
     )
     images, labels = jnp.asarray(split.image), jnp.asarray(split.label)
     batch_size = min(batch_size, len(labels))

@@ -63,7 +63,8 @@ def standard_evals(
       sample with the means dropped, or the variances shuffled), zero_mean_ens and
       permuted_ens (S samples of these), pruned (deterministic); and det_batch,
       stoch_batch and ens_batch with batch normalization on each test batch's own
-      statistics, as the authors' MNIST code tests.
+      statistics, as the authors' MNIST code tests (a model's own dropout is on in none
+      unless the mode says so, and never where noise is off).
     """
     # The statistics alone, not a model's own dropout; which is a noise, too.
     batch = dataclasses.replace(mode, norm="batch", dropout=bool(mode.dropout))

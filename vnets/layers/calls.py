@@ -29,11 +29,15 @@ def deterministic(mode: Mode) -> bool:
 
 # Words of a flag's name, and what it follows.
 WORDS = {
-    **dict.fromkeys(("train", "training", "update", "mode"), "training"),
+    **dict.fromkeys(("train", "training"), "training"),
     **dict.fromkeys(("deterministic", "test", "testing"), "deterministic"),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "inference"), "deterministic"),
 }
-WHOLE = {"use_running_average": "deterministic"}
+WHOLE = {
+    "use_running_average": "deterministic",
+    "update_stats": "training",
+    "mode": "training",
+}
 DROPOUT = "dropout"
 
 
@@ -109,7 +113,7 @@ class Call:
             raise ValueError(
                 f"{name} takes {flag!r}, and a mode says what it is: layers.stochastic("
                 f"layers.call(model, {flag}=layers.{_follows(flag)}), ...), or give a "
-                "constant there"
+                "constant or another function of the mode there"
             )
         empty = inspect.Parameter.empty
         named = (

@@ -85,7 +85,7 @@ def initializer(
 
     Args:
       model: has `init(rngs, x, **kwargs)`.
-      example: an input of any batch size, [B, ...].
+      example: an input of any batch size, [B, ...], or a tree of several.
       **kwargs: what the model needs besides, such as a `mode` whose estimator fits its
         noise.
 
