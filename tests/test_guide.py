@@ -26,6 +26,18 @@ def test_many_draws_and_labels_of_positions_are_tested(printed, column):
     assert number(printed, rf"^{column}: accuracy (\S+)") >= 0.9
 
 
+def test_the_table_of_weights_is_as_shown(printed):
+    (shown,) = (x.splitlines() for x in documents.blocks("GUIDE.md", "text"))
+    lines = [line.split() for line in printed]
+    for number, line in enumerate(shown[:3]):
+        assert line.split()[:6] in [one[:6] for one in lines], number
+    assert shown[-1].split()[:4] in [one[:4] for one in lines]
+
+
+def test_a_model_with_a_flag_is_converted(printed):
+    assert "Stochastic(Flagged, {'*': gaussian})" in printed
+
+
 @pytest.mark.parametrize("column", ["det", "stoch", "ens"])
 def test_the_net_classifies_in_every_column(printed, column):
     assert number(printed, rf"^{column}: accuracy (\S+),") >= 0.9

@@ -23,7 +23,7 @@ LAYERS = (
     ("layers",),
     ("nets",),
     ("compact",),
-    ("bits", "objectives", "metrics", "evaluate", "sources"),
+    ("bits", "objectives", "metrics", "overview", "evaluate", "sources"),
     ("uncertainty", "attacks", "curvature", "propagation"),
     ("train",),
 )
@@ -129,7 +129,8 @@ def test_submodules_are_attributes():
     for name in vnets.__all__:
         assert getattr(vnets, name) is not None
     assert vnets.rng is importlib.import_module("vnets.rng")
-    listed = set(vnets.__all__) - {"__version__"}
+    assert callable(vnets.summary)
+    listed = set(vnets.__all__) - {"__version__", "summary"}
     assert listed <= {module_of(path) for path in sources()}
     with pytest.raises(AttributeError, match=r"no attribute 'nope'.*posteriors"):
         _ = vnets.nope

@@ -13,13 +13,18 @@ README = documents.text("README.md")
 
 
 def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
-    (example,) = documents.blocks("README.md", "python")
-    lines = [line.split() for line in documents.printed(example, tmp_path)]
-    printed = {name: float(value) for name, value in lines}
+    code = "\n".join(documents.blocks("README.md", "python"))
+    lines = [line.split() for line in documents.printed(code, tmp_path)]
+    printed = {line[0]: float(line[1]) for line in lines if len(line) == 2}
     assert set(printed) == {"det", "stoch", "ens"}
     assert printed["det"] <= 0.3
     assert printed["stoch"] >= 0.8
     assert printed["ens"] >= 0.9
+    # And a model with a flag, whose summary is as shown.
+    (shown,) = (x.splitlines() for x in documents.blocks("README.md", "text"))
+    for number, line in enumerate(shown[:3]):
+        assert line.split()[:6] in [one[:6] for one in lines], number
+    assert shown[-1].split()[:4] in [one[:4] for one in lines]
 
 
 def test_generated_parts_are_what_the_records_give():

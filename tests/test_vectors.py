@@ -230,9 +230,9 @@ def test_any_model_takes_noisy_vectors(assert_moments):
     x = random.normal(random.key(1), (3, 3, 3, 1))
     net = stochastic(Theirs(), {"norm/*": VECTOR, "*/scale": VECTOR, "*/bias": VECTOR})
     with pytest.raises(ValueError, match=r"'norm/\*'.*'head', 'stem', 'head/bias'"):
-        net.init(random.key(0), x)
+        net.init(random.key(0), x, train=False)
     net = stochastic(Theirs(), {"*/scale": VECTOR, "head/bias": VECTOR})
-    variables = net.init(random.key(0), x)
+    variables = net.init(random.key(0), x, train=False)
     params = variables["params"]
     assert isinstance(params["norm"]["scale"], Gaussian)
     assert isinstance(params["head"]["bias"], Gaussian)
@@ -255,6 +255,7 @@ def test_any_model_takes_noisy_vectors(assert_moments):
         return net.apply(
             {**variables, "params": {**arrays, "head": params["head"]}},
             x,
+            train=False,
             rngs={"noise": key},
         )
 

@@ -8,6 +8,7 @@ else is a function of those nodes:
     priors       the KL term of the evidence lower bound
     edits        what to change before a test: mean_only, prune, permute_variance, ...
     layers, nets thin Flax modules over these; `stochastic` converts your own model
+    summary      `vnets.summary(model, params)` prints what each weight became
     compact      small files of sparse nets, and predictions without JAX
     train, evaluate, data, checkpoint, results   the way from there to a table
 
@@ -41,6 +42,7 @@ _SUBMODULES = (
     "normal_priors",
     "objectives",
     "ops",
+    "overview",
     "parallel",
     "plan",
     "pooling",
@@ -61,12 +63,16 @@ _SUBMODULES = (
     "vectors",
 )
 
-__all__ = ["__version__", *_SUBMODULES]
+_FUNCTIONS = {"summary": "overview"}  # name to the submodule that has it
+
+__all__ = ["__version__", *_SUBMODULES, *_FUNCTIONS]
 
 
 def __getattr__(name):
     if name in _SUBMODULES:
         return importlib.import_module(f"vnets.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"vnets.{_FUNCTIONS[name]}"), name)
     raise AttributeError(
         f"module 'vnets' has no attribute {name!r}; it has {', '.join(_SUBMODULES)}"
     )

@@ -70,7 +70,7 @@ class CropAndFlip:
         place, mirror = random.split(key)
         corners = random.randint(place, (n, 2), 0, 2 * self.pad + 1)
         if mirrored is None:
-            mirrored = random.bernoulli(mirror, 0.5, (n,)) & self.flip
+            mirrored = random.bernoulli(mirror, 0.5, (n,)) & bool(self.flip)
         margin = (self.pad, self.pad)
         padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), MARGINS[self.margin])
         size = images.shape[1:]

@@ -31,7 +31,7 @@ from vnets.data import Split
 from vnets.edits import Change, Edit, chain, edit, is_vector, mean_only, path_name
 from vnets.evaluate import to_float
 from vnets.labels import check
-from vnets.layers import TEST, call_path
+from vnets.layers import TEST, call_path, checked
 from vnets.objectives import cross_entropy
 from vnets.posteriors import (
     Gaussian,
@@ -102,7 +102,7 @@ def second_derivatives(
     directions x O numbers are in memory at a time, whatever the number of images.
 
     Args:
-      model: hashable, with `apply` as in `evaluate.predict`; compiled once per layer.
+      model: with `apply` as in `evaluate.predict`; compiled once per layer.
       variables: "params" with posterior nodes, and the model's other collections.
       layer: path of a dense layer.
       split: the images, uint8 [N, ...], and labels [N] of the sum.
@@ -118,7 +118,8 @@ def second_derivatives(
     outputs = dense_weight(variables["params"], layer).shape[-1]
     variables = {**variables, "params": mean_only(variables["params"], None)}
     run = _batch_sum(
-        model, layer, outputs, min(directions, outputs), prepare, backend.forms()
+        *(checked(model), layer, outputs),
+        *(min(directions, outputs), prepare, backend.forms()),
     )
     images, labels = jnp.asarray(split.image), jnp.asarray(split.label)
     batch_size = min(batch_size, len(labels))

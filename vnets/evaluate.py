@@ -11,7 +11,7 @@ memory than a few. The images of a batch are split over devices.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from jax import lax
 
 from vnets import backend, edits, labels, metrics, parallel, priors
 from vnets.data import Split, Stream
-from vnets.layers import TEST, Mode
+from vnets.layers import TEST, Mode, checked
 from vnets.rng import stream
 from vnets.types import Array, Key, in_float32
 
@@ -80,11 +80,14 @@ def standard_evals(
       sample with the means dropped, or the variances shuffled), zero_mean_ens and
       permuted_ens (S samples of these), pruned (deterministic); and det_batch,
       stoch_batch and ens_batch with batch normalization on each test batch's own
-      statistics, as the authors' MNIST code tests; det_mirrored and ens_mirrored, which
-      see each image and its mirror image.
+      statistics, as the authors' MNIST code tests (a model's own dropout is on in none
+      unless the mode says so, and never where noise is off); det_mirrored and
+      ens_mirrored, which see each image and its mirror image.
     """
-    batch = dataclasses.replace(mode, norm="batch")
-    det, ens = EvalSpec(edits.mean_only, 1, mode), EvalSpec(samples=samples, mode=mode)
+    # The statistics alone, not a model's own dropout; which is a noise, too.
+    batch = dataclasses.replace(mode, norm="batch", dropout=bool(mode.dropout))
+    quiet = dataclasses.replace(mode, dropout=False)
+    det, ens = EvalSpec(edits.mean_only, 1, quiet), EvalSpec(samples=samples, mode=mode)
     return {
         "det": det,
         "stoch": EvalSpec(mode=mode),
@@ -94,9 +97,11 @@ def standard_evals(
         "permuted": EvalSpec(edits.permute_variance, 1, mode),
         "permuted_ens": EvalSpec(edits.permute_variance, samples, mode),
         "pruned": EvalSpec(
-            edits.chain(edits.prune(threshold), edits.mean_only), 1, mode
+            edits.chain(edits.prune(threshold), edits.mean_only), 1, quiet
         ),
-        "det_batch": dataclasses.replace(det, mode=batch),
+        "det_batch": dataclasses.replace(
+            det, mode=dataclasses.replace(quiet, norm="batch")
+        ),
         "stoch_batch": EvalSpec(mode=batch),
         "ens_batch": dataclasses.replace(ens, mode=batch),
         "det_mirrored": dataclasses.replace(det, mirrored=True),
@@ -110,7 +115,8 @@ def predict(model, variables: dict, x: Array, spec: EvalSpec, key: Key) -> Array
     Of a net that predicts positions they are [B, T, K] and so on.
 
     Args:
-      model: has `apply(variables, x, mode=..., rngs=..., mutable=...)`.
+      model: has `apply(variables, x, mode=..., rngs=..., mutable=...)`, as what
+        `layers.stochastic` and `layers.call` make.
       variables: "params", not yet edited, and the model's other collections.
       x: inputs, [B, ...].
       spec: what to compute.
@@ -223,11 +229,11 @@ def _batch(on, data, index: Array, batch_size: int):
     that count for nothing are 0.
     """
     if "inside" not in data:
-        n = data["image"].shape[0]
+        n = data["label"].shape[0]
         rows = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
         # Those outside count in nothing but the statistics of norm="batch": they had
         # better be other images, and not one of them many times.
-        data = {name: array[rows % n] for name, array in data.items()}
+        data = jax.tree.map(lambda x: x[rows % n], data)
         data = parallel.shard_batch(on, {**data, "inside": rows < n})
     label, mask = data["label"], data.get("mask")
     weights = data["inside"].astype(jnp.float32)
@@ -295,6 +301,7 @@ def _batch_likelihoods(
 
 def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_size):
     """What a compiled function of `make` gives for each batch, on one device."""
+    model = checked(model)
     on = parallel.mesh() if on is None else parallel.flat(on)
     parallel.check_mesh(on)
     if not len(split):
@@ -309,10 +316,10 @@ def _each_batch(make, on, model, spec, prepare, variables, split, key, batch_siz
         batches = _streamed(on, split, batch_size)
     else:
         largest = labels.check(split, "positions")
-        arrays = {"image": split.image, "label": split.label}
+        arrays = {"image": on_device(split.image), "label": jnp.asarray(split.label)}
         if getattr(split, "mask", None) is not None:
-            arrays["mask"] = split.mask
-        whole = parallel.replicate(on, jax.tree.map(jnp.asarray, arrays))
+            arrays["mask"] = jnp.asarray(split.mask)
+        whole = parallel.replicate(on, arrays)
         batches = itertools.repeat((largest, whole), -(-len(split) // batch_size))
     classes = None
     for i, (largest, data) in enumerate(batches):
@@ -395,15 +402,22 @@ def elbo(
     }
 
 
+def on_device(image):
+    """Inputs as JAX's arrays: one, or each of a tuple or a dict of several."""
+    several = isinstance(image, tuple | Mapping)
+    return jax.tree.map(jnp.asarray, image) if several else jnp.asarray(image)
+
+
 def to_float(image: Array) -> Array:
     """uint8 pixels to float32 in [0, 1], the authors' scale on MNIST.
 
     Raises:
       ValueError: what is not uint8, and so perhaps divided already.
     """
-    if image.dtype != jnp.uint8:
+    kind = getattr(image, "dtype", f"a {type(image).__name__} of several inputs")
+    if kind != jnp.uint8:
         raise ValueError(
-            f"pixels are uint8, not {image.dtype}: give a `prepare` of your own, such "
+            f"pixels are uint8, not {kind}: give a `prepare` of your own, such "
             "as jnp.asarray, which leaves them as they are"
         )
     return image.astype(jnp.float32) / 255.0
@@ -428,13 +442,14 @@ def evaluate(
     Among several processes all call it, with the same arguments.
 
     Args:
-      model: hashable, with `apply` as in `predict`; compiled once per spec.
+      model: with `apply` as in `predict`; compiled once per spec.
       variables: "params" with posterior nodes, and the model's other collections.
       split: images uint8 [N, H, W, C], or whatever `prepare` takes, and labels [N], as
         arrays of NumPy or JAX, or a stream of them, of which some batches at a time are
-        in memory. Of a net that predicts positions, [B, T, K] and so on, labels are
-        [N, T] and so on, with a `mask` perhaps; numbers are means over those that
-        count.
+        in memory. Several inputs are a tuple or a dict of arrays as image
+        (`layers.call(unpack=True)`). Of a net that predicts positions, [B, T, K] and so
+        on, labels are [N, T] and so on, with a `mask` perhaps; numbers are means over
+        those that count.
       spec: what to compute.
       key: of the edit and of the samples.
       batch_size: images at once; times `spec.at_once` are in memory.

@@ -4,6 +4,9 @@
 other functions look at shapes and types alone, and belong under jit.
 """
 
+from collections.abc import Mapping
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,11 +35,13 @@ def check(split, kind: str = "classes") -> int:
     """
     choose("labels", kind, KINDS)
     label, mask = split.label, getattr(split, "mask", None)
-    if np.ndim(label) == 0 or len(split.image) != len(label):
-        raise ValueError(
-            f"images {np.shape(split.image)} and labels {np.shape(label)} must be "
-            "equally many"
-        )
+    several = isinstance(split.image, tuple | Mapping)
+    for image in jax.tree.leaves(split.image) if several else [split.image]:
+        if np.ndim(label) == 0 or len(image) != len(label):
+            raise ValueError(
+                f"images {np.shape(image)} and labels {np.shape(label)} must be "
+                "equally many"
+            )
     if mask is not None:
         if np.shape(mask) != np.shape(label):
             raise ValueError(

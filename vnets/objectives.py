@@ -18,11 +18,11 @@ from flax import struct
 from jax import random
 
 from vnets.labels import counted, of_label, per_example
-from vnets.layers import TRAIN, Mode, call_path
+from vnets.layers import TRAIN, Mode, call_path, checked
 from vnets.learned_dropout import Gradient, is_learned
 from vnets.priors import kl
 from vnets.rng import stream
-from vnets.types import Array, choose, in_float32
+from vnets.types import Array, brief, choose, in_float32
 
 Schedule = Callable[[Array], Array]
 
@@ -38,6 +38,9 @@ class ModelState:
 
     step: Array
     collections: dict
+
+    def __repr__(self) -> str:
+        return f"ModelState(step={self.step}, collections={brief(self.collections)})"
 
 
 def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
@@ -175,7 +178,8 @@ def classification_loss(
     """The loss of a classifier, in the form that `train.fit` takes.
 
     Args:
-      model: has `apply(variables, image, mode=..., rngs=..., mutable=...)`.
+      model: has `apply(variables, image, mode=..., rngs=..., mutable=...)`, as what
+        `layers.stochastic` and `layers.call` make.
       prior: a prior, or a mapping from layers to priors (`vnets.priors`).
       n_train: size of the training set; where labels are of positions, the number of
         positions that count in it.
@@ -201,13 +205,15 @@ def classification_loss(
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
-      "image" [B, ...] and "label" [B], or [B, T] and so on of positions, and may have a
-      "mask" of that shape (see `cross_entropy`), and metrics are scalars: loss,
-      accuracy and nll per example; kl, data_term (-N nll) and elbo (data_term - kl) in
-      nats for the whole training set. `loss.logits` takes the same and gives logits
-      [B, ..., K], by which `train.fit` knows the number of classes.
+      "image" [B, ...], or a tree of several inputs, and "label" [B], or [B, T] and so on
+      of positions, and may have a "mask" of that shape (see `cross_entropy`), and
+      metrics are scalars: loss, accuracy and nll per example; kl, data_term (-N nll)
+      and elbo (data_term - kl) in nats for the whole training set. `loss.logits` takes
+      the same and gives logits [B, ..., K], by which `train.fit` knows the number of
+      classes.
     """
 
+    model = checked(model)
     if n_train < 1:
         raise ValueError(f"n_train must be at least 1, not {n_train}")
     if samples < 1:
@@ -251,7 +257,7 @@ def classification_loss(
             logits, collections = one(key)
         else:
             draws, each = jax.vmap(one)(random.split(key, samples))
-            collections = jax.tree.map(lambda x: jnp.mean(x, 0), each)
+            collections = jax.tree.map(_of_draws, each)
             logits = draws
             if not apart:
                 logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
@@ -299,6 +305,11 @@ def classification_loss(
     return loss
 
 
+def _of_draws(x: Array) -> Array:
+    """What a collection keeps of K draws [K, ...]: their mean, of counts the first."""
+    return jnp.mean(x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0]
+
+
 def with_penalty(
     loss: Callable,
     penalty: Callable[[Any], Array],
@@ -333,13 +344,14 @@ def first_nonfinite_layer(model, mode: Mode = TRAIN) -> Callable[..., str | None
     """Finds where a forward pass ceases to be finite, for the message of a failed run.
 
     Args:
-      model: a Flax module.
+      model: as in `classification_loss`.
       mode: how the net was run in training.
 
     Returns:
       locate(params, state, batch, key) -> the path of the first layer, in order of
       execution, with a NaN or infinity in its output; None if there is none.
     """
+    model = checked(model)
 
     def locate(params, state: ModelState, batch, key) -> str | None:
         names: list[str] = []

@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
@@ -28,7 +28,7 @@ from jax import export, random
 
 from vnets import names
 from vnets import noise as noises
-from vnets.types import Array, Initializer, Key, Moment, Params, Shape, choose
+from vnets.types import Array, Initializer, Key, Moment, Params, Shape, brief, choose
 
 LOG_FLOOR = 1e-16  # inside logarithms of squared weights
 Factory = Callable[[Key, Shape], "Posterior"]
@@ -62,6 +62,16 @@ class Posterior:
     """Base of all nodes: `mean + std * noise` unless a node says otherwise."""
 
     noise: str = "normal"
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Posterior.__repr__  # or a dataclass prints all its numbers
+
+    def __repr__(self) -> str:
+        """One line, with arrays by their shapes."""
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        held = (f"{f.name}={brief(getattr(self, f.name))}" for f in fields)
+        return f"{type(self).__name__}({', '.join(held)})"
 
     def location_scale(self) -> tuple[Moment, Moment]:
         """Mean and standard deviation (of either sign); None stands for zero."""
@@ -360,6 +370,35 @@ def second_moment(mean: Moment, var: Moment) -> Array:
 def is_posterior(node) -> bool:
     """True for a node of this module; the `is_leaf` of every walk over parameters."""
     return isinstance(node, Posterior)
+
+
+def check_factory(make, where: str) -> None:
+    """Refuses what is given in place of a factory of nodes.
+
+    Raises:
+      ValueError: a class of nodes, a node, or what cannot be called.
+    """
+    what = None
+    if isinstance(make, type) and issubclass(make, Posterior):
+        what = f"the class {make.__name__}"
+    elif is_posterior(make):
+        what = f"a node, {type(make).__name__}"
+    elif not callable(make):
+        what = repr(make)
+    if what is not None:
+        raise ValueError(
+            f"{where!r} needs a factory, (key, shape) -> node, such as what "
+            f"posteriors.gaussian() returns, not {what}"
+        )
+
+
+def listed(factories: Mapping[str, Factory]) -> str:
+    """Factories on a line, by the functions that made them: {'dense1': gaussian}."""
+    made_by = (
+        f"{name!r}: {getattr(make, '__qualname__', type(make).__name__)}"
+        for name, make in factories.items()
+    )
+    return f"{{{', '.join(one.partition('.<locals>')[0] for one in made_by)}}}"
 
 
 def is_noisy(node) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from jax import random
 
 from vnets import labels as checks
-from vnets.evaluate import to_float
+from vnets.evaluate import on_device, to_float
 from vnets.rng import stream
 from vnets.types import Array, Key
 
@@ -58,7 +58,8 @@ class Resident:
         Args:
           split: has `image` uint8 [N, H, W, C], or whatever `prepare` takes, and
             `label` [N], or [N, T] and so on of positions, which may have a `mask`: a
-            `data.Split` of your own arrays, too.
+            `data.Split` of your own arrays, too. Several inputs are a tuple or a dict
+            of arrays as image.
           batch_size: B.
           prepare: pixels to inputs; runs inside the compiled step.
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
@@ -77,7 +78,7 @@ class Resident:
         self.batch_size = batch_size
         self.steps_per_epoch = self.n // batch_size
         self.arrays = {
-            "image": jnp.asarray(split.image),
+            "image": on_device(split.image),
             "label": jnp.asarray(split.label),
         }
         if getattr(split, "mask", None) is not None:
@@ -111,7 +112,7 @@ class Resident:
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
         index = item % self.n
-        rows = {name: array[index] for name, array in arrays.items()}
+        rows = jax.tree.map(lambda x: x[index], arrays)
         if self._alternates:
             rows["image"] = self._augment(rows["image"], key, mirrored=item >= self.n)
         elif self._augment is not None:

@@ -18,6 +18,17 @@ Shape = tuple[int, ...]
 Initializer = Callable[[Key, Shape], Array]
 
 
+def brief(value: Any) -> str:
+    """A value on one line: an array by its type and shape, a tree by its size."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        leaves = jax.tree.leaves(value)
+        numbers = sum(getattr(leaf, "size", 1) for leaf in leaves)
+        return f"{{{', '.join(map(str, value))}: {numbers:,} numbers}}"
+    return " ".join(repr(value).split())
+
+
 def choose(kind: str, name: Hashable, choices) -> Any:
     """Returns `choices[name]` of a mapping, or `name` itself of another collection.
 

@@ -30,6 +30,7 @@ from vnets.posteriors import (
     Multiplicative,
     Point,
     Posterior,
+    check_factory,
     is_noisy,
     is_posterior,
 )
@@ -58,6 +59,8 @@ def parameter(
     if module.has_variable("params", name):
         node = module.get_variable("params", name)
     where = "/".join((*module.path, name))
+    if factory is not None:
+        check_factory(factory, where)
     if factory is None and not is_posterior(node):
         return module.param(name, start, (size,), jnp.float32)
     if node is None and factory is not None:

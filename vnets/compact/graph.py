@@ -156,8 +156,9 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
     """A net of `vnets.nets` as NumPy arrays, by the means of all that is a node.
 
     Args:
-      model: a `nets.Net`: it has a plan. A step's name is the path of its module among
-        the parameters, "block/conv1" where modules are nested.
+      model: a `nets.Net`, also within `layers.stochastic`: it has a plan. A step's name
+        is the path of its module among the parameters, "block/conv1" where modules are
+        nested.
       variables: "params" after whatever edit, and "batch_stats" where it normalizes.
       shape: of one example.
 
@@ -167,6 +168,8 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
         convolution that is 1-D, 3-D or grouped. One that is dilated, transposed or
         circular has no step either, and a kernel that looks like any other's.
     """
+    if not hasattr(model, "plan"):  # perhaps within `layers.stochastic`
+        model = getattr(model, "model", model)
     if not hasattr(model, "plan"):
         raise ValueError(
             f"{type(model).__name__} has no plan, as the nets of vnets.nets have; "

@@ -22,9 +22,11 @@ class Split:
 
     Of your own data the labels may be those of positions, [N, T] or [N, H, W], with a
     mask of the same shape: 1 where a label counts, 0 where it does not.
+
+    Several inputs are a tuple or a dict of arrays [N, ...] in their place.
     """
 
-    image: np.ndarray
+    image: Any
     label: np.ndarray
     mask: np.ndarray | None = None
 
@@ -39,7 +41,13 @@ class Split:
     def take(self, index: np.ndarray) -> "Split":
         """Gives the images and labels at `index` [M], in that order."""
         mask = None if self.mask is None else self.mask[index]
-        return Split(self.image[index], self.label[index], mask)
+        if isinstance(self.image, Mapping):
+            image = {name: each[index] for name, each in self.image.items()}
+        elif isinstance(self.image, tuple):
+            image = tuple(each[index] for each in self.image)
+        else:
+            image = self.image[index]
+        return Split(image, self.label[index], mask)
 
 
 Images = Any  # a `Split`, or a `streams.Stream` where all images do not fit

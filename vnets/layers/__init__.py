@@ -6,10 +6,14 @@ named as stochastic, too (`vnets.vectors`).
 
 `Mode` (mode.py) says how a net is run; `Dense`, `Conv` and `batch_norm` (modules.py)
 are the layers of our nets; `stochastic` (flax_models.py) makes those of other Flax
-models stochastic, and convolutions.py reads what their convolutions are.
+models stochastic (convolutions.py reads what their convolutions are), and `call` says
+what such a model's own flags are in a mode.
 """
 
+from vnets.layers.adapters import call
+from vnets.layers.calls import deterministic, training
 from vnets.layers.flax_models import Stochastic, call_path, stochastic
+from vnets.layers.keys import checked
 from vnets.layers.mode import PRECISIONS, TEST, TRAIN, Mode
 from vnets.layers.modules import Conv, Dense, batch_norm
 
@@ -22,6 +26,10 @@ __all__ = [
     "Mode",
     "Stochastic",
     "batch_norm",
+    "call",
     "call_path",
+    "checked",
+    "deterministic",
     "stochastic",
+    "training",
 ]

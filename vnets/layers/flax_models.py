@@ -2,133 +2,201 @@
 
 import contextlib
 import dataclasses
-import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
 from flax.core import FrozenDict
+from flax.errors import InvalidRngError
 
 from vnets import ops, vectors
-from vnets.edits import VECTORS
+from vnets.layers import matching, switches, wrappers
+from vnets.layers.calls import Call, unsown
 from vnets.layers.convolutions import convolution
+from vnets.layers.keys import fingerprint
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
-from vnets.posteriors import Factory, is_posterior
+from vnets.posteriors import Factory, check_factory, is_posterior, listed
 from vnets.rng import stream
-from vnets.types import Array, in_float32
+from vnets.types import Array, Params, in_float32
 
 KNOWN = nn.Dense | nn.Conv | nn.ConvTranspose | nn.BatchNorm
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Stochastic:
     """A Flax model in which chosen layers have posterior kernels, biases or scales.
 
     It has the `init` and `apply` of the model, with a `mode` beside the inputs. A
     BatchNorm without a `use_running_average` of its own or of its caller's follows
-    `mode.norm`; one that has it does what that says.
+    `mode.norm`; one that has it does what that says. A Dropout without `deterministic`
+    does the same, and `mode.dropout` decides over any.
+
+    Attributes:
+      model: the module.
+      posteriors: of `stochastic`.
+      how: what the model's call is given beside its inputs (`call`).
+      allow: of `stochastic`.
     """
 
     model: nn.Module
     posteriors: Mapping[str, Factory]
+    how: Call = dataclasses.field(default_factory=Call)
+    allow: tuple[str, ...] = ()
 
-    def init(self, rngs: Any, *args, mode: Mode = TEST, **kwargs):
+    @classmethod
+    def of(cls, model: Any) -> "Stochastic":
+        """A module as one without posteriors; one that is made already, as it is.
+
+        Raises:
+          ValueError: neither.
+        """
+        if isinstance(model, cls):
+            return model
+        if isinstance(model, nn.Module):
+            return cls(model, FrozenDict())
+        name = model.__name__ if isinstance(model, type) else type(model).__name__
+        hint = f"a {name}"
+        if isinstance(model, type):
+            hint = f"the class {name}, which is still to be called"
+        elif any(
+            base.__module__.startswith("flax.nnx") for base in type(model).__mro__
+        ):
+            hint = f"{name} of flax.nnx, whose modules hold their weights"
+        raise ValueError(f"the model must be a module of flax.linen, not {hint}")
+
+    def init(self, rngs: Any, *inputs, mode: Mode = TEST, **kwargs):
         """The model's `init`; `rngs` is a key, or a dict with "params" and "noise".
 
         Raises:
-          ValueError: a path that matches nothing; the message lists what there is.
+          ValueError: a path that matches nothing, or weights that cannot be stochastic;
+            the message lists what there is. A flag of the model's own.
         """
-        if not isinstance(rngs, dict):
+        if not isinstance(rngs, Mapping):
             rngs = {"params": rngs, "noise": stream(rngs, "noise")}
-        seen: dict[str, bool] = {}  # name to whether it is a vector's
-        others: dict[str, str] = {}  # path of any other module to its kind
-        with self._intercepted(mode, seen, others):
-            variables = self.model.init(rngs, *args, **kwargs)
-        unused = [
-            pattern
-            for pattern in self.posteriors
-            if not any(_matches(pattern, *one) for one in seen.items())
-        ]
-        if unused:
-            kinds = "".join(
-                f"; {path!r} is a {kind}"
-                for path, kind in others.items()
-                if any(fnmatch.fnmatchcase(path, pattern) for pattern in unused)
-            )
-            raise ValueError(
-                f"no Dense or Conv layer, bias or scale matches {unused}; there are "
-                f"{sorted(seen, key=lambda name: (seen[name], name))}{kinds}"
-            )
+        seen = matching.Seen()
+        model, inputs, kwargs = self.how.bound(self.model, inputs, kwargs, mode)
+        with self._intercepted(mode, seen):
+            variables = model.init(self.how.keys(rngs, None), *inputs, **kwargs)
+        params = variables.get("params", {})
+        matching.check(self.posteriors, self.allow, seen, params)
         return variables
 
-    def apply(self, variables, *args, mode: Mode = TEST, **kwargs):
+    def apply(
+        self,
+        variables,
+        *inputs,
+        mode: Mode = TEST,
+        rngs: Any = None,
+        mutable: Any = False,
+        **kwargs,
+    ):
         """The model's `apply`; give `rngs={"noise": key}` while anything is noisy.
 
-        In half precision (`mode.precision`) the outputs are float32 nevertheless.
+        What a call sows replaces what earlier ones sowed. In half precision
+        (`mode.precision`) the outputs are float32 nevertheless.
+
+        Raises:
+          ValueError: a flag of the model's own; a random stream without a key.
         """
-        with self._intercepted(mode, {}, {}):
-            result = self.model.apply(variables, *args, **kwargs)
-        if mode.precision == "float32":
-            return result
-        if kwargs.get("mutable", False) is False:
-            return jax.tree.map(in_float32, result)
-        outputs, collections = result
-        return jax.tree.map(in_float32, outputs), collections
+        model, inputs, kwargs = self.how.bound(self.model, inputs, kwargs, mode)
+        keys = self.how.keys(rngs, mode)
+        try:
+            with self._intercepted(mode, matching.Seen()):
+                result = model.apply(
+                    variables, *inputs, rngs=keys, mutable=mutable, **kwargs
+                )
+        except InvalidRngError as error:
+            raise ValueError(
+                f"{error} Give rngs={{'noise': key}}; of it dropout has its keys in "
+                "training and with Mode(dropout=True), while Mode(dropout=False) "
+                "switches it off. layers.call(model, rngs=['latent']) names others"
+            ) from error
+        y, new = (result, None) if mutable is False else result
+        if mode.precision != "float32":
+            y = jax.tree.map(in_float32, y)
+        return y if mutable is False else (y, unsown(new, variables))
+
+    def matched(self, params: Params) -> dict[str, list[str]]:
+        """The names of the nodes that each pattern made, of a tree of parameters."""
+        return matching.found(self.posteriors, params)
+
+    def __hash__(self) -> int:
+        return hash(self._print)
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Stochastic) and self._print == other._print
+
+    @property
+    def _print(self):
+        """What it is known by; its model may have lists, dicts and arrays."""
+        parts = self.model, self.posteriors, self.how, self.allow
+        return tuple(map(fingerprint, parts))
+
+    def __repr__(self) -> str:
+        return f"Stochastic({type(self.model).__name__}, {listed(self.posteriors)})"
 
     @contextlib.contextmanager
-    def _intercepted(self, mode: Mode, seen: dict, others: dict):
+    def _intercepted(self, mode: Mode, seen: matching.Seen):
+        mapped = 0  # wrappers of parameters that are known, around where we are
+
         def interceptor(call, args, kwargs, context):
+            nonlocal mapped
             module = context.module
             path = call_path(context)
             known = isinstance(module, KNOWN)
-            if path is None or not known or not _is_of_flax(context.orig_method):
+            if path is None or not _is_of_flax(context.orig_method):
                 if path and not known:
-                    others[path] = type(module).__name__
+                    seen.others[path] = type(module).__name__
+                return call(*args, **kwargs)
+            if isinstance(module, wrappers.KINDS):
+                mapped += 1
+                try:
+                    return wrappers.wrapped(module, args, kwargs)
+                finally:
+                    mapped -= 1
+            if isinstance(module, switches.KINDS):
+                return switches.called(module, mode, call, args, kwargs)
+            if not known:
+                if path:
+                    seen.others[path] = type(module).__name__
                 return call(*args, **kwargs)
             if isinstance(module, nn.BatchNorm):
-                args, kwargs = _switched(module, mode, args, kwargs)
+                args, kwargs = switches.normalizing(module, mode, args, kwargs)
             factories = {
                 name: self._factory(f"{path}/{name}", vector=True)
                 for name in vectors.learned(module)
             }
             if not isinstance(module, nn.BatchNorm):
                 factories["kernel"] = self._factory(path, vector=False)
-                seen[path] = False
-            seen.update({f"{path}/{name}": True for name in vectors.learned(module)})
-            named = {name: make for name, make in factories.items() if make}
-            if not named and not any(_holds_posterior(module, n) for n in factories):
+                seen.names[path] = False
+            seen.names.update({f"{path}/{n}": True for n in vectors.learned(module)})
+            own = {name: make for name, make in factories.items() if make}
+            if not own and not any(_holds_posterior(module, n) for n in factories):
                 return call(*args, **kwargs)
+            wrappers.check_own(module, mapped)
             if isinstance(module, nn.BatchNorm):
-                how = named, mode.estimator
+                how = own, mode.estimator
                 return vectors.normalized(module, *how, *args, **kwargs)
-            kernel = named.get("kernel", _own_kernel(module))
+            kernel = own.get("kernel", _own_kernel(module))
             return _stochastic_call(
-                module, (kernel, named.get("bias")), mode, *args, **kwargs
+                module, (kernel, own.get("bias")), mode, *args, **kwargs
             )
 
         with nn.intercept_methods(interceptor):
             yield
 
     def _factory(self, name: str, vector: bool) -> Factory | None:
-        for pattern, factory in self.posteriors.items():
-            if _matches(pattern, name, vector):
-                return factory
-        return None
+        pattern = matching.first(self.posteriors, name, vector)
+        return None if pattern is None else self.posteriors[pattern]
 
 
-def _matches(pattern: str, name: str, vector: bool) -> bool:
-    """A pattern that ends with the name of a vector is of vectors, others of kernels.
-
-    Unless it is the very name of a layer: one may be called "scale".
-    """
-    of_vectors = pattern.rpartition("/")[2] in VECTORS
-    fits = of_vectors == vector or (pattern == name and not vector)
-    return fits and fnmatch.fnmatchcase(name, pattern)
-
-
-def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochastic:
+def stochastic(
+    model: nn.Module | Stochastic,
+    posteriors: Mapping[str, Factory],
+    allow: Sequence[str] = (),
+) -> Stochastic:
     """Makes layers of any Flax model stochastic without rewriting it.
 
     Args:
@@ -140,28 +208,43 @@ def stochastic(model: nn.Module, posteriors: Mapping[str, Factory]) -> Stochasti
         `param_dtype` does not (parameters are float32), nor does `kernel_init` (the
         factory has its own), and other options that are set, such as `mask`, are
         refused with a ValueError. So is noise on the input units of a grouped
-        convolution, whose kernel has only some of them.
+        convolution, whose kernel has only some of them. Of `nn.WeightNorm` and
+        `nn.SpectralNorm` around it the mean is normalized, and the deviation scaled
+        alike. A module whose call has a flag such as `train` comes through `call`.
       posteriors: layer path ("dense1", "block_0/conv", or a pattern like "*/conv") to
         the factory of its kernel; "dense1/bias", or of a BatchNorm "norm/scale" and
-        "norm/bias", or a pattern that ends so, to that of a vector (`vnets.vectors`).
-        The first match counts.
+        "norm/bias", or a pattern that ends so ("*/bias", "*bias"), to that of a vector
+        (`vnets.vectors`). The first match counts.
+      allow: patterns of weights, or of modules with weights, that stay arrays although
+        they match a pattern: without it those are an error of `init`. "*" allows all.
 
     Returns:
       An object with the model's `init(key, x)` and `apply(variables, x, mode=...,
       rngs={"noise": key})`. Parameters keep their paths: those of a trained model fit.
+      `vnets.summary` shows what became of them.
 
     Raises:
-      ValueError: what is no mapping of names to factories.
+      ValueError: what is no module of `flax.linen`, or no mapping of names to
+        factories.
     """
-    named = isinstance(posteriors, Mapping) and all(
-        isinstance(name, str) and callable(make) for name, make in posteriors.items()
-    )
-    if not named:
+    if not isinstance(posteriors, Mapping) or not all(
+        isinstance(name, str) and (callable(make) or is_posterior(make))
+        for name, make in posteriors.items()
+    ):
         raise ValueError(
             "posteriors map the names of layers to factories, such as "
             f"{{'dense1': posteriors.gaussian()}}; not so {posteriors!r}"
         )
-    return Stochastic(model, FrozenDict(posteriors))
+    for name, make in posteriors.items():
+        check_factory(make, name)
+    if isinstance(allow, str):
+        raise ValueError(f"allow is a list of patterns, such as [{allow!r}]")
+    made = Stochastic.of(model)
+    if made.posteriors:
+        raise ValueError(f"{made!r} has posteriors already: name all at once")
+    return dataclasses.replace(
+        made, posteriors=FrozenDict(posteriors), allow=tuple(allow)
+    )
 
 
 def call_path(context: nn.module.InterceptorContext) -> str | None:
@@ -177,15 +260,6 @@ def call_path(context: nn.module.InterceptorContext) -> str | None:
 def _is_of_flax(method: Any) -> bool:
     """False for a subclass's own call; that of Flax within it comes by itself."""
     return getattr(method, "func", method).__module__.startswith("flax.")
-
-
-def _switched(module: nn.BatchNorm, mode: Mode, args: tuple, kwargs: dict):
-    """The arguments of a batch normalization that leaves its statistics to the mode."""
-    said = *args[1:2], kwargs.get("use_running_average"), module.use_running_average
-    if all(one is None for one in said):
-        running = mode.norm == "running"
-        args, kwargs = args[:1], {**kwargs, "use_running_average": running}
-    return args, kwargs
 
 
 def _holds_posterior(module: nn.Module, name: str) -> bool:

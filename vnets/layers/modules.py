@@ -11,7 +11,7 @@ from flax.core import FrozenDict
 
 from vnets import ops, vectors
 from vnets.layers.mode import TEST, Mode
-from vnets.posteriors import Factory, is_noisy, point
+from vnets.posteriors import Factory, check_factory, is_noisy, point
 from vnets.types import Array
 
 Factories = tuple[Factory, Factory | None]  # of a kernel, and of a stochastic bias
@@ -95,6 +95,7 @@ def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: M
     A Flax module's own `dtype` comes before the mode's, and its bias starts as it says.
     """
     posterior, bias_posterior = factories
+    check_factory(posterior, "/".join((*module.path, "kernel")))
     if x.ndim < 2:
         raise ValueError(
             f"{where(module)} takes a batch, [B, ..., I], not {list(x.shape)}"

@@ -17,7 +17,7 @@ from vnets.layers import (
     batch_norm,
 )
 from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
-from vnets.posteriors import Factory, is_posterior, point
+from vnets.posteriors import Factory, check_factory, is_posterior, listed, point
 from vnets.types import Array
 
 
@@ -44,7 +44,22 @@ class Net(nn.Module):
         unknown = sorted(set(self.posteriors) - set(names))
         if unknown:
             raise ValueError(f"unknown layers {unknown}; choose from {names}")
+        for name, make in self.posteriors.items():
+            check_factory(make, name)
         super().__post_init__()
+
+    def __repr__(self) -> str:
+        """One line: what is not as by default."""
+        shown = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("parent", "name") or value in (field.default, {}):
+                continue
+            text = listed(value) if field.name == "posteriors" else repr(value)
+            if isinstance(value, tuple) and value == self.plan:
+                text = f"{len(value)} steps"
+            shown.append(f"{field.name}={text}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def plan(self) -> steps.Plan:

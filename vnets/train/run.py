@@ -20,7 +20,7 @@ from vnets.rng import stream
 from vnets.train import failures
 from vnets.train.early import LAST, Best, EarlyStopping
 from vnets.train.task import TrainState, first_logits, train_chunk
-from vnets.types import Key
+from vnets.types import Key, brief
 
 INSIDE = "preempted"  # in a workdir: the state inside an epoch where a run was stopped
 
@@ -50,6 +50,17 @@ class Result:
     history: list[dict]
     failed: str | None
     compile_seconds: float
+
+    def __repr__(self) -> str:
+        """One line: where training ended, not what it made."""
+        row = self.history[-1] if self.history else {}
+        shown = ("loss", "accuracy", "det", "stoch", "ens")
+        numbers = "".join(f", {k}={row[k]:.4g}" for k in shown if k in row)
+        failed = f", failed={self.failed!r}" if self.failed else ""
+        return (
+            f"Result(seed={self.seed}, epochs={row.get('epoch', 0)}{numbers}, "
+            f"params={brief(self.state.params)}{failed})"
+        )
 
 
 def never() -> bool:

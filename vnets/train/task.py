@@ -12,10 +12,11 @@ from flax import struct
 from jax import lax
 
 from vnets import parallel
+from vnets.layers import checked
 from vnets.objectives import ModelState
 from vnets.projections import Projection, nothing
 from vnets.rng import stream
-from vnets.types import Array, Key, Params
+from vnets.types import Array, Key, Params, brief
 
 
 @struct.dataclass
@@ -33,6 +34,10 @@ class TrainState:
     model: ModelState
     opt_state: Any
     alive: Array
+
+    def __repr__(self) -> str:
+        held = f"params={brief(self.params)}, model={self.model}, alive={self.alive}"
+        return f"TrainState({held})"
 
 
 OPTIONAL = ("probe", "locate")  # functions of a task
@@ -97,10 +102,14 @@ def initializer(
 
     Args:
       model: has `init(rngs, x, **kwargs)`.
-      example: an input of any batch size, [B, ...].
+      example: an input of any batch size, [B, ...], or a tree of several.
       **kwargs: what the model needs besides, such as a `mode` whose estimator fits its
         noise.
+
+    Raises:
+      ValueError: a Flax module that knows no mode (`layers.call`).
     """
+    checked(model)
 
     def init(key: Key) -> tuple[Params, dict]:
         rngs = {"params": key, "noise": stream(key, "noise")}

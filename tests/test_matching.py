@@ -1,0 +1,145 @@
+"""What patterns match, what they cannot convert, and what is no factory or model."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax import random
+
+from vnets import posteriors
+from vnets.layers import Dense, stochastic
+from vnets.layers.matching import matches
+from vnets.nets import MLP
+from vnets.posteriors import Gaussian, Point, gaussian
+
+
+class Mixed(nn.Module):
+    """Weights of kinds that no posterior is for, beside a Dense."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = x + nn.Embed(3, 6, name="embed")(jnp.zeros((4,), jnp.int32))
+        x = nn.MultiHeadDotProductAttention(2, name="attention")(x[:, None])[:, 0]
+        cell = nn.OptimizedLSTMCell(4, name="lstm")
+        _, x = cell(cell.initialize_carry(random.key(0), (4, 6)), x)
+        return nn.Dense(2, name="head")(nn.LayerNorm(name="norm")(x))
+
+
+X = jnp.ones((4, 6), jnp.float32)
+
+
+def start(net):
+    return jax.eval_shape(net.init, random.key(0), X)["params"]
+
+
+def test_what_cannot_be_stochastic_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="also match weights that cannot") as error:
+        start(stochastic(Mixed(), {"*": gaussian()}))
+    for name in (
+        *("'attention/query' (DenseGeneral)", "'attention/out' (DenseGeneral)"),
+        *("'embed/embedding' (Embed)", "'lstm/hf' (DenseParams)"),
+    ):
+        assert name in str(error.value)
+    for name in ("norm", "head"):  # vectors are meant by their own names only
+        assert f"'{name}" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "allow",
+    [["*"], ["attention", "embed", "lstm"], ["*/*"], ["attention/*", "*d*", "l*"]],
+)
+def test_unless_it_is_allowed(allow):
+    net = stochastic(Mixed(), {"*": gaussian()}, allow)
+    params = start(net)
+    assert isinstance(params["head"]["kernel"], Gaussian)
+    assert not isinstance(params["embed"]["embedding"], posteriors.Posterior)
+    assert net.matched(params) == {"*": ["head"]}
+
+
+@pytest.mark.parametrize(
+    ("allow", "words"),
+    [
+        (["attention", "lstm"], r"stochastic: 'embed/embedding' \(Embed\)\. Name"),
+        (["*", "embde"], r"allow=\['embde'\]: no weight .*'embed/embedding'"),
+    ],
+)
+def test_what_is_allowed_is_checked(allow, words):
+    with pytest.raises(ValueError, match=words):
+        start(stochastic(Mixed(), {"*": gaussian()}, allow))
+    with pytest.raises(ValueError, match=r"a list of patterns, such as \['embed'\]"):
+        stochastic(Mixed(), {"*": gaussian()}, "embed")
+
+
+def test_patterns_of_vectors_that_cannot_be_nodes_are_refused():
+    net = stochastic(Mixed(), {"head/bias": gaussian(), "*/scale": gaussian()}, ["*"])
+    with pytest.raises(ValueError, match=r"matches \['\*/scale'\]"):
+        start(net)
+    patterns = {"head": gaussian(), "*bias": gaussian()}
+    with pytest.raises(ValueError, match=r"stochastic: .*'norm/bias' \(LayerNorm\)"):
+        start(stochastic(Mixed(), patterns))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "vector", "expected"),
+    [
+        ("*bias", "dense1/bias", True, True),
+        ("*bias", "bias", True, True),
+        ("*bias", "unbias", False, False),
+        ("*/bias", "dense1/bias", True, True),
+        ("*", "dense1/bias", True, False),
+        ("*scale", "norm/scale", True, True),
+        ("norm/?bias", "norm/bias", True, False),
+        ("bias", "bias", False, True),  # a layer of that name
+    ],
+)
+def test_patterns_that_end_as_vectors_do_are_of_vectors(
+    pattern, name, vector, expected
+):
+    assert matches(pattern, name, vector) == expected
+
+
+def test_matched_lists_the_nodes_of_each_pattern():
+    model = nn.Sequential([nn.Dense(3), nn.Dense(3), nn.Dense(2)])
+    patterns = {"layers_0": gaussian(), "*bias": gaussian(), "layers_*": gaussian()}
+    net = stochastic(model, patterns)
+    assert net.matched(start(net)) == {
+        "layers_0": ["layers_0"],
+        "*bias": ["layers_0/bias", "layers_1/bias", "layers_2/bias"],
+        "layers_*": ["layers_1", "layers_2"],
+    }
+
+
+NO_FACTORIES = [
+    (Gaussian, "the class Gaussian"),
+    (Point(jnp.ones((2, 2))), "a node, Point"),
+]
+
+
+@pytest.mark.parametrize(("make", "what"), NO_FACTORIES)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda make: stochastic(Mixed(), {"dense1": make}),
+        lambda make: MLP((3,), 2, posteriors={"dense1": make}),
+        lambda make: Dense(3, make).init(random.key(0), X),
+        lambda make: Dense(3, bias_posterior=make).init(random.key(0), X),
+    ],
+    ids=["stochastic", "net", "layer", "bias"],
+)
+def test_what_is_given_for_a_factory_is_refused(make, what, use):
+    with pytest.raises(ValueError, match=f"needs a factory, .* not {what}"):
+        use(make)
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "Linear of flax.nnx"),
+        (lambda: nn.Dense, "the class Dense, which is still to be called"),
+        (lambda: "Dense", "a str"),
+    ],
+)
+def test_what_is_no_module_of_linen_is_refused(model, what):
+    with pytest.raises(ValueError, match=f"module of flax.linen, not {what}"):
+        stochastic(model(), {"*": gaussian()})

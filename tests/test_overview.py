@@ -1,0 +1,122 @@
+"""What `summary` prints, and that nodes, results and models are a line each."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from jax import random
+from train_tasks import fit, make_split, make_task
+
+import vnets
+from vnets import edits, nets, overview, plan, posteriors, priors, scales
+from vnets.layers import stochastic
+
+MADE = {
+    "first": posteriors.gaussian(-3.0),
+    "second": posteriors.variance(),
+    "third": posteriors.dropout(0.5, posteriors.multiplicative(-2.0)),
+    "*bias": posteriors.gaussian(-3.0),
+}
+
+
+class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Embed(4, 3, name="embed")(x)
+        for name in ("first", "second", "third"):
+            x = nn.relu(nn.Dense(3, name=name)(x))
+        return nn.Dense(2, use_bias=False, name="last")(x)
+
+
+@pytest.fixture(scope="module")
+def made():
+    net = stochastic(Model(), MADE)
+    return net, jax.jit(net.init)(random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def test_a_row_for_each_weight(made):
+    _, params = made
+    rows = {row["layer"]: row for row in overview.describe(params, priors.log_uniform)}
+    assert list(rows) == [
+        *("embed/embedding", "first/bias", "first", "last", "second/bias", "second"),
+        *("third/bias", "third"),
+    ]
+    assert rows["first"]["posterior"] == "Gaussian"
+    assert rows["second"]["posterior"] == "ZeroMean"
+    assert rows["third"]["posterior"] == "Dropout x Multiplicative"
+    assert [rows[name]["noisy"] for name in ("first", "last")] == [True, False]
+    assert rows["third"]["log alpha"] == pytest.approx(-2.0)
+    assert rows["second"]["log alpha"] == jnp.inf
+    assert rows["last"]["log alpha"] is rows["last"]["KL"] is None
+    kls = [row["KL"] for row in rows.values() if row["KL"] is not None]
+    assert sum(kls) == pytest.approx(float(priors.kl(params, priors.log_uniform)))
+
+
+@pytest.mark.parametrize("threshold", [-3.0, jnp.inf])
+def test_zeros_are_weights_that_nothing_moves(made, threshold):
+    _, params = made
+    pruned = edits.prune(threshold)(params)
+    rows = {row["layer"]: row["zeros"] for row in overview.describe(pruned)}
+    gone = 1.0 if threshold < 0 else 0.0
+    assert rows["second"] == rows["third"] == gone
+    assert rows["last"] == 0.0
+    assert 0.0 <= rows["first"] <= 1.0
+
+
+def test_summary_prints_a_table(made, capsys):
+    net, params = made
+    vnets.summary(net, params, priors.log_uniform)
+    first, head, *rows, last = capsys.readouterr().out.splitlines()
+    assert first == repr(net)
+    assert head.split()[:4] == ["layer", "posterior", "shape", "noisy"]
+    assert len(rows) == 8
+    line = next(row for row in rows if row.startswith("first "))
+    assert line.split()[:6] == ["first", "Gaussian", "3", "x", "3", "yes"]
+    assert line.split()[-1] == "first"  # the pattern that made it
+    assert next(r for r in rows if r.startswith("third/bias")).endswith("*bias")
+    assert "-" in next(row for row in rows if row.startswith("embed"))
+    assert last.startswith("73 numbers, 36 noisy, KL ")
+    vnets.summary(nets.MLP(), {})
+    assert "0 numbers" in capsys.readouterr().out
+
+
+NODES = [
+    posteriors.gaussian(),
+    posteriors.variance(),
+    posteriors.multiplicative(),
+    posteriors.dropout(0.5),
+    scales.structured(),
+    scales.group_horseshoe(),
+]
+
+
+@pytest.mark.parametrize("factory", NODES)
+def test_a_node_is_one_line(factory):
+    node = factory(random.key(0), (300, 100))
+    assert "\n" not in repr(node)
+    assert repr(node).startswith(type(node).__name__ + "(")
+    assert "[300, 100]" in repr(node)
+    assert len(repr(node)) < 300
+    assert "float32[300, 100]" in repr(jax.eval_shape(lambda: node))
+
+
+def test_models_are_one_line(made):
+    net, _ = made
+    expected = (
+        "Stochastic(Model, {'first': gaussian, 'second': variance, 'third': dropout, "
+        "'*bias': gaussian})"
+    )
+    assert repr(net) == expected
+    own = nets.LeNet5(posteriors={"dense1": posteriors.variance()})
+    assert repr(own) == "LeNet5(posteriors={'dense1': variance})"
+    chain = nets.Chain(steps=(plan.Flatten(), plan.Dense("dense1", 3)))
+    assert repr(chain) == "Chain(steps=2 steps)"
+
+
+def test_a_result_is_one_line(one_device):
+    [result] = fit(make_task(make_split()), one_device, epochs=1)
+    for one in (result, result.state, result.state.model):
+        assert "\n" not in repr(one)
+        assert len(repr(one)) < 250
+    assert repr(result).startswith("Result(seed=0, epochs=1, loss=")
+    assert "numbers}" in repr(result)

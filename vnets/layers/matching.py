@@ -1,0 +1,130 @@
+"""Patterns of names: what of a model becomes stochastic, and what cannot."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+
+from vnets.edits import VECTORS, is_vector, layer_name, path_name
+from vnets.posteriors import Factory, is_posterior
+from vnets.types import Params
+
+
+@dataclasses.dataclass
+class Seen:
+    """What a model's initialization came across.
+
+    Attributes:
+      names: of what can be stochastic, to whether it is a vector's.
+      others: path of any other module to its kind.
+    """
+
+    names: dict[str, bool] = dataclasses.field(default_factory=dict)
+    others: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def matches(pattern: str, name: str, vector: bool) -> bool:
+    """Whether a pattern is of a vector, "dense1/bias", or of a layer's kernel.
+
+    One that ends with the name of a vector ("*/bias", "*bias", "norm/scale") is of
+    vectors, any other of kernels. Unless it is the very name of a layer: one may be
+    called "scale".
+    """
+    last = pattern.rpartition("/")[2]
+    of_vectors = any(last.endswith(v) and fnmatch.fnmatchcase(v, last) for v in VECTORS)
+    fits = of_vectors == vector or (pattern == name and not vector)
+    return fits and fnmatch.fnmatchcase(name, pattern)
+
+
+def first(patterns: Mapping[str, Factory], name: str, vector: bool) -> str | None:
+    """The first pattern that matches a name."""
+    return next((p for p in patterns if matches(p, name, vector)), None)
+
+
+def found(patterns: Mapping[str, Factory], params: Params) -> dict[str, list[str]]:
+    """The names of the nodes that each pattern made, of a tree of parameters."""
+    made: dict[str, list[str]] = {pattern: [] for pattern in patterns}
+    for path, leaf in _leaves(params):
+        pattern = first(patterns, path_name(path), is_vector(path))
+        if is_posterior(leaf) and pattern is not None:
+            made[pattern].append(path_name(path))
+    return made
+
+
+def check(
+    patterns: Mapping[str, Factory], allow: Sequence[str], seen: Seen, params: Params
+) -> None:
+    """Refuses patterns that did not do what they say.
+
+    Args:
+      patterns: of the model.
+      allow: patterns of weights that may stay as they are.
+      seen: of its initialization.
+      params: that this made.
+
+    Raises:
+      ValueError: a pattern that matches nothing, or that also matches weights which
+        cannot be stochastic; one of `allow` that allows nothing.
+    """
+    unused = [
+        pattern
+        for pattern in patterns
+        if not any(matches(pattern, *one) for one in seen.names.items())
+    ]
+    if unused:
+        kinds = "".join(
+            f"; {path!r} is a {kind}"
+            for path, kind in seen.others.items()
+            if any(fnmatch.fnmatchcase(path, pattern) for pattern in unused)
+        )
+        there = sorted(seen.names, key=lambda name: (seen.names[name], name))
+        raise ValueError(
+            f"no Dense or Conv layer, bias or scale matches {unused}; there are "
+            f"{there}{kinds}"
+        )
+    left = list(_unconverted(patterns, params))
+    idle = [a for a in allow if a != "*" and not any(_allows(a, n) for n in left)]
+    if idle:
+        raise ValueError(
+            f"allow={idle}: no weight that a pattern matches and that cannot be "
+            f"stochastic; there are {sorted(left)}"
+        )
+    refused = [name for name in left if not any(_allows(a, name) for a in allow)]
+    if refused:
+        named = ", ".join(
+            f"{name!r}" + (f" ({kind})" if (kind := _kind(name, seen)) else "")
+            for name in refused
+        )
+        raise ValueError(
+            f"the patterns {list(patterns)} also match weights that cannot be "
+            f"stochastic: {named}. Name the layers that are meant, or say that these "
+            f"stay as they are: layers.stochastic(..., allow={refused})"
+        )
+
+
+def _unconverted(patterns: Mapping[str, Factory], params: Params) -> Iterator[str]:
+    """Names of arrays that a pattern matches: weights, and vectors by their own."""
+    for path, leaf in _leaves(params):
+        name, vector = path_name(path), is_vector(path)
+        if is_posterior(leaf) or (jax.numpy.ndim(leaf) < 2 and not vector):
+            continue
+        if first(patterns, name, vector) or (
+            not vector and first(patterns, layer_name(path), vector)
+        ):
+            yield name
+
+
+def _allows(pattern: str, name: str) -> bool:
+    """By the name of the weight, or by that of a module which it is in."""
+    parts = name.split("/")
+    modules = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return any(fnmatch.fnmatchcase(module, pattern) for module in modules)
+
+
+def _kind(name: str, seen: Seen) -> str | None:
+    return seen.others.get(name) or seen.others.get(name.rpartition("/")[0])
+
+
+def _leaves(params: Params):
+    return jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
