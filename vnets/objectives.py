@@ -205,8 +205,8 @@ def classification_loss(
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
-      "image" [B, ...], or a tree of several inputs, and "label" [B], or [B, T] and so on
-      of positions, and may have a "mask" of that shape (see `cross_entropy`), and
+      "image" [B, ...], or a tree of several inputs, and "label" [B], or [B, T] and so
+      on of positions, and may have a "mask" of that shape (see `cross_entropy`), and
       metrics are scalars: loss, accuracy and nll per example; kl, data_term (-N nll)
       and elbo (data_term - kl) in nats for the whole training set. `loss.logits` takes
       the same and gives logits [B, ..., K], by which `train.fit` knows the number of

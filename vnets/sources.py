@@ -50,7 +50,7 @@ class Resident:
         split,
         batch_size: int,
         prepare: Callable[[Array], Array] = to_float,
-        augment: Callable[[Array, Key], Array] | None = None,
+        augment: Callable[..., Array] | None = None,
         labels: str = "classes",
     ):
         """Keeps a split on the device.
@@ -113,10 +113,9 @@ class Resident:
         """Inside jit: one batch from the resident arrays and its row of indices."""
         index = item % self.n
         rows = jax.tree.map(lambda x: x[index], arrays)
-        if self._alternates:
-            rows["image"] = self._augment(rows["image"], key, mirrored=item >= self.n)
-        elif self._augment is not None:
-            rows["image"] = self._augment(rows["image"], key)
+        if self._augment is not None:
+            told = {"mirrored": item >= self.n} if self._alternates else {}
+            rows["image"] = self._augment(rows["image"], key, **told)
         return {**rows, "image": self._prepare(rows["image"])}
 
     def check(self, classes: int, chunk: Any) -> None:
