@@ -58,7 +58,7 @@ def test_convolutions_learn_by_muon_at_unit_norm(built):
         lambda x: random.normal(random.key(1), x.shape), state.params
     )
     updates, _ = built.task.optimizer.update(gradients, state.opt_state, state.params)
-    for layer in ("conv1", "conv4"):
+    for layer in ("conv1", "conv2"):
         kernel = state.params[layer]["kernel"].mean
         outputs = kernel.shape[-1]
         moved = kernel + updates[layer]["kernel"].mean
