@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 SEEDS ?= 3
+MINUTES ?=
 FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
 
 .DEFAULT_GOAL := help
@@ -21,8 +22,8 @@ reproduce-table: setup ## Train what has no record here, show the table [TABLE= 
 	$(BIN)/python scripts/reproduce.py $(FLAGS) --seeds=$(SEEDS)
 
 reproduce-all: SEEDS = 1
-reproduce-all: setup ## The same for every table, one seed unless told otherwise [SCALE= SEEDS=]
-	$(BIN)/python scripts/reproduce.py --table= $(FLAGS) --seeds=$(SEEDS)
+reproduce-all: setup ## The same for every table, one seed unless told otherwise [SCALE= SEEDS= MINUTES=]
+	$(BIN)/python scripts/reproduce.py --table= $(FLAGS) --seeds=$(SEEDS) $(if $(MINUTES),--minutes=$(MINUTES))
 
 tables: setup ## Render tables and figures from the committed records alone [TABLE= SCALE=]
 	$(BIN)/python scripts/tables.py $(FLAGS)

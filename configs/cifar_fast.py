@@ -21,8 +21,8 @@ whitening that learns throughout, and images seen once as they are, not mirrored
 sees the mirror image too is a column of its own.
 
 Scales: short and paper are the same 12 epochs of batches of 1000; quick is one group of
-16 maps on the digits in 8 x 8, trained without mirroring, noise on dense1 alone, to show
-that the pieces fit.
+16 maps on the digits in 8 x 8, not mirrored in training and with noise on dense1 alone:
+it shows that the pieces fit.
 
 vd starts log alpha at -2, lets it learn 100 times faster, and lets the KL count 12
 times until 70 % of the run, from there linearly down to once: `phase_transition` says

@@ -1,15 +1,17 @@
 """Reproduces a table: trains what this machine has no record of, then shows it.
 
     python scripts/reproduce.py [--table=lenet5_mnist] [--scale=quick] [--seeds=3] \
-        [--rows=variance,dropout]
+        [--rows=variance,dropout] [--minutes=30]
 
-With an empty table (`--table=`) it reproduces all of them.
+With an empty table (`--table=`) it reproduces all of them; with `--minutes` it begins
+no further one when these are over, and names those that it left out.
 
 Runs lie in RUNS/CONFIG/SCALE/VARIANT/seed<k>, where tables share them. Interrupted, it
 goes on where it was (SIGTERM and Ctrl-C save first, and it exits with 75); a run of a
 config that has changed since is moved to RUNS/stale and trained anew.
 """
 
+import math
 import signal
 import sys
 import time
@@ -27,6 +29,9 @@ TABLE = flags.DEFINE_string(
 SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those the table knows.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each row.", lower_bound=1)
 ROWS = flags.DEFINE_list("rows", [], "Rows to train; all by default.")
+MINUTES = flags.DEFINE_float(
+    "minutes", None, "Begin no table after so many; all by default.", lower_bound=0.0
+)
 RUNS = flags.DEFINE_string("runs", "runs", "Folder of this machine's runs.")
 
 
@@ -41,7 +46,10 @@ def main(argv: list[str]) -> int:
     for name in ROWS.value:
         table_specs.choice(name, known, f"row at scale {SCALE.value}")
     home, took = Path(RUNS.value), {}
+    end = math.inf if MINUTES.value is None else 60 * MINUTES.value
     for table in specs:
+        if sum(took.values()) >= end:
+            break
         began = time.monotonic()
         with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
             records = reproduce.train_missing(
@@ -52,6 +60,9 @@ def main(argv: list[str]) -> int:
         took[table.name] = time.monotonic() - began
     each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
     print(f"Seconds: {each}; in all {sum(took.values()):.0f}")
+    left = [table.name for table in specs if table.name not in took]
+    if left:
+        print(f"Left out, as {MINUTES.value:g} minutes are over: {', '.join(left)}")
     return 0
 
 

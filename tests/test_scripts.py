@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments import cli, table_specs
 from vnets import results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +145,13 @@ def test_reproduce_refuses_what_there_is_not(tmp_path, arguments, words):
     assert "Traceback" not in err
     for word in words:
         assert word in err
+
+
+def test_reproduce_names_what_it_has_no_time_for(tmp_path):
+    code, out, _ = call(tmp_path, "reproduce", "--table=", "--minutes=0")
+    assert code == 0
+    left = out[out.index("Left out, as 0 minutes are over:") :]
+    assert set(re.findall(r"\w+", left)) >= set(table_specs.names())
 
 
 def test_a_figure_that_cannot_be_written_is_an_error_that_says_why(tmp_path):

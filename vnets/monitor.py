@@ -151,7 +151,8 @@ class Progress(Work):
         finally:
             if stage == "evaluating":
                 self._evaluation = time.monotonic() - self._since
-            self._stage, self._since = before, time.monotonic()
+            begun = "" if before == "starting" else before
+            self._stage, self._since = begun, time.monotonic()
 
     def sent(self, steps: int, ready: Callable[[], bool]) -> None:
         """So many steps were handed to the device, which will have done them then."""
