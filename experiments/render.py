@@ -196,25 +196,27 @@ def legend(outcome: Outcome) -> str:
     if not table.published:
         return f"{text}."
     text += ", above the published numbers."
-    bounds = [_tolerance(scale, column) for column in table.column]
-    if not any(bounds):
+    if not scale.judged:
         return f"{text} No tolerance at this scale: published numbers are context only."
     unless = " unless it says when" if scale.changed else ""
+    bounds = "; ".join(
+        _tolerance(scale, column)
+        for column in table.column
+        if column.key in scale.judged
+    )
     return (
         f"{text} In brackets: measured minus published, and whether that is within the "
-        f"tolerance, set before any run{unless} ({'; '.join(filter(None, bounds))})."
+        f"tolerance, set before any run{unless} ({bounds})."
     )
 
 
 def _tolerance(scale: Scale, column: Column) -> str:
-    """A column's tolerance with what is to be said of it; empty if it has none."""
+    """A column's tolerance with what is to be said of it."""
     key = column.key
     if key in scale.tolerance:
         bound = f"{scale.tolerance[key]:g}"
-    elif key in scale.relative:
-        bound = f"{100 * scale.relative[key]:g} % of the published number"
     else:
-        return ""
+        bound = f"{100 * scale.relative[key]:g} % of the published number"
     text = f"{column.label.lower()} {bound}"
     if key in scale.wide:
         text += f", wider than half of the published spread: {scale.wide[key]}"

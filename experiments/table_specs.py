@@ -53,6 +53,11 @@ class Scale:
     seeds: int = 0
     reading: str = ""
 
+    @property
+    def judged(self) -> list[str]:
+        """The columns that have a tolerance."""
+        return [*self.tolerance, *self.relative]
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -368,15 +373,14 @@ def _check(table: Table) -> None:
 
 
 def _check_tolerances(scale: Scale, columns: list[str], rows: list[Row]) -> None:
-    both = scale.tolerance | scale.relative
-    for column in both:
+    for column in scale.judged:
         choice(column, columns, f"column in the tolerance of scale {scale.name}")
     for column in scale.tolerance.keys() & scale.relative.keys():
         raise TableError(
             f"scale {scale.name}: {column} has a tolerance and a relative one; give one"
         )
     for column in (*scale.wide, *scale.changed):
-        choice(column, both, f"column with a tolerance of scale {scale.name}")
+        choice(column, scale.judged, f"column with a tolerance of scale {scale.name}")
     for row in rows:
         for numbers in row.paper.values():
             for column in scale.relative.keys() & numbers.keys():

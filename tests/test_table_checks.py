@@ -46,7 +46,7 @@ def test_no_bound_of_a_committed_record_was_edited_in_silence():
     assert found == []
 
 
-@pytest.mark.parametrize("what", ['det = "means"', 'a = "their A",'])
+@pytest.mark.parametrize("what", [', det = "means"', 'a = "their A", '])
 def test_a_number_without_its_row_or_column_is_named(tmp_path, what):
     assert list(table_checks.without_place(spec(tmp_path, PLACED))) == []
     text = PLACED.replace(what, "")
