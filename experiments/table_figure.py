@@ -173,7 +173,8 @@ def _legend_handles(outcome: Outcome) -> list:
     handles.append(
         Line2D([], [], color="#555555", marker=".", linestyle="none", label="one seed")
     )
-    context = "" if outcome.scale.tolerance else " (context)"
+    judged = any(c.key in outcome.scale.judged for c in outcome.table.plain)
+    context = "" if judged else " (context)"
     handles += [
         Line2D([], [], label=version.label + context, **_paper_style(k))
         for k, version in enumerate(outcome.table.published)

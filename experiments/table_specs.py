@@ -36,16 +36,27 @@ class TableError(ValueError):
 class Scale:
     """How large the runs are; tolerances by column, where the paper is comparable.
 
-    `rows` names those that this scale has (all, if empty), `seeds` caps how many of
-    each are run; `reading` says in words what came out.
+    `tolerance` is in the column's unit, `relative` a fraction of the published number;
+    a column has one of the two. `wide` says why one exceeds half of the spread of the
+    published rows, `changed` when and why one was changed after the runs. `rows` names
+    those that this scale has (all, if empty), `seeds` caps how many of each are run;
+    `reading` says in words what came out.
     """
 
     name: str
     text: str
     tolerance: dict[str, float] = dataclasses.field(default_factory=dict)
+    relative: dict[str, float] = dataclasses.field(default_factory=dict)
+    wide: dict[str, str] = dataclasses.field(default_factory=dict)
+    changed: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: list[str] = dataclasses.field(default_factory=list)
     seeds: int = 0
     reading: str = ""
+
+    @property
+    def judged(self) -> list[str]:
+        """The columns that have a tolerance."""
+        return [*self.tolerance, *self.relative]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +94,18 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published version of the numbers and how it is known."""
+    """A published version of the numbers and how it is known.
+
+    `columns` and `rows` name the place of each number in the source: by our column and
+    by our row, what the source calls them.
+    """
 
     name: str
     label: str
     source: str
     tag: str
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +141,9 @@ class Claim:
     of the row `other`, of the column `other_column`, or of both.
 
     Bounds are set before any run that the table shows; where a result was known
-    already, `after` says which.
+    already, `after` says which. `changed` says when and why the claim or its bound was
+    edited after its runs, and what it was; `recipe`, which miss the recipe of its run
+    was changed after, the bound being the same.
     """
 
     text: str
@@ -136,6 +155,8 @@ class Claim:
     at_least: dict[str, float] = dataclasses.field(default_factory=dict)
     within: dict[str, float] = dataclasses.field(default_factory=dict)
     after: str = ""
+    changed: str = ""
+    recipe: str = ""
 
     @property
     def bound(self) -> tuple[str, dict[str, float]]:
@@ -324,8 +345,7 @@ def _check(table: Table) -> None:
     for column in table.column:
         _check_column(column)
     for scale in table.scale.values():
-        for column in scale.tolerance:
-            choice(column, columns, f"column in the tolerance of scale {scale.name}")
+        _check_tolerances(scale, columns, table.row)
         for row in scale.rows:
             choice(row, rows, f"row of scale {scale.name}")
     for figure in table.figure:
@@ -334,6 +354,10 @@ def _check(table: Table) -> None:
             _check_rows_figure(figure, table, columns)
     for version in table.published:
         choice(version.tag, TAGS, f"tag of published {version.name}")
+        for row in version.rows:
+            choice(row, rows, f"row in published {version.name}")
+        for column in version.columns:
+            choice(column, columns, f"column in published {version.name}")
     for row in table.row:
         path, _, variant = row.run.partition(":")
         if not (path.endswith(".py") and variant):
@@ -346,6 +370,26 @@ def _check(table: Table) -> None:
                 choice(column, columns, f"column in row {row.name}, paper.{version}")
     for i, claim in enumerate(table.claim, 1):
         _check_claim(claim, f"claim {i}", rows, columns, table)
+
+
+def _check_tolerances(scale: Scale, columns: list[str], rows: list[Row]) -> None:
+    for column in scale.judged:
+        choice(column, columns, f"column in the tolerance of scale {scale.name}")
+    for column in scale.tolerance.keys() & scale.relative.keys():
+        raise TableError(
+            f"scale {scale.name}: {column} has a tolerance and a relative one; give one"
+        )
+    for column in (*scale.wide, *scale.changed):
+        choice(column, scale.judged, f"column with a tolerance of scale {scale.name}")
+    for row in rows:
+        for numbers in row.paper.values():
+            for column in scale.relative.keys() & numbers.keys():
+                if numbers[column] <= 0:
+                    raise TableError(
+                        f"scale {scale.name}: {column} of row {row.name} was published "
+                        f"as {numbers[column]:g}, which cannot have a relative "
+                        "tolerance; give tolerance"
+                    )
 
 
 def _check_figure(figure: Figure, rows: list[str]) -> None:

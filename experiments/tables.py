@@ -44,11 +44,13 @@ class Cell:
 @dataclasses.dataclass(frozen=True)
 class Gap:
     """A published number, measured minus published, and whether it is within the
-    tolerance; None where there is nothing measured or nothing to compare."""
+    tolerance; None where there is nothing measured or nothing to compare. `relative` if
+    the tolerance is a fraction of the published number."""
 
     published: float
     difference: float | None
     within: bool | None
+    relative: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _measure(
     }
     gaps = {
         version: {
-            column: _gap(cells[column].mean, number, scale.tolerance.get(column))
+            column: _gap(cells[column].mean, number, scale, column)
             for column, number in numbers.items()
         }
         for version, numbers in row.paper.items()
@@ -213,10 +215,14 @@ def _summary(column: Column, path: Path, record: results.Record) -> float:
     return column.factor * max(b - v for b, v in zip(best, values, strict=True))
 
 
-def _gap(mean: float | None, published: float, tolerance: float | None) -> Gap:
+def _gap(mean: float | None, published: float, scale: Scale, column: str) -> Gap:
     if mean is None:
         return Gap(published, None, None)
     difference = round(mean - published, DIGITS)
+    if column in scale.relative:
+        bound = round(scale.relative[column] * abs(published), DIGITS)
+        return Gap(published, difference, abs(difference) <= bound, relative=True)
+    tolerance = scale.tolerance.get(column)
     within = None if tolerance is None else abs(difference) <= tolerance
     return Gap(published, difference, within)
 
