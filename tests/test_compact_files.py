@@ -83,6 +83,34 @@ def test_bad_files_are_refused(tmp_path):
             compact.load(tmp_path / "bad.vnz")
 
 
+def test_a_file_larger_than_any_is_not_read(tmp_path, monkeypatch):
+    content, _ = lenet5()
+    path = tmp_path / "net.vnz"
+    path.write_bytes(content)
+    monkeypatch.setattr(codec, "LARGEST_FILE", len(content))
+    compact.read(path)
+    monkeypatch.setattr(codec, "LARGEST_FILE", len(content) - 1)
+    with pytest.raises(ValueError, match=r"net.vnz is larger than any .vnz file"):
+        compact.read(path)
+    monkeypatch.undo()
+    with path.open("wb") as file:
+        file.truncate(2**30 + 1)  # of holes: it takes no room
+    with pytest.raises(ValueError, match="larger than any"):
+        compact.read(path)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_one_bad_constant_among_good_ones_is_refused(bad):
+    for step, words in (
+        (plan.Standardize((0.0, bad)), "subtracts"),
+        (plan.Standardize((bad, 0.0)), "subtracts"),
+        (plan.Standardize((0.0,), (1.0, bad)), "divides by"),
+        (plan.Standardize((0.0,), (bad, 1.0)), "divides by"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            description.check_step(step)
+
+
 def nested(depth):
     """Sides within sides."""
     return plan.Residual((nested(depth - 1),)) if depth else plan.Activation()
