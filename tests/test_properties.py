@@ -46,7 +46,7 @@ def convolutions(draw):
     return size, kernel, channels, strides, padding
 
 
-@fixed(max_examples=8)
+@fixed(max_examples=6)
 @given(convolutions(), st.integers(1, 3))
 def test_every_form_is_the_convolution(case, tile):
     """In value and in both gradients."""
@@ -206,7 +206,7 @@ def sparse_graphs(draw):
     return compact.Graph(chain, shape, kernels, biases)
 
 
-@fixed(max_examples=60)
+@fixed(max_examples=30)
 @given(sparse_graphs())
 def test_any_sparse_net_is_the_same_when_it_is_cut_and_filed(graph):
     """By dense and by sparse products; the file's to the bit of its own graph."""
