@@ -212,6 +212,8 @@ def test_quantized_weights_are_within_half_a_step():
         assert np.abs(layer.levels).max() == 2 ** (bits - 1) - 1
         error = np.abs(small.graph().kernels["dense1"] - kernel).max()
         assert error <= 0.5001 * step
+        largest = np.abs(graph.biases["dense1"]).max()  # of 16 bits, at any width
+        np.testing.assert_allclose(layer.bias_step, largest / (2**15 - 1), rtol=1e-6)
 
 
 def test_the_fewest_bits_change_few_predictions():
@@ -230,6 +232,21 @@ def test_the_fewest_bits_change_few_predictions():
     assert set(least.values()) == {2}
     with pytest.raises(ValueError, match="2 to 8"):
         compact.quantize(graph, 9)
+
+
+def test_the_fewest_bits_are_tried_in_order_up_to_the_tolerance():
+    """The layer of most weights first; a change of just the tolerance may be."""
+    net = MLP((3,), 7)  # 12 and 21 weights
+    graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
+    whole, tried = compact.quantize(graph, 8), []
+
+    def changed(net):
+        coarser = [n for n in net.layers if net.layers[n].step > whole.layers[n].step]
+        tried.append(coarser)
+        return 0.5 if coarser == ["dense2"] else 0.6
+
+    assert compact.fewest_bits(graph, changed, 0.5) == {"dense1": 8, "dense2": 2}
+    assert tried == [["dense2"]] * 6 + [["dense1", "dense2"]]
 
 
 def test_small_files():

@@ -42,6 +42,44 @@ def test_streams_come_back(seed):
     np.testing.assert_array_equal(entropy.unzigzag(entropy.zigzag(numbers)), numbers)
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_nothing_but_zeros_may_follow_the_streams(count):
+    """Wherever it lies: in the last byte that has bits, and in each one after it."""
+    numbers = np.full(count, 2**20 + 5)  # raw bits that end within a byte, or with it
+    writer = entropy.Writer()
+    writer.write(numbers)
+    tables, words, bits = writer.sections()
+
+    def read(bits, tables=tables):
+        reader = entropy.Reader(tables, words, bits)
+        np.testing.assert_array_equal(reader.read(count), numbers)
+        reader.finish()
+        return reader
+
+    used = read(bits + bytes(3))._used
+    for more in (b"\1", b"\0\1", b"\0\0\1", b"\x80", b"\0\x80\0"):
+        with pytest.raises(ValueError, match="more than the streams"):
+            read(bits + more)
+    for bit in range(-used % 8):
+        with pytest.raises(ValueError, match="more than the streams"):
+            read(bits[:-1] + bytes([bits[-1] | 1 << bit]))
+    with pytest.raises(ValueError, match="more than the streams"):
+        read(bits, tables + b"\0")
+
+
+@pytest.mark.parametrize("inputs", [40, 41, 42, 43])
+def test_a_file_has_a_byte_for_every_few_numbers(inputs):
+    """Else a short one could ask a reader for any amount of memory."""
+    steps = (plan.Dense("dense1", 101),)
+    kernels = {"dense1": np.ones((inputs, 101), np.float32)}
+    biases = {"dense1": np.ones(101, np.float32)}
+    graph = compact.Graph(steps, (inputs,), kernels, biases)
+    content = compact.dumps(compact.quantize(graph, 4))
+    numbers = (inputs + 1) * 101
+    assert len(content) == math.ceil(numbers / codec.NUMBERS_PER_BYTE)
+    assert compact.loads(content).nonzeros() == {"dense1": inputs * 101}
+
+
 def test_streams_are_near_their_entropy():
     """Frequencies in octaves and raw bits cost less than a tenth of a bit."""
     draw = np.random.default_rng(0)

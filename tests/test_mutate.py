@@ -64,11 +64,9 @@ def test_every_module_has_mutants_and_tests(module):
 
 def test_what_is_called_equivalent_is_there():
     reasons = set(mutate.EQUIVALENT)
-    for module, *_ in reasons:
-        assert module in mutate.TESTS
     there = {
         one.name
-        for module in mutate.TESTS
+        for module in {module for module, *_ in reasons} & set(mutate.TESTS)
         for one in mutate.mutants(module, mutate.source_of(module))
     }
     assert reasons <= there
