@@ -8,7 +8,7 @@ MINUTES ?=
 FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench test test-slow lint format reproduce-table \
+.PHONY: help setup setup-dev setup-bench test test-slow mutate lint format reproduce-table \
 	reproduce-all tables publish bench clean
 
 help: ## Show this list
@@ -39,6 +39,10 @@ test: setup-dev ## Run the tests (under ten minutes on two cores)
 
 test-slow: setup-dev ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -n 2 -m slow
+
+mutate: ARGS ?= --limit=100 --seconds=3600
+mutate: setup-dev ## List small changes of the algebra that no test notices [ARGS=]
+	$(BIN)/python -m tests.mutate $(ARGS)
 
 lint: setup-dev ## Check style and types
 	$(BIN)/ruff check .

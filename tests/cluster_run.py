@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import random
 
+from tests.waiting import HANG
 from vnets import (
     data,
     evaluate,
@@ -102,7 +103,7 @@ def main(folder: Path, kind: str, mesh=None, dies_at: int = 0) -> dict:
 if __name__ == "__main__":
     where, which, address, processes, number, *dies = sys.argv[1:]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    parallel.initialize(address, int(processes), int(number), timeout=120)
+    parallel.initialize(address, int(processes), int(number), timeout=HANG)
     try:
         found = main(Path(where), which, dies_at=int(dies[0]) if dies else 0)
     except Exception:

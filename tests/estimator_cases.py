@@ -9,8 +9,9 @@ from vnets import ops
 
 DRAWS = 2000
 DENSE_X, DENSE_W = (2, 3), (3, 4)
-CONV_X, CONV_W = (2, 4, 5, 2), (3, 3, 2, 3)
-CONV = ops.TiledConv((4, 5), (3, 3), ((1, 1), (0, 0)), 2)
+# Height and width of the kernel and its outputs differ: none passes for another.
+CONV_X, CONV_W = (2, 4, 5, 2), (2, 3, 2, 5)
+CONV = ops.TiledConv((4, 5), (2, 3), ((1, 1), (0, 0)), 2)
 CASES = {"dense": (ops.DENSE, DENSE_X, DENSE_W), "conv": (CONV, CONV_X, CONV_W)}
 
 

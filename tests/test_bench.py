@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from experiments.bench import (
@@ -86,7 +87,7 @@ def test_every_method_and_precision_has_a_row(tiny):
         assert case["peak_mib"] is None
         assert case["compile_seconds"] > 0
     for part in ("cases", "ratios", "values", "overview"):
-        assert all(math.isfinite(x) for x in _numbers(measured[part]))
+        assert every(math.isfinite(x) for x in _numbers(measured[part]))
     assert measured["rounds"] == 3
     assert measured["device"]["platform"] == "cpu"
 
@@ -184,8 +185,9 @@ def test_quick_form_reports_every_case_with_finite_numbers(name, alone, monkeypa
     assert set(measured["cases"]) == {c for c in cases if "matmul" not in c}
     assert measured["ratios"]
     for part in ("cases", "ratios", "values", "overview"):
-        assert all(math.isfinite(x) for x in _numbers(measured.get(part, {})))
-    assert all(x > 0 for x in _numbers(measured["ratios"]))
+        for number in _numbers(measured.get(part, {})):
+            assert math.isfinite(number)
+    assert every(x > 0 for x in _numbers(measured["ratios"]))
     assert measured["quick"]
 
 
@@ -241,7 +243,7 @@ def test_torch_nets_take_the_steps_asked_for(name, torch):
         made = torch_nets._modules(torch)(net.plan, shape, kinds)
         x = torch.from_numpy(split.image).permute(0, 3, 1, 2) / 255
         (made(x).square().sum() + made.kl()).backward()
-        assert all(torch.isfinite(p.grad).all() for p in made.parameters())
+        assert every(torch.isfinite(p.grad).all() for p in made.parameters())
         assert not torch.equal(made(x), made(x))
         for form, precision in (("NCHW", "float32"), ("channels_last", "bfloat16")):
             ready = torch_nets.build(
@@ -324,7 +326,7 @@ def test_unknown_benchmark_exits_with_the_valid_names():
     done = _script("--only=noise,nothing")
     assert done.returncode == 2
     assert "nothing" in done.stderr
-    assert all(name in done.stderr for name in suite.MODULES)
+    assert every(name in done.stderr for name in suite.MODULES)
 
 
 def test_script_measures_what_it_is_asked_and_prints_it(tmp_path):
@@ -336,8 +338,8 @@ def test_script_measures_what_it_is_asked_and_prints_it(tmp_path):
     cases = json.loads((tmp_path / "noise.json").read_text("utf-8"))["cases"]
     first, *others = cases.values()
     assert first["peak_mib"] >= 0
-    assert all(case["peak_mib"] is None for case in others)
-    assert all(case["compile_seconds"] > 0 for case in cases.values())
+    assert every(case["peak_mib"] is None for case in others)
+    assert every(case["compile_seconds"] > 0 for case in cases.values())
 
 
 @pytest.mark.slow
@@ -363,7 +365,7 @@ def test_a_folder_that_cannot_be_written_is_a_message(tmp_path):
 def test_forms_differ_only_in_speed(alone):
     measured = report.measure("forms", quick=True, rounds=2, say=lambda line: None)
     assert set(measured["cases"]) == set(forms.CPU)
-    assert all(x > 0 for x in _numbers(measured["ratios"]))
+    assert every(x > 0 for x in _numbers(measured["ratios"]))
 
 
 def test_the_memory_of_a_case_is_not_that_of_who_started_it():

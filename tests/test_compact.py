@@ -124,6 +124,47 @@ def test_layers_of_nested_modules_are_named_by_their_paths():
     close(predict(x), model.apply(flat, x))
 
 
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+def test_epsilon_is_folded_beside_a_variance_of_its_size(epsilon):
+    """A unit that hardly varies: the slope is 1 / sqrt(2 epsilon), not its root 2."""
+    net = Chain(steps=(plan.Dense("dense1", 3), plan.Norm("norm1", epsilon=epsilon)))
+    variables = sparse(net, (4,), 1.0)
+    seen = {
+        "mean": np.zeros(3, np.float32),
+        "var": np.asarray([0, 1, 3], np.float32) * np.float32(epsilon),
+    }
+    variables["batch_stats"] = {"norm1": seen}
+    graph = compact.capture(net, variables, (4,))
+    scale = variables["params"]["norm1"]["scale"] / np.sqrt(epsilon)
+    np.testing.assert_allclose(
+        graph.norms["norm1"].slope, scale / [1, np.sqrt(2), 2], rtol=1e-6
+    )
+    x = inputs((4,))
+    close(compact.Predictor(compact.fold_norms(graph))(x), net.apply(variables, x))
+
+
+def test_auto_takes_the_form_by_the_share_of_nonzeros():
+    """Of the weights between live inputs and outputs, for each layer by itself."""
+    steps = (plan.Dense("dense1", 20), plan.Activation(), plan.Dense("dense2", 10))
+    kernels = {"dense1": np.zeros((30, 20)), "dense2": np.zeros((20, 10))}
+    # Every input and output of both is live; of dense1 exactly a tenth of the weights.
+    kernels["dense1"][np.arange(60) % 30, np.arange(60) % 20] = 1.0
+    kernels["dense2"][np.arange(20), np.arange(20) % 10] = 1.0
+    kernels = {name: kernel.astype(np.float32) for name, kernel in kernels.items()}
+    biases = {"dense1": np.ones(20, np.float32), "dense2": np.ones(10, np.float32)}
+    graph = compact.Graph(steps, (30,), kernels, biases)
+    assert graph.nonzeros() == {"dense1": 60, "dense2": 20}
+    forms = {"dense1": "dense", "dense2": "dense"}
+    assert compact.Predictor(graph).forms == forms
+    kernels["dense2"][0, 0] = 0.0  # input 0 is dead with it: 19 of 190
+    assert compact.Predictor(graph).forms == forms
+    kernels["dense1"][0, 0] = 0.0  # 59 of 600
+    assert compact.Predictor(graph).forms == forms | {"dense1": "sparse"}
+    for form in ("sparse", "dense"):
+        found = compact.Predictor(graph, form).forms
+        assert found == dict.fromkeys(forms, form)
+
+
 @pytest.mark.parametrize("form", ["auto", "sparse", "dense"])
 @pytest.mark.parametrize("name", NETS)
 def test_shrinking_keeps_the_function(name, form):
@@ -171,6 +212,8 @@ def test_quantized_weights_are_within_half_a_step():
         assert np.abs(layer.levels).max() == 2 ** (bits - 1) - 1
         error = np.abs(small.graph().kernels["dense1"] - kernel).max()
         assert error <= 0.5001 * step
+        largest = np.abs(graph.biases["dense1"]).max()  # of 16 bits, at any width
+        np.testing.assert_allclose(layer.bias_step, largest / (2**15 - 1), rtol=1e-6)
 
 
 def test_the_fewest_bits_change_few_predictions():
@@ -189,6 +232,21 @@ def test_the_fewest_bits_change_few_predictions():
     assert set(least.values()) == {2}
     with pytest.raises(ValueError, match="2 to 8"):
         compact.quantize(graph, 9)
+
+
+def test_the_fewest_bits_are_tried_in_order_up_to_the_tolerance():
+    """The layer of most weights first; a change of just the tolerance may be."""
+    net = MLP((3,), 7)  # 12 and 21 weights
+    graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
+    whole, tried = compact.quantize(graph, 8), []
+
+    def changed(net):
+        coarser = [n for n in net.layers if net.layers[n].step > whole.layers[n].step]
+        tried.append(coarser)
+        return 0.5 if coarser == ["dense2"] else 0.6
+
+    assert compact.fewest_bits(graph, changed, 0.5) == {"dense1": 8, "dense2": 2}
+    assert tried == [["dense2"]] * 6 + [["dense1", "dense2"]]
 
 
 def test_small_files():

@@ -42,6 +42,44 @@ def test_streams_come_back(seed):
     np.testing.assert_array_equal(entropy.unzigzag(entropy.zigzag(numbers)), numbers)
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_nothing_but_zeros_may_follow_the_streams(count):
+    """Wherever it lies: in the last byte that has bits, and in each one after it."""
+    numbers = np.full(count, 2**20 + 5)  # raw bits that end within a byte, or with it
+    writer = entropy.Writer()
+    writer.write(numbers)
+    tables, words, bits = writer.sections()
+
+    def read(bits, tables=tables):
+        reader = entropy.Reader(tables, words, bits)
+        np.testing.assert_array_equal(reader.read(count), numbers)
+        reader.finish()
+        return reader
+
+    used = read(bits + bytes(3))._used
+    for more in (b"\1", b"\0\1", b"\0\0\1", b"\x80", b"\0\x80\0"):
+        with pytest.raises(ValueError, match="more than the streams"):
+            read(bits + more)
+    for bit in range(-used % 8):
+        with pytest.raises(ValueError, match="more than the streams"):
+            read(bits[:-1] + bytes([bits[-1] | 1 << bit]))
+    with pytest.raises(ValueError, match="more than the streams"):
+        read(bits, tables + b"\0")
+
+
+@pytest.mark.parametrize("inputs", [40, 41, 42, 43])
+def test_a_file_has_a_byte_for_every_few_numbers(inputs):
+    """Else a short one could ask a reader for any amount of memory."""
+    steps = (plan.Dense("dense1", 101),)
+    kernels = {"dense1": np.ones((inputs, 101), np.float32)}
+    biases = {"dense1": np.ones(101, np.float32)}
+    graph = compact.Graph(steps, (inputs,), kernels, biases)
+    content = compact.dumps(compact.quantize(graph, 4))
+    numbers = (inputs + 1) * 101
+    assert len(content) == math.ceil(numbers / codec.NUMBERS_PER_BYTE)
+    assert compact.loads(content).nonzeros() == {"dense1": inputs * 101}
+
+
 def test_streams_are_near_their_entropy():
     """Frequencies in octaves and raw bits cost less than a tenth of a bit."""
     draw = np.random.default_rng(0)
@@ -81,6 +119,34 @@ def test_bad_files_are_refused(tmp_path):
         (tmp_path / "bad.vnz").write_bytes(bad)
         with pytest.raises(ValueError, match=rf"bad.vnz: .*{message}"):
             compact.load(tmp_path / "bad.vnz")
+
+
+def test_a_file_larger_than_any_is_not_read(tmp_path, monkeypatch):
+    content, _ = lenet5()
+    path = tmp_path / "net.vnz"
+    path.write_bytes(content)
+    monkeypatch.setattr(codec, "LARGEST_FILE", len(content))
+    compact.read(path)
+    monkeypatch.setattr(codec, "LARGEST_FILE", len(content) - 1)
+    with pytest.raises(ValueError, match=r"net.vnz is larger than any .vnz file"):
+        compact.read(path)
+    monkeypatch.undo()
+    with path.open("wb") as file:
+        file.truncate(2**30 + 1)  # of holes: it takes no room
+    with pytest.raises(ValueError, match="larger than any"):
+        compact.read(path)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_one_bad_constant_among_good_ones_is_refused(bad):
+    for step, words in (
+        (plan.Standardize((0.0, bad)), "subtracts"),
+        (plan.Standardize((bad, 0.0)), "subtracts"),
+        (plan.Standardize((0.0,), (1.0, bad)), "divides by"),
+        (plan.Standardize((0.0,), (bad, 1.0)), "divides by"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            description.check_step(step)
 
 
 def nested(depth):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from experiments import (
@@ -93,14 +94,14 @@ def test_the_report_agrees_with_the_file(workdir, report):
         1 - record["evals"]["det"]["accuracy"]
     )
     assert 0 < report["mdl_bits"]["left"] < report["mdl_bits"]["all"]
-    assert all(2 <= bits <= 8 for bits in report["bits"].values())
+    assert every(2 <= bits <= 8 for bits in report["bits"].values())
     times = report["latency_ms"]
     assert times["threads"] == 1
     for batch in ("batch_1", "batch_256"):
         assert set(times[batch]) == {"compact", "dense_numpy", "dense_jax"}
         assert min(times[batch].values()) > 0
         fastest = times[batch.replace("batch", "fastest")]
-        assert all(0 < fastest[name] <= ms for name, ms in times[batch].items())
+        assert every(0 < fastest[name] <= ms for name, ms in times[batch].items())
 
 
 @pytest.mark.parametrize(

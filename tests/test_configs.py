@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from experiments import build, core, table_specs
@@ -137,10 +138,10 @@ def _assert_a_step_keeps_its_types(task):
     new, metrics = jax.eval_shape(one, state, task.source.arrays, item, key)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     shapes = jax.tree.map(lambda a, b: a.shape == b.shape, new, state)
-    assert all(jax.tree.leaves(shapes))
+    assert every(jax.tree.leaves(shapes))
     dtypes = jax.tree.map(lambda a, b: a.dtype == b.dtype, new, state)
-    assert all(jax.tree.leaves(dtypes))
-    assert all(metric.shape == () for metric in metrics.values())
+    assert every(jax.tree.leaves(dtypes))
+    assert every(metric.shape == () for metric in metrics.values())
 
 
 def nets():

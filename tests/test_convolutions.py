@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from flax import linen as nn
 from jax import random
 
@@ -146,7 +147,7 @@ def test_a_converted_layer_is_that_of_flax_with_noise(name):
 
     got, want, slopes = run(x)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
+    assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
 
 
 def test_the_bias_joins_the_mean_only():

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from claims import every
 
 from tests.raw_data import (
     TEST,
@@ -24,6 +25,7 @@ from tests.raw_data import (
     random_split,
     truncate,
 )
+from tests.waiting import HANG
 from vnets import data
 from vnets.data import loading, preparation, records
 from vnets.data.splits import stratified
@@ -221,7 +223,7 @@ def test_offline_a_download_fails_at_once(name, places):
     start = time.monotonic()
     with pytest.raises(data.DataError, match="out of reach") as error:
         data.load(name, download=True)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 100  # retries would take 210
     assert f"fetch_data.py {name}" in str(error.value)
     assert records.locate(name, places[0]) is None
 
@@ -300,7 +302,7 @@ def test_preparing_leaves_no_stand_in_behind_and_does_nothing_twice(mnist, offli
     modules = (builders, cifar, extractor)
     before = [vars(module)["tf"] for module in modules]
     with contextlib.suppress(RuntimeError), preparation.tensorflow_stand_ins():
-        assert all(module.tf.io.gfile.GFile is open for module in modules)
+        assert every(module.tf.io.gfile.GFile is open for module in modules)
         raise RuntimeError
     assert [vars(module)["tf"] for module in modules] == before
     assert data.prepare("mnist", mnist[0]) == mnist[0] / "mnist" / "3.0.1"
@@ -345,7 +347,7 @@ def run_python(*arguments, **environment):
         env=os.environ | {"PYTHONPATH": path} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
 

@@ -73,3 +73,14 @@ def test_a_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     cache.write(tmp_path / "name" / "key", SMALL)
     assert list((tmp_path / "name").iterdir()) == []
     assert cache.find(tmp_path / "name") is None
+
+
+def test_versions_of_equal_content_are_one_data_set(tmp_path):
+    """Decoded twice, under two names; the last of them is as good as any."""
+    for key in ("1.0.0", "2.0.0"):
+        cache.write(tmp_path / "name" / key, SMALL)
+    assert cache.find(tmp_path / "name") == tmp_path / "name" / "2.0.0"
+    other = Arrays({"train_image": np.ones((4, 2, 2, 1), np.uint8)}, source="here")
+    cache.write(tmp_path / "name" / "3.0.0", other)
+    with pytest.raises(data.DataError, match=r"1\.0\.0, 2\.0\.0, 3\.0\.0"):
+        cache.find(tmp_path / "name")

@@ -80,6 +80,24 @@ def test_the_state_after_the_best_epoch_counts(whole, task, one_device):
     assert same(whole.state.params, two.state.params)
 
 
+def test_no_epoch_is_trained_after_the_end(task, one_device, tmp_path, monkeypatch):
+    """Neither by the run that ends early, nor by the next call."""
+    trained, real = [], sources.Resident.chunks
+
+    def chunks(source, key, epoch, *rest):
+        trained.append(epoch)
+        return real(source, key, epoch, *rest)
+
+    monkeypatch.setattr(sources.Resident, "chunks", chunks)
+    fit(task, one_device, workdir=tmp_path)
+    assert sorted(set(trained)) == list(range(LAST))
+    trained.clear()
+    [again] = fit(task, one_device, workdir=tmp_path)
+    assert trained == []
+    assert again.compile_seconds == 0
+    assert steps(again.state) == BEST * task.source.steps_per_epoch
+
+
 def test_without_it_all_epochs_are_trained(task, one_device):
     [result] = fit(task, one_device, early_stopping=None)
     assert len(result.history) == len(SCORES)

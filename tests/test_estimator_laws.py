@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from estimator_cases import CONV, CONV_W, CONV_X
 from jax import random
 
 from vnets import ops
@@ -22,11 +23,10 @@ from vnets.posteriors import dropout, gaussian, variance
 
 MIRRORED = (flipout, antithetic)
 DRAWS = 2000
-CONV = ops.TiledConv((4, 5), (3, 3), ((1, 1), (0, 0)), 2)
 CASES = {
     "dense": (ops.DENSE, (2, 3), (3, 4)),
     "sequence": (ops.DENSE, (2, 2, 3), (3, 4)),  # one weight for both positions
-    "conv": (CONV, (2, 4, 5, 2), (3, 3, 2, 3)),
+    "conv": (CONV, CONV_X, CONV_W),
 }
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from claims import every
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -170,7 +171,7 @@ def test_long_titles_of_panels_keep_to_their_panel(outcome, tmp_path, monkeypatc
     filled = dataclasses.replace(filled, rows=rows)
     figures.save(filled.table.figure[0], filled, tmp_path / "f.png")
     assert [title.replace("\n", " ") for title in titles] == [f"{long} (n = 1)"] * 2
-    assert all("(n = 1)" in title for title in titles)
+    assert every("(n = 1)" in title for title in titles)
     most = figures.WIDTH * figures.PANEL_LETTERS
     assert max(len(line) for title in titles for line in title.split("\n")) <= most
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 from ml_collections import ConfigDict
 
@@ -74,10 +75,10 @@ def test_the_ways_are_ordered_and_the_terms_add_up(measured, place):
     one, other = curve["single"][1], curve["single_formula"][1]
     assert one == pytest.approx(other, rel=ERRORS * 2 * math.sqrt(2 / MINIBATCHES))
     assert curve["batch_size"] == [1, *SIZES]
-    assert all(len(axis) == 3 for axis in curve.values())
+    assert every(len(axis) == 3 for axis in curve.values())
     for name in ("lrt", "none"):
         assert curve[name][0] == pytest.approx(curve[name][2] * SIZES[-1])
-    assert all(np.isfinite(value) for value in found.values())
+    assert every(np.isfinite(value) for value in found.values())
 
 
 def test_without_noise_the_variance_is_that_of_the_examples(net, split):

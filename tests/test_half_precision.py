@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from flax import linen as nn
 from jax import random
 
@@ -49,7 +50,7 @@ def test_products_have_the_factors_that_the_processor_can_and_sums_in_float32(ha
             assert run(node).dtype == jnp.bfloat16
             assert products(run, node) == count * [{half, "float32"}]
             assert len(products(jax.grad(total), node)) > count
-            assert all(
+            assert every(
                 kinds == {half, "float32"} for kinds in products(jax.grad(total), node)
             )
 

@@ -12,6 +12,7 @@ from experiments.launch import plan
 from experiments.launch.plan import Run
 from experiments.table_specs import TableError
 from tests.launches import ROOT, launch
+from tests.waiting import HANG
 
 
 def test_nets_come_before_what_starts_from_them(tmp_path):
@@ -24,7 +25,8 @@ def test_nets_come_before_what_starts_from_them(tmp_path):
         for k in range(5, 10)
     )
     for run, needs in todo.items():
-        assert all(order.index(need) < order.index(run) for need in needs)
+        for need in needs:
+            assert order.index(need) < order.index(run)
     nets, studies = plan.stages(todo)
     assert set(studies) == set(runs)
     assert len(nets) == 10
@@ -40,7 +42,8 @@ def test_every_table_can_be_planned_at_each_of_its_scales(tmp_path):
         level = {run: k for k, stage in enumerate(stages) for run in stage}
         assert set(level) == set(todo)
         for run, needs in todo.items():
-            assert all(level[need] < level[run] for need in needs)
+            for need in needs:
+                assert level[need] < level[run]
 
 
 def test_seeds_are_capped_as_in_the_table(tmp_path):
@@ -97,7 +100,7 @@ def test_wrong_calls_exit_with_2_and_write_nothing(
     environment, tmp_path, arguments, words
 ):
     process = launch(environment, *arguments, f"--runs={tmp_path / 'runs'}")
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 2
     assert "Traceback" not in err
     for word in words:
@@ -116,7 +119,7 @@ def test_the_commands_of_the_readme_plan_something(environment, tmp_path):
         for one in commands
     ]
     for process in started:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=HANG)
         assert process.returncode == 0, err
         assert not out.startswith("0 runs")
     assert not home.exists()

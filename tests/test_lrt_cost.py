@@ -4,6 +4,7 @@ import math
 
 import jax
 import pytest
+from claims import every
 from jax import random
 
 from experiments import core, lrt_cost
@@ -29,7 +30,7 @@ def test_the_study_measures_every_way_and_both_sweeps():
     measured = core.build(small()).measure({}, random.key(0))
     evals, curves = measured.evals, measured.curves
     for name in lrt_cost.WAYS:
-        assert all(value > 0 for value in evals[name].values())
+        assert every(value > 0 for value in evals[name].values())
         ratio = evals[name]["epoch_seconds"] / evals[name]["step_ms"]
         assert ratio == pytest.approx(1e-3 * (1437 // 16))
         if name != "lrt":
@@ -45,7 +46,9 @@ def test_the_study_measures_every_way_and_both_sweeps():
     assert high == pytest.approx(4 * low)
     for curve in curves.values():
         assert len({len(axis) for axis in curve.values()}) == 1
-        assert all(math.isfinite(x) and x > 0 for axis in curve.values() for x in axis)
+        assert every(
+            math.isfinite(x) and x > 0 for axis in curve.values() for x in axis
+        )
 
 
 def test_memory_of_a_sample_per_example_does_not_grow_with_the_batch():

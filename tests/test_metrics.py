@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 from sklearn import metrics as sk
 
@@ -60,7 +61,7 @@ def test_values(predictions):
     assert got["brier"] == pytest.approx(brier, rel=1e-5)
     assert got["ece"] == pytest.approx(plain_ece(p, labels), rel=1e-4)
     assert got["ece"] > 0.01  # there is something to measure
-    assert all(type(value) is float for value in got.values())
+    assert every(type(value) is float for value in got.values())
 
 
 @pytest.mark.parametrize("batch", [1, 7, 50, 202, 500])

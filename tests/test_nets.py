@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from vnets.layers import TEST, TRAIN
@@ -85,7 +86,7 @@ def test_every_posterior_on_every_subset_of_layers(name, kind, choose):
             deterministic = count(variables["params"])
         assert count(variables["params"]) >= deterministic
         leaves = jax.tree.leaves(variables["params"])
-        assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+        assert every(leaf.dtype == jnp.float32 for leaf in leaves)
         assert not any(leaf.weak_type for leaf in leaves)
         hash(net)
 
@@ -209,7 +210,7 @@ def test_batch_norm_is_switched_by_the_mode(normalized):
     net, variables, x = normalized
     fresh = jax.eval_shape(lambda x: net.init(rngs(), x), X)["batch_stats"]
     assert set(fresh) == {"norm1", "norm2", "norm3"}
-    assert all(
+    assert every(
         np.all(np.asarray(norm["mean"]) != 0)
         for norm in variables["batch_stats"].values()
     )

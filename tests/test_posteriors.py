@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from vnets import noise as noises
@@ -188,7 +189,7 @@ def test_sharing_of_alpha(per):
 @pytest.mark.parametrize("name", sorted(NODES))
 def test_leaves_are_float32_and_noise_is_static(name):
     leaves, treedef = jax.tree.flatten(build(name))
-    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    assert every(leaf.dtype == jnp.float32 for leaf in leaves)
     rebuilt = jax.tree.unflatten(treedef, leaves)
     assert jax.tree.structure(rebuilt) == treedef
     hash(treedef)
@@ -305,3 +306,19 @@ def test_the_gain_multiplies_the_standard_deviation(assert_moments):
     # The authors' symmetric Bernoulli noise: w = scale * {-1/2, 1/2}.
     np.testing.assert_allclose(abs(draws), abs(half.scale[None]) / 2 + 0 * draws)
     assert_moments(draws, 0.0, half.moments()[1])
+
+
+def test_starts_are_those_that_are_said():
+    """What a factory without arguments gives: published numbers depend on it."""
+    key, shape = random.key(0), (3, 4)
+    weights = fan_in_uniform(key, shape)
+    for make, mean, field, start in (
+        (gaussian(), "mean", "log_var", np.full(shape, -10.0)),
+        (multiplicative(), "mean", "log_alpha", np.full((1, 1), -5.0)),
+    ):
+        node = make(key, shape)
+        np.testing.assert_array_equal(getattr(node, mean), weights)
+        np.testing.assert_array_equal(getattr(node, field), start)
+    assert variance()(key, shape).gain == 1.0
+    np.testing.assert_array_equal(variance()(key, shape).scale, weights)
+    np.testing.assert_array_equal(point()(key, shape).mean, weights)

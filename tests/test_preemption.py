@@ -173,7 +173,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
         pass
     code = (
         "import fcntl, sys, time; file = open(sys.argv[1], 'a+')\n"
-        "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(99)"
+        "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(999)"
     )
     words = [sys.executable, "-S", "-c", code, str(tmp_path / ".run.lock")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE)
@@ -181,7 +181,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     threading.Timer(0.2, process.kill).start()
     began = time.monotonic()
     with workdirs.held([tmp_path / "run"]):
-        assert 0.1 < time.monotonic() - began < 30
+        assert 0.1 < time.monotonic() - began < 300
     process.communicate()
 
 

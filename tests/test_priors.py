@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 from scipy import integrate, special, stats
 
@@ -457,7 +458,7 @@ def test_student_t_takes_layers_and_refuses_what_it_does_not_fit():
     ]
     assert float(student_t(0.1)(node)) == pytest.approx(sum(each), rel=1e-4)
     grads = jax.grad(lambda n: student_t(1e-8)(n))(node)
-    assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
+    assert every(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
     assert np.isfinite(float(student_t()(variance()(random.key(0), SHAPE))))
     with pytest.raises(TypeError, match="sign noise"):
         student_t()(variance("sign")(random.key(0), SHAPE))

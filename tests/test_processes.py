@@ -15,6 +15,7 @@ import pytest
 
 from experiments import preemption
 from tests import cluster_run
+from tests.waiting import HANG
 from vnets import parallel
 from vnets.parallel import processes
 
@@ -58,7 +59,7 @@ def start(arguments, devices=1, **variables):
 def finish(started):
     """Waits; returns exit codes and what was printed."""
     try:
-        ended = [one.communicate(timeout=300) for one in started]
+        ended = [one.communicate(timeout=HANG) for one in started]
     finally:
         for one in started:
             one.kill()
@@ -140,10 +141,10 @@ def script(folder, epochs=8):
 
 def two_scripts(folder):
     """The run by two processes: SLURM's variables in place of two of three flags."""
-    address = f"--coordinator=127.0.0.1:{free_port()}"
+    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--connect_seconds={HANG}")
     slurm = SLURM | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
     return [
-        start([*script(folder), address], **slurm | {"SLURM_PROCID": str(number)})
+        start([*script(folder), *flags], **slurm | {"SLURM_PROCID": str(number)})
         for number in (0, 1)
     ]
 
@@ -237,7 +238,8 @@ def test_a_wrong_number_of_processes_is_an_error():
             "import time\n"
             "from vnets import parallel\n"
             "try:\n"
-            f"    parallel.initialize('{address}', {processes}, {number}, timeout=60)\n"
+            f"    given = '{address}', {processes}, {number}\n"
+            f"    parallel.initialize(*given, timeout={HANG})\n"
             "except parallel.ClusterError as error:\n"
             "    print(error)\n"
             f"{then}\n"
@@ -245,7 +247,7 @@ def test_a_wrong_number_of_processes_is_an_error():
         )
         return start(["-c", code])
 
-    coordinator = join(2, 0, "time.sleep(300)")
+    coordinator = join(2, 0, f"time.sleep({HANG})")
     try:
         codes, ended = finish([join(3, 1, "")])
     finally:

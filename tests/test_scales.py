@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 from scipy import special
 
@@ -135,7 +136,7 @@ def test_truncated_gradients_are_finite_and_right():
     for function in (total, drawn):
         value, grad = jax.value_and_grad(function)(q)
         assert np.isfinite(value)
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
+        assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
 
 
 @pytest.mark.slow
@@ -211,6 +212,26 @@ FACTORIES = {
     "group_normal_jeffreys": scales.group_normal_jeffreys,
     "group_horseshoe": scales.group_horseshoe,
 }
+
+
+def test_scales_start_where_it_is_said():
+    """Without arguments: mu at the upper end, scales of mean one, nearly no noise."""
+    key, shape = random.key(0), (30, 4)
+    scale = scales.structured()(key, shape).scale
+    assert (scale.low, scale.high) == (LOW, HIGH)
+    np.testing.assert_array_equal(scale.location, np.zeros(30))
+    np.testing.assert_array_equal(scale.log_std, np.full(30, -5.0))
+    node = scales.group_normal_jeffreys()(key, shape)
+    np.testing.assert_array_equal(node.scale.log_var, np.full(30, -9.0))
+    np.testing.assert_array_equal(node.weight.log_var, np.full(shape, -9.0))
+    around = np.asarray(node.scale.mean) - 1
+    assert np.abs(around.mean()) < 5 * 0.01 / np.sqrt(30)
+    assert 0.005 < around.std() < 0.02
+    node = scales.group_horseshoe()(key, shape)
+    for part, units in ((node.scale.shared, (2,)), (node.scale.unit, (2, 30))):
+        np.testing.assert_array_equal(part.log_mean, np.zeros(units))
+        np.testing.assert_array_equal(part.log_var, np.full(units, -9.0))
+    np.testing.assert_array_equal(node.weight.log_var, np.full(shape, -9.0))
 
 
 @pytest.mark.parametrize("name", FACTORIES)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, table_specs
+from tests.waiting import HANG
 from vnets import results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def start(tmp_path, script, *arguments, **kwargs):
 
 def call(tmp_path, script, *arguments):
     process = start(tmp_path, script, *arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=HANG)
     return process.returncode, out, err
 
 
@@ -123,7 +124,7 @@ def test_missing_data_are_named_soon_and_nothing_else_is_used(tmp_path):
     if code == 0 or "Downloading" in err:  # pragma: no cover
         pytest.skip("there is a network here")
     assert code == 1
-    assert time.monotonic() - began < 60  # ten seconds, and a busy machine's share
+    assert time.monotonic() - began < 180  # retries would take 210
     for word in ("no-tfds", "no-cache", "fetch_data.py", "TFDS_DATA_DIR", "digits"):
         assert word in err
     assert not (tmp_path / "run" / "record.json").exists()

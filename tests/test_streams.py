@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from claims import every
 from jax import random
 from PIL import Image
 
+from tests.waiting import HANG
 from vnets import data, evaluate, objectives, parallel, sources, train
 from vnets.data import pictures, records, shapes, streams
 from vnets.evaluate import EvalSpec
@@ -84,7 +86,7 @@ def test_generated_pictures_are_a_function_of_their_number():
         sizes.add(Image.open(io.BytesIO(encoded)).size)
     assert len(sizes) > 4
     low, high = shapes.EDGES
-    assert all(low <= edge <= high for size in sizes for edge in size)
+    assert every(low <= edge <= high for size in sizes for edge in size)
     assert shapes.picture("validation", 0) != shapes.picture("train", 0)
 
 
@@ -176,7 +178,7 @@ if __name__ == "__main__":
     script = prepared / "make.py"
     script.write_text(code)
     env = {**os.environ, "VNETS_DATA_WORKERS": "2"}
-    subprocess.run([sys.executable, script], env=env, check=True, timeout=500)
+    subprocess.run([sys.executable, script], env=env, check=True, timeout=HANG)
     made = np.load(prepared / "made.npz")
     for number, batch in enumerate(whole):
         np.testing.assert_array_equal(made[f"arr_{number}"], batch["image"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from claims import every
 from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
 
@@ -206,7 +207,7 @@ def test_one_seed_that_fails_does_not_stop_the_others(
     assert len(bad.history) == 1
     assert int(bad.state.model.step) == 7
     finite = [np.all(np.isfinite(x)) for x in jax.tree.leaves(bad.state)]
-    assert all(finite)
+    assert every(finite)
 
 
 def test_failure_names_the_layer(split, one_device):

@@ -152,6 +152,16 @@ def test_nineteen_of_twenty_are_95_percent():
     assert uncertainty.fpr_at_tpr([0.5, 1.0, 1.5], positive) == pytest.approx(2 / 3)
 
 
+def test_seven_of_a_hundred_are_7_percent():
+    """0.07 * 100 is above 7 in binary: without rounding it would be eight."""
+    assert 0.07 * 100 > 7
+    scores = np.arange(100.0)
+    assert uncertainty.fpr_at_tpr([92.5], scores, 0.07) == 0.0
+    correct = scores < 7
+    curve = uncertainty.rejection_curve(correct, scores, [0.07, 0.071])
+    np.testing.assert_array_equal(curve, [1, 7 / 8])
+
+
 def test_rejection_of_what_is_uncertain():
     correct, score = [1, 0, 1, 0], [0.1, 0.9, 0.2, 0.8]
     curve = uncertainty.rejection_curve(correct, score, [0.25, 0.5, 0.75, 1.0])
@@ -213,9 +223,12 @@ def test_cdf():
             functools.partial(uncertainty.rejection_curve, [1], [0.1, 0.2], [1.0]),
             "answers",
         ),
-        (
-            functools.partial(uncertainty.rejection_curve, [1], [0.1], [0.0]),
-            "fractions kept",
+        *(
+            (
+                functools.partial(uncertainty.rejection_curve, [1], [0.1], kept),
+                "fractions kept",
+            )
+            for kept in ([0.0], [0.0, 0.5], [0.5, 1.5], [np.nan, 0.5])
         ),
     ],
 )

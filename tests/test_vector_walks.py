@@ -50,7 +50,10 @@ def test_without_a_name_nothing_changes():
         net.apply({"params": p}, x, rngs={"noise": random.key(5)})
         for net, p in ((default, params), (quiet, with_node))
     ]
-    np.testing.assert_array_equal(*y)
+    # Two programs of XLA's, which may sum in another order or fuse a product and a sum:
+    # three layers of at most eight terms each, a few roundings of the largest output.
+    largest = np.abs(y[0]).max()
+    np.testing.assert_allclose(*y, rtol=0, atol=8 * 2.0**-24 * largest)
 
 
 def test_the_mean_of_a_noisy_vector_is_the_array():

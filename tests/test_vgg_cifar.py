@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from configs import vgg_cifar
@@ -74,8 +75,8 @@ def test_noise_stands_where_the_authors_have_it():
 def test_a_preset_changes_what_it_says(variant, paths):
     method = variant.split("_")[0]
     differing = changed(f"cifar10_{variant}", f"cifar10_{method}")
-    assert all(any(one.startswith(path) for path in paths) for one in differing)
-    assert all(any(one.startswith(path) for one in differing) for path in paths)
+    assert every(any(one.startswith(path) for path in paths) for one in differing)
+    assert every(any(one.startswith(path) for one in differing) for path in paths)
 
 
 def test_the_authors_recipe_is_theirs():

@@ -1,0 +1,33 @@
+"""Files of every format version are read for ever, and predict what they did."""
+
+import golden_files
+import numpy as np
+import pytest
+
+from vnets import compact
+from vnets.compact import codec
+
+FILES = [
+    (version, name)
+    for version in golden_files.versions()
+    for name in golden_files.expected(version)
+]
+
+
+def test_there_are_files_of_every_version():
+    """A new version comes with its own: `python -m tests.golden_files`."""
+    assert golden_files.versions() == list(range(1, codec.VERSION + 1))
+
+
+@pytest.mark.parametrize(("version", "name"), FILES)
+def test_a_golden_file_predicts_what_it_did(version, name):
+    path = golden_files.folder(version) / f"{name}.vnz"
+    assert int.from_bytes(path.read_bytes()[4:6], "little") == version
+    predictor = compact.load(path)
+    wanted = golden_files.expected(version)[name]
+    assert predictor.net.nonzeros() == wanted["nonzeros"]
+    assert predictor.net.about == wanted["about"]
+    found = predictor(golden_files.inputs(predictor.net.shape))
+    logits = np.asarray(wanted["logits"], np.float32)
+    # Sums of some hundred terms in another order, and six digits of the file.
+    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-5 * np.ptp(logits))

@@ -1,0 +1,79 @@
+"""What `make mutate` changes, and what it leaves alone."""
+
+import ast
+
+import pytest
+
+from tests import mutate
+
+SOURCE = '''
+"""Text with 1 < 2."""
+LIMIT: int = 3
+
+
+def clipped(x: "1 + 1", low=-1.0, deep=True) -> "2 * 2":
+    """More of it."""
+    if not x < LIMIT and x in (low,):
+        raise ValueError(f"{x + 1}")
+    return x ** 2 if deep else x
+
+
+class Node:
+    def __repr__(self):
+        return "a" + "b"
+'''
+CHANGES = [
+    ("", "3", "4"),
+    ("clipped", "-1.0", "1.0"),
+    ("clipped", "1.0", "2.0"),
+    ("clipped", "True", "False"),
+    ("clipped", "not x < LIMIT and x in (low,)", "not x < LIMIT or x in (low,)"),
+    ("clipped", "not x < LIMIT", "x < LIMIT"),
+    ("clipped", "x < LIMIT", "x <= LIMIT"),
+    ("clipped", "x in (low,)", "x not in (low,)"),
+    ("clipped", "return x ** 2 if deep else x", "return None"),
+    ("clipped", "x ** 2 if deep else x", "x if deep else x ** 2"),
+    ("clipped", "x ** 2", "x * 2"),
+    ("clipped", "2", "3"),
+]
+
+
+def test_each_mutant_is_the_module_with_one_change():
+    plain = ast.unparse(ast.parse(SOURCE))
+    found = mutate.mutants("priors", SOURCE)
+    described = [
+        (one.place.function, ast.unparse(one.node), ast.unparse(one.changed))
+        for one in found
+    ]
+    assert sorted(described) == sorted(CHANGES)
+    for one in found:
+        changed = one.source()
+        assert changed != plain
+        differing = zip(plain.splitlines(), changed.splitlines(), strict=True)
+        assert sum(a != b for a, b in differing) == 1
+        assert ast.unparse(one.tree) == plain
+
+
+@pytest.mark.parametrize("module", mutate.TESTS)
+def test_every_module_has_mutants_and_tests(module):
+    found = mutate.mutants(module, mutate.source_of(module))
+    assert len(found) > 20
+    for name in mutate.TESTS[module]:
+        assert (mutate.ROOT / "tests" / f"{name}.py").is_file()
+
+
+def test_what_is_called_equivalent_is_there():
+    reasons = set(mutate.EQUIVALENT)
+    there = {
+        one.name
+        for module in {module for module, *_ in reasons} & set(mutate.TESTS)
+        for one in mutate.mutants(module, mutate.source_of(module))
+    }
+    assert reasons <= there
+
+
+def test_unknown_modules_are_named(capsys):
+    assert mutate.main(["--modules=priors,nope"]) == 2
+    assert "unknown modules ['nope']; choose from ['posteriors'" in (
+        capsys.readouterr().err
+    )
