@@ -14,12 +14,12 @@ must have at least two bits of file, and the writer pads a file that has less.
 
 import hashlib
 import math
-import os
 import struct
 from pathlib import Path
 
 import numpy as np
 
+from vnets import files
 from vnets.compact import description
 from vnets.compact.entropy import Reader, Writer, unzigzag, zigzag
 from vnets.compact.graph import kernel_shapes
@@ -91,19 +91,16 @@ def loads(content: bytes) -> Compact:
 def save(path: Path | str, net: Compact) -> int:
     """Writes a net's file, whole or not at all; returns its size in bytes."""
     content = dumps(net)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+        file.write(content)
     return len(content)
 
 
 def read(path: Path | str) -> Compact:
     """The net of a file; see `loads`."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe or a device would never end
+        raise ValueError(f"{path} is no file")
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path} is larger than any .vnz file")
     try:
