@@ -63,9 +63,9 @@ class Range:
         kind += "" if self.infinite or self.whole else " that is finite"
         bounds = []
         if self.low > -math.inf:
-            bounds.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+            bounds.append(f"{'above' if self.above else 'at least'} {self.low:.10g}")
         if self.high < math.inf:
-            bounds.append(f"{'below' if self.below else 'at most'} {self.high:g}")
+            bounds.append(f"{'below' if self.below else 'at most'} {self.high:.10g}")
         return f"be {' and '.join(bounds)}" if bounds else kind
 
 

@@ -18,7 +18,7 @@ from vnets import data, edits, monitor, parallel, results, train
 from vnets.rng import stream
 
 # What a config gives that has not the fields, or the types, that its experiment reads.
-MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 def run(
