@@ -44,11 +44,19 @@ def define_number(name: str, default: float | None, help: str, allowed: Range):
 
 def define_path(name: str, default: str | None, help: str, required: bool = False):
     """A flag that names a file or folder; an empty one would be the current folder."""
+    return _given_text(name, default, help, required, "a path, . for this folder")
+
+
+def define_scale(default: str | None, help: str, required: bool = False):
+    """The flag --scale of scripts that need one."""
+    return _given_text("scale", default, help, required, "a scale")
+
+
+def _given_text(name: str, default: str | None, help: str, required: bool, what: str):
+    """A flag whose text is not empty."""
     made = flags.DEFINE_string(name, default, help, required=required)
     flags.register_validator(
-        name,
-        lambda path: path is None or bool(path.strip()),
-        "it must name a path: give . for the current folder",
+        name, lambda text: text is None or bool(text.strip()), f"it must name {what}"
     )
     return made
 

@@ -23,7 +23,7 @@ from experiments.ranges import COUNT, INDEX, Range
 
 CONFIG = flags.DEFINE_string("config", None, "FILE or FILE:VARIANT.")
 TABLE = flags.DEFINE_string("table", None, "Table, of configs/tables; all if empty.")
-SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those config or table know.")
+SCALE = cli.define_scale("quick", "Scale, of those config or table know.")
 SEEDS = cli.define_number("seeds", 3, "Seeds 0, 1, ... of each.", COUNT)
 RUNS = cli.define_path("runs", "runs", "Folder of the runs.")
 BACKEND = flags.DEFINE_enum("backend", "local", ["local", "slurm"], "Where to run.")

@@ -19,7 +19,7 @@ from experiments.config_files import scale_folder, split_run
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", None, "Table by name.", required=True)
-SCALE = flags.DEFINE_string("scale", None, "Scale by name.", required=True)
+SCALE = cli.define_scale(None, "Scale by name.", required=True)
 RUNS = cli.define_path("runs", "runs", "Folder of what was trained here.")
 RESULTS = cli.define_path("results", "results", "Folder of what is committed.")
 REPLACE = flags.DEFINE_bool("replace", False, "Replace records that are in place.")

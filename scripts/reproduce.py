@@ -25,7 +25,7 @@ from experiments.ranges import COUNT
 TABLE = flags.DEFINE_string(
     "table", "lenet5_mnist", "Table, of configs/tables; all of them if empty."
 )
-SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those the table knows.")
+SCALE = cli.define_scale("quick", "Scale, of those the table knows.")
 SEEDS = cli.define_number("seeds", 3, "Seeds 0, 1, ... of each row.", COUNT)
 ROWS = flags.DEFINE_list("rows", [], "Rows to train; all by default.")
 RUNS = cli.define_path("runs", "runs", "Folder of this machine's runs.")

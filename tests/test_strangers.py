@@ -45,7 +45,9 @@ def test_only_files_of_configs_are_run(kind, tmp_path, monkeypatch):
 def test_a_workdir_runs_no_code_of_its_own(tmp_path):
     ran, evil = tmp_path / "ran", tmp_path / "evil.py"
     evil.write_text(EVIL.format(str(ran)))
-    config = workdirs.plain_config(load_config("configs/toy_regression.py:ensemble,quick"))
+    config = workdirs.plain_config(
+        load_config("configs/toy_regression.py:ensemble,quick")
+    )
     for net in config["nets"].values():
         net["run"] = f"{evil}:x"
     text = json.dumps({"config": config, "environment": {}})
