@@ -326,7 +326,7 @@ class _Convolution:
         windows = windows[:, :: step.strides[0], :: step.strides[1]]
         windows = windows.transpose(4, 5, 0, 1, 2, 3)
         height, width, batch = windows.shape[3:]
-        taps = max(1, self._live[0].size) * batch
+        taps = max(1, self._live[0].size * batch)  # of an empty batch, too
         columns = min(width, max(1, AT_ONCE_BYTES // (4 * taps)))
         rows = min(height, max(1, AT_ONCE_BYTES // (4 * taps * columns)))
         if (rows, columns) == (height, width):
