@@ -119,5 +119,5 @@ def _operations(step: Step, before: Shape, after: Shape) -> int:
         return math.prod(sizes) * before[2]
     if isinstance(step, WindowMaxPool):
         return 2 * step.size * most
-    each = {Activation: ACTIVATION, Standardize: 2, MaxPool: 1, MeanPool: 1}
-    return each.get(type(step), 0) * most
+    each: dict[type, int] = {Activation: ACTIVATION, Standardize: 2, MaxPool: 1}
+    return (each | {MeanPool: 1}).get(type(step), 0) * most
