@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from experiments.style import COLOURS, DASHES, STYLE
+from experiments.style import COLOURS, DASHES, STYLE, write_animation
 from vnets import monitor, results
 from vnets.evaluate import standard_evals
 
@@ -35,10 +35,19 @@ def history(source: Path) -> list[dict]:
     if not path.exists():
         raise results.RecordError(f"no run at {source}: {path} is not there")
     rows = monitor.read(path) if source.is_dir() else results.read(path)["history"]
+    _check_rows(path, rows)
     probed = [row for row in rows if "probe_seconds" in row]
     if not probed:
         raise results.RecordError(f"{path} has no probes (see config.probe)")
     return probed
+
+
+def _check_rows(path: Path, rows: list) -> None:
+    """Refuses what is no history of a run: rows of numbers, each with its epoch."""
+    for number, row in enumerate(rows, start=1):
+        good = isinstance(row, dict) and "epoch" in row
+        if not (good and all(isinstance(one, int | float) for one in row.values())):
+            raise results.RecordError(f"{path}: row {number} is no row of a run")
 
 
 def panels(rows: list[dict]) -> list[tuple[str, list[str]]]:
@@ -75,7 +84,7 @@ def save(
       frames_per_second: a frame is an epoch that was probed; the last one stays longer.
     """
     import matplotlib
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.animation import FuncAnimation
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,4 +129,4 @@ def save(
         pause = max(1, round(2 * frames_per_second))  # two seconds on the last frame
         frames = len(rows) + pause
         animation = FuncAnimation(figure, draw, frames=frames, cache_frame_data=False)
-        animation.save(str(path), writer=PillowWriter(fps=frames_per_second))
+        write_animation(animation, path, frames_per_second)

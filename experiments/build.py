@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import optax
 
+from experiments import ranges
+from experiments.config_files import ConfigError
 from vnets import (
     edits,
     group_priors,
@@ -97,10 +99,6 @@ OPTIMIZERS: dict[str, Callable] = {
 }
 
 
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the field and the valid values."""
-
-
 def call(field: str, function: Callable, arguments: Mapping):
     """Calls with keyword arguments from a config; unknown or wrong ones are named."""
     try:
@@ -126,8 +124,7 @@ def pick(field: str, name: Hashable, choices):
 
 def positive(field: str, value: int) -> None:
     """Refuses a count below one."""
-    if value < 1:
-        raise ConfigError(f"config.{field} must be at least 1, not {value}")
+    ranges.COUNT.check(f"config.{field}", value)
 
 
 def several(field: str, draws: int) -> None:
@@ -299,10 +296,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     factor = float(arguments.pop("log_alpha_rate", 1.0))
     factors = dict(arguments.pop("factors", {}))
     decay = float(arguments.pop("weight_decay", 0.0))
-    if decay < 0:
-        raise ConfigError(
-            f"config.optimizer.weight_decay must not be negative: {decay}"
-        )
+    ranges.NOT_NEGATIVE.check("config.optimizer.weight_decay", decay)
     chain = [_decay_means(decay)] if decay else []
     own = call("optimizer", make, {"learning_rate": rate, **arguments})
     if groups:

@@ -1,4 +1,4 @@
-"""What the scripts share: the config flag, and errors without a traceback.
+"""What the scripts share: flags that are checked, and errors without a traceback.
 
 Exit codes: 0 done, 1 it could not be done (data, disk, a diverged run), 2 it was asked
 for wrongly (flags, config), 75 (EX_TEMPFAIL) it was stopped by a signal, and goes on
@@ -14,15 +14,51 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.build import ConfigError
-from experiments.config_files import load_config
-from experiments.launch import LaunchError
-from experiments.preemption import REQUEUE
-from experiments.table_specs import TableError
-from vnets.data import DataError
-from vnets.parallel import ClusterError, abandon, several
-from vnets.results import RecordError
-from vnets.train import Preempted
+from experiments import config_files
+from experiments.config_files import ConfigError
+from experiments.ranges import COUNT, INDEX, NOT_NEGATIVE, Range
+
+flags.disclaim_key_flags()  # what is defined here is a flag of the script that asks
+
+
+class _Number(flags.ArgumentParser):
+    """A number of a range."""
+
+    def __init__(self, allowed: Range):
+        self.allowed = allowed
+        self.syntactic_help = f"must {allowed}"
+
+    def parse(self, argument) -> float:
+        value = float(argument)
+        self.allowed.check("it", value)
+        return int(value) if self.allowed.whole else value
+
+    def flag_type(self) -> str:
+        return "int" if self.allowed.whole else "float"
+
+
+def define_number(name: str, default: float | None, help: str, allowed: Range):
+    """A flag whose value is a number of `experiments.ranges`."""
+    return flags.DEFINE(_Number(allowed), name, default, help)
+
+
+def define_path(name: str, default: str | None, help: str, required: bool = False):
+    """A flag that names a file or folder; an empty one would be the current folder."""
+    return _given_text(name, default, help, required, "a path, . for this folder")
+
+
+def define_scale(default: str | None, help: str, required: bool = False):
+    """The flag --scale of scripts that need one."""
+    return _given_text("scale", default, help, required, "a scale")
+
+
+def _given_text(name: str, default: str | None, help: str, required: bool, what: str):
+    """A flag whose text is not empty."""
+    made = flags.DEFINE_string(name, default, help, required=required)
+    flags.register_validator(
+        name, lambda text: text is None or bool(text.strip()), f"it must name {what}"
+    )
+    return made
 
 
 def define_config():
@@ -44,12 +80,12 @@ def define_cluster() -> Callable[[], None]:
     coordinator = flags.DEFINE_string(
         "coordinator", None, "host:port of process 0, of several."
     )
-    processes = flags.DEFINE_integer(
-        "processes", None, "How many run this together; 1: this one alone."
+    processes = define_number(
+        "processes", None, "How many run this together; 1: this one alone.", COUNT
     )
-    process_id = flags.DEFINE_integer("process_id", None, "Which of them this is.")
-    seconds = flags.DEFINE_float(
-        "connect_seconds", 120.0, "Until when all of them must be there."
+    process_id = define_number("process_id", None, "Which of them this is.", INDEX)
+    seconds = define_number(
+        "connect_seconds", 120.0, "Until when all of them must be there.", NOT_NEGATIVE
     )
 
     def join() -> None:
@@ -69,14 +105,26 @@ def define_cluster() -> Callable[[], None]:
 
 
 def run_name(config) -> str:
-    """ "configs/<file>.py:<variant>" of the --config flag, for the record."""
+    """ "configs/<file>.py:<variant>" of the --config flag, for the record.
+
+    Raises:
+      ConfigError: variant or scale are not those of the flag: the record, and the
+        folder that it is published to, would have another's name.
+    """
+    given = _given_config()
+    for field in ("variant", "scale"):
+        if config.get(field) != given.get(field):
+            raise ConfigError(
+                f"config.{field} is {config.get(field)!r}, but --config gives "
+                f"{given.get(field)!r}: choose it there, FILE:VARIANT,SCALE"
+            )
     return f"configs/{_config_file().name}:{config.variant}"
 
 
 def no_arguments(argv: list[str]) -> None:
     """Refuses words on the command line that are no flags."""
     if argv[1:]:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}", exitcode=2)
+        raise ConfigError(f"unexpected arguments: {' '.join(argv[1:])}")
 
 
 def run(main: Callable[[list[str]], int]) -> None:
@@ -86,30 +134,84 @@ def run(main: Callable[[list[str]], int]) -> None:
         logging.set_verbosity(logging.WARNING)  # JAX tells of each missing backend
         try:
             code = main(argv)
-        except (ConfigError, TableError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-        except (ClusterError, DataError, LaunchError, RecordError, OSError) as e:
-            print(f"error: {e}", file=sys.stderr)  # OSError: the disk, a path
-            code = 1
-        except Preempted as stopped:
-            print(stopped, file=sys.stderr)
-            code = REQUEUE
-        except Exception:
-            if several():
-                traceback.print_exc()
-                abandon(1)
-            raise
+        except Exception as error:
+            code = _told(error)
+            if code is None:
+                _abandon(1, traceback.format_exc())
+                raise
         if code:
-            abandon(code)
+            _abandon(code)
         return code
 
     app.run(guarded, flags_parser=_parse)
 
 
+def _told(error: Exception) -> int | None:
+    """Says what a user can mend, and returns the exit code; None for what is no such
+    error. The classes are imported here: where one was raised, its module is loaded.
+    """
+    from experiments.launch import LaunchError
+    from experiments.preemption import REQUEUE
+    from experiments.table_specs import TableError
+    from vnets.data import DataError
+    from vnets.parallel import ClusterError
+    from vnets.results import RecordError
+    from vnets.train import Preempted
+
+    failures = (ClusterError, DataError, LaunchError, RecordError, OSError)  # disk
+    if isinstance(error, Preempted):
+        print(error, file=sys.stderr)
+        return REQUEUE
+    if isinstance(error, ConfigError | TableError):
+        code, text = 2, str(error)
+    elif isinstance(error, failures):
+        code, text = 1, str(error)
+    elif _is_of_a_config(error):
+        code, text = 2, f"the config lacks a field: {_line(error)}"
+    else:
+        return None
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _is_of_a_config(error: Exception) -> bool:
+    """Whether a config was asked for a field that it does not have."""
+    if not isinstance(error, AttributeError | KeyError):
+        return False
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return Path(frame.filename).parent.name == "ml_collections"
+
+
+def _line(error: Exception) -> str:
+    """An error's text as one line."""
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return " ".join(text.split())
+
+
+def _abandon(code: int, text: str = "") -> None:
+    """Ends one of several processes at once; without any it does nothing."""
+    if "vnets.parallel" not in sys.modules:  # then this process has joined no others
+        return
+    from vnets.parallel import abandon, several
+
+    if text and several():
+        print(text, file=sys.stderr)
+    abandon(code)
+
+
 def _config_file() -> Path:
     name = config_flags.get_config_filename(flags.FLAGS["config"])
     return Path(name.partition(":")[0])
+
+
+def _given_config():
+    """The config of the --config flag, without what overrides it."""
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    _, colon, variant = name.partition(":")
+    path = _config_file().absolute()
+    config_files.allow(path)
+    module = config_files.load_module(str(path))
+    return module.get_config(variant) if colon else module.get_config()
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -122,11 +224,12 @@ def _parse(argv: list[str]) -> list[str]:
             if not file.is_file():
                 valid = ", ".join(map(str, sorted(Path("configs").glob("*.py"))))
                 raise flags.Error(f"no config file {file}; there are {valid}")
+            config_files.allow(file.absolute())
         return rest
     except flags.Error as error:
         # A config file's own error arrives as a traceback in the text: its last line.
         message = str(error).strip().splitlines()
-        message = message[-1] if "Traceback" in str(error) else "\n".join(message)
+        message = message[-1] if "Traceback" in str(error) else " ".join(message)
     except (TypeError, ValueError) as error:
         message = str(error)
     except Exception as error:  # whatever a config file raises passes through absl
@@ -147,10 +250,15 @@ def _given(argv: list[str]) -> str:
 def _explained(error: Exception, which: str) -> str:
     """What is wrong with the config `which`, or with a field of it that was given."""
     file, _, variant = which.partition(":")
-    path = Path(file).absolute()
+    path = Path(file).resolve()
+    config_files.allow(path)
     try:
-        fields = ", ".join(_names(load_config(f"{path}:{variant}")))
-    except Exception as own:
+        module = config_files.load_module(str(path))
+        fields = ", ".join(_names(module.get_config(variant)))
+    except Exception as found:
+        if isinstance(found, ConfigError) and found.__cause__ is None:
+            return str(found)
+        own = found.__cause__ or found
         frames = traceback.extract_tb(own.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = f"{file}, line {lines[-1]}" if lines else file

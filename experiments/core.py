@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from experiments import config_files, ranges
 from experiments.build import ConfigError, pick
 from experiments.config_files import load_config
 from vnets import data, edits, parallel, train
@@ -120,6 +121,9 @@ def build(config) -> Experiment | Study:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     name = pick("experiment", config.experiment, MODULES)
+    for field in ("variant", "scale"):  # parts of paths
+        config_files.name(f"config.{field}", config[field])
+    ranges.check_fields(config)
     made = importlib.import_module(f"experiments.{name}").build(config)
     _check_data(made, config)
     return made
@@ -155,6 +159,7 @@ def load_data(spec) -> data.Dataset:
     `train_images` keeps as many, `random_labels_seed` redraws the training labels,
     `noise_features` appends as many to the pixels (`vnets.data.changes`).
     """
+    pick("dataset.name", spec.name, data.NAMES)
     options = {"labels": spec.labels or None, "validation": spec.validation}
     if "image_size" in spec:
         options["image_size"] = spec.image_size

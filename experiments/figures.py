@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from experiments import panels, style
+from experiments.style import write_figure
 from experiments.table_specs import Figure
 from experiments.tables import Outcome
 
@@ -89,8 +90,7 @@ def save(figure: Figure, outcome: Outcome, path: Path) -> None:
             )
         lines = textwrap.wrap(figure.title, int(width * LETTERS))
         canvas.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
-        # Without the library's version in it, the same records give the same bytes.
-        canvas.savefig(path, metadata={"Software": None})
+        write_figure(canvas, path)
 
 
 def _dress(axes, figure: Figure) -> None:

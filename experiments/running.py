@@ -17,6 +17,9 @@ from experiments.preemption import Preemption
 from vnets import data, edits, monitor, parallel, results, train
 from vnets.rng import stream
 
+# What a config gives that has not the fields, or the types, that its experiment reads.
+MALFORMED = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+
 
 def run(
     config,
@@ -252,11 +255,27 @@ def restore(folder: Path | str) -> tuple[Any, Experiment, Net]:
       ConfigError: the workdir holds no run, or one that trains no Flax model.
       WorkdirError: it has no checkpoint yet.
     """
-    config = workdirs.read_config(folder)
-    experiment = core.build(config)
+    config, experiment = _read(folder)
     if isinstance(experiment, Study) or experiment.model is None:
         raise ConfigError(f"{folder}: {config.experiment} trains no net of its own")
     return config, experiment, _restored(experiment, Path(folder))
+
+
+def _read(folder: Path | str) -> tuple[Any, Experiment | Study]:
+    """The config of a workdir, which may be a stranger's, and what it describes."""
+    try:
+        config = workdirs.read_config(folder)
+        return config, core.build(config)
+    except ConfigError:
+        raise
+    except MALFORMED as error:
+        if isinstance(error, results.RecordError | data.DataError):
+            raise
+        text = " ".join(str(error).split())
+        raise ConfigError(
+            f"{Path(folder) / workdirs.CONFIG} is no config of a run: "
+            f"{type(error).__name__}: {text}"
+        ) from error
 
 
 def _restored(experiment: Experiment, folder: Path) -> Net:

@@ -1,6 +1,10 @@
 """How figures look: one palette, one set of dashes, one frame."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
+
+from vnets import files
 
 # Okabe and Ito's palette: told apart with any colour vision; dashes say it again.
 COLOURS = (
@@ -35,3 +39,25 @@ def of(number: int) -> dict[str, Any]:
 def colour(number: int) -> str:
     """The colour of what has this number."""
     return COLOURS[number % len(COLOURS)]
+
+
+def write_figure(figure, path: Path) -> None:
+    """Writes a figure as a PNG, whole or not at all.
+
+    Without the library's version in it, the same figure gives the same bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def write_animation(animation, path: Path, frames_per_second: float) -> None:
+    """Writes an animation as a GIF, whole or not at all."""
+    from matplotlib.animation import PillowWriter
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:  # the writer takes a path alone
+        made = Path(folder) / "animation.gif"
+        animation.save(str(made), writer=PillowWriter(fps=frames_per_second))
+        with files.replacing(path) as file:
+            file.write(made.read_bytes())

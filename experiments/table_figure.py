@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.render import cell_text, summary
-from experiments.style import COLOURS
+from experiments.style import COLOURS, write_figure
 from experiments.tables import Measured, Outcome
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def save(outcome: Outcome, path: Path) -> None:
             ncols=math.ceil(len(handles) / 2),
             frameon=False,
         )
-        # Without the library's version in it, the same records give the same bytes.
-        figure.savefig(path, metadata={"Software": None})
+        write_figure(figure, path)
 
 
 def _panel(axes: "Axes", outcome: Outcome, span: Span) -> None:

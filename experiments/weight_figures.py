@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.style import COLOURS, STYLE
+from experiments.style import COLOURS, STYLE, write_animation, write_figure
 from experiments.thresholds import Choice, Layer
 
 PATCH = 100  # a dense layer is shown by a patch of this many units each way
@@ -42,7 +42,7 @@ def save_choice(choice: Choice, path: Path, title: str = "") -> None:
     panel.set_title("noise off, pruned above the threshold", fontsize=9)
     panel.set_xlabel(f"threshold of {choice.layers[0].axis}")
     panel.legend(frameon=False, fontsize=7)
-    _write(canvas, path)
+    write_figure(canvas, path)
 
 
 def save_weights(
@@ -54,7 +54,7 @@ def save_weights(
         image = picture(layer, threshold)
         _show(panel, image, _reach(image))
         panel.set_title(_caption(layer, threshold), fontsize=9)
-    _write(canvas, path)
+    write_figure(canvas, path)
 
 
 def save_animation(
@@ -69,7 +69,7 @@ def save_animation(
     All frames have the same colours and axes, so that what changes is the net. Of a net
     of many layers `ANIMATED` are shown, evenly spaced.
     """
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.animation import FuncAnimation
 
     count = len(frames[0][1])
     places = np.linspace(0, count - 1, min(ANIMATED, count)).astype(int)
@@ -107,8 +107,7 @@ def save_animation(
     animation = FuncAnimation(
         canvas, draw, frames=len(frames) + pause, cache_frame_data=False
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    animation.save(str(path), writer=PillowWriter(fps=frames_per_second))
+    write_animation(animation, path, frames_per_second)
 
 
 def picture(layer: Layer, threshold: float) -> np.ndarray:
@@ -204,8 +203,3 @@ def _canvas(count: int, title: str, columns: int = COLUMNS):
         empty.set_visible(False)
     canvas.suptitle(title, x=0.01, ha="left", fontsize=9)
     return canvas, axes
-
-
-def _write(canvas, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, metadata={"Software": None})

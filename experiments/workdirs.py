@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.build import ConfigError
 from experiments.config_files import load_config
-from vnets import checkpoint, parallel, results
+from vnets import checkpoint, files, parallel, results
 
 RECORD, CONFIG = "record.json", "config.json"
 NON_FINITE = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}  # of JSON, plain
@@ -157,7 +157,7 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 path = folder.with_name(f".{folder.name}.lock")
-                file = stack.enter_context(path.open("a+", encoding="utf-8"))
+                file = stack.enter_context(open(path, "a+", opener=files.unlinked))
             except OSError as error:
                 raise checkpoint.WorkdirError(
                     f"cannot hold workdir {folder}: {error}"

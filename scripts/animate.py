@@ -16,13 +16,14 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
+from experiments.ranges import Range
 
-RUN = flags.DEFINE_string("run", None, "Workdir or record.", required=True)
+RUN = cli.define_path("run", None, "Workdir or record.", required=True)
 OUTPUT = flags.DEFINE_string("output", "", "GIF to write; by default beside the run.")
 flags.register_validator(
     "output", lambda out: not out or out.endswith(".gif"), "it must end with .gif"
 )
-FRAMES = flags.DEFINE_float("frames", 4.0, "Frames a second.", lower_bound=0.1)
+FRAMES = cli.define_number("frames", 4.0, "Frames a second.", Range(0.1, 100.0))
 
 
 def main(argv: list[str]) -> int:

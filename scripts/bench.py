@@ -14,18 +14,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import readme, table_specs, tables
+from experiments import cli, readme, table_specs, tables
 from experiments.bench import report, suite, timing
+from experiments.ranges import INDEX
 from vnets import results
 
 ONLY = flags.DEFINE_list("only", list(suite.MODULES), "Which benchmarks to run.")
-ROUNDS = flags.DEFINE_integer("rounds", 0, "Rounds; 0: each benchmark's own.", 0)
+ROUNDS = cli.define_number("rounds", 0, "Rounds; 0: each benchmark's own.", INDEX)
 QUICK = flags.DEFINE_bool("quick", False, "Tiny sizes, to see that it runs.")
-OUT = flags.DEFINE_string("out", "results/bench", "Folder of the reports.")
+OUT = cli.define_path("out", "results/bench", "Folder of the reports.")
 
 
 def main(argv: list[str]) -> int:
@@ -74,4 +75,4 @@ def _measure(name: str) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

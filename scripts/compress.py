@@ -16,10 +16,10 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import cli
+from experiments import cli, ranges
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-OUT = flags.DEFINE_string("out", None, "File to write, *.vnz.", required=True)
+WORKDIR = cli.define_path("workdir", None, "Folder of the run.", required=True)
+OUT = cli.define_path("out", None, "File to write, *.vnz.", required=True)
 flags.register_validator(
     "out", lambda out: out is None or out.endswith(".vnz"), "it must end with .vnz"
 )
@@ -28,30 +28,30 @@ flags.register_validator(
     lambda out: out is None or Path(out).stem not in ("config", "record"),
     "config.json and record.json are a run's own: the report would replace them",
 )
-THRESHOLD = flags.DEFINE_float(
+THRESHOLD = cli.define_number(
     "threshold",
     None,
     "Of the edit that prunes, that of units if they are cut; the config's by default.",
+    ranges.ANY,
 )
-BITS = flags.DEFINE_integer(
+BITS = cli.define_number(
     "bits",
     None,
     "Of each weight; by default as few in each layer as --tolerance allows.",
-    lower_bound=2,
-    upper_bound=8,
+    ranges.Range(2, 8, whole=True),
 )
-TOLERANCE = flags.DEFINE_float(
+TOLERANCE = cli.define_number(
     "tolerance",
     0.001,
     "Share of predictions that quantizing may change, measured off the test set.",
-    lower_bound=0.0,
-    upper_bound=1.0,
+    ranges.SHARE,
 )
-THREADS = flags.DEFINE_integer("threads", 1, "For the latency.", lower_bound=1)
+THREADS = cli.define_number("threads", 1, "For the latency.", ranges.COUNT)
 
 
 def main(argv: list[str]) -> int:
     from experiments import compress, show
+    from vnets import results
 
     cli.no_arguments(argv)
     out = Path(OUT.value)
@@ -63,8 +63,7 @@ def main(argv: list[str]) -> int:
         tolerance=TOLERANCE.value,
         threads=THREADS.value,
     )
-    text = json.dumps(report, indent=1)
-    out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    results.write_text(out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     show.compression(report)
     return 0
 

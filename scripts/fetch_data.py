@@ -9,12 +9,15 @@ the format of ImageNet, to try the pieces on.
 """
 
 import sys
+from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments import cli
+from experiments.config_files import ConfigError
 from vnets import data
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data directory to write to.")
+_DATA_DIR = cli.define_path("data_dir", None, "TFDS data directory to write to.")
 
 
 def main(argv: list[str]) -> int:
@@ -22,11 +25,9 @@ def main(argv: list[str]) -> int:
     choices = f"valid names: {', '.join(data.PREPARABLE)}"
     unknown = [name for name in names if name not in data.PREPARABLE]
     if not names:
-        raise app.UsageError(f"Name at least one data set; {choices}", exitcode=2)
+        raise ConfigError(f"Name at least one data set; {choices}")
     if unknown:
-        raise app.UsageError(
-            f"Cannot fetch {', '.join(unknown)}; {choices}", exitcode=2
-        )
+        raise ConfigError(f"Cannot fetch {', '.join(unknown)}; {choices}")
     for name in names:
         try:
             print(f"{name}: {data.prepare(name, _DATA_DIR.value)}", flush=True)
@@ -37,4 +38,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

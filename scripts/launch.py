@@ -19,25 +19,32 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
+from experiments.ranges import COUNT, INDEX, Range
 
 CONFIG = flags.DEFINE_string("config", None, "FILE or FILE:VARIANT.")
 TABLE = flags.DEFINE_string("table", None, "Table, of configs/tables; all if empty.")
-SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those config or table know.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each.", lower_bound=1)
-RUNS = flags.DEFINE_string("runs", "runs", "Folder of the runs.")
+SCALE = cli.define_scale("quick", "Scale, of those config or table know.")
+SEEDS = cli.define_number("seeds", 3, "Seeds 0, 1, ... of each.", COUNT)
+RUNS = cli.define_path("runs", "runs", "Folder of the runs.")
 BACKEND = flags.DEFINE_enum("backend", "local", ["local", "slurm"], "Where to run.")
-PROCESSES = flags.DEFINE_integer(
-    "processes", None, "Runs at once; by default one a GPU or two cores, slurm: 256.", 1
+PROCESSES = cli.define_number(
+    "processes",
+    None,
+    "Runs at once; by default one a GPU or two cores, slurm: 256.",
+    COUNT,
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would run, and run nothing.")
+MINUTES = Range(5, whole=True)  # less than the signal before the end needs
 SLURM = {
-    "time_limit": flags.DEFINE_integer("time_limit", 240, "slurm: minutes a job.", 5),
-    "gpus": flags.DEFINE_integer("gpus", 1, "slurm: GPUs of a job.", 0),
+    "time_limit": cli.define_number(
+        "time_limit", 240, "slurm: minutes a job.", MINUTES
+    ),
+    "gpus": cli.define_number("gpus", 1, "slurm: GPUs of a job.", INDEX),
     "gpu_type": flags.DEFINE_string("gpu_type", "", "slurm: type of the GPUs."),
-    "cores": flags.DEFINE_integer("cores", 4, "slurm: processor cores of a job.", 1),
+    "cores": cli.define_number("cores", 4, "slurm: processor cores of a job.", COUNT),
     "partition": flags.DEFINE_string("partition", "", "slurm: partition."),
-    "max_requeues": flags.DEFINE_integer(
-        "max_requeues", 9, "slurm: after timeouts.", 0
+    "max_requeues": cli.define_number(
+        "max_requeues", 9, "slurm: after timeouts.", INDEX
     ),
     "sbatch": flags.DEFINE_list("sbatch", [], "slurm: further OPTION=VALUE of sbatch."),
 }

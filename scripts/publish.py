@@ -10,18 +10,18 @@ status is 1). Then: python scripts/tables.py.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import table_specs
+from experiments import cli, table_specs
 from experiments.config_files import scale_folder, split_run
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", None, "Table by name.", required=True)
-SCALE = flags.DEFINE_string("scale", None, "Scale by name.", required=True)
-RUNS = flags.DEFINE_string("runs", "runs", "Folder of what was trained here.")
-RESULTS = flags.DEFINE_string("results", "results", "Folder of what is committed.")
+SCALE = cli.define_scale(None, "Scale by name.", required=True)
+RUNS = cli.define_path("runs", "runs", "Folder of what was trained here.")
+RESULTS = cli.define_path("results", "results", "Folder of what is committed.")
 REPLACE = flags.DEFINE_bool("replace", False, "Replace records that are in place.")
 
 
@@ -57,4 +57,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

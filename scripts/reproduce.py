@@ -22,17 +22,18 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
+from experiments.ranges import COUNT, NOT_NEGATIVE
 
 TABLE = flags.DEFINE_string(
     "table", "lenet5_mnist", "Table, of configs/tables; all of them if empty."
 )
-SCALE = flags.DEFINE_string("scale", "quick", "Scale, of those the table knows.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each row.", lower_bound=1)
+SCALE = cli.define_scale("quick", "Scale, of those the table knows.")
+SEEDS = cli.define_number("seeds", 3, "Seeds 0, 1, ... of each row.", COUNT)
 ROWS = flags.DEFINE_list("rows", [], "Rows to train; all by default.")
-MINUTES = flags.DEFINE_float(
-    "minutes", None, "Begin no table after so many; all by default.", lower_bound=0.0
+MINUTES = cli.define_number(
+    "minutes", None, "Begin no table after so many; all by default.", NOT_NEGATIVE
 )
-RUNS = flags.DEFINE_string("runs", "runs", "Folder of this machine's runs.")
+RUNS = cli.define_path("runs", "runs", "Folder of this machine's runs.")
 
 
 def main(argv: list[str]) -> int:

@@ -11,16 +11,16 @@ it writes nothing and fails if the Markdown in place is not what the records giv
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import readme, render, show, table_specs, tables
+from experiments import cli, readme, render, show, table_specs, tables
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", "", "Table by name; empty: all with records.")
 SCALE = flags.DEFINE_string("scale", "", "Scale by name; empty: all with records.")
-RECORDS = flags.DEFINE_string("records", "results", "Folder of the records.")
+RECORDS = cli.define_path("records", "results", "Folder of the records.")
 CHECK = flags.DEFINE_bool("check", False, "Compare with the Markdown in place.")
 
 
@@ -59,4 +59,4 @@ def _check(folder: Path, outcome: tables.Outcome) -> bool:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

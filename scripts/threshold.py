@@ -22,10 +22,11 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
+from experiments.ranges import SHARE
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a run.", required=True)
+WORKDIR = cli.define_path("workdir", None, "Workdir of a run.", required=True)
 OUTPUT = flags.DEFINE_string("output", "", "Folder; the workdir by default.")
-TOLERANCE = flags.DEFINE_float("tolerance", 0.001, "Accuracy that may be lost.")
+TOLERANCE = cli.define_number("tolerance", 0.001, "Accuracy that may be lost.", SHARE)
 ANIMATE = flags.DEFINE_bool("animate", False, "Also draw the weights over training.")
 
 

@@ -22,16 +22,17 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
+from experiments.ranges import INDEX, NOT_NEGATIVE
 
 CONFIG = cli.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
-CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds", 60.0, "Least time between checkpoints.", lower_bound=0.0
+WORKDIR = cli.define_path("workdir", None, "Folder of this run.", required=True)
+CHECKPOINT_SECONDS = cli.define_number(
+    "checkpoint_seconds", 60.0, "Least time between checkpoints.", NOT_NEGATIVE
 )
-KEEP_EVERY = flags.DEFINE_integer(
-    "keep_every", 0, "Epochs between checkpoints kept for good.", lower_bound=0
+KEEP_EVERY = cli.define_number(
+    "keep_every", 0, "Epochs between checkpoints kept for good.", INDEX
 )
-RUNS = flags.DEFINE_string("runs", "runs", "Folder of nets that a run starts from.")
+RUNS = cli.define_path("runs", "runs", "Folder of nets that a run starts from.")
 JOIN = cli.define_cluster()
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
 
@@ -46,12 +47,12 @@ def main(argv: list[str]) -> int:
 
     cli.no_arguments(argv)
     JOIN()
-    config = CONFIG.value
+    config, name = CONFIG.value, cli.run_name(CONFIG.value)
     workdir = Path(WORKDIR.value)
     with Preemption(signal.SIGTERM, signal.SIGINT) as stop:
         [record] = running.run(
             config,
-            cli.run_name(config),
+            name,
             lambda _: workdir,
             [config.seed],
             home=Path(RUNS.value),

@@ -22,6 +22,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vnets import files
+
 Record = dict[str, Any]
 
 SCHEMA = 1
@@ -147,17 +149,10 @@ def write(path: str | os.PathLike, record: Record) -> Path:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replaces the file at `path` atomically, or raises RecordError naming it."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -234,8 +229,7 @@ def publish(
             record = read(path)
             _require_publishable(record, runs)
             name = f"{record['variant']}-seed{record['seed']}.json"
-            config_file = Path(record["run"].partition(":")[0]).stem
-            target = Path(results_dir) / config_file / record["scale"] / name
+            target = Path(results_dir) / config_file(record) / record["scale"] / name
             if _in_place(target, record, replace):
                 done.unchanged.append(target)
             else:
@@ -243,6 +237,11 @@ def publish(
         except RecordError as error:
             done.refused[path] = str(error)
     return done
+
+
+def config_file(record: Record) -> str:
+    """The name of the config file that a record's run is of, without ".py"."""
+    return Path(record["run"].partition(":")[0]).stem
 
 
 def environment(root: str | os.PathLike | None = None) -> dict[str, dict[str, Any]]:
@@ -327,6 +326,16 @@ def _require_fields(record: Record, where: object) -> None:
             continue
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise RecordError(f"{where}: field {name} is {record[name]!r}")
+    try:  # they become parts of paths
+        files.part("config file", config_file(record))
+        files.part("variant", record["variant"])
+        files.part("scale", record["scale"])
+    except ValueError as error:
+        raise RecordError(f"{where}: {error}") from error
+    if record["seed"] < 0:
+        raise RecordError(f"{where}: a seed is at least 0, not {record['seed']}")
+    if record["run"].partition(":")[2] != record["variant"]:
+        raise RecordError(f"{where}: {record['run']} is not of {record['variant']}")
     for name, keys in KEYS.items():
         if absent := sorted(keys - record[name].keys()):
             raise RecordError(f"{where}: {name} lacks {absent}")

@@ -1,11 +1,12 @@
 """Figures of benchmarks: the times of all cases, or curves."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.style import write_figure
 
 # Okabe and Ito's palette: told apart with any colour vision; markers say it again.
 COLOURS = {"vnets": "#0072B2", "torch": "#D55E00"}
@@ -18,13 +19,7 @@ FAR = 20  # times the shortest: from here on the axis is logarithmic
 def save(report: Mapping[str, Any], title: str, path: Path) -> None:
     """Draws a report of `OF` as a PNG, whole or not at all."""
     figure = OF[report["name"]](report, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_figure(figure, path)
 
 
 def _figure(height: float, title: str):

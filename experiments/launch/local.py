@@ -14,6 +14,7 @@ from pathlib import Path
 from experiments.config_files import ROOT
 from experiments.launch.plan import Plan, Run, prepare
 from experiments.preemption import REQUEUE, Preemption
+from vnets import files
 
 LOG = "log.txt"  # in the workdir; what the runs of several launches said
 POLL_SECONDS = 0.1
@@ -163,7 +164,10 @@ def _start(one: Run, slot: int, home: Path, processes: int, command) -> _Process
     folder.mkdir(parents=True, exist_ok=True)
     words = command(one, home)
     log = folder / LOG
-    with log.open("ab") as file, _on(share(_cores(), slot, processes)):
+    with (
+        open(log, "ab", opener=files.unlinked) as file,
+        _on(share(_cores(), slot, processes)),
+    ):
         file.write(f"$ {shlex.join(words)}\n".encode())
         file.flush()
         popen = subprocess.Popen(

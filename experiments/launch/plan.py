@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments import core, reproduce, table_specs, workdirs
 from experiments.build import ConfigError
-from experiments.config_files import ROOT, load_config, load_module, run_folder
+from experiments.config_files import allow, load_config, load_module, run_folder
 from vnets import data
 
 
@@ -32,6 +32,7 @@ class Run:
         return f"{self.which} seed {self.seed}"
 
 
+LAUNCHED = ("VARIANTS", "SCALES", "sweep", "get_config")  # what a config file needs
 # What is to be run, each after what it needs of it.
 Plan = dict[Run, tuple[Run, ...]]
 
@@ -48,11 +49,11 @@ def sweep(which: str, scale: str, seeds: Sequence[int]) -> list[Run]:
       ConfigError: a file, variant or scale that there is not, with those there are.
     """
     file, _, variant = which.partition(":")
-    if not (file.endswith(".py") and (ROOT / file).is_file()):
-        files = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
-        valid = ", ".join(f"configs/{name}" for name in files)
-        raise ConfigError(f"no config file {file!r}; there are {valid}")
+    allow(file)  # the user named it
     module = load_module(file)
+    lacking = [name for name in LAUNCHED if not hasattr(module, name)]
+    if lacking:
+        raise ConfigError(f"{file} cannot be launched: it has no {', '.join(lacking)}")
     _known("variant", variant or module.VARIANTS[0], module.VARIANTS)
     _known("scale", scale, module.SCALES)
     variants = [variant] if variant else module.sweep(scale)

@@ -18,6 +18,7 @@ import dataclasses
 import getpass
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,14 +27,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import running
+from experiments import config_files, running
 from experiments.build import ConfigError
 from experiments.config_files import ROOT, load_config
 from experiments.launch import LaunchError
 from experiments.launch.local import LOG
 from experiments.launch.plan import Plan, Run, prepare, stages
 from experiments.preemption import REQUEUE, Preemption
-from vnets import results
+from vnets import files, results
 from vnets.train import Preempted
 
 SIGNAL_SECONDS = 120  # from SLURM's signal to the time limit
@@ -58,6 +59,7 @@ class Job:
         """
         from submitit.core.job_environment import JobEnvironment
 
+        config_files.allow(self.run.run)  # what the launch was told to run
         soon = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
         folder = self.run.folder(self.home)
         with _logged(folder / LOG):
@@ -194,7 +196,7 @@ def executor(
         "signal_delay_s": SIGNAL_SECONDS,
         "array_parallelism": at_once,
         # Jobs start where sbatch was called; the experiments are no installed package.
-        "setup": [f'export PYTHONPATH="{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"'],
+        "setup": [pythonpath(ROOT)],
         "additional_parameters": {"requeue": True, **sbatch},
     }
     if gpus:
@@ -203,6 +205,11 @@ def executor(
         parameters["partition"] = partition
     made.update_parameters(**parameters)
     return made
+
+
+def pythonpath(root: Path) -> str:
+    """The line of a job's script that adds a folder; its name is no shell code."""
+    return f'export PYTHONPATH={shlex.quote(str(root))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
 
 
 def submit(
@@ -286,7 +293,7 @@ def _logged(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     own = [os.dup(1), os.dup(2)]
     try:
-        with path.open("ab") as file:
+        with open(path, "ab", opener=files.unlinked) as file:
             _redirect([file.fileno()] * 2)
         yield
     finally:

@@ -14,13 +14,13 @@ must have at least two bits of file, and the writer pads a file that has less.
 
 import hashlib
 import math
-import os
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from vnets.compact import description
+from vnets import files
+from vnets.compact import description, limits
 from vnets.compact.entropy import Reader, Writer, unzigzag, zigzag
 from vnets.compact.graph import kernel_shapes
 from vnets.compact.quantize import BIAS_BITS, MOST_BITS, Compact, Quantized
@@ -53,6 +53,7 @@ def dumps(net: Compact) -> bytes:
         writer.write(zigzag(layer.bias_levels))
     tables, words, bits = writer.sections()
     described = description.pack(net.plan, net.shape, net.about)
+    limits.check_work(net.plan, net.shape)
     sections = [described, layers + tables, words, bits]
     size = PREFIX.size + SIZES.size + sum(map(len, sections))
     numbers = sum(
@@ -91,19 +92,16 @@ def loads(content: bytes) -> Compact:
 def save(path: Path | str, net: Compact) -> int:
     """Writes a net's file, whole or not at all; returns its size in bytes."""
     content = dumps(net)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+        file.write(content)
     return len(content)
 
 
 def read(path: Path | str) -> Compact:
     """The net of a file; see `loads`."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe or a device would never end
+        raise ValueError(f"{path} is no file")
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path} is larger than any .vnz file")
     try:
@@ -151,8 +149,7 @@ def _check_layer(name: str, layer: Quantized, shape) -> None:
     if layer.bias_levels.shape != (shape[-1],):
         raise ValueError(f"layer {name!r} needs {shape[-1]} biases")
     for step in (layer.step, layer.bias_step):
-        if not (0 < step < np.float32(2.0**100)):
-            raise ValueError(f"grid of {name!r} has the step {step}")
+        limits.check_step_size(name, float(step))
 
 
 def _parse(rest: bytes, file_size: int) -> Compact:
@@ -166,6 +163,7 @@ def _parse(rest: bytes, file_size: int) -> Compact:
     described, tables, words, bits = sections
     plan, shape, about = description.unpack(described)
     shapes = kernel_shapes(plan, shape)
+    limits.check_work(plan, shape)
     counts = [
         LAYER.unpack_from(tables, i * LAYER.size)
         for i in range(len(shapes))
@@ -183,13 +181,38 @@ def _parse(rest: bytes, file_size: int) -> Compact:
         shapes.items(), counts, strict=True
     ):
         layers[name] = Quantized(
-            np.cumsum(reader.read(count) + 1) - 1,
-            unzigzag(reader.read(count)),
+            _positions(reader, count, math.prod(kernel)),
+            _levels(reader, count, MOST_BITS, np.int8),
             np.float32(step),
-            unzigzag(reader.read(kernel[-1])),
+            _levels(reader, kernel[-1], BIAS_BITS, np.int16),
             np.float32(bias_step),
         )
     reader.finish()
     net = Compact(plan, shape, layers, about)
     check(net)
     return net
+
+
+def _positions(reader: Reader, count: int, size: int) -> np.ndarray:
+    """Positions in a kernel of `size` weights, int32 [count]; its stream has gaps."""
+    found, at, last = np.empty(count, np.int32), 0, -1
+    for gaps in reader.parts(count):
+        places = np.cumsum(gaps + 1) + last
+        last = int(places[-1])
+        if last >= size:
+            raise ValueError("positions are not of their kernel")
+        found[at : at + gaps.size] = places
+        at += gaps.size
+    return found
+
+
+def _levels(reader: Reader, count: int, bits: int, kind: type) -> np.ndarray:
+    """Levels of a grid of so many bits, [count], in a type that just holds them."""
+    found, at, bound = np.empty(count, kind), 0, 2 ** (bits - 1)
+    for numbers in reader.parts(count):
+        levels = unzigzag(numbers)
+        if np.abs(levels).max() >= bound:
+            raise ValueError(f"levels lie beyond {bound}")
+        found[at : at + levels.size] = levels
+        at += levels.size
+    return found

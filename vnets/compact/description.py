@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import math
-import re
 import zlib
 from collections.abc import Mapping
 
+from vnets.compact import limits
 from vnets.plan import (
     ACTIVATIONS,
     Activation,
@@ -37,7 +37,6 @@ KINDS = {
     "flatten": Flatten,
     "standardize": Standardize,
 }
-NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 
 
 def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
@@ -154,24 +153,14 @@ def check_step(step: Step) -> None:
     if isinstance(step, Activation) and step.kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {step.kind!r}; there are {ACTIVATIONS}")
     if isinstance(step, Standardize):
-        for name, values in (("mean", step.mean), ("std", step.std)):
-            numbers = isinstance(values, tuple) and 1 <= len(values) <= FEATURES
-            if not (numbers and all(isinstance(v, float) for v in values)):
-                raise ValueError(
-                    f"the {name} of a standardize step is a list of floats"
-                )
-        if not all(0 < std < float("inf") for std in step.std):
-            raise ValueError(f"a standardize step divides by {step.std}")
-        if not all(map(math.isfinite, step.mean)):
-            raise ValueError(f"a standardize step subtracts {step.mean}")
+        limits.check_constants(step)
     if isinstance(step, WindowMaxPool):
         if not (_whole(step.size, EXTENT) and _whole(step.stride, EXTENT)):
             raise ValueError(f"size and stride of a pooling step are 1 to {EXTENT}")
         _check_padding("a pooling step", step.padding)
     if not isinstance(step, Conv | Dense):
         return
-    if not (isinstance(step.name, str) and NAME.fullmatch(step.name)):
-        raise ValueError(f"{step.name!r} cannot name a layer")
+    limits.check_name(step.name)
     if not (_whole(step.features, FEATURES) and step.bias is True):
         raise ValueError(
             f"layer {step.name!r} needs 1 to {FEATURES} units, with biases"
@@ -191,16 +180,20 @@ def _check_padding(of: str, padding) -> None:
 def check_about(about: Mapping) -> None:
     """Refuses entries that are not a few short texts and numbers."""
     good = len(about) <= ABOUT_ENTRIES and all(
-        isinstance(key, str)
-        and len(key) <= ABOUT_CHARACTERS
-        and isinstance(value, str | int | float)
-        and len(str(value)) <= ABOUT_CHARACTERS
+        isinstance(key, str) and isinstance(value, str | int | float)
         for key, value in about.items()
     )
+    texts = [str(one) for entry in about.items() for one in entry] if good else []
+    # Printable: what is shown at a terminal must not steer it.
+    good &= all(len(t) <= ABOUT_CHARACTERS and t.isprintable() for t in texts)
     if not good:
         raise ValueError(
-            f"a description is at most {ABOUT_ENTRIES} short texts and numbers by name"
+            f"a description is at most {ABOUT_ENTRIES} short texts, printable, and "
+            "numbers by name"
         )
+    numbers = [one for one in about.values() if isinstance(one, float)]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a number of a description that is not finite is no JSON")
 
 
 def _pair(value) -> tuple:

@@ -8,11 +8,13 @@ constriction's (Bamler 2022). Reading checks every size before it allocates.
 """
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
 MANTISSAS = range(8)  # the m to choose from
 MOST_TOKENS = 255
+AT_ONCE = 2**15  # numbers that are read in one go
 MAX_BITS = 31  # of a number
 ABSENT, MOST = 0, 15  # half bytes: 0 for a token that is not there, else log2 + 1
 
@@ -75,16 +77,25 @@ class Reader:
 
     def read(self, count: int) -> np.ndarray:
         """The next stream, int64 [count]; the caller has bounded `count`."""
+        return np.concatenate([np.zeros(0, np.int64), *self.parts(count)])
+
+    def parts(self, count: int) -> Iterator[np.ndarray]:
+        """The same in parts, none empty: a number takes some 80 bytes on its way."""
         if not count:
-            return np.zeros(0, np.int64)
+            return
         mantissa, size = self._take(2)
         if mantissa not in MANTISSAS:
             raise ValueError("a stream has an unknown kind of tokens")
         table = _unpacked(self._take((size + 1) // 2), size)
         if size < 2 or not table.any():
             raise ValueError("a stream has no tokens")
+        model = _model(table)
+        for start in range(0, count, AT_ONCE):
+            yield self._part(model, mantissa, min(AT_ONCE, count - start))
+
+    def _part(self, model, mantissa: int, count: int) -> np.ndarray:
         try:
-            tokens = self._coder.decode(_model(table), count).astype(np.int64)
+            tokens = self._coder.decode(model, count).astype(np.int64)
         except AssertionError as error:
             raise ValueError("range-coded words do not fit their tables") from error
         lengths, leading = _parts(tokens, mantissa)
@@ -130,7 +141,8 @@ class Reader:
 
 def zigzag(numbers: np.ndarray) -> np.ndarray:
     """Whole numbers of either sign as 0, -1, 1, -2, 2, ... -> 0, 1, 2, 3, 4, ..."""
-    return np.where(numbers < 0, -2 * numbers - 1, 2 * numbers)
+    wide = np.asarray(numbers, np.int64)
+    return np.where(wide < 0, -2 * wide - 1, 2 * wide)
 
 
 def unzigzag(numbers: np.ndarray) -> np.ndarray:

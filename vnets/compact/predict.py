@@ -173,11 +173,12 @@ class Predictor:
             form = "sparse" if sparse else "dense"
         self.forms[name] = form
         column = np.searchsorted(live, into)
-        matrix = scipy.sparse.csr_array(
-            (linear.values, (out, column)), (outputs, live.size)
-        )
         if form == "dense":
-            matrix = matrix.toarray()
+            matrix = np.zeros((outputs, live.size), np.float32)
+            matrix[out, column] = linear.values
+        else:
+            entries = (linear.values, (out, column))
+            matrix = scipy.sparse.csr_array(entries, (outputs, live.size))
         bias = linear.bias[:, None]
 
         def product(h: np.ndarray) -> np.ndarray:
@@ -323,7 +324,23 @@ class _Convolution:
         # NumPy's annotation knows one window length only, the function takes a pair.
         windows = sliding_window_view(h, step.kernel, (1, 2))  # type: ignore
         windows = windows[:, :: step.strides[0], :: step.strides[1]]
-        patches = windows.transpose(4, 5, 0, 1, 2, 3)[self._live]
+        windows = windows.transpose(4, 5, 0, 1, 2, 3)
+        height, width, batch = windows.shape[3:]
+        taps = max(1, self._live[0].size * batch)  # of an empty batch, too
+        columns = min(width, max(1, AT_ONCE_BYTES // (4 * taps)))
+        rows = min(height, max(1, AT_ONCE_BYTES // (4 * taps * columns)))
+        if (rows, columns) == (height, width):
+            return self._of(windows)
+        y = np.empty((step.features, height, width, batch), h.dtype)
+        for i in range(0, height, rows):
+            for j in range(0, width, columns):
+                places = np.s_[..., i : i + rows, j : j + columns, :]
+                y[places] = self._of(windows[places])
+        return y
+
+    def _of(self, windows: np.ndarray) -> np.ndarray:
+        """Outputs [O, H, W, B] of some windows [kh, kw, I, H, W, B]."""
+        patches = windows[self._live]
         # Not -1: of a layer without weights no tap is live, and 0 has any quotient.
         y = self._product(patches.reshape(len(patches), math.prod(patches.shape[1:])))
-        return y.reshape(step.features, *patches.shape[1:])
+        return y.reshape(self._step.features, *patches.shape[1:])

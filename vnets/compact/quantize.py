@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vnets.compact.graph import Graph, Linear, kernel_shapes
+from vnets.compact.graph import LARGEST, Graph, Linear, kernel_shapes
 from vnets.compact.shrink import shrink
 from vnets.plan import Plan, Shape
 
@@ -22,10 +22,10 @@ class Quantized:
     """One linear layer on its grid: weight = step * level, bias = bias_step * level.
 
     Attributes:
-      positions: of the nonzero weights in the flattened kernel, int64 [n], rising.
-      levels: int64 [n], none of them zero.
+      positions: of the nonzero weights in the flattened kernel, whole [n], rising.
+      levels: whole numbers [n], none of them zero.
       step: of the weights' grid, a float32.
-      bias_levels: int64 [O].
+      bias_levels: whole numbers [O].
       bias_step: of the biases' grid, a float32.
     """
 
@@ -80,7 +80,18 @@ class Compact:
         return {name: layer.levels.size for name, layer in self.layers.items()}
 
     def graph(self) -> Graph:
-        """The same net with dense arrays."""
+        """The same net with dense arrays.
+
+        Raises:
+          ValueError: its kernels have more weights together than one layer may have: a
+            small file can speak of many.
+        """
+        weights = sum(map(math.prod, self._kernel_shapes.values()))
+        if weights > LARGEST:
+            raise ValueError(
+                f"dense, the net has {weights} weights, more than {LARGEST}; "
+                "a Predictor takes those that are not zero"
+            )
         kernels, biases = {}, {}
         for name in self.layers:
             layer = self.linear(name)
