@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 from train_tasks import fit, make_split, make_task
 
+from experiments import core, running
+from experiments.config_files import load_config
 from vnets import checkpoint, monitor, train
 from vnets.results import RecordError
 from vnets.train.early import BEST, LAST
@@ -194,3 +197,24 @@ def test_a_log_is_replaced_at_once(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         monitor.Log(tmp_path, [{"epoch": 1}, {"epoch": 2}], tensorboard=False)
     assert path.read_text() == '{"epoch": 1}\n'
+
+
+def test_the_record_tells_what_was_noted(tmp_path, monkeypatch):
+    config = load_config("configs/lenet5_mnist.py:variance,quick")
+    stub = types.SimpleNamespace(
+        start=None,
+        task=None,
+        early_stopping=None,
+        dataset=None,
+        evaluations=lambda *_: core.Measured({}),
+    )
+    state = train.TrainState({}, types.SimpleNamespace(collections={}), (), np.True_)
+    notes = ["checkpoint checkpoints/3 is damaged: ..."]
+    fitted = [train.Result(0, state, [], None, 0.0, notes)]
+    monkeypatch.setattr(core, "build", lambda config: stub)
+    monkeypatch.setattr(train, "fit", lambda *_, **__: fitted)
+    records = running.run(config, "configs/x.py:y", lambda _: tmp_path / "run", [0])
+    assert records[0]["notes"] == notes
+    fitted[0].notes.clear()
+    records = running.run(config, "configs/x.py:y", lambda _: tmp_path / "other", [0])
+    assert "notes" not in records[0]

@@ -109,7 +109,7 @@ def _take_rows(run, checkpoints: list[Checkpoints], name: int, epochs: int) -> N
         rows = one.rows(name)
         if rows is None:
             rows = _logged(folder, epochs, early)
-        run.rows[number] = rows
+        run.past[number] = rows
         if early is not None and (folder / BEST).is_dir():
             best = early.best(rows)
             if best is not None:

@@ -114,11 +114,11 @@ class Run:
         ]
         self.inside: list[dict] = []  # metrics of the chunks behind us in an epoch,
         self.spent = 0.0  # and what these took, seconds
-        self.rows: list[list[dict]] = [[] for _ in seeds]  # until there
+        self.past: list[list[dict]] = [[] for _ in seeds]  # rows until there
         self.done = resume(self)
         self.logs = [
             monitor.Log(folder, rows, options.tensorboard)
-            for folder, rows in zip(self.folders, self.rows, strict=True)
+            for folder, rows in zip(self.folders, self.past, strict=True)
         ]
         self.failed: list[str | None] = [None] * len(seeds)
         self.best = None
