@@ -1,5 +1,6 @@
 """Whatever is damaged in a workdir, a run ends as if nothing was, and says so."""
 
+import functools
 import json
 import shutil
 import types
@@ -7,7 +8,8 @@ import types
 import jax
 import numpy as np
 import pytest
-from train_tasks import fit, make_split, make_task
+import train_tasks
+from train_tasks import make_split, make_task
 
 from experiments import core, running
 from experiments.config_files import load_config
@@ -16,6 +18,7 @@ from vnets.results import RecordError
 from vnets.train.early import BEST, LAST
 
 EPOCHS, BEHIND = 5, 3
+fit = functools.partial(train_tasks.fit, chunk_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +120,6 @@ def test_a_damaged_state_inside_an_epoch_is_given_up(task, one_device, folder, w
             one_device,
             epochs=EPOCHS,
             workdir=lambda _: folder,
-            chunk_steps=1,
             stop=lambda: next(asked),
         )
     [state] = (folder / train.INSIDE).iterdir()

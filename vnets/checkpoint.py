@@ -189,7 +189,9 @@ def _verify(path: Path) -> bool:
         return False
     found.remove(SUMS)
     try:
-        lines = results.read_text(path / SUMS).splitlines()
+        *lines, end = results.read_text(path / SUMS).split("\n")
+        if end:
+            raise ValueError("cut")
         listed = {name: digest for digest, name in (x.split("  ", 1) for x in lines)}
     except (OSError, ValueError) as error:
         raise DamagedError(path, f"its file {SUMS} is damaged") from error

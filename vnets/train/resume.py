@@ -50,6 +50,7 @@ def resume(run) -> int:
             f"{run.folders[0]} must be on a disk that all of them share",
         )
         steps = 0
+        run.past = [[] for _ in run.folders]
         try:
             with _inside(run) as inside:
                 steps = _newest_inside(run, inside, epoch)

@@ -114,7 +114,7 @@ class Run:
         ]
         self.inside: list[dict] = []  # metrics of the chunks behind us in an epoch,
         self.spent = 0.0  # and what these took, seconds
-        self.past: list[list[dict]] = [[] for _ in seeds]  # rows until there
+        self.past: list[list[dict]] = [[] for _ in seeds]  # rows, until there
         self.done = resume(self)
         self.logs = [
             monitor.Log(folder, rows, options.tensorboard)
