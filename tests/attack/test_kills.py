@@ -15,7 +15,7 @@ from vnets import monitor, results
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS, LIMIT = 50, 1800  # and the seconds after which no more are tried
+KILLS, LIMIT = 50, 3600  # and the seconds after which no more are tried
 ARGUMENTS = (
     "--config=configs/lenet5_mnist.py:variance,quick",
     "--config.model={'name': 'mlp', 'widths': (8,), "
