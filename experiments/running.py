@@ -129,6 +129,7 @@ def _run(experiment, config, run_name, folders, home, stop, **options) -> None:
             nets=outcome.nets,
             history=outcome.history,
             failed=outcome.failed,
+            notes=outcome.notes,
         )
         path = folder / workdirs.RECORD
         parallel.once(lambda path=path, record=record: results.write(path, record))
@@ -142,6 +143,7 @@ class _Outcome:
     nets: dict[str, dict]
     history: list[dict] = dataclasses.field(default_factory=list)
     failed: str | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def _train(experiment: Experiment, config, folders, home, stop, **options):
@@ -191,6 +193,7 @@ def _train(experiment: Experiment, config, folders, home, stop, **options):
             nets[one.seed],
             one.history,
             one.failed,
+            one.notes,
         )
 
 

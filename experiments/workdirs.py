@@ -23,9 +23,10 @@ from ml_collections import ConfigDict
 
 from experiments.build import ConfigError
 from experiments.config_files import load_config
-from vnets import checkpoint, files, parallel, results
+from vnets import checkpoint, files, monitor, parallel, results
 
 RECORD, CONFIG = "record.json", "config.json"
+WRITTEN = (RECORD, CONFIG, monitor.METRICS)  # at once, by way of a temporary file
 NON_FINITE = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}  # of JSON, plain
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
 # Fields that came after the first records, by the value that means what was done
@@ -62,17 +63,25 @@ def read_config(folder: Path | str) -> ConfigDict:
       ConfigError: the folder holds no run; RecordError: its file is damaged.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not _there(path):
         raise ConfigError(f"{folder} is no workdir of a run: it has no {CONFIG}")
     held = _marked(path)["config"]
     held.pop("net_configs", None)  # `plain_config` adds it
     return ConfigDict({**_unplain(held), "seed": 0})
 
 
+def _there(path: Path) -> bool:
+    """Whether anything of this name is there; RecordError if that cannot be seen."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise results.RecordError(f"cannot read {path}: {error.strerror}") from error
+
+
 def _marked(path: Path) -> dict[str, Any]:
     """What `claim` wrote: config and environment."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(results.read_text(path))
         return {name: held[name] for name in ("config", "environment")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise results.RecordError(f"{path} is damaged: {error}") from error
@@ -103,7 +112,7 @@ def claim(folder: Path, plain: dict) -> dict:
 
 def _claim(folder: Path, plain: dict) -> dict:
     path = folder / CONFIG
-    if path.exists():
+    if _there(path):
         held = _marked(path)
         if held["config"] != plain:
             differing = ", ".join(_differences(held["config"], plain))
@@ -153,7 +162,8 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        for folder in sorted({Path(folder).absolute() for folder in folders}):
+        # Resolved: a folder under two names, by a link, is one folder.
+        for folder in sorted({Path(folder).resolve() for folder in folders}):
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 path = folder.with_name(f".{folder.name}.lock")
@@ -166,7 +176,24 @@ def held(folders: Iterable[Path]) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
+            _clean(folder)
         yield
+
+
+def _clean(folder: Path) -> None:
+    """Removes what a killed process began to write into a workdir that is held.
+
+    Raises:
+      WorkdirError: it cannot be removed.
+    """
+    for name in WRITTEN:
+        for path in folder.glob(f".{name}.*.tmp"):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise checkpoint.WorkdirError(
+                    f"cannot remove {path}: {error.strerror}"
+                ) from error
 
 
 def _lock(file, folder: Path) -> None:
@@ -202,7 +229,7 @@ def held_record(folder: Path, config) -> results.Record | None:
 
 def _held_record(folder: Path, config) -> results.Record | None:
     path = folder / RECORD
-    if not path.exists():
+    if not _there(path):
         return None
     record = results.read(path)
     same = record["config_hash"] == results.config_hash(plain_config(config))
@@ -212,7 +239,7 @@ def _held_record(folder: Path, config) -> results.Record | None:
 def other_config(folder: Path, config) -> dict[str, Any] | None:
     """The config that a folder is marked with, if it is another one."""
     path = Path(folder) / CONFIG
-    if not path.exists():
+    if not _there(path):
         return None
     marked = _marked(path)["config"]
     return None if marked == plain_config(config) else marked

@@ -1,7 +1,10 @@
 """Laws of the cache of decoded pixels: it is whole, and says where it is from."""
 
 import concurrent.futures
+import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -84,3 +87,60 @@ def test_versions_of_equal_content_are_one_data_set(tmp_path):
     cache.write(tmp_path / "name" / "3.0.0", other)
     with pytest.raises(data.DataError, match=r"1\.0\.0, 2\.0\.0, 3\.0\.0"):
         cache.find(tmp_path / "name")
+
+
+def put_manifest(places, change):
+    """Writes the small arrays where mnist is looked for, with another manifest."""
+    folder = places[1] / "mnist" / "key"
+    cache.write(folder, SMALL)
+    path = folder / cache.MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda manifest: manifest["arrays"].clear(), "manifest.json is damaged"),
+        (lambda manifest: manifest.pop("arrays"), "manifest.json is damaged"),
+        (lambda manifest: None, "no train_label among its arrays, .* train_image"),
+    ],
+)
+def test_a_manifest_without_its_arrays_is_named(places, change, words):
+    put_manifest(places, change)
+    with pytest.raises(data.DataError, match=words):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize("name", ["train_image.npy", cache.MANIFEST])
+def test_a_fifo_in_the_cache_is_no_reason_to_wait(tmp_path, name):
+    cache.write(tmp_path / "key", SMALL)
+    (tmp_path / "key" / name).unlink()
+    os.mkfifo(tmp_path / "key" / name)
+    with pytest.raises(data.DataError, match="no regular file"):
+        cache.read(tmp_path / "key")
+
+
+def test_a_cache_that_may_not_be_read_is_not_called_damaged(places, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "x.npy")
+
+    put_manifest(places, lambda manifest: None)
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(data.DataError, match=r"mnist cannot be read: .*Permission"):
+        data.load("mnist")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_one_fills_is_not(tmp_path):
+    long_ago = time.time() - 2 * cache.MINUTE
+    for name in ("dead", "filled"):
+        (tmp_path / f"{cache.PARTIAL}{name}").mkdir()
+        os.utime(tmp_path / f"{cache.PARTIAL}{name}", (long_ago, long_ago))
+    (tmp_path / f"{cache.PARTIAL}new").mkdir()
+    with cache._locked(tmp_path / f"{cache.PARTIAL}filled") as mine:
+        assert mine
+        cache.write(tmp_path / "key", SMALL)
+        cache.read(tmp_path / "key")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"key", f"{cache.PARTIAL}filled", f"{cache.PARTIAL}new"}

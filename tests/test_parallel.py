@@ -94,21 +94,15 @@ def test_batches_are_split_and_parameters_are_not():
     assert {shard.data.shape for shard in whole.addressable_shards} == {(16, 3)}
 
 
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        (12, "12 cannot be split over 8 devices; try 8 or 16"),
-        (5, "5 cannot be split over 8 devices; try 8$"),
-    ],
-)
-def test_uneven_batches_are_refused(size, message):
-    with pytest.raises(ValueError, match=message):
-        parallel.check_batch(parallel.mesh(), size)
-
-
-def test_even_batches_pass(one_device):
-    parallel.check_batch(parallel.mesh(), 24)
-    parallel.check_batch(one_device, 7)
+@pytest.mark.parametrize("size", [12, 5])
+def test_a_batch_that_does_not_divide_is_whole_until_it_is_in_the_program(size):
+    on = parallel.mesh()
+    assert parallel.share(on, 1, size) == (range(1), slice(0, size))
+    x = np.arange(2 * size, dtype=np.int32).reshape(2, size)
+    placed = parallel.place_chunk(on, x, size)
+    assert {shard.data.shape for shard in placed.addressable_shards} == {x.shape}
+    split = jax.jit(lambda batch: parallel.shard_batch(on, batch) + 1)(placed[0])
+    np.testing.assert_array_equal(split, x[0] + 1)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 8])

@@ -61,6 +61,17 @@ def test_seeds_in_turn_on_many_devices(split, one_device):
         assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("batch_size", "seeds"), [(20, 1), (5, 1), (10, 2)])
+def test_a_batch_need_not_divide_over_the_devices(split, one_device, batch_size, seeds):
+    task = make_task(split, source=sources.Resident(split, batch_size))
+    options = {"seeds": range(seeds), "vectorize": True, "epochs": 2}
+    wanted = fit(task, one_device, **options)
+    found = fit(task, parallel.mesh(seeds=seeds), **options)
+    for one, other in zip(wanted, found, strict=True):
+        for row, other_row in zip(one.history, other.history, strict=True):
+            assert other_row["loss"] == pytest.approx(row["loss"], rel=1e-5)
+
+
 def test_a_run_goes_on_on_other_devices(split, one_device, tmp_path):
     """Checkpoints do not know on how many devices they were made."""
     task = make_task(split)

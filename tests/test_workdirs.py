@@ -1,10 +1,12 @@
 """The mark that a run leaves in its workdir."""
 
+import os
+
 import pytest
 
 from experiments import core, workdirs
 from experiments.config_files import load_config
-from vnets import results
+from vnets import monitor, results
 
 
 def test_a_field_that_came_later_counts_once_it_is_set():
@@ -43,3 +45,47 @@ def test_a_damaged_mark_of_a_workdir_is_named(tmp_path):
         ):
             with pytest.raises(results.RecordError, match=r"config\.json is damaged"):
                 look()
+
+
+def test_a_folder_under_two_names_is_held_once(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    (tmp_path / "run").symlink_to(tmp_path / "home" / "run")
+    names = ["home/run", "link/run", "run", "home/../run"]
+    with workdirs.held([tmp_path / name for name in names]):
+        locks = [path.relative_to(tmp_path) for path in tmp_path.rglob(".*.lock")]
+    assert [str(lock) for lock in locks] == ["home/.run.lock"]
+
+
+def test_who_holds_a_workdir_removes_what_a_killed_process_began_to_write(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (workdirs.RECORD, workdirs.CONFIG, monitor.METRICS):
+        (folder / f".{name}.1234.tmp").touch()
+    (folder / ".mine.tmp").touch()
+    with workdirs.held([folder]):
+        assert [path.name for path in folder.iterdir()] == [".mine.tmp"]
+
+
+def test_what_is_no_file_is_no_reason_to_wait(tmp_path):
+    config = load_config("configs/lenet5_mnist.py:variance,quick")
+    os.mkfifo(tmp_path / workdirs.RECORD)
+    os.mkfifo(tmp_path / workdirs.CONFIG)
+    for look in (
+        lambda: workdirs.held_record(tmp_path, config),
+        lambda: workdirs.other_config(tmp_path, config),
+        lambda: workdirs.claim(tmp_path, {}),
+        lambda: workdirs.read_config(tmp_path),
+    ):
+        with pytest.raises(results.RecordError, match="no regular file"):
+            look()
+
+
+def test_a_workdir_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(workdirs.Path, "exists", refuse)
+    for look in (workdirs.held_record, workdirs.other_config):
+        with pytest.raises(results.RecordError, match=r"json: Permission denied"):
+            look(tmp_path, None)

@@ -4,44 +4,46 @@ import collections
 import contextlib
 import datetime
 import json
+import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vnets import parallel
+from vnets import parallel, results
 
 METRICS = "metrics.jsonl"
+NOTES = "notes.log"  # what the record of a run is to tell besides
 SILENCE = 30.0  # seconds after which a line is due, where there is no terminal
 BEAT = 0.5  # seconds between looks at how far the device is
+
+logger = logging.getLogger(__name__)
 
 
 class Log:
     """One run's rows, one per epoch, in memory and, with a folder, on disk."""
 
-    def __init__(self, folder: Path | None, epochs_done: int, tensorboard: bool):
-        """Opens a log that continues after `epochs_done` epochs.
+    def __init__(self, folder: Path | None, rows: Sequence[dict], tensorboard: bool):
+        """Opens a log that continues after these rows, of all epochs until now.
 
-        Rows of later epochs, from before a kill, are dropped: they will come again.
-        Of several processes all have the rows, and the first writes.
+        The file is replaced by one that holds them: rows of later epochs, from before a
+        kill, will come again. Of several processes the first writes.
         """
-        self.rows: list[dict] = []
+        self.rows = list(rows)
         self._file = self._board = None
-        if folder is None:
+        parallel.barrier()  # all have read
+        if folder is None or not parallel.is_first():
             return
         path = Path(folder) / METRICS
-        if epochs_done and path.exists():
-            self.rows = [row for row in read(path) if row["epoch"] <= epochs_done]
-        parallel.barrier()  # all have read
-        if not parallel.is_first():
-            return
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        lines = (json.dumps(row) + "\n" for row in self.rows)
+        results.write_text(path, "".join(lines))
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+            last = self.rows[-1]["epoch"] if self.rows else 0
+            self._board = SummaryWriter(str(folder), purge_step=last + 1)
 
     def add(self, row: dict) -> None:
         """Appends the row of one epoch: {"epoch": int, name: float, ...}."""
@@ -60,13 +62,51 @@ class Log:
                 sink.close()
 
 
-def read(path: Path) -> list[dict]:
-    """Rows of a metrics.jsonl; a last line cut by a kill is left out."""
+def read(path: Path, epochs: int | None = None) -> list[dict]:
+    """Rows of a metrics.jsonl; a last line cut by a kill is left out.
+
+    Args:
+      path: of the file.
+      epochs: how many to read; later rows may be anything. None reads all.
+
+    Raises:
+      RecordError: it cannot be read, has a line that is no row, or lacks an epoch.
+    """
+    try:
+        lines = results.read_text(path).splitlines(keepends=True)[:epochs]
+    except (OSError, UnicodeDecodeError) as error:
+        raise results.RecordError(f"cannot read {path}: {error}") from error
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            epoch = row["epoch"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise results.RecordError(
+                f"{path} is damaged: line {number} is no row of an epoch"
+            ) from error
+        if epoch != number:
+            raise results.RecordError(
+                f"{path} is damaged: line {number} is of epoch {epoch!r}"
+            )
+        rows.append(row)
     return rows
+
+
+def note(folder: Path, text: str) -> None:
+    """Says something in the log, and keeps it for the record of a workdir's run."""
+    if parallel.is_first():
+        logger.warning("%s: %s", folder, text)
+        with (Path(folder) / NOTES).open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def notes(folder: Path) -> list[str]:
+    """All that was noted of a workdir's run."""
+    path = Path(folder) / NOTES
+    return results.read_text(path).splitlines() if path.exists() else []
 
 
 class Work:

@@ -10,6 +10,7 @@ JSON has no NaN or infinity. Such a number is written as the string "nan", "inf"
 """
 
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -44,7 +45,7 @@ FIELDS = {
     "history": list,
     "status": (str, dict),
 }
-OPTIONAL = {"curves": dict, "nets": dict}
+OPTIONAL = {"curves": dict, "nets": dict, "notes": list}
 KEYS = {
     "dataset": {"name", "source", "checksum", "sizes"},
     "git": {"commit", "dirty"},
@@ -78,6 +79,7 @@ def build(
     curves: Mapping[str, Mapping[str, Any]] | None = None,
     nets: Mapping[str, Mapping[str, Any]] | None = None,
     failed: str | None = None,
+    notes: Iterable[str] = (),
 ) -> Record:
     """Returns the record of one run, in plain JSON types.
 
@@ -96,6 +98,7 @@ def build(
       nets: the trained nets that it started from, by run and seed, with the hash of
         their config, the commit and the checksum of their record.
       failed: why the run stopped, for a run that did not reach its end.
+      notes: what happened on the way, such as a damaged checkpoint that was given up.
 
     Raises:
       RecordError: a value has no JSON form, or `run` names no variant.
@@ -122,6 +125,8 @@ def build(
         record["curves"] = _shorten(_plain(curves, "curves"))
     if nets:
         record["nets"] = nets
+    if notes := list(notes):
+        record["notes"] = notes
     record = _plain(record, "record")
     _require_fields(record, run)
     return record
@@ -157,6 +162,26 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a regular file; a FIFO, which may wait for ever, is refused.
+
+    Raises:
+      OSError: it is none, or cannot be read; UnicodeDecodeError: it is no UTF-8.
+    """
+    require_file(path)
+    return Path(path).read_text(encoding="utf-8")
+
+
+def require_file(path: str | os.PathLike) -> None:
+    """Refuses what is there and is no regular file, such as a FIFO.
+
+    Raises:
+      OSError: it is none.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
 def read(path: str | os.PathLike) -> Record:
     """Returns the record at `path` after verifying it.
 
@@ -165,7 +190,7 @@ def read(path: str | os.PathLike) -> Record:
         schema, lacks a field, or does not match its checksum.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
         checksum = record.pop("checksum", None) if isinstance(record, dict) else None
         actual = _sha256(record)  # inside the try: a literal NaN is no JSON either
     except OSError as error:

@@ -5,20 +5,26 @@ CACHE_DIR/NAME/KEY is written once, whole, and never changed; KEY names the TFDS
 directory it was decoded from. Everything is verified at every load.
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import logging
 import os
 import pathlib
 import shutil
+import time
 import uuid
 
 import numpy as np
 
+from vnets import results
 from vnets.data.types import Arrays, DataError
 
 FORMAT = 1  # of the manifest and the files beside it
 MANIFEST = "manifest.json"
+PARTIAL = ".partial-"  # a folder that is being filled, and locked by who does
+MINUTE = 60.0  # seconds that it may have to be locked
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +34,12 @@ def write(folder: pathlib.Path, data: Arrays) -> None:
 
     Of two processes that write the same folder the first wins; both wrote the same.
     """
-    partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+    partial = folder.parent / f"{PARTIAL}{uuid.uuid4().hex}"
     try:
         partial.mkdir(parents=True)
-        _fill(partial, data)
-        partial.rename(folder)
+        with _locked(partial):
+            _fill(partial, data)
+            partial.rename(folder)
     except OSError as error:
         if not folder.is_dir():
             logger.warning(
@@ -43,6 +50,34 @@ def write(folder: pathlib.Path, data: Arrays) -> None:
             )
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path):
+    """Locks a folder until the process ends or is done; yields whether that worked.
+
+    It does not where another process holds it, or where there are no locks.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        held = False
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        yield held
+    finally:
+        os.close(handle)
+
+
+def _clean(folder: pathlib.Path) -> None:
+    """Removes what killed processes left unfinished in a data set's folder."""
+    for partial in folder.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime < MINUTE:
+                continue
+            with _locked(partial) as mine:
+                if mine:
+                    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fill(folder: pathlib.Path, data: Arrays) -> None:
@@ -68,7 +103,9 @@ def read(folder: pathlib.Path) -> Arrays:
 
     Raises:
       DataError: a file is missing or damaged; the message names it.
+      OSError: it cannot be read.
     """
+    _clean(folder.parent)
     manifest = _read_manifest(folder)
     entries = manifest["arrays"]
     data = Arrays(
@@ -104,12 +141,15 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
 def _read_manifest(folder: pathlib.Path) -> dict:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(results.read_text(path))
         complete = manifest["format"] == FORMAT and manifest["source"]
+        complete = complete and manifest["arrays"]
         complete = complete and all(
             {"shape", "dtype", "sha256"} <= entry.keys()
             for entry in manifest["arrays"].values()
         )
+    except PermissionError:  # not damaged
+        raise
     except Exception as error:  # damaged text fails in as many ways as there are bytes
         raise _damaged(path, repr(error)) from error
     if not complete:
@@ -119,7 +159,10 @@ def _read_manifest(folder: pathlib.Path) -> dict:
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
     try:
+        results.require_file(path)
         return np.load(path, allow_pickle=False)
+    except PermissionError:
+        raise
     except Exception as error:  # as above: a damaged header may raise anything
         raise _damaged(path, repr(error)) from error
 

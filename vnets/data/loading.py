@@ -146,7 +146,10 @@ def load(
         raise DataError(f"{name} has images of one size; leave image_size unset")
     label = _choose_label(name, labels)
     source = SOURCES[name]
-    data = source.read(name, places, download)
+    try:
+        data = source.read(name, places, download)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error}") from error
     for split in source.splits:
         _check_arrays(name, split, data, label)
     test = _split(data, "test", label)
@@ -190,6 +193,12 @@ def _validation_size(name: str, size: int, available: int) -> int:
 
 def _check_arrays(name: str, split: str, data: Arrays, label: Label) -> None:
     """Refuses what a source of one's own may get wrong; floats would be scaled, too."""
+    needed = {f"{split}_image", f"{split}_{label.feature}"}
+    if missing := sorted(needed - set(data.arrays)):
+        raise DataError(
+            f"{name}: no {' and no '.join(missing)} among its arrays, which are "
+            f"{', '.join(sorted(data.arrays))}; delete its cache"
+        )
     images = data.arrays[f"{split}_image"]
     values = data.arrays[f"{split}_{label.feature}"]
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(values):

@@ -8,7 +8,6 @@ many, must settle between them.
 from vnets.parallel.devices import (
     DATA,
     SEEDS,
-    check_batch,
     check_seeds,
     fetch,
     flat,
@@ -47,7 +46,6 @@ __all__ = [
     "after_first",
     "any_of",
     "barrier",
-    "check_batch",
     "check_mesh",
     "check_seeds",
     "fetch",

@@ -72,9 +72,10 @@ def share(on: Mesh, seeds: int, batch_size: int) -> tuple[range, slice]:
 
     Returns:
       The numbers of the seeds and the rows of a batch: the smallest ranges with
-      everything in them. With one process they are all seeds and all rows.
+      everything in them. With one process they are all seeds and all rows, and all rows
+      where they do not divide over "data".
     """
-    split = NamedSharding(on, PartitionSpec(SEEDS, DATA))
+    split = NamedSharding(on, PartitionSpec(SEEDS, _along(on, batch_size)))
     held = split.addressable_devices_indices_map((seeds, batch_size))
     lanes, rows = zip(*held.values(), strict=True)
     return range(*_cover(lanes, seeds)), slice(*_cover(rows, batch_size))
@@ -92,8 +93,9 @@ def place_chunk(on: Mesh, chunk, batch_size: int, seeds: int | None = None):
       seeds: how many are trained side by side; None for one alone.
 
     Returns:
-      The tree with arrays [K, B, ...] or [K], in front all seeds; B is split over
-      "data", and seeds over "seeds".
+      The tree with arrays [K, B, ...] or [K], in front all seeds; seeds are split over
+      "seeds", and B over "data". A B that does not divide is whole on each device:
+      `shard_batch` splits it, inside jit.
 
     Raises:
       ValueError: the second axis is not as long as this process's rows.
@@ -113,7 +115,7 @@ def place_chunk(on: Mesh, chunk, batch_size: int, seeds: int | None = None):
                     f"{rows.stop - rows.start}, {rows.start} to {rows.stop - 1}"
                 )
             whole[axis], offset[axis] = batch_size, rows.start
-            spec = (*lead, None, DATA)
+            spec = (*lead, None, _along(on, batch_size))
         sharding = NamedSharding(on, PartitionSpec(*spec))
         if sharding.is_fully_addressable:
             return jax.device_put(x, sharding)
@@ -183,20 +185,6 @@ def fetch(on: Mesh, x) -> np.ndarray:
     return np.asarray(own(jax.device_put(x, replicated(on))))
 
 
-def check_batch(on: Mesh, batch_size: int) -> None:
-    """Refuses a batch that cannot be split evenly, naming the sizes that can.
-
-    Raises:
-      ValueError: batch_size is no multiple of the number of devices along "data".
-    """
-    parts = on.shape[DATA]
-    if batch_size % parts:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be split over {parts} devices; "
-            f"try {_listed(_near(batch_size, parts))}"
-        )
-
-
 def check_seeds(on: Mesh, seeds: int) -> None:
     """Refuses seeds that cannot be split evenly, naming the numbers that can.
 
@@ -209,6 +197,11 @@ def check_seeds(on: Mesh, seeds: int) -> None:
             f"{seeds} seeds side by side cannot be split over {parts} devices; "
             f"try {_listed(_near(seeds, parts))} seeds, or another parallel.mesh(seeds)"
         )
+
+
+def _along(on: Mesh, batch_size: int) -> str | None:
+    """The axis over which a batch of this size is split outside of jit, if it is."""
+    return None if batch_size % on.shape[DATA] else DATA
 
 
 def _put(tree, sharding: NamedSharding):

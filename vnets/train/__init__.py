@@ -1,11 +1,13 @@
 """The trainer: `fit` (fit.py) of a `Task` (task.py), by a `Run` or more (run.py).
 
-`EarlyStopping` (early.py) ends a run before its last epoch.
+A run goes on from the newest of its states that is whole (resume.py). `EarlyStopping`
+(early.py) ends a run before its last epoch.
 """
 
 from vnets.train.early import EarlyStopping, chosen
 from vnets.train.fit import fit
-from vnets.train.run import INSIDE, Preempted, Result
+from vnets.train.resume import INSIDE
+from vnets.train.run import Preempted, Result
 from vnets.train.task import Task, TrainState, initializer, step, train_chunk
 
 __all__ = [

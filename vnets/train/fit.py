@@ -46,6 +46,10 @@ def fit(
 ) -> list[Result]:
     """Trains a task for several seeds, resuming each from its checkpoints.
 
+    A checkpoint that is damaged is removed, said in the log and in the result's notes,
+    and the one before it taken, at worst the start. A batch need not divide over the
+    devices: the last of them have less to do.
+
     Asked to stop, it saves the state where it is, inside an epoch too, and the next
     call goes on from there: the batches behind it are not trained on again (what
     `sources.Streamed` wraps makes those of the epoch again, and they are dropped).
@@ -88,10 +92,12 @@ def fit(
       Preempted: `stop` said so; without a workdir nothing was saved.
       ClusterError: processes that do not see the same checkpoints.
       ValueError: bad epochs, seeds that are no list, are none or come twice, a folder
-        for several of them, labels that the net has no outputs for; a batch or seeds
-        that do not divide over the devices,
-        a mesh that splits seeds which are trained in turn, or that leaves out a
-        process; early stopping by what no probe measures.
+        for several of them, labels that the net has no outputs for; seeds that do not
+        divide over the devices, a mesh that splits seeds which are trained in turn, or
+        that leaves out a process; early stopping by what no probe measures; a
+        checkpoint of another net.
+      RecordError: a metrics.jsonl that is needed, from before checkpoints had rows of
+        their own, and is damaged.
     """
     seeds = _listed(seeds)
     folders = _folders(workdir, seeds)
@@ -108,7 +114,6 @@ def fit(
         raise ValueError("early stopping needs a probe, and the task has none")
     mesh = parallel.mesh() if mesh is None else mesh
     parallel.check_mesh(mesh)
-    parallel.check_batch(mesh, task.source.batch_size)
     splits_seeds = mesh.shape[parallel.SEEDS] > 1
     if vectorize is None:
         vectorize = splits_seeds or backend.forms().seeds == "vmapped"
@@ -176,6 +181,6 @@ def _folders(workdir: Any, seeds: tuple[int, ...]) -> dict[int, Path]:
         raise ValueError(f"workdir is a folder, or seed -> folder, not {workdir!r}")
     choose: Any = workdir
     folders = {seed: Path(choose(seed)) for seed in seeds}
-    if len(set(folders.values())) < len(seeds):
+    if len({folder.resolve() for folder in folders.values()}) < len(seeds):
         raise ValueError(f"seeds need a folder each, not {sorted(folders.values())}")
     return folders

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,10 +17,9 @@ from vnets.pruning import has_pruned, keep_zeros
 from vnets.rng import stream
 from vnets.train import failures
 from vnets.train.early import LAST, Best, EarlyStopping
+from vnets.train.resume import INSIDE, remove, resume
 from vnets.train.task import TrainState, first_logits, train_chunk
 from vnets.types import Key, brief
-
-INSIDE = "preempted"  # in a workdir: the state inside an epoch where a run was stopped
 
 
 class Preempted(BaseException):
@@ -43,6 +40,7 @@ class Result:
       history: one row per epoch: epoch, means of the loss's metrics, probes, seconds.
       failed: None, or where and in which layer the loss ceased to be finite.
       compile_seconds: of the step, shared by all seeds of the call.
+      notes: what happened to its workdir, such as a checkpoint that was damaged.
     """
 
     seed: int
@@ -50,6 +48,7 @@ class Result:
     history: list[dict]
     failed: str | None
     compile_seconds: float
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def __repr__(self) -> str:
         """One line: where training ended, not what it made."""
@@ -66,11 +65,6 @@ class Result:
 def never() -> bool:
     """The `stop` of a run that nobody stops."""
     return False
-
-
-def _remove(folder: Path) -> None:
-    """Deletes a folder, if it is there; of several processes the first does."""
-    parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def divided(epochs: int, every: int) -> int:
@@ -120,10 +114,11 @@ class Run:
         ]
         self.inside: list[dict] = []  # metrics of the chunks behind us in an epoch,
         self.spent = 0.0  # and what these took, seconds
-        self.done = self._restore()
+        self.past: list[list[dict]] = [[] for _ in seeds]  # rows, until there
+        self.done = resume(self)
         self.logs = [
-            monitor.Log(folder, self.done, options.tensorboard)
-            for folder in self.folders
+            monitor.Log(folder, rows, options.tensorboard)
+            for folder, rows in zip(self.folders, self.past, strict=True)
         ]
         self.failed: list[str | None] = [None] * len(seeds)
         self.best = None
@@ -154,7 +149,7 @@ class Run:
                 self.keeps_zeros = True
                 kept = keep_zeros(self.task.optimizer)
                 self.task = dataclasses.replace(self.task, optimizer=kept)
-            return self._joined([self.task.begin(*start) for start in given])
+            return self.joined([self.task.begin(*start) for start in given])
         start = jax.vmap(self.task.start) if self.vmapped else self.task.start
         return backend.jit(start)(key)
 
@@ -164,7 +159,11 @@ class Run:
             return self.state
         return parallel.take(self.options.mesh, self.state, number)
 
-    def _joined(self, trees):
+    def put(self, lanes) -> None:
+        """Takes up a state for each seed."""
+        self.state = self._placed(self.joined(lanes))
+
+    def joined(self, trees):
         """One tree from one for each seed; the inverse of `lane`."""
         if not self.vmapped:
             return trees[0]
@@ -265,6 +264,13 @@ class Run:
         logits = jax.eval_shape(run, self.state, self.arrays, example, self.key)
         return logits.shape[-1]
 
+    def metrics(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of what a chunk measures; nothing is computed."""
+        example = next(self._items(0))
+        return jax.eval_shape(self._one(), self.state, self.arrays, example, self.key)[
+            1
+        ]
+
     def _one(self) -> Callable:
         """A chunk of all seeds, to be compiled."""
         on = self.options.mesh
@@ -291,7 +297,7 @@ class Run:
                 for part in parts:
                     source.check(self.classes, part)
             yield parallel.place_chunk(
-                self.options.mesh, self._joined(parts), source.batch_size, side_by_side
+                self.options.mesh, self.joined(parts), source.batch_size, side_by_side
             )
 
     def _epoch(self, chunk, epoch: int) -> dict[str, np.ndarray]:
@@ -347,77 +353,12 @@ class Run:
         good = f"after epoch {kept[-1]}" if kept else "none yet"
         return f"{message}; last good checkpoint: {good} in {self.folders[number]}"
 
-    def _restore(self) -> int:
-        """Takes up the newest state that all seeds have; returns the epochs behind it.
-
-        A state inside an epoch is left alone where the chunks were of another size.
-        """
-        if self.checkpoints[0] is None:
-            return 0
-        common = set.intersection(*(set(c.epochs()) for c in self.checkpoints))
-        common = {epoch for epoch in common if epoch <= self.options.epochs}
-        epoch = max(common, default=0)
-        parallel.same(
-            "the epoch of their newest checkpoint",
-            epoch,
-            f"{self.folders[0]} must be on a disk that all of them share",
-        )
-        if all((folder / INSIDE).is_dir() for folder in self.folders):
-            inside = [Checkpoints(folder / INSIDE) for folder in self.folders]
-            try:
-                steps = self._inside(inside, epoch)
-                if steps:
-                    self._restore_inside(inside, steps)
-                    return steps // self.task.source.steps_per_epoch
-            finally:
-                for checkpoints in inside:
-                    checkpoints.close()
-        if epoch:
-            lanes = [
-                checkpoints.restore(epoch, self.lane(number))
-                for number, checkpoints in enumerate(self.checkpoints)
-            ]
-            self.state = self._placed(self._joined(lanes))
-        return epoch
-
-    def _inside(self, inside: list[Checkpoints], epoch: int) -> int:
-        """The steps at the newest state of all seeds after `epoch`; 0: there is none.
-
-        Such a state is named by its steps since the start of the run.
-        """
-        size = self.task.source.steps_per_epoch
-        low, high = epoch * size, self.options.epochs * size
-        common = set.intersection(*(set(c.epochs()) for c in inside))
-        fitting = (s for s in common if low < s < high and not s % self.options.chunk)
-        return max(fitting, default=0)
-
-    def _restore_inside(self, inside: list[Checkpoints], steps: int) -> None:
-        done = steps % self.task.source.steps_per_epoch
-        arguments = (self.state, self.arrays, next(self._items(0)), self.key)
-        _, shapes = jax.eval_shape(self._one(), *arguments)
-        like = {
-            "metrics": {k: np.zeros(done, v.dtype) for k, v in shapes.items()},
-            "seconds": np.zeros((), np.float32),
-        }
-        trees: list[Any] = [
-            checkpoints.restore(steps, {**like, "state": self.lane(number)})
-            for number, checkpoints in enumerate(inside)
-        ]
-        self.state = self._placed(self._joined([tree["state"] for tree in trees]))
-        metrics = jax.device_get(self._joined([tree["metrics"] for tree in trees]))
-        first = range(0, done, self.options.chunk)
-        self.inside = [
-            {k: v[..., i : i + self.options.chunk] for k, v in metrics.items()}
-            for i in first
-        ]
-        self.spent = float(trees[0]["seconds"])
-
     def _save(self, epoch: int) -> None:
         for number, checkpoints in enumerate(self.checkpoints):
             if checkpoints is not None and not self.failed[number]:
                 self._save_best(number)
-                checkpoints.save(epoch, self.lane(number))
-                _remove(self.folders[number] / INSIDE)
+                checkpoints.save(epoch, self.lane(number), self.logs[number].rows)
+                remove(self.folders[number] / INSIDE)
 
     def _save_best(self, number: int) -> None:
         """First, so that no checkpoint comes after a best state that is not there."""
@@ -441,11 +382,11 @@ class Run:
                 "state": self.lane(number),
             }
             self._save_best(number)
-            _remove(folder / INSIDE)
+            remove(folder / INSIDE)
             checkpoints = Checkpoints(folder / INSIDE)
             try:
                 steps = epoch * self.task.source.steps_per_epoch + done
-                checkpoints.save(steps, tree)
+                checkpoints.save(steps, tree, self.logs[number].rows)
             finally:
                 checkpoints.close()
 
@@ -478,6 +419,7 @@ class Run:
                 self.logs[number].rows,
                 self.failed[number],
                 self.compile_seconds,
+                monitor.notes(self.folders[number]) if self.folders[number] else [],
             )
             for number, seed in enumerate(self.seeds)
         ]
