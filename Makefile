@@ -37,8 +37,8 @@ bench: setup-bench ## Measure speed and memory side by side, PyTorch included
 test: setup-dev ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2
 
-test-slow: setup-dev ## Run the tests that take minutes each
-	$(BIN)/python -m pytest -n 2 -m slow
+test-slow: setup-dev ## Run the tests that take minutes each, attacks (an hour) too [ARGS=]
+	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 mutate: ARGS ?= --limit=100 --seconds=3600
 mutate: setup-dev ## List small changes of the algebra that no test notices [ARGS=]
