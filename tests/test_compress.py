@@ -46,7 +46,8 @@ def workdir(tmp_path_factory):
     config.probe.every = 2
     config.kl_weight = ((0.0, 1.0),)
     config.max_log_alpha = float("inf")
-    records = running.run(config, RUN, lambda seed: folder, [0])
+    name, _, _ = RUN.partition(",")
+    records = running.run(config, name, lambda seed: folder, [0])
     return folder, records[0]
 
 
