@@ -99,7 +99,6 @@ FIELDS = (
     ("*optimizer.*momentum", BELOW_ONE),
     ("*optimizer.*eps", NOT_NEGATIVE),
     ("*label_smoothing", BELOW_ONE),
-    ("*posteriors.*.rate", BELOW_ONE),
     ("*input_std", POSITIVE),
     ("*members", COUNT),
     ("seed", SEED),
