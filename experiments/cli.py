@@ -134,7 +134,9 @@ def run(main: Callable[[list[str]], int]) -> None:
         logging.set_verbosity(logging.WARNING)  # JAX tells of each missing backend
         try:
             code = main(argv)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a stop that was asked for is no Exception
             code = _told(error)
             if code is None:
                 _abandon(1, traceback.format_exc())
@@ -146,7 +148,7 @@ def run(main: Callable[[list[str]], int]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def _told(error: Exception) -> int | None:
+def _told(error: BaseException) -> int | None:
     """Says what a user can mend, and returns the exit code; None for what is no such
     error. The classes are imported here: where one was raised, its module is loaded.
     """
