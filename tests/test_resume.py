@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import train_tasks
+from claims import every
 from train_tasks import make_split, make_task
 
 from experiments import core, running
@@ -96,7 +97,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(
     assert len(notes) == len(epochs)
     assert notes[0].startswith(f"checkpoint {LAST}/3 is damaged: its f")
     assert notes[-1].endswith(f"training goes on from {back}")
-    assert all(f"{folder}: {note}" in caplog.text for note in notes)
+    assert every(f"{folder}: {note}" in caplog.text for note in notes)
     # They stay for the record, however often it is called again.
     assert go_on(task, one_device, folder, whole).notes == notes
 

@@ -1,6 +1,7 @@
 """The help in choosing a threshold: what it counts, what it chooses, what it draws."""
 
 import dataclasses
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -218,7 +219,8 @@ def test_all_frames_have_the_same_colours_and_axes(tmp_path, monkeypatch):
     frames = [(epoch, layers_named(names, size)) for epoch, size in ((3, 0.5), (7, 4))]
 
     def capture(animation, path, writer):
-        del path, writer
+        del writer
+        pathlib.Path(path).touch()
         canvas, animation._draw_was_started = animation._fig, True
         for number in (0, 1):
             animation._func(number)

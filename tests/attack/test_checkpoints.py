@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from attack.damage import WAYS
+from claims import every
 from train_tasks import fit, make_split, make_task
 
 from vnets import monitor
@@ -95,7 +96,7 @@ def test_after_a_damage_a_run_ends_as_if_there_were_none(
     for number in range(0, DAMAGES, DAMAGES // RESUMED):
         what = damaged(begun, folder, number)
         [result] = fit(task, one_device, epochs=EPOCHS, workdir=lambda _: folder)
-        assert all(
+        assert every(
             map(
                 np.array_equal,
                 jax.tree.leaves(result.state),
