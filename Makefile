@@ -9,7 +9,7 @@ FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-bench test test-slow mutate lint format reproduce-table \
-	reproduce-all tables publish bench clean
+	reproduce-all tables publish bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ publish: setup ## Copy this machine's records into results/ (TABLE= SCALE=)
 
 bench: setup-bench ## Measure speed and memory side by side, PyTorch included
 	$(BIN)/python scripts/bench.py
+
+docs: setup-dev ## Build the documentation into site/, with no network; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: setup-dev ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2

