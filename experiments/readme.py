@@ -1,4 +1,4 @@
-"""What pages generate from committed records alone: between marks, of several tables."""
+"""What pages generate from committed records: between marks, of several tables."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
 """Pages that the documentation makes of what is there: results, gallery, reference.
 
-mkdocs calls these functions (`hooks` of mkdocs.yml). Nothing is written beside the site.
+mkdocs calls these functions (`hooks` of mkdocs.yml). Nothing is written but the site.
 """
 
 import posixpath

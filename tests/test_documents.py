@@ -1,4 +1,4 @@
-"""Laws of every page: its links, pictures, commands and targets exist; the site builds."""
+"""Laws of every page: links, pictures, commands and targets exist; the site builds."""
 
 import re
 import subprocess

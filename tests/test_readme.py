@@ -12,7 +12,8 @@ OVERVIEW = documents.text("results/README.md")
 LOOK = """
 for net in (pruned, tuned.state.params):
     print("zeros", int((net["logits"]["kernel"].mean == 0).sum()))
-measured = evaluate(model, {"params": tuned.state.params}, digits.test, spec, random.key(1))
+variables = {"params": tuned.state.params}
+measured = evaluate(model, variables, digits.test, spec, random.key(1))
 print("tuned", measured["accuracy"])
 """
 
