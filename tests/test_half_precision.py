@@ -1,15 +1,26 @@
 """bfloat16 for activations and the factors of products, float32 for their sums."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from claims import every
+from estimator_cases import CASES, DRAWS, compiled, linear, problem
 from flax import linen as nn
 from jax import random
+from train_tasks import fit, make_split, make_task
 
 from vnets import backend, ops
-from vnets.estimators import ESTIMATORS, lrt, per_example_sampling, weight_sampling
+from vnets.estimators import (
+    ESTIMATORS,
+    antithetic,
+    flipout,
+    lrt,
+    per_example_sampling,
+    weight_sampling,
+)
 from vnets.evaluate import sample_predictions
 from vnets.layers import Dense, Mode, stochastic
 from vnets.objectives import ModelState, classification_loss
@@ -117,6 +128,57 @@ def test_half_precision_is_a_rounding(name):
     bound = unit * (jnp.abs(x.astype(jnp.float32)) @ largest + jnp.abs(full))
     assert half.dtype == jnp.bfloat16
     assert jnp.all(jnp.abs(half.astype(jnp.float32) - full) <= bound)
+
+
+DRAWN = (lrt, weight_sampling, per_example_sampling, flipout, antithetic)
+UNIT = float(jnp.finfo(jnp.bfloat16).eps)  # of half of it a number is off at most
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("estimator", DRAWN)
+def test_moments_in_half_precision(case, estimator):
+    """Within 5 standard errors, and the roundings of input, weight and result."""
+    op, q, x = problem(case, gaussian(-1.0))
+    x = x.astype(jnp.bfloat16)
+    keys = random.split(random.key(4), DRAWS)
+    draws = np.asarray(compiled(estimator, op)(q, x, keys), np.float64)
+    x = x.astype(jnp.float32)
+    mean, var = (np.asarray(linear(op, *pair), np.float64) for pair in terms(q, x))
+    errors = (draws - mean) / np.sqrt(var)
+    sizes = np.asarray(linear(op, jnp.abs(x), jnp.abs(q.mean)), np.float64)
+    rounding = 3 * UNIT * (1 + sizes / np.sqrt(var))  # in standard deviations
+    assert np.all(np.abs(errors.mean(0)) <= 5 / np.sqrt(DRAWS) + rounding)
+    squares = np.square(errors).mean(0)
+    slack = 5 * np.sqrt(np.square(errors).var(0) / DRAWS) + 2 * rounding + rounding**2
+    assert np.all(np.abs(squares - 1) <= slack)
+
+
+def terms(q, x):
+    mean, var = q.moments()
+    return (x, mean), (jnp.square(x), var)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("make", [gaussian(-1.0), variance()])
+def test_gradients_at_zero_inputs_are_finite_in_half_precision(case, make):
+    op, q, x = problem(case, make)
+
+    def loss(q, x):
+        return jnp.sum(jnp.square(lrt(op, q, x, random.key(0)).astype(jnp.float32)))
+
+    blank = x.at[0].set(0).astype(jnp.bfloat16)
+    for inputs in (blank, jnp.zeros_like(blank)):
+        for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(q, inputs)):
+            assert np.all(np.isfinite(np.asarray(leaf, np.float32)))
+
+
+def test_a_step_in_half_precision_compiles_once(one_device, caplog):
+    task = make_task(make_split(), mode=Mode(precision="bfloat16"))
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        fit(task, one_device, seeds=[0, 1])
+    compiled = [record.getMessage() for record in caplog.records]
+    compiled = [m for m in compiled if m.startswith("Compiling") and "_chunk" in m]
+    assert len(compiled) == 1
 
 
 class Converted(nn.Module):

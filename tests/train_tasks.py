@@ -6,6 +6,7 @@ import optax
 
 from vnets import nets, objectives, posteriors, priors, sources, train
 from vnets.data import Split
+from vnets.layers import TRAIN
 
 BATCH = 8
 
@@ -19,7 +20,7 @@ def make_split():
     return Split(image, label)
 
 
-def make_task(split, optimizer=None, source=None, **kwargs):
+def make_task(split, optimizer=None, source=None, mode=TRAIN, **kwargs):
     model = nets.MLP(
         widths=(16,),
         classes=4,
@@ -28,7 +29,9 @@ def make_task(split, optimizer=None, source=None, **kwargs):
     source = source or sources.Resident(split, BATCH)
     return train.Task(
         init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
-        loss=objectives.classification_loss(model, priors.log_uniform, source.n),
+        loss=objectives.classification_loss(
+            model, priors.log_uniform, source.n, mode=mode
+        ),
         optimizer=optimizer or optax.adam(1e-2),
         source=source,
         locate=objectives.first_nonfinite_layer(model),
