@@ -85,17 +85,40 @@ def lrt(op, q: Posterior, x: Array, key: Key) -> Array:
     Raises:
       ValueError: the node's noise is not normal, so neither is the sum.
     """
-    if q.noise != "normal":
-        raise ValueError(
-            f"lrt needs normal noise, not {q.noise!r}: a sum of such weights is not of "
-            "their family. Use Mode(estimator=weight_sampling) or per_example_sampling"
-        )
-    mean, var = q.moments()
+    mean, var = _normal_moments(q)
     h = op.lift(x)
     y_var = op.apply(_squared(h), var)
     draws = noises.normal(key, y_var.shape, y_var.dtype)
     y_mean = jnp.zeros_like(y_var) if mean is None else op.apply(h, mean)
     return op.lower(_perturb(y_mean, y_var, draws).astype(x.dtype))
+
+
+@_with_scaled
+def sequence_lrt(op, q: Posterior, x: Array, key: Key) -> Array:
+    """`lrt` with one eps for each example and output unit, which its positions share.
+
+    The steps of a sequence [B, T, I] share it, as they would share a weight: each has
+    the right marginal law, and the noise lasts as long as the sequence.
+
+    Raises:
+      ValueError: as `lrt` does.
+    """
+    mean, var = _normal_moments(q)
+    h = op.lift(x)
+    y_var = op.lower(op.apply(_squared(h), var))
+    y_mean = jnp.zeros_like(y_var) if mean is None else op.lower(op.apply(h, mean))
+    shared = (y_var.shape[0], *(1,) * (y_var.ndim - 2), y_var.shape[-1])
+    draws = jnp.broadcast_to(noises.normal(key, shared, y_var.dtype), y_var.shape)
+    return _perturb(y_mean, y_var, draws).astype(x.dtype)
+
+
+def _normal_moments(q: Posterior) -> tuple[Moment, Moment]:
+    if q.noise != "normal":
+        raise ValueError(
+            f"lrt needs normal noise, not {q.noise!r}: a sum of such weights is not of "
+            "their family. Use Mode(estimator=weight_sampling) or per_example_sampling"
+        )
+    return q.moments()
 
 
 @_with_scaled
@@ -223,6 +246,7 @@ ESTIMATORS = {
     f.__name__: f
     for f in (
         lrt,
+        sequence_lrt,
         weight_sampling,
         per_example_sampling,
         flipout,

@@ -213,6 +213,11 @@ def normalized(
 
 
 def learned(module: nn.Module) -> tuple[str, ...]:
-    """The vectors that a Dense, Conv or BatchNorm of Flax learns."""
+    """The vectors that a linear layer or a BatchNorm of Flax learns.
+
+    The bias of a DenseGeneral with several axes of units is an array, not a vector.
+    """
+    if not isinstance(getattr(module, "features", 1), int):
+        return ()
     has_scale = getattr(module, "use_scale", False)
     return (*(("scale",) if has_scale else ()), *(("bias",) if module.use_bias else ()))

@@ -6,8 +6,9 @@ named as stochastic, too (`vnets.vectors`).
 
 `Mode` (mode.py) says how a net is run; `Dense`, `Conv` and `batch_norm` (modules.py)
 are the layers of our nets; `stochastic` (flax_models.py) makes those of other Flax
-models stochastic (convolutions.py reads what their convolutions are), and `call` says
-what such a model's own flags are in a mode.
+models stochastic (convolutions.py reads what their linear maps are, sampling.py draws
+weights of other modules), and `call` says what such a model's own flags are in a mode.
+`Embed`, `LSTM` and `GRU` (recurrent.py) have one draw for a sequence.
 """
 
 from vnets.layers.adapters import call
@@ -16,13 +17,17 @@ from vnets.layers.flax_models import Stochastic, call_path, stochastic
 from vnets.layers.keys import checked
 from vnets.layers.mode import PRECISIONS, TEST, TRAIN, Mode
 from vnets.layers.modules import Conv, Dense, batch_norm
+from vnets.layers.recurrent import GRU, LSTM, Embed
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "PRECISIONS",
     "TEST",
     "TRAIN",
     "Conv",
     "Dense",
+    "Embed",
     "Mode",
     "Stochastic",
     "batch_norm",

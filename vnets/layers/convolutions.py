@@ -1,4 +1,4 @@
-"""From a convolution of Flax to the linear map that an estimator applies."""
+"""From a linear layer of Flax to the linear map that an estimator applies."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +14,27 @@ from vnets.types import Array, Shape
 
 # How an input goes on beyond its edges, by Flax's name.
 BEYOND: dict[Any, Any] = {"CIRCULAR": "wrap", "REFLECT": "reflect"}
+
+
+def general(module: nn.DenseGeneral, x: Array) -> tuple[Array, Any, Shape]:
+    """The input of a DenseGeneral with its axes in order, its op and kernel's shape.
+
+    Raises:
+      ValueError: axes of a batch of kernels, or the input's first axis summed over.
+    """
+    if module.batch_dims:
+        raise ValueError(
+            f"{where(module)}: a stochastic DenseGeneral takes no batch_dims"
+        )
+    axes = (module.axis,) if isinstance(module.axis, int) else tuple(module.axis)
+    axes = tuple(axis % x.ndim for axis in axes)
+    if 0 in axes:
+        raise ValueError(f"{where(module)}: axis 0 is the batch, not one to sum over")
+    x = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+    features = module.features
+    outputs = (features,) if isinstance(features, int) else tuple(features)
+    inputs = x.shape[x.ndim - len(axes) :]
+    return x, ops.General(inputs, outputs), (*inputs, *outputs)
 
 
 def convolution(module: nn.Conv | nn.ConvTranspose, x: Array) -> tuple[Any, Shape]:

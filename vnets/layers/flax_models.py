@@ -11,9 +11,9 @@ from flax.core import FrozenDict
 from flax.errors import InvalidRngError
 
 from vnets import ops, vectors
-from vnets.layers import matching, switches, wrappers
+from vnets.layers import matching, sampling, switches, wrappers
 from vnets.layers.calls import Call, unsown
-from vnets.layers.convolutions import convolution
+from vnets.layers.convolutions import convolution, general
 from vnets.layers.keys import fingerprint
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
@@ -21,7 +21,7 @@ from vnets.posteriors import Factory, check_factory, is_posterior, listed
 from vnets.rng import stream
 from vnets.types import Array, Params, in_float32
 
-KNOWN = nn.Dense | nn.Conv | nn.ConvTranspose | nn.BatchNorm
+KNOWN = nn.Dense | nn.DenseGeneral | nn.Conv | nn.ConvTranspose | nn.BatchNorm
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -38,12 +38,14 @@ class Stochastic:
       posteriors: of `stochastic`.
       how: what the model's call is given beside its inputs (`call`).
       allow: of `stochastic`.
+      sampled: of `stochastic`.
     """
 
     model: nn.Module
     posteriors: Mapping[str, Factory]
     how: Call = dataclasses.field(default_factory=Call)
     allow: tuple[str, ...] = ()
+    sampled: Mapping[str, Factory] = dataclasses.field(default_factory=FrozenDict)
 
     @classmethod
     def of(cls, model: Any) -> "Stochastic":
@@ -80,8 +82,11 @@ class Stochastic:
         with self._intercepted(mode, seen):
             variables = model.init(self.how.keys(rngs, None), *inputs, **kwargs)
         params = variables.get("params", {})
-        matching.check(self.posteriors, self.allow, seen, params)
-        return variables
+        apart = sampling.names(self.sampled, params)
+        matching.check(self.posteriors, self.allow, apart, seen, params)
+        if not self.sampled:
+            return variables
+        return {**variables, "params": sampling.made(self.sampled, params, rngs)}
 
     def apply(
         self,
@@ -101,6 +106,9 @@ class Stochastic:
           ValueError: a flag of the model's own; a random stream without a key.
         """
         model, inputs, kwargs = self.how.bound(self.model, inputs, kwargs, mode)
+        if self.sampled:
+            params = sampling.drawn(self.sampled, variables["params"], rngs)
+            variables = {**variables, "params": params}
         keys = self.how.keys(rngs, mode)
         try:
             with self._intercepted(mode, matching.Seen()):
@@ -131,11 +139,12 @@ class Stochastic:
     @property
     def _print(self):
         """What it is known by; its model may have lists, dicts and arrays."""
-        parts = self.model, self.posteriors, self.how, self.allow
+        parts = self.model, self.posteriors, self.how, self.allow, self.sampled
         return tuple(map(fingerprint, parts))
 
     def __repr__(self) -> str:
-        return f"Stochastic({type(self.model).__name__}, {listed(self.posteriors)})"
+        both = {**self.posteriors, **self.sampled}
+        return f"Stochastic({type(self.model).__name__}, {listed(both)})"
 
     @contextlib.contextmanager
     def _intercepted(self, mode: Mode, seen: matching.Seen):
@@ -164,14 +173,15 @@ class Stochastic:
                 return call(*args, **kwargs)
             if isinstance(module, nn.BatchNorm):
                 args, kwargs = switches.normalizing(module, mode, args, kwargs)
+            own_vectors = vectors.learned(module)
             factories = {
                 name: self._factory(f"{path}/{name}", vector=True)
-                for name in vectors.learned(module)
+                for name in own_vectors
             }
             if not isinstance(module, nn.BatchNorm):
                 factories["kernel"] = self._factory(path, vector=False)
                 seen.names[path] = False
-            seen.names.update({f"{path}/{n}": True for n in vectors.learned(module)})
+            seen.names.update({f"{path}/{n}": True for n in own_vectors})
             own = {name: make for name, make in factories.items() if make}
             if not own and not any(_holds_posterior(module, n) for n in factories):
                 return call(*args, **kwargs)
@@ -196,14 +206,15 @@ def stochastic(
     model: nn.Module | Stochastic,
     posteriors: Mapping[str, Factory],
     allow: Sequence[str] = (),
+    sampled: Mapping[str, Factory] | None = None,
 ) -> Stochastic:
     """Makes layers of any Flax model stochastic without rewriting it.
 
     Args:
-      model: a module made of `flax.linen.Dense`, `Conv` and `ConvTranspose` (over any
-        number of axes, in groups, dilated, with any padding of Flax), whatever else
-        there is between them; that stays as it is (`Embed`, `ConvLocal`, or
-        `DenseGeneral`, which attention is made of). Of a stochastic layer strides,
+      model: a module made of `flax.linen.Dense`, `DenseGeneral` (which attention is
+        made of), `Conv` and `ConvTranspose` (over any number of axes, in groups,
+        dilated, with any padding of Flax), whatever else there is between them; that
+        stays as it is unless `sampled` names it. Of a stochastic layer strides,
         padding, dilations, groups, `use_bias`, `bias_init` and `dtype` count;
         `param_dtype` does not (parameters are float32), nor does `kernel_init` (the
         factory has its own), and other options that are set, such as `mask`, are
@@ -217,6 +228,10 @@ def stochastic(
         (`vnets.vectors`). The first match counts.
       allow: patterns of weights, or of modules with weights, that stay arrays although
         they match a pattern: without it those are an error of `init`. "*" allows all.
+      sampled: weights of modules of any other kind (`Embed`, a cell that fuses its
+        kernels) to factories: by the name of the array ("embed/embedding") or of its
+        module ("embed"). A call has one draw of them, for the whole batch and for
+        every step of a sequence, whatever `Mode.estimator` is.
 
     Returns:
       An object with the model's `init(key, x)` and `apply(variables, x, mode=...,
@@ -237,13 +252,18 @@ def stochastic(
         )
     for name, make in posteriors.items():
         check_factory(make, name)
+    for name, make in (sampled or {}).items():
+        check_factory(make, name)
     if isinstance(allow, str):
         raise ValueError(f"allow is a list of patterns, such as [{allow!r}]")
     made = Stochastic.of(model)
-    if made.posteriors:
+    if made.posteriors or made.sampled:
         raise ValueError(f"{made!r} has posteriors already: name all at once")
     return dataclasses.replace(
-        made, posteriors=FrozenDict(posteriors), allow=tuple(allow)
+        made,
+        posteriors=FrozenDict(posteriors),
+        allow=tuple(allow),
+        sampled=FrozenDict(sampled or {}),
     )
 
 
@@ -295,6 +315,8 @@ def _stochastic_call(
             )
     if isinstance(module, nn.Dense):
         op, shape = ops.DENSE, (x.shape[-1], module.features)
+    elif isinstance(module, nn.DenseGeneral):
+        x, op, shape = general(module, x)
     else:
         op, shape = convolution(module, x)
     return linear(module, op, shape, factories, x, mode)

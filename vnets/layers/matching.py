@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import jax
 
@@ -53,13 +53,18 @@ def found(patterns: Mapping[str, Factory], params: Params) -> dict[str, list[str
 
 
 def check(
-    patterns: Mapping[str, Factory], allow: Sequence[str], seen: Seen, params: Params
+    patterns: Mapping[str, Factory],
+    allow: Sequence[str],
+    sampled: Collection[str],
+    seen: Seen,
+    params: Params,
 ) -> None:
     """Refuses patterns that did not do what they say.
 
     Args:
       patterns: of the model.
       allow: patterns of weights that may stay as they are.
+      sampled: names of arrays that have nodes by another way.
       seen: of its initialization.
       params: that this made.
 
@@ -83,7 +88,7 @@ def check(
             f"no Dense or Conv layer, bias or scale matches {unused}; there are "
             f"{there}{kinds}"
         )
-    left = list(_unconverted(patterns, params))
+    left = [n for n in _unconverted(patterns, params) if n not in sampled]
     idle = [a for a in allow if a != "*" and not any(_allows(a, n) for n in left)]
     if idle:
         raise ValueError(
@@ -98,7 +103,8 @@ def check(
         )
         raise ValueError(
             f"the patterns {list(patterns)} also match weights that cannot be "
-            f"stochastic: {named}. Name the layers that are meant, or say that these "
+            f"stochastic: {named}. Name the layers that are meant, draw these once a "
+            "call, layers.stochastic(..., sampled={name: factory}), or say that they "
             f"stay as they are: layers.stochastic(..., allow={refused})"
         )
 

@@ -22,7 +22,16 @@ from jax import lax
 
 from vnets import backend
 from vnets.ops.direct import DirectConv
-from vnets.ops.linear import DENSE, DIMENSIONS, Dense, NativeConv, Pads, Pair, matmul
+from vnets.ops.linear import (
+    DENSE,
+    DIMENSIONS,
+    Dense,
+    General,
+    NativeConv,
+    Pads,
+    Pair,
+    matmul,
+)
 from vnets.ops.native import GeneralConv, PaddedConv, TransposedConv
 from vnets.ops.strided import StridedConv, tiled
 from vnets.ops.tiled import TiledConv
@@ -33,6 +42,7 @@ __all__ = [
     "ConvOp",
     "Dense",
     "DirectConv",
+    "General",
     "GeneralConv",
     "NativeConv",
     "PaddedConv",

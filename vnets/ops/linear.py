@@ -1,6 +1,7 @@
 """Matrix products, and convolution by the compiler's own form."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jax import lax
@@ -75,6 +76,29 @@ class Dense:
 
     def lower(self, y: Array) -> Array:
         return y
+
+
+@dataclasses.dataclass(frozen=True)
+class General:
+    """x [B, ..., *inputs] times w [*inputs, *outputs]: a product over several axes.
+
+    Attributes:
+      inputs: sizes of the axes that are summed over.
+      outputs: sizes of the axes that come in their place.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def lift(self, x: Array) -> Array:
+        rank = x.ndim - len(self.inputs)
+        return x.reshape(*x.shape[:rank], math.prod(self.inputs))
+
+    def apply(self, h: Array, w: Array) -> Array:
+        return DENSE.apply(h, w.reshape(h.shape[-1], math.prod(self.outputs)))
+
+    def lower(self, y: Array) -> Array:
+        return y.reshape(*y.shape[:-1], *self.outputs)
 
 
 @dataclasses.dataclass(frozen=True)

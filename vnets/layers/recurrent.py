@@ -1,0 +1,241 @@
+"""Layers for sequences: an embedding, LSTM and GRU, one draw of the weights a call.
+
+A recurrent net applies its weights at every step. Its noise must be one draw for all of
+them (Gal and Ghahramani 2016; Lobacheva, Chirkova and Vetrov 2017): a weight that
+changed from step to step would be noise on the state, not a weight. So these layers
+draw their weights before the loop, one draw for a batch whatever `Mode.estimator` says,
+and noise on units (`Scaled`) one draw for each sequence, which its steps share.
+
+LSTM and GRU have one kernel [I + H, G H] for inputs and state: G is 4 (gates i, f, g,
+o) or 3 (r, z, n). Its inputs' rows multiply all steps at once, outside the loop. Noise
+on its input units is on inputs and hidden units, which the layer hands on with it;
+noise on its output units is on gates, before the bias. `Scaled` nodes within one
+another have both.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax, random
+
+from vnets import vectors
+from vnets.layers.mode import TEST, Mode
+from vnets.layers.modules import where
+from vnets.posteriors import Factory, Posterior, Scaled, check_factory, is_noisy, point
+from vnets.types import Array, Key
+
+
+def normal_rows(key: Key, shape: tuple[int, ...]) -> Array:
+    """N(0, 0.1^2), a usual start of embeddings that nobody trained before."""
+    return 0.1 * random.normal(key, shape, jnp.float32)
+
+
+class Embed(nn.Module):
+    """A row of the kernel for each token, [B, T] int -> [B, T, features].
+
+    A token has the same draw wherever it stands in the batch.
+
+    Attributes:
+      vocabulary: V, the number of tokens.
+      features: E.
+      posterior: factory of the kernel [V, E]. Noise on its input units is on words.
+
+    Raises:
+      ValueError: tokens that are no integers.
+    """
+
+    vocabulary: int
+    features: int
+    posterior: Factory = point(normal_rows)
+
+    @nn.compact
+    def __call__(self, tokens: Array, mode: Mode = TEST) -> Array:
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"{where(self)} takes integers, not {tokens.dtype}")
+        q = _kernel(self, self.posterior, (self.vocabulary, self.features))
+        key = vectors.noise_key(self) if is_noisy(q) else None
+        rows = q.sample(key).astype(mode.precision)
+        return jnp.take(rows, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+
+
+class _Recurrent(nn.Module):
+    """A recurrent layer, [B, T, I] -> [B, T, features].
+
+    Attributes:
+      features: H.
+      posterior: factory of the kernel [I + H, G H].
+      bias_init: of the bias, [G H].
+      reverse: reads the sequence from its end.
+      redraw: an ablation: the state's kernel is drawn again at each step.
+
+    Raises:
+      ValueError: an input that is not [B, T, I], or a mask that is not [B, T].
+    """
+
+    features: int
+    posterior: Factory = point()
+    bias_init: Callable = nn.initializers.zeros_init()
+    reverse: bool = False
+    redraw: bool = False
+
+    gates = 0
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None, mode: Mode = TEST) -> Array:
+        """Runs the layer.
+
+        Args:
+          x: [B, T, I].
+          mask: [B, T], False at steps that leave the state as it is: padding, in front
+            of a sequence or behind it. The output there is the state.
+          mode: how the net is run.
+        """
+        if x.ndim != 3:
+            raise ValueError(f"{where(self)} takes [B, T, I], not {list(x.shape)}")
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(
+                f"{where(self)}: the mask is {list(mask.shape)}, the input "
+                f"{list(x.shape[:2])}"
+            )
+        inputs, hidden = x.shape[-1], self.features
+        width = self.gates * hidden
+        q = _kernel(self, self.posterior, (inputs + hidden, width))
+        bias = self.param("bias", self.bias_init, (width,), jnp.float32)[None]
+        key = vectors.noise_key(self) if is_noisy(q) else None
+        weight, ins, outs = drawn(q, key, x.shape[0])
+        x = x.astype(mode.precision)
+        weight = weight.astype(mode.precision)
+        if ins is not None:
+            x = x * ins[:, None, :inputs].astype(x.dtype)
+        on_state = (
+            jnp.ones((1, hidden), jnp.float32) if ins is None else ins[:, inputs:]
+        )
+        on_gates = jnp.ones((1, width), jnp.float32) if outs is None else outs
+        read = (x @ weight[:inputs]).astype(jnp.float32)  # all steps at once
+        keep = jnp.ones(x.shape[:2], jnp.bool_) if mask is None else mask
+        step = functools.partial(self.step, on_state=on_state, on_gates=on_gates)
+
+        def body(state, now):
+            read, keep, number = now
+            held = weight[inputs:]
+            if self.redraw and key is not None:
+                again, *_ = drawn(q, random.fold_in(key, number), 1)
+                held = again[inputs:].astype(held.dtype)
+            new = step(held, bias, state, read)
+            state = jax.tree.map(
+                lambda a, b: jnp.where(keep[:, None], a, b), new, state
+            )
+            return state, state[0]
+
+        start = jnp.zeros((x.shape[0], hidden), jnp.float32)
+        _, states = lax.scan(
+            body,
+            self.start(start),
+            (
+                read.swapaxes(0, 1),
+                keep.swapaxes(0, 1),
+                jnp.arange(x.shape[1], dtype=jnp.int32),
+            ),
+            reverse=self.reverse,
+        )
+        return states.swapaxes(0, 1).astype(mode.precision)
+
+    def start(self, zeros: Array) -> tuple[Array, ...]:
+        """The state before the first step; its first part is what the layer gives."""
+        raise NotImplementedError
+
+    def step(self, weight, bias, state, read, *, on_state, on_gates):
+        """The next state, of the state's kernel [H, G H] and an input's share."""
+        raise NotImplementedError
+
+
+class LSTM(_Recurrent):
+    """A layer of long short-term memory (Hochreiter and Schmidhuber 1997).
+
+    With points for weights it is Flax's `LSTMCell` whose kernels stand side by side.
+    """
+
+    gates = 4
+
+    def start(self, zeros):
+        return zeros, zeros
+
+    def step(self, weight, bias, state, read, *, on_state, on_gates):
+        h, c = state
+        both = read + (h.astype(weight.dtype) @ weight).astype(jnp.float32)
+        i, f, g, o = jnp.split(both * on_gates + bias, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c) * on_state, c
+
+
+class GRU(_Recurrent):
+    """A layer of gated recurrent units (Cho et al. 2014).
+
+    Of its candidate the state's share is multiplied by r after the product, and the
+    bias added to the input's share: Flax's `GRUCell` whose bias `hn` is zero.
+    """
+
+    gates = 3
+
+    def start(self, zeros):
+        return (zeros,)
+
+    def step(self, weight, bias, state, read, *, on_state, on_gates):
+        (h,) = state
+        held = (h.astype(weight.dtype) @ weight).astype(jnp.float32)
+        read, held = read * on_gates + bias, held * on_gates
+        (read_r, read_z, read_n), (r, z, n) = (
+            jnp.split(part, 3, axis=-1) for part in (read, held)
+        )
+        z = jax.nn.sigmoid(read_z + z)
+        new = jnp.tanh(read_n + jax.nn.sigmoid(read_r + r) * n)
+        # So h is on_state times what it would be: a sum of such products from zero.
+        return ((1 - z) * new * on_state + z * h,)
+
+
+def drawn(q: Posterior, key: Key | None, batch: int):
+    """One draw of a weight, and of the noise on its units for each example.
+
+    Args:
+      q: a node [I, O], perhaps within `Scaled` ones.
+      key: None for a node without noise.
+      batch: B, the number of examples.
+
+    Returns:
+      The weight [I, O] without the noise on units, and that on inputs and on outputs:
+      [B, I] and [B, O] (one example where a batch has one draw), None where there is
+      none.
+    """
+    noise: dict[str, Array | None] = {"in": None, "out": None}
+    while isinstance(q, Scaled):
+        if q.per == "position":
+            raise ValueError(
+                "a recurrent layer has one draw of noise on units a sequence: per is "
+                '"example" or "batch", not "position"'
+            )
+        key_scale, key = (None, None) if key is None else random.split(key)
+        if not is_noisy(q.scale):
+            key_scale = None
+        own = q.scale.sample(key_scale, (batch if q.per == "example" else 1,))
+        before = noise[q.axis]
+        noise[q.axis] = own if before is None else before * own
+        q = q.weight
+    weight = q.sample(key if is_noisy(q) else None)
+    return weight, noise["in"], noise["out"]
+
+
+def _kernel(module: nn.Module, factory: Factory, shape: tuple[int, int]) -> Posterior:
+    check_factory(factory, "/".join((*module.path, "kernel")))
+    if module.has_variable("params", "kernel"):
+        kernel = module.get_variable("params", "kernel")
+    else:
+        kernel = module.param("kernel", factory, shape)
+    q = vectors.as_node(kernel, "/".join((*module.path, "kernel")))
+    if q.shape != shape:
+        raise ValueError(
+            f"{where(module)}: the kernel is {q.shape}, the input needs {shape}"
+        )
+    return q
