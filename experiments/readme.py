@@ -108,6 +108,22 @@ def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> str:
     return with_block(text, "bench", bench_block(report.read_all(RESULTS / "bench")))
 
 
+def pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
+    """Every generated page by its path, as the committed records and reports have it.
+
+    Args:
+      outcomes: of all tables and scales that have records; see `tables.outcomes`.
+    """
+    outcomes, bench = list(outcomes), RESULTS / "bench"
+    reports = {bench / "README.md": report.markdown(report.read_all(bench))}
+    return table_pages(outcomes) | reports | {README: generate(outcomes)}
+
+
+def table_pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
+    """The page of each table and scale by its path."""
+    return {home.with_suffix(".md"): render.markdown(one) for home, one in outcomes}
+
+
 def update(outcomes: Iterable[tuple[Path, Outcome]]) -> None:
     """Writes the generated parts into the README."""
     results.write_text(README, generate(outcomes))

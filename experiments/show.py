@@ -108,12 +108,8 @@ def compression(report: dict) -> None:
     console.print(table)
 
 
-def show(folder: Path, outcome: Outcome) -> bool:
-    """Prints a table, writes <folder>.md and its figures and prints their paths.
-
-    Returns:
-      True.
-    """
+def show(folder: Path, outcome: Outcome) -> None:
+    """Prints a table, writes <folder>.md and its figures and prints their paths."""
     render.terminal(outcome, _console())
     text = folder.with_suffix(".md")
     results.write_text(text, render.markdown(outcome))
@@ -126,7 +122,6 @@ def show(folder: Path, outcome: Outcome) -> bool:
             )
     written = [str(text), *(str(text.with_name(n)) for _, n in render.images(outcome))]
     print(f"\nWritten: {', '.join(written)}\n")
-    return True
 
 
 def not_run(table: Spec, scale: str, folder: Path) -> None:

@@ -5,7 +5,8 @@
 Reads <records>/<table>/<scale>/, writes <records>/<table>/<scale>.md and .png and
 prints the table. Without --table or --scale: all of which there are records. A --table
 that has none yet is printed, its rows as not run, and nothing is written. With --check
-it writes nothing and fails if the Markdown in place is not what the records give.
+it writes nothing and fails if the Markdown in place is not what the records give; of
+all committed records, that is every page of results/ and the README.
 """
 
 import sys
@@ -15,7 +16,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import cli, readme, render, show, table_specs, tables
+from experiments import cli, readme, show, table_specs, tables
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", "", "Table by name; empty: all with records.")
@@ -40,22 +41,29 @@ def main(argv: list[str]) -> int:
         if not outcomes:
             wanted = f"<table>/{SCALE.value or '<scale>'}"
             raise results.RecordError(f"no records in {RECORDS.value}/{wanted}")
-        act = _check if CHECK.value else show.show
-        shown = [act(*item) for item in outcomes]
-        if Path(RECORDS.value).resolve() == readme.RESULTS and not CHECK.value:
+        committed = Path(RECORDS.value).resolve() == readme.RESULTS
+        if CHECK.value:
+            everything = committed and not (TABLE.value or SCALE.value)
+            pages = readme.pages if everything else readme.table_pages
+            return _check(pages(outcomes))
+        for item in outcomes:
+            show.show(*item)
+        if committed:
             readme.update(tables.outcomes(table_specs.select(), "", readme.RESULTS))
     except ValueError as error:  # RecordError, TableError
         print(error, file=sys.stderr)
         return 1
-    return 0 if all(shown) else 1
+    return 0
 
 
-def _check(folder: Path, outcome: tables.Outcome) -> bool:
-    path = folder.with_suffix(".md")
-    agrees = path.exists() and path.read_text("utf-8") == render.markdown(outcome)
-    state = "agrees" if agrees else "does not agree"
-    print(f"{path} {state} with the records in {folder}")
-    return agrees
+def _check(pages: dict[Path, str]) -> int:
+    """The exit status: 0 if each page stands in its place as the records have it."""
+    wrong = 0
+    for path, text in pages.items():
+        agrees = path.exists() and path.read_bytes() == text.encode()
+        print(f"{path} {'agrees' if agrees else 'does not agree'} with the records")
+        wrong += not agrees
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

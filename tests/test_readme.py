@@ -42,11 +42,6 @@ def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
     assert shown[-1].split()[:4] in [one[:4] for one in lines]
 
 
-def test_generated_parts_are_what_the_records_give():
-    outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
-    assert readme.generate(outcomes) == README
-
-
 def test_the_overview_tells_what_holds_and_what_did_not_run():
     outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
     largest = {outcome.table.name: outcome for _, outcome in outcomes}

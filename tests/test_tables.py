@@ -233,35 +233,10 @@ def test_a_missing_evaluation_is_named(tmp_path):
         tables.aggregate(spec(tmp_path), "short", records)
 
 
-def test_committed_tables_agree_with_records():
-    for folder, outcome in tables.outcomes(table_specs.select(), "", ROOT / "results"):
-        committed = folder.with_suffix(".md").read_text(encoding="utf-8")
-        assert committed == render.markdown(outcome), f"run scripts/tables.py: {folder}"
-        for _, image in render.images(outcome):
-            assert (folder.parent / image).is_file()
-
-
-def test_every_committed_picture_is_shown():
-    outcomes = tables.outcomes(table_specs.select(), "", ROOT / "results")
-    shown = {f.parent / image for f, o in outcomes for _, image in render.images(o)}
-    committed = (ROOT / "results").glob("*/*.png")
-    assert {path for path in committed if path.parent.name != "bench"} == shown
-
-
 def test_tables_without_a_scale_are_passed_over(tmp_path):
     specs = table_specs.select("", "short")
     assert not all("short" in table.scale for table in specs)
     assert tables.outcomes(specs, "short", tmp_path) == []
-
-
-def test_every_committed_record_is_in_a_table():
-    shown = {
-        path
-        for table in table_specs.select()
-        for scale in table.scale
-        for path in tables.collect(table, scale, ROOT / "results")
-    }
-    assert shown == set(results.collect(ROOT / "results"))
 
 
 def run(script, *arguments):
