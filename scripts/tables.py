@@ -16,7 +16,9 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import cli, readme, show, table_specs, tables
+from experiments import cli
+from experiments.tables import outcomes, pages, reading, terminal
+from experiments.tables.specs import TableError
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", "", "Table by name; empty: all with records.")
@@ -28,28 +30,28 @@ CHECK = flags.DEFINE_bool("check", False, "Compare with the Markdown in place.")
 def main(argv: list[str]) -> int:
     try:
         if argv[1:]:
-            raise table_specs.TableError(f"unexpected arguments: {' '.join(argv[1:])}")
-        specs = table_specs.select(TABLE.value, SCALE.value)
-    except table_specs.TableError as error:
+            raise TableError(f"unexpected arguments: {' '.join(argv[1:])}")
+        tables = reading.select(TABLE.value, SCALE.value)
+    except TableError as error:
         print(error, file=sys.stderr)
         return 2
     try:
-        outcomes = tables.outcomes(specs, SCALE.value, Path(RECORDS.value))
-        if not outcomes and TABLE.value:
-            show.not_run(specs[0], SCALE.value, Path(RECORDS.value))
+        found = outcomes.all_of(tables, SCALE.value, Path(RECORDS.value))
+        if not found and TABLE.value:
+            terminal.not_run(tables[0], SCALE.value, Path(RECORDS.value))
             return 0
-        if not outcomes:
+        if not found:
             wanted = f"<table>/{SCALE.value or '<scale>'}"
             raise results.RecordError(f"no records in {RECORDS.value}/{wanted}")
-        committed = Path(RECORDS.value).resolve() == readme.RESULTS
+        committed = Path(RECORDS.value).resolve() == pages.RESULTS
         if CHECK.value:
             everything = committed and not (TABLE.value or SCALE.value)
-            pages = readme.pages if everything else readme.table_pages
-            return _check(pages(outcomes))
-        for item in outcomes:
-            show.show(*item)
+            made = pages.pages if everything else pages.table_pages
+            return _check(made(found))
+        for item in found:
+            terminal.show(*item)
         if committed:
-            readme.update(tables.outcomes(table_specs.select(), "", readme.RESULTS))
+            pages.update(outcomes.all_of(reading.select(), "", pages.RESULTS))
     except ValueError as error:  # RecordError, TableError
         print(error, file=sys.stderr)
         return 1

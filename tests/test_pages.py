@@ -3,20 +3,20 @@ byte, and nothing else stands there."""
 
 import pytest
 
-from experiments import readme, render, table_specs, tables
+from experiments.tables import outcomes, pages, reading, render
 
-RESULTS = readme.RESULTS
-OUTCOMES = tables.outcomes(table_specs.select(), "", RESULTS)
-PAGES = readme.pages(OUTCOMES)
+RESULTS = pages.RESULTS
+OUTCOMES = outcomes.all_of(reading.select(), "", RESULTS)
+PAGES = pages.pages(OUTCOMES)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(readme.ROOT)))
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(pages.ROOT)))
 def test_a_page_is_what_the_records_give(path):
     assert path.read_bytes() == PAGES[path].encode(), "run scripts/tables.py"
 
 
 def test_every_page_is_generated():
-    assert {*RESULTS.rglob("*.md"), readme.README} == set(PAGES)
+    assert {*RESULTS.rglob("*.md"), pages.README} == set(PAGES)
 
 
 def test_every_picture_is_shown_and_there():
@@ -28,8 +28,8 @@ def test_every_picture_is_shown_and_there():
 def test_every_committed_record_is_in_a_table():
     shown = {
         path
-        for table in table_specs.select()
+        for table in reading.select()
         for scale in table.scale
-        for path in tables.collect(table, scale, RESULTS)
+        for path in outcomes.collect(table, scale, RESULTS)
     }
     assert shown == set(RESULTS.glob("*/*/*.json"))

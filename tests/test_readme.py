@@ -6,7 +6,7 @@ import documents
 import pytest
 from PIL import Image
 
-from experiments import figures, readme, table_specs, tables
+from experiments.tables import figures, outcomes, pages, reading
 
 ROOT = documents.ROOT
 README = documents.text("README.md")
@@ -43,8 +43,8 @@ def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
 
 
 def test_the_overview_tells_what_holds_and_what_did_not_run():
-    outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
-    largest = {outcome.table.name: outcome for _, outcome in outcomes}
+    found = outcomes.all_of(reading.select(), "", pages.RESULTS)
+    largest = {outcome.table.name: outcome for _, outcome in found}
     for name, outcome in largest.items():
         (line,) = (x for x in README.splitlines() if x.startswith(f"| [`{name}`]"))
         verdicts = [verdict.holds for verdict in outcome.verdicts]
@@ -52,13 +52,13 @@ def test_the_overview_tells_what_holds_and_what_did_not_run():
         assert f"| {held} of {told}" in line or not told
         assert (f"{verdicts.count(None)} not run" in line) == (None in verdicts)
         assert outcome.table.asks.replace("|", "\\|") in line
-    for name in set(table_specs.names()) - set(largest):  # no record yet, so no page
+    for name in set(reading.names()) - set(largest):  # no record yet, so no page
         assert f"[`{name}`]" not in README
 
 
 def test_marks_are_required():
     with pytest.raises(ValueError, match="0 pairs"):
-        readme.with_block(README, "nothing", "")
+        pages.with_block(README, "nothing", "")
 
 
 def test_make_targets_exist():

@@ -1,16 +1,18 @@
-"""The generated parts of the README: between marks, from committed records alone."""
+"""The generated pages: one for each table and scale, and parts of the README between
+marks, from committed records alone."""
 
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import render, table_specs
 from experiments.bench import report
-from experiments.tables import Outcome
+from experiments.tables import render, words
+from experiments.tables.outcomes import Outcome
+from experiments.tables.specs import PARTS
 from vnets import results
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 
@@ -44,7 +46,7 @@ def overview(outcomes: Iterable[Outcome]) -> str:
 
 def _place(outcome: Outcome) -> tuple[int, bool, str]:
     table = outcome.table
-    return table_specs.PARTS.index(table.part), not table.main, table.name
+    return PARTS.index(table.part), not table.main, table.name
 
 
 def _held(outcome: Outcome) -> str:
@@ -68,8 +70,8 @@ def _section(outcome: Outcome) -> str:
     text = _text(outcome)
     folder = text.rpartition("/")[0]
     parts = [
-        f"### {render.heading(outcome)}",
-        f"{render.summary(outcome)}. {outcome.scale.text}",
+        f"### {words.heading(outcome)}",
+        f"{words.summary(outcome)}. {outcome.scale.text}",
         outcome.scale.reading,
         *(f"![{title}]({folder}/{name})" for title, name in render.images(outcome)[:1]),
         *(render.markdown_grid(grid) for grid in grids),
@@ -112,7 +114,7 @@ def pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
     """Every generated page by its path, as the committed records and reports have it.
 
     Args:
-      outcomes: of all tables and scales that have records; see `tables.outcomes`.
+      outcomes: of all tables and scales that have records; see `outcomes.all_of`.
     """
     outcomes, bench = list(outcomes), RESULTS / "bench"
     reports = {bench / "README.md": report.markdown(report.read_all(bench))}
