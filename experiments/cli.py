@@ -154,7 +154,7 @@ def _told(error: BaseException) -> int | None:
     """
     from experiments.launch import LaunchError
     from experiments.preemption import REQUEUE
-    from experiments.table_specs import TableError
+    from experiments.tables.specs import TableError
     from vnets.data import DataError
     from vnets.parallel import ClusterError
     from vnets.results import RecordError

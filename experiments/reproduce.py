@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments import running, workdirs
 from experiments.config_files import load_config, run_folder
 from experiments.preemption import Preemption
-from experiments.table_specs import Row, Table
+from experiments.tables.specs import Row, Table
 from vnets.results import Record
 
 

@@ -1,14 +1,8 @@
-"""A table for the eyes: on the terminal, as Markdown and as a figure."""
+"""What the scripts of a single net found, on the terminal."""
 
 from pathlib import Path
 
-from experiments import figures, render, table_figure, tables
-from experiments.table_specs import Table as Spec
-from experiments.tables import Outcome
-from vnets import results
-
 LAYERS_BESIDE = 4  # columns of layers that a table of thresholds has room for
-WIDTH = 180  # columns, where the output is no terminal
 
 
 def thresholds(choice, tolerance: float, folder: Path) -> None:
@@ -106,39 +100,3 @@ def compression(report: dict) -> None:
             cells = (f"{times[name]:.3f}" for name in names)
             table.add_row(key.removeprefix("batch_"), *cells)
     console.print(table)
-
-
-def show(folder: Path, outcome: Outcome) -> bool:
-    """Prints a table, writes <folder>.md and its figures and prints their paths.
-
-    Returns:
-      True.
-    """
-    render.terminal(outcome, _console())
-    text = folder.with_suffix(".md")
-    results.write_text(text, render.markdown(outcome))
-    if outcome.table.plain:
-        table_figure.save(outcome, folder.with_suffix(".png"))
-    for figure in outcome.table.figure:
-        if figures.has_data(figure, outcome):
-            figures.save(
-                figure, outcome, text.with_name(f"{folder.name}-{figure.name}.png")
-            )
-    written = [str(text), *(str(text.with_name(n)) for _, n in render.images(outcome))]
-    print(f"\nWritten: {', '.join(written)}\n")
-    return True
-
-
-def not_run(table: Spec, scale: str, folder: Path) -> None:
-    """Prints a table that has no record yet, as it stands at a scale ("": at each)."""
-    for name in [scale] if scale else table.scale:
-        render.terminal(tables.aggregate(table, name, {}), _console())
-        print()
-    print(f"{table.name} has no records in {folder} yet: nothing is written")
-
-
-def _console():
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)  # a log has room

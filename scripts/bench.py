@@ -18,9 +18,10 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import cli, readme, table_specs, tables
+from experiments import cli
 from experiments.bench import report, suite, timing
 from experiments.ranges import INDEX
+from experiments.tables import outcomes, pages, reading
 from vnets import results
 
 ONLY = flags.DEFINE_list("only", list(suite.MODULES), "Which benchmarks to run.")
@@ -68,9 +69,9 @@ def _measure(name: str) -> int:
     console = Console()
     report.show(measured, console)
     console.print(f"Written: {path}", markup=False)
-    if Path(OUT.value).resolve() == readme.RESULTS / "bench":
-        tables_there = tables.outcomes(table_specs.select(), "", readme.RESULTS)
-        readme.update(tables_there)
+    if Path(OUT.value).resolve() == pages.RESULTS / "bench":
+        tables_there = outcomes.all_of(reading.select(), "", pages.RESULTS)
+        pages.update(tables_there)
     return 0
 
 

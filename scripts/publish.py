@@ -14,8 +14,10 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import cli, table_specs
+from experiments import cli
 from experiments.config_files import scale_folder, split_run
+from experiments.tables import reading
+from experiments.tables.specs import TableError
 from vnets import results
 
 TABLE = flags.DEFINE_string("table", None, "Table by name.", required=True)
@@ -28,9 +30,9 @@ REPLACE = flags.DEFINE_bool("replace", False, "Replace records that are in place
 def main(argv: list[str]) -> int:
     try:
         if argv[1:]:
-            raise table_specs.TableError(f"unexpected arguments: {' '.join(argv[1:])}")
-        table = table_specs.find(TABLE.value, SCALE.value)
-    except table_specs.TableError as error:
+            raise TableError(f"unexpected arguments: {' '.join(argv[1:])}")
+        table = reading.find(TABLE.value, SCALE.value)
+    except TableError as error:
         print(error, file=sys.stderr)
         return 2
     runs = [row.run for row in table.rows_at(SCALE.value)]

@@ -37,18 +37,19 @@ RUNS = cli.define_path("runs", "runs", "Folder of this machine's runs.")
 
 
 def main(argv: list[str]) -> int:
-    from experiments import reproduce, show, table_specs, tables
+    from experiments import reproduce
     from experiments.preemption import Preemption
+    from experiments.tables import outcomes, reading, specs, terminal
 
     cli.no_arguments(argv)
-    specs = table_specs.select(TABLE.value, SCALE.value)
-    specs = [table for table in specs if SCALE.value in table.scale]
-    known = [row.name for table in specs for row in table.rows_at(SCALE.value)]
+    tables = reading.select(TABLE.value, SCALE.value)
+    tables = [table for table in tables if SCALE.value in table.scale]
+    known = [row.name for table in tables for row in table.rows_at(SCALE.value)]
     for name in ROWS.value:
-        table_specs.choice(name, known, f"row at scale {SCALE.value}")
+        specs.choice(name, known, f"row at scale {SCALE.value}")
     home, took = Path(RUNS.value), {}
     end = math.inf if MINUTES.value is None else 60 * MINUTES.value
-    for table in specs:
+    for table in tables:
         if sum(took.values()) >= end:
             break
         began = time.monotonic()
@@ -56,12 +57,12 @@ def main(argv: list[str]) -> int:
             records = reproduce.train_missing(
                 table, SCALE.value, range(SEEDS.value), home, ROWS.value, stop
             )
-        outcome = tables.aggregate(table, SCALE.value, records)
-        show.show(home / table.name / SCALE.value, outcome)
+        outcome = outcomes.aggregate(table, SCALE.value, records)
+        terminal.show(home / table.name / SCALE.value, outcome)
         took[table.name] = time.monotonic() - began
     each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
     print(f"Seconds: {each}; in all {sum(took.values()):.0f}")
-    left = [table.name for table in specs if table.name not in took]
+    left = [table.name for table in tables if table.name not in took]
     if left:
         print(f"Left out, as {MINUTES.value:g} minutes are over: {', '.join(left)}")
     return 0

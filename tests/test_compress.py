@@ -11,18 +11,10 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import (
-    artifact,
-    compress,
-    core,
-    latency,
-    running,
-    show,
-    table_specs,
-    workdirs,
-)
+from experiments import artifact, compress, core, latency, running, show, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.tables import reading
 from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
 from vnets.nets.chain import Chain
 
@@ -222,7 +214,7 @@ def test_the_study_of_files_has_every_column_of_its_table(workdir):
     measured = artifact._measure(
         config, trained, experiment.dataset, {"net": [net]}, random.key(0)
     )
-    evals, table = measured.evals, table_specs.find("artifact")
+    evals, table = measured.evals, reading.find("artifact")
     for column in table.column:
         assert np.isfinite(evals[column.eval][column.metric or table.metric])
     assert evals["latency"]["threads"] == config.latency.threads

@@ -10,8 +10,9 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import build, core, table_specs
+from experiments import build, core
 from experiments.config_files import load_config
+from experiments.tables import reading
 from vnets import data, parallel, train
 from vnets.evaluate import standard_evals
 
@@ -214,8 +215,8 @@ def test_a_sweep_names_variants_no_two_of_which_are_the_same(name, module):
 
 
 def test_every_table_row_is_a_variant():
-    for name in table_specs.names():
-        table = table_specs.find(name)
+    for name in reading.names():
+        table = reading.find(name)
         for row in table.row:
             for scale in table.scale:
                 assert load_config(f"{row.run},{scale}").scale == scale

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core, table_specs, uncertainty
+from experiments import build, core, uncertainty
 from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.tables import reading
 from vnets import backend, data, edits
 from vnets.data import Split
 from vnets.layers import TEST
@@ -198,10 +199,10 @@ def test_another_data_set_of_the_same_shape_serves_as_the_outside(shape, monkeyp
 @pytest.mark.parametrize("variant", ["variance", "deep_ensemble"])
 def test_every_cell_and_curve_of_the_tables_is_measured(name, variant):
     found = measured(name, variant)
-    table = table_specs.find(name)
+    table = reading.find(name)
     [row] = [row for row in table.row if row.name == variant]
     for column in table.column:
-        if column.key not in row.without:
+        if column.name not in row.without:
             value = found.evals[column.eval][column.metric or table.metric]
             assert np.isfinite(value)
     for figure in table.figure:

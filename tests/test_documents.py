@@ -8,7 +8,7 @@ import documents
 import pytest
 from PIL import Image
 
-from experiments import figures
+from experiments.tables import figures
 
 ROOT = documents.ROOT
 PAGES = [

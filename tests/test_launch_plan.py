@@ -10,7 +10,7 @@ from experiments import workdirs
 from experiments.build import ConfigError
 from experiments.launch import plan
 from experiments.launch.plan import Run
-from experiments.table_specs import TableError
+from experiments.tables.specs import TableError
 from tests.launches import ROOT, launch
 from tests.waiting import HANG
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, classifier, core, mean_propagation, table_specs
+from experiments import build, classifier, core, mean_propagation
 from experiments.config_files import load_config
+from experiments.tables import outcomes, pages, reading
 from vnets import curvature, data
 from vnets.nets import MLP
 from vnets.posteriors import dropout, multiplicative, variance
@@ -45,10 +46,11 @@ def trained(factory, seed=0):
 
 
 def wanted(row):
-    """The evaluations that the table's row takes its cells from, with their metrics."""
-    table = table_specs.find("mean_propagation")
-    [row] = [one for one in table.row if one.name == row]
-    columns = [column for column in table.column if column.key not in row.without]
+    """The evaluations that a row's committed records have, with their metrics."""
+    table = reading.find("mean_propagation")
+    [(_, short)] = outcomes.all_of([table], "short", pages.RESULTS)
+    [cells] = [one.cells for one in short.rows if one.row.name == row]
+    columns = [column for column in table.column if cells[column.name].values]
     return {(column.eval, column.metric or table.metric) for column in columns}
 
 

@@ -3,7 +3,7 @@
 import documents
 import pytest
 
-from experiments import readme, table_specs, tables
+from experiments.tables import outcomes, pages, reading
 
 README = documents.text("README.md")
 OVERVIEW = documents.text("results/README.md")
@@ -37,15 +37,9 @@ def test_the_page_is_short():
     assert len(README.encode()) <= 10_000
 
 
-def test_generated_parts_are_what_the_records_give():
-    outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
-    for path, text in readme.generate(outcomes).items():
-        assert path.read_text(encoding="utf-8") == text, path
-
-
 def test_the_overview_tells_what_holds_and_what_did_not_run():
-    outcomes = tables.outcomes(table_specs.select(), "", readme.RESULTS)
-    largest = {outcome.table.name: outcome for _, outcome in outcomes}
+    found = outcomes.all_of(reading.select(), "", pages.RESULTS)
+    largest = {outcome.table.name: outcome for _, outcome in found}
     for name, outcome in largest.items():
         (line,) = (x for x in OVERVIEW.splitlines() if x.startswith(f"| [`{name}`]"))
         verdicts = [verdict.holds for verdict in outcome.verdicts]
@@ -53,10 +47,10 @@ def test_the_overview_tells_what_holds_and_what_did_not_run():
         assert f"| {held} of {told}" in line or not told
         assert (f"{verdicts.count(None)} not run" in line) == (None in verdicts)
         assert outcome.table.asks.replace("|", "\\|") in line
-    for name in set(table_specs.names()) - set(largest):  # no record yet, so no page
+    for name in set(reading.names()) - set(largest):  # no record yet, so no page
         assert f"[`{name}`]" not in OVERVIEW
 
 
 def test_marks_are_required():
     with pytest.raises(ValueError, match="0 pairs"):
-        readme.with_block(readme.README, "nothing", "")
+        pages.with_block(pages.README, "nothing", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import render, table_figure, table_specs, tables
+from experiments.tables import dots, outcomes, reading, render, terminal
 from tests.toy_table import make, spec, store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +19,7 @@ def test_markdown_is_a_function_of_the_records(tmp_path):
     one = store(tmp_path / "one", *made)
     two = store(tmp_path / "two", *reversed(made))
     texts = [
-        render.markdown(tables.aggregate(spec(tmp_path), "short", records))
+        render.markdown(outcomes.aggregate(spec(tmp_path), "short", records))
         for records in (one, dict(reversed(two.items())))
     ]
     assert texts[0] == texts[1]
@@ -32,13 +32,13 @@ def test_markdown_is_a_function_of_the_records(tmp_path):
 
 
 def test_rows_not_run_are_shown(tmp_path):
-    outcome = tables.aggregate(spec(tmp_path), "short", store(tmp_path, make("a", 0)))
+    outcome = outcomes.aggregate(spec(tmp_path), "short", store(tmp_path, make("a", 0)))
     assert "| Net B | ours, n = 0 | not run | not run |" in render.markdown(outcome)
 
 
 def test_the_terminal_needs_100_columns(tmp_path):
     console_type = pytest.importorskip("rich.console").Console
-    table = table_specs.find("lenet5_mnist")
+    table = reading.find("lenet5_mnist")
     records = {}
     for row in table.row:
         for seed in range(3):
@@ -47,8 +47,8 @@ def test_the_terminal_needs_100_columns(tmp_path):
             record["evals"]["ens"] = {"accuracy": 0.1, "samples": 100}
             records[Path(f"{row.name}{seed}")] = {**record, "run": row.run}
     stream = io.StringIO()
-    outcome = tables.aggregate(table, "short", records)
-    render.terminal(outcome, console_type(file=stream, width=100))
+    outcome = outcomes.aggregate(table, "short", records)
+    terminal.terminal(outcome, console_type(file=stream, width=100))
     text = stream.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
@@ -62,21 +62,21 @@ def test_the_terminal_needs_100_columns(tmp_path):
 def test_columns_that_do_not_fit_the_terminal_go_below_with_their_rows():
     header = ["Row", "", *(f"A column about layer {i}" for i in range(20))]
     lines = [["Some net", "ours", *(f"{i}.25" for i in range(20))]]
-    parts = list(render.panels(render.Grid("", header, lines, names=2), width=100))
+    parts = list(terminal.panels(render.Grid("", header, lines, names=2), width=100))
     assert len(parts) > 1
     for part in parts:
         assert part.header[:2] == header[:2]
         assert part.lines[0][:2] == lines[0][:2]
     assert [name for part in parts for name in part.header[2:]] == header[2:]
     assert [one for part in parts for one in part.lines[0][2:]] == lines[0][2:]
-    [whole] = render.panels(render.Grid("", header, lines, names=2), width=500)
+    [whole] = terminal.panels(render.Grid("", header, lines, names=2), width=500)
     assert whole.header == header
 
 
 @pytest.mark.parametrize("value", [100.0, 0.0, -2e-4])
 def test_equal_numbers_have_an_axis_that_can_be_read(value):
     """Ticks that differ in a digit near the first, not by an offset."""
-    span = table_figure._around([value, value], "")
+    span = dots._around([value, value], "")
     assert span.low < value < span.high
     assert span.high - span.low >= 0.009 * abs(value)
 
@@ -84,14 +84,14 @@ def test_equal_numbers_have_an_axis_that_can_be_read(value):
 def test_the_figure_is_written(tmp_path):
     records = store(tmp_path, make("a", 0), make("a", 1, det=0.1))
     for scale in ("short", "quick"):  # the second has no record at all
-        outcome = tables.aggregate(spec(tmp_path), scale, records)
-        table_figure.save(outcome, tmp_path / f"{scale}.png")
+        outcome = outcomes.aggregate(spec(tmp_path), scale, records)
+        dots.save(outcome, tmp_path / f"{scale}.png")
         assert (tmp_path / f"{scale}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables_load_nothing_heavy():
     code = (
-        "import sys; from experiments import render, table_figure; "
+        "import sys; from experiments.tables import dots, render, terminal; "
         "heavy = {'jax', 'rich', 'matplotlib'} & set(sys.modules); "
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, table_specs
+from experiments import cli
+from experiments.tables import reading
 from tests.waiting import HANG
 from vnets import results
 
@@ -152,7 +153,7 @@ def test_reproduce_names_what_it_has_no_time_for(tmp_path):
     code, out, _ = call(tmp_path, "reproduce", "--table=", "--minutes=0")
     assert code == 0
     left = out[out.index("Left out, as 0 minutes are over:") :]
-    assert set(re.findall(r"\w+", left)) >= set(table_specs.names())
+    assert set(re.findall(r"\w+", left)) >= set(reading.names())
 
 
 def test_a_figure_that_cannot_be_written_is_an_error_that_says_why(tmp_path):

@@ -1,6 +1,6 @@
 """A table of two nets, and records for it."""
 
-from experiments import table_specs
+from experiments.tables import reading
 from vnets import results
 
 SPEC = """
@@ -12,64 +12,57 @@ factor = 100.0
 unit = "%"
 chance = 10.0
 
+column = [
+  { eval = "stoch", label = "Stochastic" },
+  { eval = "det", label = "Deterministic" },
+]
+
+row = [
+  { name = "a", label = "Net A", run = "configs/x.py:a", paper.paper = { at = "their A", stoch = 99.0, det = 99.3 } },
+  { name = "b", label = "Net B", run = "configs/x.py:b" },
+]
+
+claim = [
+  { row = "a", column = "stoch", at_least = { quick = 90.0, short = 98.0 }, text = "A is good" },
+  { row = "b", column = "det", at_most = { short = 12.0 }, text = "B guesses" },
+  { row = "b", other = "a", column = "stoch", within = { short = 0.3 }, text = "B is as good as A" },
+]
+
 [scale.quick]
-text = "Toy data."
 
 [scale.short]
-text = "The data."
 tolerance = { stoch = 1.0, det = 0.3 }
 
-[[column]]
-eval = "stoch"
-label = "Stochastic"
-
-[[column]]
-eval = "det"
-label = "Deterministic"
-
-[[published]]
-name = "paper"
+[published.paper]
 label = "the paper"
-source = "Table 1"
 tag = "P"
+columns = { stoch = "one draw", det = "means" }
+"""  # noqa: E501
+PROSE = """
+## scale quick
 
-[[row]]
-name = "a"
-label = "Net A"
-run = "configs/x.py:a"
-paper.paper = { stoch = 99.0, det = 99.3 }
+Toy data.
 
-[[row]]
-name = "b"
-label = "Net B"
-run = "configs/x.py:b"
-note = "Nobody published it."
+## scale short
 
-[[claim]]
-text = "A is good"
-row = "a"
-column = "stoch"
-at_least = { quick = 90.0, short = 98.0 }
+The
+data.
 
-[[claim]]
-text = "B guesses"
-row = "b"
-column = "det"
-at_most = { short = 12.0 }
+## published paper
 
-[[claim]]
-text = "B is as good as A"
-row = "b"
-other = "a"
-column = "stoch"
-within = { short = 0.3 }
+Table 1
+
+## row b
+
+Nobody published it.
 """
 
 
-def spec(tmp_path, text=SPEC):
+def spec(tmp_path, text=SPEC, prose=PROSE):
     path = tmp_path / "toy.toml"
     path.write_text(text)
-    return table_specs.load(path)
+    path.with_suffix(".md").write_text(prose)
+    return reading.load(path)
 
 
 def make(

@@ -5,9 +5,10 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import core, reproduce, table_specs, workdirs
+from experiments import core, reproduce, workdirs
 from experiments.build import ConfigError
 from experiments.config_files import allow, load_config, load_module, run_folder
+from experiments.tables import reading
 from vnets import data
 
 
@@ -78,7 +79,7 @@ def tables(name: str, scale: str, seeds: Sequence[int]) -> list[Run]:
     """
     found = [
         Run(row.run, scale, seed)
-        for table in table_specs.select(name, scale)
+        for table in reading.select(name, scale)
         if scale in table.scale
         for row, row_seeds in reproduce.wanted(table, scale, seeds)
         for seed in row_seeds

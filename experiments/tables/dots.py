@@ -9,9 +9,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.render import cell_text, summary
 from experiments.style import COLOURS, write_figure
-from experiments.tables import Measured, Outcome
+from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.words import cell_text, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def _panel(axes: "Axes", outcome: Outcome, span: Span) -> None:
         if i % 2 == 0:
             axes.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
         for j, column in enumerate(table.plain):
-            _marks(axes, measured, column.key, j, _height(i, j, outcome), outcome)
+            _marks(axes, measured, column.name, j, _height(i, j, outcome), outcome)
     if span.low <= table.chance <= span.high:
         axes.axvline(table.chance, zorder=1, **CHANCE_STYLE)
     axes.set_xlim(span.low, span.high)
@@ -172,7 +172,7 @@ def _legend_handles(outcome: Outcome) -> list:
     handles.append(
         Line2D([], [], color="#555555", marker=".", linestyle="none", label="one seed")
     )
-    judged = any(c.key in outcome.scale.judged for c in outcome.table.plain)
+    judged = any(c.name in outcome.scale.judged for c in outcome.table.plain)
     context = "" if judged else " (context)"
     handles += [
         Line2D([], [], label=version.label + context, **_paper_style(k))
@@ -184,7 +184,7 @@ def _legend_handles(outcome: Outcome) -> list:
 
 
 def _spans(outcome: Outcome) -> list[Span]:
-    shown = {column.key for column in outcome.table.plain}
+    shown = {column.name for column in outcome.table.plain}
     measured = [v for m in outcome.rows for key in shown for v in m.cells[key].values]
     published = [
         gap.published

@@ -1,7 +1,7 @@
-"""Tables: what was measured beside what was published, from records alone.
+"""What was measured beside what was published, from records alone.
 
-`aggregate` sets the records of one scale against a table of configs/tables;
-`experiments.render` shows the outcome. Every number is in the table's unit.
+`aggregate` sets the records of one scale against a table of configs/tables. Every
+number is in the table's unit.
 """
 
 import dataclasses
@@ -12,9 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments import table_specs
 from experiments.config_files import scale_folder
-from experiments.table_specs import Claim, Column, Row, Scale, Table, TableError
+from experiments.tables.specs import (
+    Claim,
+    Column,
+    Row,
+    Scale,
+    Table,
+    TableError,
+    choice,
+)
 from vnets import results
 
 # A tolerance of 0.3 must hold for 99.3 against 99.6 whatever binary makes of them.
@@ -96,25 +103,31 @@ def aggregate(table: Table, scale: str, records: dict[Path, results.Record]) -> 
 
     Raises:
       TableError: unknown scale; a seed of a row twice; records of one row with
-        different configurations; a finished record without a column's evaluation.
+        different configurations; a finished record without a column's number, though
+        others of its row have it, or it was published or is claimed of the row.
     """
-    table_specs.choice(scale, table.scale, f"scale of table {table.name}")
+    choice(scale, table.scale, f"scale of table {table.name}")
     shown = table.rows_at(scale)
     runs = {row.run: {} for row in shown}
     for path, record in sorted(records.items()):
         if record["scale"] == scale and record["run"] in runs:
             runs[record["run"]][path] = record
-    rows = [_measure(table, table.scale[scale], r, runs[r.run]) for r in shown]
-    cells = {measured.row.name: measured.cells for measured in rows}
-    verdicts = [
-        _judge(claim, scale, cells)
+    names = {row.name for row in shown}
+    claims = [
+        claim
         for claim in table.claim
-        if scale in claim.bound[1] and {claim.row, claim.other or claim.row} <= {*cells}
+        if scale in claim.bound[1] and {claim.row, claim.other or claim.row} <= names
     ]
+    rows = [
+        _measure(table, table.scale[scale], row, runs[row.run], _owed(row, claims))
+        for row in shown
+    ]
+    cells = {measured.row.name: measured.cells for measured in rows}
+    verdicts = [_judge(claim, scale, cells) for claim in claims]
     return Outcome(table, table.scale[scale], rows, verdicts)
 
 
-def outcomes(
+def all_of(
     tables: Iterable[Table], scale: str, folder: Path
 ) -> list[tuple[Path, Outcome]]:
     """Returns the outcome of each table and scale ("": every one) that has records,
@@ -139,8 +152,23 @@ def collect(table: Table, scale: str, folder: Path) -> dict[Path, results.Record
     return {path: r for path, r in records.items() if r["run"] in runs}
 
 
+def _owed(row: Row, claims: list[Claim]) -> set[str]:
+    """The columns that were published or are claimed of a row: it must have them."""
+    owed = {column for numbers in row.paper.values() for column in numbers}
+    owed |= {claim.column for claim in claims if claim.row == row.name}
+    return owed | {
+        claim.other_column or claim.column
+        for claim in claims
+        if (claim.other or claim.row) == row.name
+    }
+
+
 def _measure(
-    table: Table, scale: Scale, row: Row, records: dict[Path, results.Record]
+    table: Table,
+    scale: Scale,
+    row: Row,
+    records: dict[Path, results.Record],
+    owed: set[str],
 ) -> Measured:
     _require_one_row(row, records)
     done = {path: r for path, r in records.items() if r["status"] == "done"}
@@ -151,11 +179,7 @@ def _measure(
     }
     done = dict(sorted(done.items(), key=lambda item: item[1]["seed"]))
     cells = {
-        column.key: Cell(
-            []
-            if column.key in row.without
-            else [_value(table, column, *item) for item in done.items()]
-        )
+        column.name: _cell(table, column, row, done, column.name in owed)
         for column in table.column
     }
     gaps = {
@@ -186,25 +210,51 @@ def _group(records: dict[Path, results.Record], key: str) -> dict[Any, list[str]
     return groups
 
 
-def _value(table: Table, column: Column, path: Path, record: results.Record) -> float:
+def _cell(
+    table: Table,
+    column: Column,
+    row: Row,
+    records: dict[Path, results.Record],
+    owed: bool,
+) -> Cell:
+    """A column's values by seed; empty where it says nothing of the row.
+
+    That is where the row is `without` it, or where none of its records has the number
+    and nothing is owed.
+    """
+    if column.name in row.without:
+        return Cell([])
+    values = {path: _value(table, column, record) for path, record in records.items()}
+    known = [value for value in values.values() if value is not None]
+    if len(known) < len(values) and (known or owed):
+        path = next(path for path, value in values.items() if value is None)
+        raise TableError(f"{path} {_lacking(table, column, records[path])}")
+    return Cell(known)
+
+
+def _value(table: Table, column: Column, record: results.Record) -> float | None:
     if column.history:
-        return _summary(column, path, record)
-    metric = column.metric or table.metric
-    factor = table.factor if column.plain else column.factor
-    try:
-        return factor * float(record["evals"][column.eval][metric])
-    except (KeyError, TypeError) as error:
-        raise TableError(
-            f"{path} has no number {metric} of evaluation {column.eval}; "
-            f"its evaluations are {', '.join(record['evals']) or 'none'}"
-        ) from error
+        return _summary(column, record)
+    value = record["evals"].get(column.eval, {}).get(column.metric or table.metric)
+    if not isinstance(value, int | float):
+        return None
+    return (table.factor if column.plain else column.factor) * float(value)
 
 
-def _summary(column: Column, path: Path, record: results.Record) -> float:
+def _lacking(table: Table, column: Column, record: results.Record) -> str:
+    if column.history:
+        return f"has no {column.history} in its history"
+    return (
+        f"has no number {column.metric or table.metric} of evaluation {column.eval}; "
+        f"its evaluations are {', '.join(record['evals']) or 'none'}"
+    )
+
+
+def _summary(column: Column, record: results.Record) -> float | None:
     """The number that a column makes of what a run's probes measured."""
     probes = [probe for probe in record["history"] if column.history in probe]
     if not probes:
-        raise TableError(f"{path} has no {column.history} in its history")
+        return None
     values = [probe[column.history] for probe in probes]
     if column.summary == "epochs_to":
         reached = [p["epoch"] for p in probes if p[column.history] >= column.level]

@@ -1,16 +1,17 @@
-"""What pages generate from committed records: between marks, of several tables."""
+"""The generated pages, from committed records alone: one for each table and scale, and
+parts of pages on several tables, between marks."""
 
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import render, table_specs
 from experiments.bench import report
-from experiments.table_specs import Column
-from experiments.tables import Measured, Outcome
+from experiments.tables import render, words
+from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.specs import PARTS, Column
 from vnets import results
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 OVERVIEW = RESULTS / "README.md"
@@ -46,8 +47,8 @@ def main_table(outcomes: Iterable[Outcome]) -> str:
 
 
 def _beside(measured: Measured, version: str, column: Column) -> str:
-    text = render.cell_text(measured, column)
-    gap = measured.gaps.get(version, {}).get(column.key)
+    text = words.cell_text(measured, column)
+    gap = measured.gaps.get(version, {}).get(column.name)
     if gap is None:
         return text
     mark = ", *no*" if gap.within is False else ""
@@ -70,7 +71,7 @@ def overview(outcomes: Iterable[Outcome]) -> str:
 
 def _place(outcome: Outcome) -> tuple[int, bool, str]:
     table = outcome.table
-    return table_specs.PARTS.index(table.part), not table.main, table.name
+    return PARTS.index(table.part), not table.main, table.name
 
 
 def _held(outcome: Outcome) -> str:
@@ -124,6 +125,22 @@ def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
         OVERVIEW: with_block(OVERVIEW, "tables", overview(order)),
         SPEED: with_block(SPEED, "bench", measured),
     }
+
+
+def pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
+    """Every generated page by its path, as the committed records and reports have it.
+
+    Args:
+      outcomes: of all tables and scales that have records; see `outcomes.all_of`.
+    """
+    outcomes, bench = list(outcomes), RESULTS / "bench"
+    reports = {bench / "README.md": report.markdown(report.read_all(bench))}
+    return table_pages(outcomes) | reports | generate(outcomes)
+
+
+def table_pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
+    """The page of each table and scale by its path."""
+    return {home.with_suffix(".md"): render.markdown(one) for home, one in outcomes}
 
 
 def update(outcomes: Iterable[tuple[Path, Outcome]]) -> None:

@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import panels, style
+from experiments import style
 from experiments.style import write_figure
-from experiments.table_specs import Figure
-from experiments.tables import Outcome
+from experiments.tables import panels
+from experiments.tables.outcomes import Outcome
+from experiments.tables.specs import Figure
 
 WIDTH, HEIGHT, COLUMNS = 3.6, 2.9, 4  # of a panel; panels in a row, at most
 LEAST_WIDTH = 5.4  # of a figure, which a README shows at half of a page's width

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import tables
-from experiments.table_specs import SPECS, Claim, Scale, Table
+from experiments.tables import outcomes
+from experiments.tables.reading import SPECS
+from experiments.tables.specs import Claim, Scale, Table
 from vnets import results
 
 
@@ -23,9 +24,19 @@ def without_place(table: Table) -> Iterator[str]:
     for row in table.row:
         for name, numbers in row.paper.items():
             for column in numbers:
-                known = versions[name]
-                if row.name not in known.rows or column not in known.columns:
+                if name not in row.places or column not in versions[name].columns:
                     yield f"{table.name}: {row.name}, {name}, {column}"
+
+
+def never_measured(table: Table, folder: Path) -> Iterator[str]:
+    """Names each column of a table with records that none of them has.
+
+    A row may lack a column; that all of them do is a misspelt name.
+    """
+    found = [row for _, o in outcomes.all_of([table], "", folder) for row in o.rows]
+    for column in table.column if found else ():
+        if not any(row.cells[column.name].values for row in found):
+            yield f"{table.name}: {column.name}"
 
 
 def spread(table: Table, scale: Scale, column: str) -> float | None:
@@ -101,7 +112,7 @@ def edited(table: Table, scale: str, folder: Path, history: History) -> Iterator
     cannot be placed and do not count.
     """
     first: dict[str, str] = {}
-    for record in tables.collect(table, scale, folder).values():
+    for record in outcomes.collect(table, scale, folder).values():
         _keep_first(first, record, history)
     if not first:
         return

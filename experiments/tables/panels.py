@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments import style
-from experiments.table_specs import Figure
-from experiments.tables import Measured, Outcome
+from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.specs import Figure
 
 POINT_PANELS = 8
 BAND = "#a9cfe8"
