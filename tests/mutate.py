@@ -13,6 +13,7 @@ import argparse
 import ast
 import copy
 import dataclasses
+import itertools
 import os
 import random
 import shutil
@@ -25,26 +26,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPACT = ("test_golden", "test_properties", "test_compact", "test_compact_files")
-# Module under vnets to the files of tests that are about it, the quickest first.
-TESTS = {
-    "posteriors": ("test_posteriors", "test_estimators", "test_matching"),
-    "priors": ("test_priors", "test_group_priors"),
-    "normal_priors": ("test_normal_priors",),
-    "group_priors": ("test_group_priors", "test_priors"),
-    "student_t": ("test_priors",),
-    "estimators": ("test_estimators", "test_estimator_laws", "test_magnitudes"),
-    "edits": ("test_edits", "test_prune_units", "test_vector_walks"),
-    "objectives": ("test_objectives", "test_labels"),
-    "metrics": ("test_metrics", "test_pruning"),
-    **{
-        f"compact/{name}": COMPACT
-        for name in (
-            *("codec", "description", "entropy", "graph"),
-            *("predict", "quantize", "shrink"),
-        )
-    },
-}
+# Modules under vnets, by pattern, and the files of tests that are about them, the
+# quickest first. A module belongs to the first row that matches it.
+MODULES = (
+    ("posteriors", "test_posteriors test_estimators test_matching"),
+    ("scales", "test_scales"),
+    ("priors", "test_priors test_group_priors"),
+    ("normal_priors", "test_normal_priors"),
+    ("group_priors", "test_group_priors test_priors"),
+    ("student_t", "test_priors"),
+    ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
+    ("edits", "test_edits test_prune_units test_vector_walks"),
+    ("objectives", "test_objectives test_labels"),
+    ("metrics", "test_metrics test_pruning"),
+    ("compact/limits", "test_limits test_compact_files"),
+    (
+        "compact/[!_]*",
+        "test_golden test_properties test_compact test_compact_files",
+    ),
+)
 # (module, function, before, after): why no test can tell the two apart.
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {}
 COMPARED = {
@@ -62,6 +62,19 @@ SKIPPED = (ast.Raise, ast.Import, ast.ImportFrom, ast.JoinedStr)
 COPIED = ("vnets", "experiments", "configs", "scripts", "tests", "pyproject.toml")
 SLACK = 10  # times as long as the tests take without a change, and
 LEAST = 60.0  # seconds at least, is when a mutant counts as hung: noticed
+
+
+def _tests() -> dict[str, tuple[str, ...]]:
+    """Files of tests by module, "compact/codec"."""
+    found: dict[str, tuple[str, ...]] = {}
+    for pattern, files in MODULES:
+        for path in sorted((ROOT / "vnets").glob(f"{pattern}.py")):
+            module = path.relative_to(ROOT / "vnets").with_suffix("").as_posix()
+            found.setdefault(module, tuple(files.split()))
+    return found
+
+
+TESTS = _tests()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +191,16 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Return(ast.Constant(None))
 
 
+def drawn(found: list[Mutant], limit: int, seed: int) -> list[Mutant]:
+    """So many at random, one of each module in turn, as long as it has more."""
+    queues: dict[str, list[Mutant]] = {}
+    for one in random.Random(seed).sample(found, len(found)):
+        queues.setdefault(one.module, []).append(one)
+    rounds = itertools.zip_longest(*(queues[name] for name in sorted(queues)))
+    turns = (one for turn in rounds for one in turn if one is not None)
+    return list(itertools.islice(turns, limit))
+
+
 def _with(node, **fields):
     changed = copy.copy(node)
     for name, value in fields.items():
@@ -243,9 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [one for name in names for one in mutants(name, sources[name])]
     chosen = [one for one in found if one.name not in EQUIVALENT]
     equivalent = len(found) - len(chosen)
-    random.Random(options.seed).shuffle(chosen)
-    chosen = chosen[: options.limit] if options.limit else chosen
-    chosen.sort(key=lambda one: names.index(one.module))  # tests are warm
+    chosen = drawn(chosen, options.limit or len(chosen), options.seed)
     print(f"{len(found)} mutants, {equivalent} of them equivalent; {len(chosen)} tried")
     began, limits = time.monotonic(), {}
     tried: dict[Mutant, bool] = {}
