@@ -37,7 +37,7 @@ bench: setup-bench ## Measure speed and memory side by side, PyTorch included
 test: setup-dev ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2
 
-test-slow: setup-dev ## Run the tests that take minutes each, attacks (an hour) too [ARGS=]
+test-slow: setup-dev ## Run the tests that take minutes each [ARGS= ATTACKS=quick]
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 mutate: ARGS ?= --limit=100 --seconds=3600

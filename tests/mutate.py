@@ -13,6 +13,7 @@ import argparse
 import ast
 import copy
 import dataclasses
+import functools
 import itertools
 import os
 import random
@@ -45,7 +46,7 @@ MODULES = (
         "test_golden test_properties test_compact test_compact_files",
     ),
 )
-# (module, function, before, after): why no test can tell the two apart.
+# (module, function, line before, line after): why no test can tell the two apart.
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {}
 COMPARED = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
@@ -79,12 +80,18 @@ TESTS = _tests()
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an expression stands: in a field of its parent, or in a list there."""
+    """Where an expression stands: in a field of its parent, or in a list there.
+
+    Attributes:
+      function: "Node.kl", and
+      statement: that it belongs to.
+    """
 
     parent: ast.AST
     field: str
     number: int | None
     function: str
+    statement: ast.AST
 
     @property
     def node(self) -> ast.AST:
@@ -127,13 +134,19 @@ class Mutant:
     def __str__(self) -> str:
         line = getattr(self.node, "lineno", 0)
         module, function, before, after = self.name
-        return f"vnets/{module}.py:{line} {function}: {before}  ->  {after}"
+        return f"vnets/{module}.py:{line} {function}:\n    {before}\n    {after}"
 
-    @property
+    @functools.cached_property
     def name(self) -> tuple[str, str, str, str]:
-        """As in `EQUIVALENT`; it outlives a change of the line."""
-        before, after = ast.unparse(self.node), ast.unparse(self.changed)
-        return self.module, self.place.function, before, after
+        """As in `EQUIVALENT`: with the line of the statement, before and after."""
+        whole = self.place.statement
+        before = ast.unparse(whole)
+        self.place.put(self.changed)
+        after = ast.unparse(self.changed if whole is self.node else whole)
+        self.place.put(self.node)
+        lines = zip(before.splitlines(), after.splitlines(), strict=True)
+        [(old, new)] = [pair for pair in lines if pair[0] != pair[1]]
+        return self.module, self.place.function, old.strip(), new.strip()
 
 
 def source_of(module: str) -> str:
@@ -150,11 +163,15 @@ def mutants(module: str, source: str) -> list[Mutant]:
     ]
 
 
-def places(parent: ast.AST, function: str = "") -> Iterator[Place]:
+def places(
+    parent: ast.AST, function: str = "", statement: ast.AST | None = None
+) -> Iterator[Place]:
     """What can be changed; no text, no types, nothing for people only."""
     for field, held in ast.iter_fields(parent):
         if field in ("annotation", "returns", "type_params"):
             continue
+        if isinstance(parent, ast.keyword) and parent.arg == "strict":  # of zip
+            continue  # an assertion: where it fails, the code is wrong already
         listed = isinstance(held, list)
         for number, node in enumerate(held if listed else [held]):
             if not isinstance(node, ast.AST) or isinstance(node, SKIPPED):
@@ -164,8 +181,9 @@ def places(parent: ast.AST, function: str = "") -> Iterator[Place]:
                 inside = f"{function}.{node.name}".removeprefix(".")
                 if node.name == "__repr__":
                     continue
-            yield Place(parent, field, number if listed else None, inside)
-            yield from places(node, inside)
+            within = node if isinstance(node, ast.stmt) else statement or node
+            yield Place(parent, field, number if listed else None, inside, within)
+            yield from places(node, inside, within)
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
