@@ -227,7 +227,7 @@ def check_counts(**counts: int | Sequence[int]) -> None:
     for field, held in counts.items():
         several = isinstance(held, list | tuple)
         each = held if several else [held]
-        if not all(isinstance(n, Integral) and n > 0 for n in each):
+        if not all(isinstance(n, Integral) and int(n) > 0 for n in each):
             what = "whole numbers" if several else "a whole number"
             raise ValueError(f"{field} must be {what} of at least 1, not {held!r}")
 
