@@ -40,7 +40,7 @@ docs: setup-dev ## Build the documentation into site/, with no network; a warnin
 test: setup-dev ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2
 
-test-slow: setup-dev ## Run the tests that take minutes each, attacks (an hour) too [ARGS=]
+test-slow: setup-dev ## Run the tests that take minutes each [ARGS= ATTACKS=quick]
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 mutate: ARGS ?= --limit=100 --seconds=3600

@@ -288,11 +288,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
     batches = int(arguments.pop("accumulate", 1))
     positive("optimizer.accumulate", batches)
-    rate = schedule(
-        "optimizer.learning_rate",
-        arguments.pop("learning_rate"),
-        max(total_steps // batches, 1),
-    )
+    rate = _rate("optimizer", arguments, total_steps // batches)
     factor = float(arguments.pop("log_alpha_rate", 1.0))
     factors = dict(arguments.pop("factors", {}))
     decay = float(arguments.pop("weight_decay", 0.0))
@@ -321,9 +317,19 @@ def _group(field: str, spec: Mapping, updates: int) -> optax.GradientTransformat
     """The optimizer of some parameters."""
     arguments = dict(spec)
     make = pick(f"{field}.name", arguments.pop("name", ""), OPTIMIZERS)
-    points = arguments.pop("learning_rate", None)
-    rate = schedule(f"{field}.learning_rate", points, max(updates, 1))
+    rate = _rate(field, arguments, updates)
     return call(field, make, {"learning_rate": rate, **arguments})
+
+
+def _rate(field: str, arguments: dict, updates: int):
+    """Takes the learning rate out of an optimizer's arguments, as a schedule."""
+    if "learning_rate" not in arguments:
+        raise ConfigError(
+            f"config.{field} lacks learning_rate: (fraction of the run, rate) pairs, "
+            "such as ((0.0, 1e-3), (1.0, 0.0))"
+        )
+    points = arguments.pop("learning_rate")
+    return schedule(f"{field}.learning_rate", points, max(updates, 1))
 
 
 def _named(field: str, made: optax.GradientTransformation):

@@ -169,7 +169,7 @@ def _told(error: BaseException) -> int | None:
     elif isinstance(error, failures):
         code, text = 1, str(error)
     elif _is_of_a_config(error):
-        code, text = 2, f"the config lacks a field: {_line(error)}"
+        code, text = 2, f"the config lacks {_lacking(error)}"
     else:
         return None
     print(f"error: {text}", file=sys.stderr)
@@ -181,13 +181,19 @@ def _is_of_a_config(error: Exception) -> bool:
     if not isinstance(error, AttributeError | KeyError):
         return False
     *_, frame = traceback.extract_tb(error.__traceback__)
-    return Path(frame.filename).parent.name == "ml_collections"
+    return "ml_collections" in Path(frame.filename).parts
 
 
-def _line(error: Exception) -> str:
-    """An error's text as one line."""
-    text = str(error.args[0]) if error.args else type(error).__name__
-    return " ".join(text.split())
+def _lacking(error: BaseException) -> str:
+    """The field that an error is about, and where --config has one of its name."""
+    text = " ".join(str(error.args[0]).split())  # "'labels'", or with a guess behind it
+    field = re.findall(r"\w+", text)[0]
+    held = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if not hasattr(held, "items"):  # of `define_config`, that is
+        return f"the field {field!r}"
+    lost = sorted({*_names(_given_config())} - {*_names(held)})
+    places = [name for name in lost if name.rpartition(".")[2] == field]
+    return " or ".join(places) or f"the field {field!r}"
 
 
 def _abandon(code: int, text: str = "") -> None:

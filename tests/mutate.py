@@ -13,6 +13,8 @@ import argparse
 import ast
 import copy
 import dataclasses
+import functools
+import itertools
 import os
 import random
 import shutil
@@ -25,27 +27,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPACT = ("test_golden", "test_properties", "test_compact", "test_compact_files")
-# Module under vnets to the files of tests that are about it, the quickest first.
-TESTS = {
-    "posteriors": ("test_posteriors", "test_estimators", "test_matching"),
-    "priors": ("test_priors", "test_group_priors"),
-    "normal_priors": ("test_normal_priors",),
-    "group_priors": ("test_group_priors", "test_priors"),
-    "student_t": ("test_priors",),
-    "estimators": ("test_estimators", "test_estimator_laws", "test_magnitudes"),
-    "edits": ("test_edits", "test_prune_units", "test_vector_walks"),
-    "objectives": ("test_objectives", "test_labels"),
-    "metrics": ("test_metrics", "test_pruning"),
-    **{
-        f"compact/{name}": COMPACT
-        for name in (
-            *("codec", "description", "entropy", "graph"),
-            *("predict", "quantize", "shrink"),
-        )
-    },
-}
-# (module, function, before, after): why no test can tell the two apart.
+# Modules under vnets, by pattern, and the files of tests that are about them, the
+# quickest first. A module belongs to the first row that matches it.
+MODULES = (
+    ("posteriors", "test_posteriors test_estimators test_matching"),
+    ("scales", "test_scales"),
+    ("priors", "test_priors test_group_priors"),
+    ("normal_priors", "test_normal_priors"),
+    ("group_priors", "test_group_priors test_priors"),
+    ("student_t", "test_priors"),
+    ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
+    ("edits", "test_edits test_prune_units test_vector_walks"),
+    ("objectives", "test_objectives test_labels"),
+    ("metrics", "test_metrics test_pruning"),
+    ("compact/limits", "test_limits test_compact_files"),
+    (
+        "compact/[!_]*",
+        "test_golden test_properties test_compact test_compact_files",
+    ),
+)
+# (module, function, line before, line after): why no test can tell the two apart.
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {}
 COMPARED = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
@@ -64,14 +65,33 @@ SLACK = 10  # times as long as the tests take without a change, and
 LEAST = 60.0  # seconds at least, is when a mutant counts as hung: noticed
 
 
+def _tests() -> dict[str, tuple[str, ...]]:
+    """Files of tests by module, "compact/codec"."""
+    found: dict[str, tuple[str, ...]] = {}
+    for pattern, files in MODULES:
+        for path in sorted((ROOT / "vnets").glob(f"{pattern}.py")):
+            module = path.relative_to(ROOT / "vnets").with_suffix("").as_posix()
+            found.setdefault(module, tuple(files.split()))
+    return found
+
+
+TESTS = _tests()
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an expression stands: in a field of its parent, or in a list there."""
+    """Where an expression stands: in a field of its parent, or in a list there.
+
+    Attributes:
+      function: "Node.kl", and
+      statement: that it belongs to.
+    """
 
     parent: ast.AST
     field: str
     number: int | None
     function: str
+    statement: ast.AST
 
     @property
     def node(self) -> ast.AST:
@@ -114,13 +134,19 @@ class Mutant:
     def __str__(self) -> str:
         line = getattr(self.node, "lineno", 0)
         module, function, before, after = self.name
-        return f"vnets/{module}.py:{line} {function}: {before}  ->  {after}"
+        return f"vnets/{module}.py:{line} {function}:\n    {before}\n    {after}"
 
-    @property
+    @functools.cached_property
     def name(self) -> tuple[str, str, str, str]:
-        """As in `EQUIVALENT`; it outlives a change of the line."""
-        before, after = ast.unparse(self.node), ast.unparse(self.changed)
-        return self.module, self.place.function, before, after
+        """As in `EQUIVALENT`: with the line of the statement, before and after."""
+        whole = self.place.statement
+        before = ast.unparse(whole)
+        self.place.put(self.changed)
+        after = ast.unparse(self.changed if whole is self.node else whole)
+        self.place.put(self.node)
+        lines = zip(before.splitlines(), after.splitlines(), strict=True)
+        [(old, new)] = [pair for pair in lines if pair[0] != pair[1]]
+        return self.module, self.place.function, old.strip(), new.strip()
 
 
 def source_of(module: str) -> str:
@@ -137,11 +163,15 @@ def mutants(module: str, source: str) -> list[Mutant]:
     ]
 
 
-def places(parent: ast.AST, function: str = "") -> Iterator[Place]:
+def places(
+    parent: ast.AST, function: str = "", statement: ast.AST | None = None
+) -> Iterator[Place]:
     """What can be changed; no text, no types, nothing for people only."""
     for field, held in ast.iter_fields(parent):
         if field in ("annotation", "returns", "type_params"):
             continue
+        if isinstance(parent, ast.keyword) and parent.arg == "strict":  # of zip
+            continue  # an assertion: where it fails, the code is wrong already
         listed = isinstance(held, list)
         for number, node in enumerate(held if listed else [held]):
             if not isinstance(node, ast.AST) or isinstance(node, SKIPPED):
@@ -151,8 +181,9 @@ def places(parent: ast.AST, function: str = "") -> Iterator[Place]:
                 inside = f"{function}.{node.name}".removeprefix(".")
                 if node.name == "__repr__":
                     continue
-            yield Place(parent, field, number if listed else None, inside)
-            yield from places(node, inside)
+            within = node if isinstance(node, ast.stmt) else statement or node
+            yield Place(parent, field, number if listed else None, inside, within)
+            yield from places(node, inside, within)
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -176,6 +207,16 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.Return) and node.value is not None:
         yield ast.Return(ast.Constant(None))
+
+
+def drawn(found: list[Mutant], limit: int, seed: int) -> list[Mutant]:
+    """So many at random, one of each module in turn, as long as it has more."""
+    queues: dict[str, list[Mutant]] = {}
+    for one in random.Random(seed).sample(found, len(found)):
+        queues.setdefault(one.module, []).append(one)
+    rounds = itertools.zip_longest(*(queues[name] for name in sorted(queues)))
+    turns = (one for turn in rounds for one in turn if one is not None)
+    return list(itertools.islice(turns, limit))
 
 
 def _with(node, **fields):
@@ -243,9 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [one for name in names for one in mutants(name, sources[name])]
     chosen = [one for one in found if one.name not in EQUIVALENT]
     equivalent = len(found) - len(chosen)
-    random.Random(options.seed).shuffle(chosen)
-    chosen = chosen[: options.limit] if options.limit else chosen
-    chosen.sort(key=lambda one: names.index(one.module))  # tests are warm
+    chosen = drawn(chosen, options.limit or len(chosen), options.seed)
     print(f"{len(found)} mutants, {equivalent} of them equivalent; {len(chosen)} tried")
     began, limits = time.monotonic(), {}
     tried: dict[Mutant, bool] = {}

@@ -257,9 +257,10 @@ def test_small_files():
     assert len(content) <= 2.7 * survivors + 1000
 
 
-def test_dead_layers_and_dead_nets():
+@pytest.mark.parametrize("activation", plan.ACTIVATIONS)
+def test_dead_layers_and_dead_nets(activation):
     """A layer without weights keeps a unit; a net without any is a constant."""
-    net = MLP((5, 4), 3)
+    net = MLP((5, 4), 3, activation)
     variables = sparse(net, (6,), 1.0)
     x = inputs((6,))
     for dead in ("dense1", "dense2", "dense3"):

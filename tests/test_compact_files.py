@@ -39,7 +39,14 @@ def test_streams_come_back(seed):
     with pytest.raises(ValueError, match="within"):
         writer.write(np.asarray([-1]))
     numbers = np.arange(-5, 6)
-    np.testing.assert_array_equal(entropy.unzigzag(entropy.zigzag(numbers)), numbers)
+    back = entropy.unzigzag(entropy.zigzag(numbers))
+    np.testing.assert_array_equal(back, numbers, strict=True)
+
+
+@pytest.mark.parametrize("table", [b"\0\0", b"\0\1\xf0", b"\0\2\0"])
+def test_a_table_of_fewer_than_two_tokens_or_of_none_that_occurs_is_refused(table):
+    with pytest.raises(ValueError, match="a stream has no tokens"):
+        entropy.Reader(table, bytes(8), b"").read(1)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

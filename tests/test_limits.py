@@ -59,11 +59,49 @@ def test_a_file_asks_for_little(steps, message):
         compact.dumps(dataclasses.replace(many, layers=layers))
 
 
-@pytest.mark.parametrize("step", [2.0**99, 2.0**25, np.inf, np.nan, 0.0, -1.0])
+@pytest.mark.parametrize("step", [2.0**99, 2.0**24 + 2, np.inf, np.nan, 0.0, -1.0])
 @pytest.mark.parametrize("which", ["step", "bias_step"])
 def test_steps_of_grids_are_those_of_nets(which, step):
+    compact.dumps(net(weights=1, **{which: np.float32(2**24)}))
     with pytest.raises(ValueError, match="has the step"):
         compact.dumps(net(weights=1, **{which: np.float32(step)}))
+
+
+def test_constants_are_held_to_their_bounds():
+    high, low = 2.0**24, 2.0**-24
+    for mean, std in ((-high, low), (high, high)):
+        limits.check_constants(plan.Standardize((mean,), (std,)))
+    for mean, std in (
+        (-high - 1, 1.0),
+        (high + 1, 1.0),
+        (0.0, low / 2),
+        (0.0, high + 1),
+    ):
+        with pytest.raises(ValueError, match=r"subtracts|divides by"):
+            limits.check_constants(plan.Standardize((mean,), (std,)))
+    for values in ((), (1,), 1.0, ("1",)):
+        with pytest.raises(ValueError, match="is a list of floats"):
+            limits.check_constants(plan.Standardize(values))
+
+
+@pytest.mark.parametrize(
+    ("step", "operations"),
+    [
+        (plan.Activation("tanh"), 4 * 98),
+        (plan.Standardize(), 2 * 98),
+        (plan.MaxPool(), 98),
+        (plan.MeanPool(), 98),
+        (plan.Flatten(), 0),
+        (plan.WindowMaxPool(3, 2), 2 * 3 * 98),
+        (plan.Conv("a", 5, (3, 3)), 9 * 9 * 2),
+        (plan.Conv("a", 5, (3, 3), padding="VALID"), 98),
+        (plan.Residual((plan.Activation(), plan.MaxPool()), (plan.MaxPool(),)), 686),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, plan.Step) else "",
+)
+def test_the_work_of_a_step(step, operations):
+    """Of an image of 7 x 7 pixels with two channels: 98 numbers."""
+    assert limits._work((step,), (7, 7, 2)) == operations
 
 
 def test_names_are_paths_of_modules():

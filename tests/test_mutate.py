@@ -15,7 +15,7 @@ def clipped(x: "1 + 1", low=-1.0, deep=True) -> "2 * 2":
     """More of it."""
     if not x < LIMIT and x in (low,):
         raise ValueError(f"{x + 1}")
-    return x ** 2 if deep else x
+    return x ** 2 if deep else f(x, strict=True)
 
 
 class Node:
@@ -31,8 +31,12 @@ CHANGES = [
     ("clipped", "not x < LIMIT", "x < LIMIT"),
     ("clipped", "x < LIMIT", "x <= LIMIT"),
     ("clipped", "x in (low,)", "x not in (low,)"),
-    ("clipped", "return x ** 2 if deep else x", "return None"),
-    ("clipped", "x ** 2 if deep else x", "x if deep else x ** 2"),
+    ("clipped", "return x ** 2 if deep else f(x, strict=True)", "return None"),
+    (
+        "clipped",
+        "x ** 2 if deep else f(x, strict=True)",
+        "f(x, strict=True) if deep else x ** 2",
+    ),
     ("clipped", "x ** 2", "x * 2"),
     ("clipped", "2", "3"),
 ]
@@ -40,6 +44,7 @@ CHANGES = [
 
 def test_each_mutant_is_the_module_with_one_change():
     plain = ast.unparse(ast.parse(SOURCE))
+    lines = plain.splitlines()
     found = mutate.mutants("priors", SOURCE)
     described = [
         (one.place.function, ast.unparse(one.node), ast.unparse(one.changed))
@@ -49,9 +54,31 @@ def test_each_mutant_is_the_module_with_one_change():
     for one in found:
         changed = one.source()
         assert changed != plain
-        differing = zip(plain.splitlines(), changed.splitlines(), strict=True)
-        assert sum(a != b for a, b in differing) == 1
+        pairs = zip(lines, changed.splitlines(), strict=True)
+        [(before, after)] = [(a.strip(), b.strip()) for a, b in pairs if a != b]
+        assert one.name == ("priors", one.place.function, before, after)
         assert ast.unparse(one.tree) == plain
+
+
+def test_what_is_drawn_is_even_and_the_same_again():
+    found = [
+        one for name in ("priors", "edits") for one in mutate.mutants(name, SOURCE)
+    ] + mutate.mutants("metrics", "x = 1")
+    drawn = mutate.drawn(found, 9, seed=3)
+    assert [one.module for one in drawn] == [
+        "edits",
+        "metrics",
+        "priors",
+        *["edits", "priors"] * 3,
+    ]
+    assert drawn == mutate.drawn(found, 9, seed=3)
+    assert drawn != mutate.drawn(found, 9, seed=4)
+    assert set(mutate.drawn(found, 99, seed=3)) == set(found)
+
+
+def test_every_pattern_matches_a_module():
+    for pattern, _ in mutate.MODULES:
+        assert list((mutate.ROOT / "vnets").glob(f"{pattern}.py")), pattern
 
 
 @pytest.mark.parametrize("module", mutate.TESTS)

@@ -11,8 +11,17 @@ from claims import every
 from jax import random
 
 from vnets.layers import TEST, TRAIN
-from vnets.nets import MLP, LeNet5, StridedCNN, lenet_300_100
+from vnets.nets import (
+    MLP,
+    VGG,
+    LeNet5,
+    ResNet,
+    StridedCNN,
+    WhitenedCNN,
+    lenet_300_100,
+)
 from vnets.objectives import cross_entropy
+from vnets.plan import Conv, Dense
 from vnets.posteriors import (
     dropout,
     gaussian,
@@ -118,6 +127,28 @@ def test_unknown_layers_are_refused(name):
     layers = LAYERS[name.removesuffix("-batch-norm")]
     with pytest.raises(ValueError, match=rf"\['dense9'\].*{layers[0]}.*{layers[-1]}"):
         NETS[name](posteriors={"dense9": variance(), layers[0]: variance()})
+
+
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (MLP, ["widths", "classes"]),
+        (LeNet5, ["classes"]),
+        (VGG, ["classes"]),
+        (StridedCNN, ["width", "classes"]),
+        (ResNet, ["stages", "width", "classes"]),
+        (WhitenedCNN, ["widths", "classes", "channels", "hidden", "last_pool"]),
+        (functools.partial(Dense, "a"), ["features"]),
+        (functools.partial(Conv, "a", kernel=(3, 3)), ["features"]),
+    ],
+)
+def test_counts_are_whole_and_at_least_one(make, fields):
+    for field, bad in itertools.product(fields, (0, -1, 1.5, "2")):
+        several = field in ("widths", "stages")
+        what = "whole numbers" if several else "a whole number"
+        with pytest.raises(ValueError, match=f"{field}.* must be {what} of at least 1"):
+            make(**{field: (3, bad) if several else bad})
+        make(**{field: (3, np.int64(2)) if several else np.int64(2)})
 
 
 @pytest.mark.parametrize(

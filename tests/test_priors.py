@@ -483,6 +483,7 @@ MAKERS = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_prior_is_given_called_or_not(name):
     prior = MAKERS[name]
+    hash(prior())  # as a static argument of jit
     make = FITTING.get(name, gaussian(-4.0))
     params = {"dense": {"kernel": make(random.key(0), SHAPE)}}
     kernel = jax.tree.map(lambda leaf: leaf + 0.1, params["dense"]["kernel"])

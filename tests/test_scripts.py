@@ -58,6 +58,7 @@ def call(tmp_path, script, *arguments):
         (["--config.epochs=two"], ["epochs", "two"]),
         (["--config.dataset.name=mnits"], ["mnits", "digits", "mnist"]),
         (["--config.prior=nope"], ["config.prior", "log_uniform"]),
+        (["--config.dataset={}"], ["the config lacks dataset.name\n"]),
         (["--nosuchflag"], ["nosuchflag"]),
         (["word"], ["unexpected", "word"]),
     ],

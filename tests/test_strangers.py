@@ -200,6 +200,28 @@ def test_fields_of_a_config_are_numbers_that_can_be(field, value, message):
         core.build(config)
 
 
+@pytest.mark.parametrize("group", [None, "dataset", "evals", "optimizer", "probe"])
+def test_a_field_that_a_config_lacks_is_named(group, capsys):
+    whole, codes = load_config(CONFIG), set()
+    for field in whole[group] if group else whole:
+        config = load_config(CONFIG)
+        del (config[group] if group else config)[field]
+        code = built(config)
+        assert code in (0, 2), field  # it is optional, or
+        assert code == 0 or field in capsys.readouterr().err
+        codes.add(code)
+    assert 2 in codes
+
+
+def built(config):
+    """The exit code that a script ends with where this config is built."""
+    try:
+        core.build(config)
+    except Exception as error:
+        return cli._told(error)
+    return 0
+
+
 def test_ranges_say_what_they_hold():
     told = {
         ranges.FINITE: "be a number that is finite",

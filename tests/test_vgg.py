@@ -65,8 +65,9 @@ def test_bad_widths_depths_sizes_and_layers_are_refused():
     for blocks in (0, 6):
         with pytest.raises(ValueError, match="blocks must be 1 to 5"):
             VGG(blocks=blocks)
-    with pytest.raises(ValueError, match="width must be positive, not 0"):
-        VGG(width=0)
+    for width in (0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"width must be positive, not {width}"):
+            VGG(width=width)
     with pytest.raises(ValueError, match="input_std must be positive"):
         VGG(input_std=(1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match=r"unknown layers \['conv14'\].*conv13"):

@@ -8,6 +8,7 @@ a part of the posterior of a layer's weight.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import get_args
 
 Shape = tuple[int, ...]
@@ -30,8 +31,8 @@ class Conv:
       bias: adds a bias [O].
 
     Raises:
-      ValueError: a kernel or strides that are no pair of whole numbers, or another
-        padding.
+      ValueError: features below 1, a kernel or strides that are no pair of whole
+        numbers, or another padding.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Conv:
     bias: bool = True
 
     def __post_init__(self):
+        check_counts(**{f"features of {self.name!r}": self.features})
         for field in ("kernel", "strides"):
             value = getattr(self, field)
             pair = isinstance(value, tuple) and len(value) == 2
@@ -64,11 +66,17 @@ class Dense:
       name: of the layer.
       features: O.
       bias: adds a bias [O].
+
+    Raises:
+      ValueError: features below 1.
     """
 
     name: str
     features: int
     bias: bool = True
+
+    def __post_init__(self):
+        check_counts(**{f"features of {self.name!r}": self.features})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +216,20 @@ def check(plan: Plan) -> None:
         if not isinstance(step, Step):
             kinds = [kind.__name__ for kind in get_args(Step)]
             raise ValueError(f"{step!r} is no step of a plan; there are {kinds}")
+
+
+def check_counts(**counts: int | Sequence[int]) -> None:
+    """Refuses counts, or lists of them, that are not whole and at least 1.
+
+    Raises:
+      ValueError: the message names the field.
+    """
+    for field, held in counts.items():
+        several = isinstance(held, list | tuple)
+        each = held if several else [held]
+        if not all(isinstance(n, Integral) and int(n) > 0 for n in each):
+            what = "whole numbers" if several else "a whole number"
+            raise ValueError(f"{field} must be {what} of at least 1, not {held!r}")
 
 
 @dataclasses.dataclass(frozen=True)

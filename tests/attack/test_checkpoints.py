@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from attack.damage import WAYS
+from attack.sizes import some
 from claims import every
 from train_tasks import fit, make_split, make_task
 
@@ -15,7 +16,8 @@ from vnets.train.early import LAST
 
 pytestmark = pytest.mark.slow
 
-DAMAGES, RESUMED = 400, 20  # of which so many are trained to the end
+DAMAGES = some(400)
+RESUMED = some(400, every=20)  # which are trained to the end
 EPOCHS, BEHIND = 4, 3
 
 
@@ -68,7 +70,7 @@ def damaged(begun, folder, number):
 def test_no_damage_of_a_checkpoint_is_silent(begun, whole, tmp_path):
     state, rows = content(begun, whole.state)
     silent, unnamed, noticed = [], [], 0
-    for number in range(DAMAGES):
+    for number in DAMAGES:
         name, way, same = damaged(begun, tmp_path / "run", number)
         try:
             found, found_rows = content(tmp_path / "run", whole.state)
@@ -84,7 +86,7 @@ def test_no_damage_of_a_checkpoint_is_silent(begun, whole, tmp_path):
         if not (unchanged and told and (found_rows is None or found_rows == rows)):
             silent.append((number, name, way))
     assert silent == []
-    assert noticed > 0.9 * DAMAGES
+    assert noticed > 0.9 * len(DAMAGES)
     # Whatever is in it, a damaged list of checksums names another file at times.
     assert [x for x in unnamed if x[1] != SUMS] == []
 
@@ -93,7 +95,7 @@ def test_after_a_damage_a_run_ends_as_if_there_were_none(
     begun, task, whole, one_device, tmp_path
 ):
     folder = tmp_path / "run"
-    for number in range(0, DAMAGES, DAMAGES // RESUMED):
+    for number in RESUMED:
         what = damaged(begun, folder, number)
         [result] = fit(task, one_device, epochs=EPOCHS, workdir=lambda _: folder)
         assert every(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attack.sizes import some
 
 from experiments import workdirs
 from experiments.config_files import load_config
@@ -205,8 +206,9 @@ def strangers(folder):
 @pytest.mark.slow
 def test_wrong_command_lines_end_without_a_traceback(tmp_path, environment):
     strangers(tmp_path)
-    calls = lines(tmp_path)
-    assert len(calls) >= 150
+    every = lines(tmp_path)
+    assert len(every) >= 150
+    calls = [every[number] for number in some(len(every))]
     environment |= {"TFDS_DATA_DIR": str(tmp_path / "no-tfds"), "PYTHONWARNINGS": ""}
     done = subprocess.run(
         [sys.executable, str(HERE / "commands.py")],
@@ -215,7 +217,7 @@ def test_wrong_command_lines_end_without_a_traceback(tmp_path, environment):
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
-        timeout=1800,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr
     bad = []

@@ -8,12 +8,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from attack.sizes import some
 from test_compact_files import FILES, mutated, rebuilt, sections
 
 from vnets import compact
 from vnets.compact import codec
 
-COUNT, ROUNDS = 1250, 4  # of each file, 10,000 in all
+MUTATIONS = some(1250)  # of each file, in
+ROUNDS = 4
 # Beside the size of the file; what imports, and parts of streams, take once.
 BYTES_PER_BYTE, BYTES = 400, 8 * 2**20
 SECONDS = 5  # of the processor, to read a file, and again to predict; mostly hundredths
@@ -108,7 +110,7 @@ def test_mutated_files_are_nets_or_refused(name, number):
     outcomes = {"loaded": 0, "refused": 0}
     tracemalloc.start()
     try:
-        for turn in range(COUNT):
+        for turn in MUTATIONS:
             garbled = turn % 2 == 0
             bad = (
                 mutated(content, other, draw, turn // 2)

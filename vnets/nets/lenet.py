@@ -1,7 +1,7 @@
 """LeNet-5 in the form of Caffe's example, as the variance-network papers use it."""
 
 from vnets.nets.net import Net
-from vnets.plan import Activation, Conv, Dense, Flatten, MaxPool, Norm
+from vnets.plan import Activation, Conv, Dense, Flatten, MaxPool, Norm, check_counts
 from vnets.pooling import ACTIVATIONS
 from vnets.types import choose
 
@@ -12,7 +12,7 @@ class LeNet5(Net):
     conv1 (norm1) ReLU pool, conv2 (norm2) ReLU pool, dense1 (norm3) ReLU, dense2.
 
     Raises:
-      ValueError: an activation that does not exist.
+      ValueError: an activation that does not exist, or classes below 1.
 
     Attributes:
       classes: K.
@@ -28,6 +28,7 @@ class LeNet5(Net):
     activation: str = "relu"
 
     def __post_init__(self):
+        check_counts(classes=self.classes)
         choose("activation", self.activation, ACTIVATIONS)
         super().__post_init__()
 

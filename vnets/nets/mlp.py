@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vnets.nets.net import Net
-from vnets.plan import Activation, Dense, Flatten, Norm
+from vnets.plan import Activation, Dense, Flatten, Norm, check_counts
 from vnets.pooling import ACTIVATIONS
 from vnets.types import choose
 
@@ -21,7 +21,7 @@ class MLP(Net):
         no bias of its own.
 
     Raises:
-      ValueError: an activation that does not exist.
+      ValueError: an activation that does not exist, or a width or classes below 1.
     """
 
     widths: Sequence[int] = ()
@@ -30,6 +30,7 @@ class MLP(Net):
     batch_norm: bool = False
 
     def __post_init__(self):
+        check_counts(widths=self.widths, classes=self.classes)
         choose("activation", self.activation, ACTIVATIONS)
         super().__post_init__()
 

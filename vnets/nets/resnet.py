@@ -8,8 +8,9 @@ from vnets.plan import (
     MeanPool,
     Norm,
     Residual,
-    Standardize,
     WindowMaxPool,
+    check_counts,
+    standardized,
 )
 
 STAGES = (3, 4, 6, 3)  # ResNet-50
@@ -33,7 +34,8 @@ class ResNet(Net):
     both sides equally.
 
     Raises:
-      ValueError: no stages or an empty one, a width below 1, or input_std not positive.
+      ValueError: no stages or an empty one, a width or classes below 1, or an input's
+        deviation that is not positive.
 
     Attributes:
       classes: K.
@@ -57,21 +59,15 @@ class ResNet(Net):
     def __post_init__(self):
         self.stages = tuple(self.stages)
         self.input_mean, self.input_std = tuple(self.input_mean), tuple(self.input_std)
-        if not self.stages or min(self.stages) < 1:
-            raise ValueError(
-                f"stages must be one or more numbers of blocks, each at least 1, not "
-                f"{self.stages}"
-            )
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, not {self.width}")
-        if not all(std > 0 for std in self.input_std):
-            raise ValueError(f"input_std must be positive, not {self.input_std}")
+        check_counts(stages=self.stages, width=self.width, classes=self.classes)
+        if not self.stages:
+            raise ValueError("stages must be one or more numbers of blocks, not ()")
+        standardized(self.input_mean, self.input_std)
         super().__post_init__()
 
     @property
     def plan(self):
-        standardize = Standardize(self.input_mean, self.input_std)
-        steps: list = [] if standardize == Standardize() else [standardize]
+        steps: list = [*standardized(self.input_mean, self.input_std)]
         stem = Conv("stem", self.width, (7, 7), (2, 2), bias=False)
         steps += [stem, Norm("stem_norm"), Activation(), WindowMaxPool()]
         for stage, blocks in enumerate(self.stages, start=1):

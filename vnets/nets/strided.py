@@ -1,7 +1,7 @@
 """A small convolutional net without pooling, of Kingma et al. 2015 for CIFAR-10."""
 
 from vnets.nets.net import Net
-from vnets.plan import Activation, Conv, Dense, Flatten, standardized
+from vnets.plan import Activation, Conv, Dense, Flatten, check_counts, standardized
 
 KERNEL, STRIDES = (5, 5), (2, 2)
 
@@ -14,7 +14,8 @@ class StridedCNN(Net):
     are 5 x 5 is our choice, we could not read theirs.
 
     Raises:
-      ValueError: a width below one, or an input's deviation that is not positive.
+      ValueError: a width or classes below 1, or an input's deviation that is not
+        positive.
 
     Attributes:
       classes: K.
@@ -32,8 +33,7 @@ class StridedCNN(Net):
     def __post_init__(self):
         self.input_mean, self.input_std = tuple(self.input_mean), tuple(self.input_std)
         standardized(self.input_mean, self.input_std)
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, not {self.width}")
+        check_counts(width=self.width, classes=self.classes)
         super().__post_init__()
 
     @property

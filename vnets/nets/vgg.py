@@ -1,5 +1,7 @@
 """The VGG-like net that the authors train on CIFAR, at any width and depth."""
 
+import math
+
 from vnets.nets.net import Net
 from vnets.plan import (
     Activation,
@@ -8,6 +10,7 @@ from vnets.plan import (
     Flatten,
     MaxPool,
     Norm,
+    check_counts,
     standardized,
 )
 
@@ -27,8 +30,8 @@ class VGG(Net):
     follows it (`posteriors.dropout`).
 
     Raises:
-      ValueError: a width factor or an input's deviation that is not positive, or blocks
-        that are not there.
+      ValueError: a width factor or an input's deviation that is not positive, classes
+        below 1, or blocks that are not there.
 
     Attributes:
       classes: K.
@@ -53,7 +56,8 @@ class VGG(Net):
     def __post_init__(self):
         self.input_mean, self.input_std = tuple(self.input_mean), tuple(self.input_std)
         standardized(self.input_mean, self.input_std)
-        if not self.width > 0:
+        check_counts(classes=self.classes)
+        if not 0 < self.width < math.inf:
             raise ValueError(f"width must be positive, not {self.width}")
         if not 1 <= self.blocks <= len(BLOCKS):
             raise ValueError(f"blocks must be 1 to {len(BLOCKS)}, not {self.blocks}")

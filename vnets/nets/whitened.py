@@ -9,6 +9,7 @@ from vnets.plan import (
     MaxPool,
     Norm,
     WindowMaxPool,
+    check_counts,
     standardized,
 )
 
@@ -27,8 +28,8 @@ class WhitenedCNN(Net):
     has no hidden dense layer. Start `whiten` by `initializers.whitening`.
 
     Raises:
-      ValueError: no groups, a width or hidden units below one, or an input's deviation
-        that is not positive.
+      ValueError: no groups, a count below 1, or an input's deviation that is not
+        positive.
 
     Attributes:
       classes: K.
@@ -52,12 +53,10 @@ class WhitenedCNN(Net):
     def __post_init__(self):
         for name in ("widths", "input_mean", "input_std"):
             setattr(self, name, tuple(getattr(self, name)))
-        counts = (self.channels, self.hidden, self.last_pool, *self.widths)
-        if not self.widths or min(counts) < 1:
-            raise ValueError(
-                "widths, channels, hidden and last_pool are counts of at least 1, not "
-                f"{self.widths}, {self.channels}, {self.hidden} and {self.last_pool}"
-            )
+        counts = ("widths", "classes", "channels", "hidden", "last_pool")
+        check_counts(**{field: getattr(self, field) for field in counts})
+        if not self.widths:
+            raise ValueError("widths must be one or more numbers of maps, not ()")
         standardized(self.input_mean, self.input_std)
         super().__post_init__()
 
