@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.toys import FullBatch, Points, as_is
 from jax import random
 from toy_configs import KEY, VARIANCE, X, config, fitted
+from vnets.objectives import ModelState, cross_entropy
 
 from experiments import build, core, toy_four_classes
-from experiments.toys import FullBatch, Points, as_is
 from vnets.layers import TEST
 from vnets.nets import MLP
-from vnets.objectives import ModelState, cross_entropy
 from vnets.posteriors import ZeroMean, variance
 
 

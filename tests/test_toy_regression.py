@@ -7,11 +7,11 @@ import pytest
 from claims import every
 from jax import random
 from toy_configs import KEY, config, fitted
+from vnets.objectives import ModelState
 
 from experiments import build, core, toy_regression
 from vnets import edits, train
 from vnets.nets import MLP
-from vnets.objectives import ModelState
 from vnets.posteriors import Point, gaussian
 
 
