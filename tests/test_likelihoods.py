@@ -1,4 +1,4 @@
-"""Laws of the metrics: NumPy's and scikit-learn's values, at any batch size."""
+"""Laws of the likelihoods: densities, and metrics at any batch size."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,10 @@ from claims import every
 from jax import random
 from sklearn import metrics as sk
 
-from vnets import metrics
-from vnets.edits import prune
-from vnets.posteriors import Point, Scaled, dropout, gaussian, variance
+from vnets.likelihoods import BINS, Categorical
 
 N, K = 203, 5
+SUMS = jax.jit(lambda p, y, w: Categorical().sums({"log_p": p}, {}, y, w))
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +28,12 @@ def computed(log_p, labels, batch=N):
         rows = np.arange(start, start + batch)
         inside = (rows < len(labels)).astype(np.float32)
         rows = np.minimum(rows, len(labels) - 1)
-        part = jax.jit(metrics.sums)(log_p[rows], labels[rows], inside)
+        part = SUMS(log_p[rows], labels[rows], inside)
         total = part if total is None else total + part
     return total.compute()
 
 
-def plain_ece(p, labels, bins=metrics.BINS):
+def plain_ece(p, labels, bins=BINS):
     """Guo et al. 2017: gap of mean confidence and accuracy, by share of the bin."""
     confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
     total = 0.0
@@ -84,7 +83,7 @@ def test_a_sure_prediction_has_finite_scores():
 def test_padding_counts_for_nothing_even_when_impossible():
     log_p = np.log(np.asarray([[0.5, 0.5], [1.0, 1e-45]], np.float32))
     log_p[1, 1] = -np.inf
-    got = metrics.sums(
+    got = SUMS(
         jnp.asarray(log_p), jnp.asarray([0, 1]), jnp.asarray([1.0, 0.0])
     ).compute()
     assert got["nll"] == pytest.approx(np.log(2), rel=1e-6)
@@ -94,29 +93,3 @@ def test_perfect_calibration_has_no_error():
     p = np.tile(np.asarray([[0.75, 0.25]], np.float32), (8, 1))
     labels = np.asarray([0, 0, 0, 1] * 2)
     assert computed(np.log(p), labels)["ece"] == pytest.approx(0, abs=1e-6)
-
-
-def test_sparsity_counts_exact_zeros():
-    weights = jnp.asarray([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]], jnp.float32)
-    params = {
-        "a": {"kernel": Point(weights), "bias": jnp.zeros(2, jnp.float32)},
-        "b": {"kernel": Point(jnp.ones((3, 1), jnp.float32))},
-    }
-    assert metrics.sparsity(params) == pytest.approx(3 / 9)
-    assert metrics.sparsity({"a": jnp.zeros(3, jnp.float32)}) == 0.0
-
-
-def test_sparsity_after_pruning():
-    key, shape = random.key(0), (10, 10)
-    q = gaussian(-4.0)(key, shape)
-    params = {
-        "a": {"kernel": q},
-        "b": {"kernel": dropout(0.5, lambda k, s: q)(key, shape)},
-    }
-    gone = np.mean(np.asarray(-4.0 - 2 * np.log(np.abs(q.mean))) > 3)
-    assert 0 < gone < 1
-    assert metrics.sparsity(params) == 0.0
-    pruned = prune(3.0)(params)
-    assert isinstance(pruned["b"]["kernel"], Scaled)
-    assert metrics.sparsity(pruned) == pytest.approx(gone)
-    assert metrics.sparsity({"a": {"kernel": variance()(key, shape)}}) == 1.0
