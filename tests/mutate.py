@@ -38,8 +38,10 @@ MODULES = (
     ("student_t", "test_priors"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     ("edits", "test_edits test_prune_units test_vector_walks"),
-    ("objectives", "test_objectives test_labels"),
-    ("metrics", "test_metrics test_pruning"),
+    ("loss", "test_loss test_targets"),
+    ("targets", "test_targets"),
+    ("predictor", "test_predictor test_evaluate"),
+    ("likelihoods/[!_]*", "test_likelihoods test_targets"),
     ("compact/limits", "test_limits test_compact_files"),
     (
         "compact/[!_]*",

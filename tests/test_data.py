@@ -48,8 +48,8 @@ def offline(monkeypatch):
 
 
 def assert_same(left, right):
-    np.testing.assert_array_equal(left.image, right.image)
-    np.testing.assert_array_equal(left.label, right.label)
+    np.testing.assert_array_equal(left.inputs, right.inputs)
+    np.testing.assert_array_equal(left.target, right.target)
 
 
 # Digits, which need no network.
@@ -60,10 +60,10 @@ def test_digits_are_real_fixed_and_stratified():
     assert (len(digits.train), len(digits.test), digits.classes) == (1437, 360, 10)
     assert digits.validation is None
     for split in (digits.train, digits.test):
-        assert split.image.shape == (len(split), 28, 28, 1)
-        assert (split.image.dtype, split.label.dtype) == (np.uint8, np.int32)
-        assert split.image.max() == 255
-    train, test = (np.bincount(s.label) for s in (digits.train, digits.test))
+        assert split.inputs.shape == (len(split), 28, 28, 1)
+        assert (split.inputs.dtype, split.target.dtype) == (np.uint8, np.int32)
+        assert split.inputs.max() == 255
+    train, test = (np.bincount(s.target) for s in (digits.train, digits.test))
     assert np.abs(test - (train + test) * 360 / 1797).max() < 1
     assert digits.checksum == {
         "train": "0718a849b4325ee8bffd7e77adeaab40f179c2b055a11a8afd1aa835f5edb292",
@@ -77,11 +77,11 @@ def test_validation_is_stratified_disjoint_and_fixed():
     assert parted.validation is not None
     assert again.validation is not None
     assert (len(parted.train), len(parted.validation)) == (1137, 300)
-    counts = np.bincount(whole.train.label)
-    held_out = np.bincount(parted.validation.label)
+    counts = np.bincount(whole.train.target)
+    held_out = np.bincount(parted.validation.target)
     assert np.abs(held_out - counts * 300 / 1437).max() < 1
-    pixels = [x.tobytes() for s in (parted.train, parted.validation) for x in s.image]
-    assert sorted(pixels) == sorted(x.tobytes() for x in whole.train.image)
+    pixels = [x.tobytes() for s in (parted.train, parted.validation) for x in s.inputs]
+    assert sorted(pixels) == sorted(x.tobytes() for x in whole.train.inputs)
     assert_same(parted.validation, again.validation)
     assert_same(parted.test, whole.test)
     assert parted.checksum == again.checksum
@@ -159,7 +159,7 @@ def test_notmnist_is_a_test_set_only(places):
     loaded = data.load("notmnist")
     assert_holds(loaded.test, image[..., None], label)
     assert (len(loaded.train), loaded.validation, loaded.classes) == (0, None, 10)
-    assert loaded.train.image.shape == (0, 28, 28, 1)
+    assert loaded.train.inputs.shape == (0, 28, 28, 1)
     assert loaded.checksum.keys() == {"test"}
     assert loaded.checksum == data.load("notmnist", data_dir=places[0]).checksum
     with pytest.raises(data.DataError, match="from 0 to 0 for notmnist, not 1"):
@@ -289,8 +289,8 @@ def test_cifar100_keeps_both_kinds_of_labels(tmp_path):
     assert_holds(whole.train, image, label // 5)
     assert fine.validation is not None
     assert coarse.validation is not None
-    np.testing.assert_array_equal(fine.validation.image, coarse.validation.image)
-    np.testing.assert_array_equal(fine.validation.label // 5, coarse.validation.label)
+    np.testing.assert_array_equal(fine.validation.inputs, coarse.validation.inputs)
+    np.testing.assert_array_equal(fine.validation.target // 5, coarse.validation.target)
     assert fine.checksum["test"] != coarse.checksum["test"]
 
 

@@ -11,6 +11,7 @@ from claims import every
 from jax import random
 
 from vnets.layers import TEST, TRAIN
+from vnets.likelihoods import Categorical
 from vnets.nets import (
     MLP,
     VGG,
@@ -20,7 +21,6 @@ from vnets.nets import (
     WhitenedCNN,
     lenet_300_100,
 )
-from vnets.objectives import cross_entropy
 from vnets.plan import Conv, Dense
 from vnets.posteriors import (
     dropout,
@@ -265,7 +265,7 @@ def test_the_loss_is_the_same_at_any_batch_size(normalized):
 
     @jax.jit
     def losses(x, labels):
-        return cross_entropy(net.apply(variables, x, TEST), labels)
+        return Categorical().nll(net.apply(variables, x, TEST), labels)
 
     whole = losses(x, labels)
     for size in (50, 1):
