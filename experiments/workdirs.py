@@ -74,7 +74,7 @@ def _marked(path: Path) -> dict[str, Any]:
     """What `claim` wrote: config and environment."""
     try:
         held = json.loads(files.read_text(path))
-        return {name: dict(held[name]) for name in ("config", "environment")}
+        return {name: held[name] for name in ("config", "environment")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise records.RecordError(f"{path} is damaged: {error}") from error
 
@@ -121,9 +121,9 @@ def _claim(folder: Path, plain: dict) -> dict:
     return environment
 
 
-def _same(a: dict, b: dict) -> bool:
-    """Whether two plain configs are one, whichever version of records wrote them."""
-    return records.identity(a) == records.identity(b)
+def _same(a: Any, b: dict) -> bool:
+    """Whether a config of a mark is this one, whichever version of records wrote it."""
+    return isinstance(a, dict) and records.identity(a) == records.identity(b)
 
 
 def _differences(a: Mapping, b: Mapping, prefix: str = "") -> list[str]:

@@ -21,7 +21,7 @@ def test_a_mark_from_before_a_field_came_is_of_the_same_config(tmp_path):
     assert workdirs.claim(tmp_path, plain) == environment
     config.precision, config.remat = "bfloat16", True
     config.optimizer.accumulate = 2
-    with pytest.raises(ConfigError, match=r"in optimizer\.accumulate, precision, remat"):
+    with pytest.raises(ConfigError, match=r"optimizer\.accumulate, precision, remat"):
         workdirs.claim(tmp_path, workdirs.plain_config(config))
     assert core.build(config)  # they are fields that an experiment takes
 
