@@ -12,7 +12,7 @@ else is a function of those nodes:
     predictor    members x draws of noise -> [S, B, ...]: the one way to predict
     summary      `vnets.summary(model, params)` prints what each weight became
     compact      small files of sparse nets, and predictions without JAX
-    train, evaluate, data, checkpoint, results   the way from there to a table
+    train, evaluate, data, checkpoint   the way from there to a trained net's numbers
 
 Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
@@ -55,7 +55,6 @@ _SUBMODULES = (
     "projections",
     "propagation",
     "pruning",
-    "results",
     "rng",
     "scales",
     "soft_sharing",
