@@ -140,13 +140,14 @@ def _batch_sums(
 
         def of_draw(outputs):
             logs, values = likelihood.draw(outputs, target)
-            classes.append(jnp.shape(outputs)[-1:])
+            if likelihood.kind != "numbers":
+                classes.append(outputs.shape[-1])
             return logs, {**values, "expected": likelihood.log_p(outputs, target)}
 
         classes: list = []
         logs, values = predictor.means(x, stream(key, index), of_draw)
         expected = jnp.where(weights > 0, values.pop("expected"), 0)
-        most = 0 if likelihood.kind == "numbers" else classes[0][0]
+        most = classes[0] if classes else 0
         sums = likelihood.sums(logs, values, target, weights)
         return jnp.int32(most), (sums, jnp.sum(expected * weights))
 
