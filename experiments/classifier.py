@@ -116,7 +116,7 @@ class Classifier:
             name: {**one, "error": 1.0 - one["accuracy"]} for name, one in found.items()
         }
 
-    def loss(self, average="predictions", **options) -> Callable:
+    def loss(self, average: Any = "predictions", **options) -> Callable:
         """The loss of `config`; `options` are of `loss.forward`."""
         mode = dataclasses.replace(self.mode, norm="batch")
         return neg_elbo(
