@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from experiments.predictors import log_p_function
 from vnets import attacks, backend, evaluate, uncertainty

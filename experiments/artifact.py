@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import build as parts
 from experiments import compress, latency
+from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import data

@@ -8,7 +8,7 @@ everywhere.
 
 import functools
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments import structured
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import bits, data, edits, plan

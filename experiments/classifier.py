@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Experiment, NetSpec, load_data
 from vnets import data, edits, evaluate, objectives, projections, sources, train
 from vnets.edits import path_name

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build as parts
 from experiments import core, latency, running, structured, thresholds
-from experiments.build import ConfigError
+from experiments import spec as parts
+from experiments.spec import ConfigError
 from vnets import compact, data, edits, priors, soft_sharing
 from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float

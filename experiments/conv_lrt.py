@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax, random
 from ml_collections import ConfigDict
 
-from experiments import build as parts
 from experiments import classifier, lrt_cost, transition
+from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Net, NetSpec, Study
 from vnets import backend, estimators

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import config_files, ranges
-from experiments.build import ConfigError, pick
 from experiments.config_files import load_config
+from experiments.spec import ConfigError, pick
 from vnets import data, edits, parallel, train
 
 MODULES = (

@@ -17,7 +17,7 @@ import functools
 
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Study
 from experiments.uncertainty import (
     detection,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from experiments.thresholds import Layer, layers_of
 from vnets import backend

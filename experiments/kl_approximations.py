@@ -14,7 +14,7 @@ import numpy as np
 from jax import random
 from scipy import integrate, special
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Study
 from vnets import backend, priors

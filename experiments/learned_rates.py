@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
 from experiments import classifier
+from experiments import spec as parts
 from experiments.core import Experiment, Measured
 from vnets import backend, evaluate, learned_dropout
 from vnets.edits import path_name

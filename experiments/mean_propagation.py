@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import curvature, data, edits, evaluate
 from vnets.propagation import SamplingFree

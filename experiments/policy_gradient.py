@@ -28,7 +28,7 @@ from flax import struct
 from gymnax.environments.classic_control import acrobot, cartpole
 from jax import lax, random
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Experiment, Measured
 from vnets import backend, edits, evaluate, train
 from vnets.objectives import ModelState

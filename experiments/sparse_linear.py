@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp
 
-from experiments import build as parts
 from experiments import rvm
+from experiments import spec as parts
 from experiments.core import Measured, Study, load_data
 from vnets.data import Split
 from vnets.data.splits import stratified

@@ -7,8 +7,8 @@ magnitude or share weights. Every evaluation says how many weights were left in 
 
 import dataclasses
 
-from experiments import build as parts
 from experiments import classifier, structured
+from experiments import spec as parts
 from experiments.core import Experiment, Measured
 from vnets import edits, metrics, projections, soft_sharing
 from vnets.evaluate import EvalSpec

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import backend, data, edits, plan

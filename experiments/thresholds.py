@@ -17,9 +17,9 @@ import numpy as np
 from jax import random
 
 from experiments import structured
-from experiments.build import ConfigError, call, pick
 from experiments.core import Net
 from experiments.running import restore
+from experiments.spec import ConfigError, call, pick
 from vnets import checkpoint, edits, evaluate, metrics
 from vnets.data import Split, Stream
 from vnets.posteriors import (

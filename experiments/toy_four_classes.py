@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jax import random
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.toys import FullBatch, Points, as_is
 from vnets import edits, estimators, evaluate, objectives, ops, train

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.toys import FullBatch, Points
 from vnets import objectives, train

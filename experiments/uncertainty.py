@@ -22,7 +22,7 @@ import numpy as np
 import scipy.ndimage
 from ml_collections import ConfigDict
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from experiments.predictors import log_p_function
 from vnets import backend, data, edits, metrics, uncertainty

@@ -10,8 +10,8 @@ from functools import partial
 
 import jax
 
-from experiments import build as parts
 from experiments import classifier, mean_propagation, transition
+from experiments import spec as parts
 from experiments.core import Experiment, Measured
 from vnets import evaluate
 from vnets.normal_priors import learned_scales

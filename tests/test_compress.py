@@ -21,8 +21,8 @@ from experiments import (
     table_specs,
     workdirs,
 )
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
 from vnets.nets.chain import Chain
 

@@ -10,7 +10,8 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import build, core, table_specs
+from experiments import core, table_specs
+from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import data, parallel, train
 from vnets.evaluate import standard_evals
@@ -319,12 +320,12 @@ def quick(**changes):
     ],
 )
 def test_bad_values_name_the_field_and_the_valid_ones(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(quick(**changes))
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_prior_that_does_not_fit_is_refused_before_training():
-    with pytest.raises(build.ConfigError, match=r"config.prior: .*ZeroMean"):
+    with pytest.raises(parts.ConfigError, match=r"config.prior: .*ZeroMean"):
         core.build(quick(prior="log_uniform_2015"))

@@ -7,8 +7,8 @@ import pytest
 from jax import random
 
 from experiments import conv_lrt, core
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 from vnets import ops
 from vnets.estimators import weight_sampling
 from vnets.nets import MLP

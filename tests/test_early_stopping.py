@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import build as parts
 from experiments import classifier, core
+from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import nets, objectives, parallel, priors, sources, train
 from vnets.data import Split

@@ -9,7 +9,6 @@ import pytest
 from jax import random
 
 from experiments import core, gradient_noise
-from experiments.build import ConfigError
 from experiments.config_files import load_config
 from experiments.core import Net
 from experiments.gradient_noise import (
@@ -17,6 +16,7 @@ from experiments.gradient_noise import (
     multiplicative,
     variance_per_weight,
 )
+from experiments.spec import ConfigError
 from experiments.thresholds import layers_of
 from vnets.data import Split
 from vnets.nets import MLP

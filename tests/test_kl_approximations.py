@@ -6,8 +6,8 @@ from jax import random
 from scipy import integrate, stats
 
 from experiments import core, kl_approximations
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 
 
 def small(variant="log_uniform_rational"):

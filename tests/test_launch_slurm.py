@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.build import ConfigError
 from experiments.launch import LaunchError, local, plan, slurm
+from experiments.spec import ConfigError
 from tests.launches import TRAINED, children, inherit, records
 from vnets import results
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core, learned_rates
+from experiments import core, learned_rates
+from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets.learned_dropout import adaptive_binary_dropout
 from vnets.posteriors import dropout, point
@@ -66,23 +67,23 @@ def test_a_net_is_measured_at_its_end():
 def test_refusals_name_the_field():
     config = quick("concrete_layer")
     config.gradient.draws = 1
-    with pytest.raises(build.ConfigError, match=r"config\.gradient\.draws.*2, not 1"):
+    with pytest.raises(parts.ConfigError, match=r"config\.gradient\.draws.*2, not 1"):
         core.build(config)
     config = quick("score_layer")
     config.rate_gradient.kind = "reinforce"
-    with pytest.raises(build.ConfigError, match=r"rate_gradient\.kind.*score_function"):
+    with pytest.raises(parts.ConfigError, match=r"rate_gradient\.kind.*score_function"):
         core.build(config)
     config = quick("score_layer")
     config.rate_gradient.baseline = "mean"
-    with pytest.raises(build.ConfigError, match=r"config\.rate_gradient.*others"):
+    with pytest.raises(parts.ConfigError, match=r"config\.rate_gradient.*others"):
         core.build(config)
     config = quick("score_layer")
     with config.unlocked():
         del config.rate_gradient
-    with pytest.raises(build.ConfigError, match="both or neither"):
+    with pytest.raises(parts.ConfigError, match="both or neither"):
         core.build(config)
     config = quick("fixed_20")
     with config.unlocked():
         config.rate_gradient = {"kind": "concrete"}
-    with pytest.raises(build.ConfigError, match="both or neither"):
+    with pytest.raises(parts.ConfigError, match="both or neither"):
         core.build(config)

@@ -8,8 +8,8 @@ from claims import every
 from jax import random
 
 from experiments import core, lrt_cost
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 
 
 def small(variant="cpu", **cost):

@@ -10,9 +10,9 @@ from compact_nets import lenet5
 from test_results import make
 
 from experiments import cli, config_files, core, ranges, running, style, workdirs
-from experiments.build import ConfigError
 from experiments.config_files import load_config, load_module, run_folder
 from experiments.launch import plan, slurm
+from experiments.spec import ConfigError
 from vnets import compact, files, results
 
 CONFIG = "configs/lenet5_mnist.py:variance,quick"

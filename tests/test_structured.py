@@ -10,7 +10,8 @@ from jax import random
 from ml_collections import ConfigDict
 
 from configs import structured as configs
-from experiments import bit_precision, build, structured
+from experiments import bit_precision, structured
+from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Net
 from vnets import data, edits, scales
@@ -173,17 +174,17 @@ def test_units_and_weights_are_cut_together(net):
 
 @pytest.mark.parametrize("cut", [{}, {"maps": 0.0}, {"units": 0.0, "maps": 1.0}])
 def test_a_config_cuts_units_or_weights(cut):
-    with pytest.raises(build.ConfigError, match="units, of weights or of both"):
+    with pytest.raises(parts.ConfigError, match="units, of weights or of both"):
         structured.pruning(ConfigDict({"cut": cut}))
 
 
 def test_a_cut_that_does_not_fit_the_net_is_refused(net):
     noisy = {"cut": {"units": {"dense1": 0.0}}}
-    with pytest.raises(build.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
+    with pytest.raises(parts.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
         structured.check_cut(ConfigDict(noisy), net.params)
     points = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
     structured.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
-    with pytest.raises(build.ConfigError, match="no weight of this net has noise"):
+    with pytest.raises(parts.ConfigError, match="no weight of this net has noise"):
         structured.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
 
 
@@ -192,7 +193,7 @@ def test_optimizer_factors_reach_scales():
     params = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
     factors = {"*/scale/*": 10.0}
     spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "factors": factors}
-    optimizer = build.optimizer(spec, 10)
+    optimizer = parts.optimizer(spec, 10)
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     kernel = updates["a"]["kernel"]
@@ -209,7 +210,7 @@ def test_weight_decay_is_of_the_means_of_weights_alone():
     }
     params = {name: {"kernel": q, "bias": jnp.ones(4)} for name, q in layers.items()}
     spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "weight_decay": 0.1}
-    optimizer = build.optimizer(spec, 10)
+    optimizer = parts.optimizer(spec, 10)
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     for name, node in layers.items():
@@ -221,14 +222,14 @@ def test_weight_decay_is_of_the_means_of_weights_alone():
     assert np.all(updates["masked"]["kernel"].mask == -1)
     for leaf in jax.tree.leaves(updates["scaled"]["kernel"].scale):
         assert np.all(leaf == -1)
-    with pytest.raises(build.ConfigError, match="weight_decay must not be negative"):
-        build.optimizer({**spec, "weight_decay": -1.0}, 10)
+    with pytest.raises(parts.ConfigError, match="weight_decay must not be negative"):
+        parts.optimizer({**spec, "weight_decay": -1.0}, 10)
 
 
 @pytest.mark.parametrize("method", ["sbp", "gnj", "ghs", "group_ard"])
 def test_every_pattern_of_the_factors_is_of_some_method_s_parameters(method):
     config = load_config(f"configs/structured.py:lenet5_{method},quick")
-    make = build.posterior("", config.model.posteriors.conv1)
+    make = parts.posterior("", config.model.posteriors.conv1)
     layers = config.model.posteriors
     params = {
         layer: {"kernel": jax.eval_shape(lambda: make(random.key(0), (3, 4)))}

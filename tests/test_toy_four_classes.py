@@ -7,7 +7,8 @@ import pytest
 from jax import random
 from toy_configs import KEY, VARIANCE, X, config, fitted
 
-from experiments import build, core, toy_four_classes
+from experiments import core, toy_four_classes
+from experiments import spec as parts
 from experiments.toys import FullBatch, Points, as_is
 from vnets.layers import TEST
 from vnets.nets import MLP
@@ -224,7 +225,7 @@ def test_the_gallery_shows_the_extremes(trained, monkeypatch):
     ],
 )
 def test_bad_values_are_named(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(four_classes(**changes))
     for word in words:
         assert word in str(caught.value)

@@ -8,7 +8,8 @@ from claims import every
 from jax import random
 from toy_configs import KEY, config, fitted
 
-from experiments import build, core, toy_regression
+from experiments import core, toy_regression
+from experiments import spec as parts
 from vnets import edits, train
 from vnets.nets import MLP
 from vnets.objectives import ModelState
@@ -81,7 +82,7 @@ def test_the_regression_loss_is_the_bound_in_the_targets_units():
     inner = MLP((4,), 1, posteriors={"dense2": gaussian(-3.0)})
     model = toy_regression.Standardized(inner, *toy_regression.statistics(points))
     params, _ = jax.jit(train.initializer(model, points.image))(random.key(0))
-    prior = build.prior("standard_normal")
+    prior = parts.prior("standard_normal")
     loss = jax.jit(toy_regression.regression_loss(model, prior, 20))
     batch = {"image": points.image, "label": points.label}
     key = random.key(1)
@@ -170,7 +171,7 @@ def test_every_kind_of_noise_builds_and_has_a_finite_gradient(variant):
     ],
 )
 def test_bad_values_of_the_regression_are_named(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(regression(**changes))
     for word in words:
         assert word in str(caught.value)
