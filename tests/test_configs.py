@@ -10,7 +10,7 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import core, table_specs
+from experiments import config_files, core, table_specs
 from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import data, parallel, train
@@ -45,7 +45,7 @@ class FakeStream(data.Stream):
 
 
 def modules():
-    for path in sorted((ROOT / "configs").glob("*.py")):
+    for path in map(ROOT.joinpath, config_files.names()):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
