@@ -26,10 +26,10 @@ import numpy as np
 
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
-from experiments.predictors import log_p_function
 from vnets import attacks, backend, evaluate, uncertainty
 from vnets.data import Split
 from vnets.posteriors import is_noisy, is_posterior
+from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Array, Key
 
@@ -74,7 +74,7 @@ def build(config) -> Study:
 
 def _measure(config, test: Split, nets: dict[str, list[Net]], key: Key) -> Measured:
     """Counts what every attack does to one predictor, made of the members of "net"."""
-    label = jnp.asarray(test.label)
+    label = jnp.asarray(test.target)
     clean, traces = _run(config, test, nets["net"], key)
     counted = attacks.is_right(clean, label)
     if not jnp.any(counted):
@@ -109,14 +109,15 @@ def _run(
 
     All attacks have the same key: they differ in what they do, not in their luck.
     """
-    judge = log_p_function(members, config.samples)
+    nets = [member.member for member in members]
+    judge = Predictor(nets, samples=config.samples)
 
     def over_batches(function, name: str, *args) -> Array:
         size = config.batch_size
         batches = [
             function(
-                evaluate.to_float(jnp.asarray(test.image[i : i + size])),
-                jnp.asarray(test.label[i : i + size]),
+                evaluate.to_float(jnp.asarray(test.inputs[i : i + size])),
+                jnp.asarray(test.target[i : i + size]),
                 stream(key, name, i),
                 *args,
             )
@@ -131,7 +132,7 @@ def _run(
 
     @functools.cache
     def attack(draws: int, updates: int):
-        log_p = log_p_function(members, draws)
+        log_p = Predictor(nets, samples=draws)
 
         def run(image, label, key, epsilon, step):
             return attacks.iterated(

@@ -44,7 +44,7 @@ def _measure(
     [net] = nets["net"]
     cut = change(net.params, None)
     quiet = edits.mean_only(cut)
-    shape = test.image.shape[1:]
+    shape = test.inputs.shape[1:]
     small = structured.smaller(net.model, {"params": quiet, **net.collections}, shape)
     costs = structured.live_costs(net.model, small)
     kept = {name: cost.weights for name, cost in costs.items()}

@@ -16,9 +16,10 @@ from jax import random
 
 from experiments import spec as parts
 from experiments.core import Experiment, NetSpec, load_data
-from vnets import data, edits, evaluate, objectives, projections, sources, train
+from vnets import data, edits, evaluate, likelihoods, projections, sources, train
 from vnets.edits import path_name
 from vnets.layers import Mode
+from vnets.loss import forward, neg_elbo
 from vnets.posteriors import (
     AdaptiveDropout,
     Posterior,
@@ -115,16 +116,16 @@ class Classifier:
             name: {**one, "error": 1.0 - one["accuracy"]} for name, one in found.items()
         }
 
-    def loss(self, **options) -> Callable:
-        """The loss of `config`; `options` are of `objectives.classification_loss`."""
-        return objectives.classification_loss(
-            self.model,
+    def loss(self, average="predictions", **options) -> Callable:
+        """The loss of `config`; `options` are of `loss.forward`."""
+        mode = dataclasses.replace(self.mode, norm="batch")
+        return neg_elbo(
+            forward(self.model, mode, **options),
+            likelihoods.Categorical(self.config.get("label_smoothing", 0.0)),
             self.prior,
             self.source.n,
             parts.schedule("kl_weight", self.config.kl_weight, self.total_steps),
-            mode=dataclasses.replace(self.mode, norm="batch"),
-            label_smoothing=self.config.get("label_smoothing", 0.0),
-            **options,
+            average,
         )
 
     def experiment(
@@ -148,7 +149,7 @@ class Classifier:
             source=self.source,
             project=projections.chain(bound, project, clip),
             probe=probe,
-            locate=objectives.first_nonfinite_layer(self.model),
+            locate=train.first_nonfinite_layer(self.model),
         )
         # A prior that does not fit the posteriors says so here.
         divergence = partial(kl, prior=self.prior)
@@ -201,7 +202,7 @@ def build(config) -> Classifier:
         batches["augment"] = parts.augment(config.dataset.get("augment"))
     batches["batch_size"] = config.batch_size
     source = parts.call("batch_size", make, batches)
-    images = None if streamed else np.asarray(dataset.train.image)
+    images = None if streamed else np.asarray(dataset.train.inputs)
     model = parts.model(config.model, dataset.classes, images)
     mode = parts.mode(
         config.get("estimator", "lrt"),

@@ -107,12 +107,13 @@ def compress_net(
     cut = capture(pruned)
     small = compact.shrink(cut)
     test, trial = _in_memory(dataset)
-    chosen = bits or compact.fewest_bits(small, _changed(small, trial.image), tolerance)
+    changed = _changed(small, trial.inputs)
+    chosen = bits or compact.fewest_bits(small, changed, tolerance)
     about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
     quantized = compact.quantize(small, chosen, about)
     file_bytes = compact.save(out, quantized)
 
-    images, labels = test.image, test.label
+    images, labels = test.inputs, test.target
     model, variables = quantized.to_flax()  # not what was read back from the file
     logits = {
         "all_weights": _in_jax(

@@ -76,7 +76,7 @@ def _measure(config, trained: classifier.Classifier, nets, key: Key) -> Measured
                 batch_size=config.evals.batch_size,
             )
     curves = {}
-    image = to_float(jnp.asarray(split.image[: spec.images]))
+    image = to_float(jnp.asarray(split.inputs[: spec.images]))
     for layer in noisy_convolutions(net):
         kernel = net.params[layer]["kernel"]
         x = inputs(net, layer, image)

@@ -12,6 +12,7 @@ from experiments import config_files, ranges
 from experiments.config_files import load_config
 from experiments.spec import ConfigError, pick
 from vnets import data, edits, parallel, train
+from vnets.predictor import Member
 
 MODULES = (
     "adversarial",
@@ -74,6 +75,11 @@ class Net:
     model: Any
     params: Any
     collections: dict
+
+    @property
+    def member(self) -> Member:
+        """As a member of a `predictor.Predictor`."""
+        return Member(self.model, {"params": self.params, **self.collections})
 
 
 @dataclasses.dataclass(frozen=True)

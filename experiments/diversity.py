@@ -60,7 +60,7 @@ def build(config) -> Study:
 
 def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     """All of it for one predictor, made of the members of "net"."""
-    inputs, mode = unit_range(test.image), parts.mode(config.estimator)
+    inputs, mode = unit_range(test.inputs), parts.mode(config.estimator)
 
     def summarized(images: np.ndarray, name: str, **options) -> Summary:
         arguments = {"samples": config.samples, "mode": mode} | options
@@ -82,19 +82,19 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
         edit=parts.edit("deterministic", config.deterministic),
     )
     evals = {
-        "inside": scores(inside, test.label),
+        "inside": scores(inside, test.target),
         "outside": scores(outside) | detection(inside, outside),
-        "deterministic": scores(quiet, test.label),
+        "deterministic": scores(quiet, test.target),
     }
     curves = {}
     if config.noise.factors:
         chosen = evenly(test, config.noise.images)
-        pixels = unit_range(chosen.image)
+        pixels = unit_range(chosen.inputs)
         # One key for all: the factors differ in scale and not in the draws.
         tolerance = [
             scores(
                 summarized(pixels, "tolerance", edit=edits.scale_noise(factor)),
-                chosen.label,
+                chosen.target,
             )
             for factor in config.noise.factors
         ]

@@ -25,7 +25,7 @@ from experiments.thresholds import Layer, layers_of
 from vnets import backend
 from vnets.evaluate import to_float
 from vnets.layers import TEST, Mode
-from vnets.objectives import cross_entropy
+from vnets.likelihoods import Categorical
 from vnets.posteriors import Gaussian, Multiplicative, Posterior, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
@@ -80,7 +80,7 @@ def batch_loss(model, mode: Mode = TEST) -> Callable:
 
     def loss(variables, image, label, key):
         logits = model.apply(variables, image, mode=mode, rngs={"noise": key})
-        return jnp.mean(cross_entropy(logits, label))
+        return jnp.mean(Categorical().nll(logits, label))
 
     return loss
 
@@ -127,8 +127,8 @@ def variance_per_weight(
 def _measure(spec, dataset, nets, key: Key) -> Measured:
     [net] = nets["net"]
     layers = {layer.name: layer for layer in layers_of(net.params)}
-    image = to_float(jnp.asarray(dataset.train.image[: spec.images]))
-    label = jnp.asarray(dataset.train.label[: spec.images])
+    image = to_float(jnp.asarray(dataset.train.inputs[: spec.images]))
+    label = jnp.asarray(dataset.train.target[: spec.images])
     edges = np.linspace(*spec.range, spec.bins + 1)
     curves: dict = {form: {"log_alpha": [], "variance": []} for form in FORMS}
     high: dict[str, float] = {}

@@ -133,8 +133,8 @@ def spread(
         net.params,
         net.collections,
         dict(centre),
-        jnp.asarray(split.image),
-        jnp.asarray(split.label),
+        jnp.asarray(split.inputs),
+        jnp.asarray(split.target),
         *keys,
     )
     found = {

@@ -18,7 +18,7 @@ from experiments.core import Experiment, Measured
 from vnets import backend, evaluate, learned_dropout
 from vnets.edits import path_name
 from vnets.evaluate import to_float
-from vnets.objectives import ModelState
+from vnets.loss import ModelState
 from vnets.posteriors import Dropout, Scaled, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
@@ -97,8 +97,8 @@ def variances(
     """Variance over the masks of each way's gradient of log alpha, and their ratios."""
     size = net.config.batch_size
     batch = {
-        "image": to_float(jnp.asarray(net.dataset.train.image[:size])),
-        "label": jnp.asarray(net.dataset.train.label[:size]),
+        "input": to_float(jnp.asarray(net.dataset.train.inputs[:size])),
+        "target": jnp.asarray(net.dataset.train.target[:size]),
     }
     found = {}
     for name, way in COMPARED.items():

@@ -29,7 +29,7 @@ from vnets import backend, estimators, noise, ops, parallel, posteriors, train
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
-from vnets.objectives import cross_entropy
+from vnets.likelihoods import Categorical
 from vnets.posteriors import is_posterior
 from vnets.rng import stream
 from vnets.types import Key
@@ -175,14 +175,14 @@ def _forward(net: classifier.Classifier, key: Key) -> Thunk:
     """The loss of a minibatch by a weight sample for each example, without gradient."""
     params, collections = net.init(stream(key, "init"))
     count = net.source.batch_size
-    image = to_float(net.source.arrays["image"][:count])
-    label = net.source.arrays["label"][:count]
+    image = to_float(net.source.arrays["input"][:count])
+    label = net.source.arrays["target"][:count]
 
     def loss(params, image, label, key):
         variables = {"params": params, **collections}
         mode, rngs = Mode(WAYS[SLOW]), {"noise": key}
         logits = net.model.apply(variables, image, mode=mode, rngs=rngs)
-        return jnp.mean(cross_entropy(logits, label))
+        return jnp.mean(Categorical().nll(logits, label))
 
     return _compiled(loss, params, image, label, key)
 

@@ -30,8 +30,9 @@ from jax import lax, random
 
 from experiments import spec as parts
 from experiments.core import Experiment, Measured
-from vnets import backend, edits, evaluate, train
-from vnets.objectives import ModelState
+from vnets import backend, edits, train
+from vnets.loss import ModelState
+from vnets.predictor import Member, Predictor
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -162,11 +163,10 @@ class Policy:
 
     def log_p(self, weights: Params, observation: Array, key: Key) -> Array:
         """Log probabilities of the actions, [B, I] -> [B, A]."""
-        spec = evaluate.EvalSpec(samples=self.samples)
 
         def one(weights, observation):
-            variables = {"params": weights}
-            return evaluate.predict(self.model, variables, observation, spec, key)
+            nets = Member(self.model, {"params": weights})
+            return Predictor(nets, samples=self.samples).log_mean(observation, key)
 
         if self.per == "step":
             return one(weights, observation)

@@ -37,14 +37,14 @@ def build(config) -> Study:
     def measure(nets, key) -> Measured:
         del nets, key
         weight, log_p, facts = fit(dataset.train, features(test))
-        return Measured({"pruned": scores(weight, log_p, test.label) | facts})
+        return Measured({"pruned": scores(weight, log_p, test.target) | facts})
 
     return Study({}, measure, dataset)
 
 
 def features(split: Split) -> np.ndarray:
     """Pixels in [0, 1], as nets take them: float64 [N, D]."""
-    return split.image.reshape(len(split), -1) / 255.0
+    return split.inputs.reshape(len(split), -1) / 255.0
 
 
 def scores(
@@ -103,14 +103,14 @@ def l1(strengths: Sequence[float], held_out: float, sweeps: int) -> Fit:
             with warnings.catch_warnings():
                 # Whether it converged is a number of the record.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                yield c, model.set_params(C=c).fit(features(split), split.label)
+                yield c, model.set_params(C=c).fit(features(split), split.target)
 
     def fit(learn: Split, inputs: np.ndarray):
-        chosen = stratified(learn.label, round(held_out * len(learn)), HELD_OUT_SEED)
+        chosen = stratified(learn.target, round(held_out * len(learn)), HELD_OUT_SEED)
         rest = np.delete(np.arange(len(learn)), chosen)
         judges = learn.take(chosen)
         judged = {
-            c: model.score(features(judges), judges.label)
+            c: model.score(features(judges), judges.target)
             for c, model in models(learn.take(rest))
         }
         best = max(path, key=lambda c: (judged[c], -c))
@@ -135,8 +135,8 @@ def relevance_vectors(rounds: int) -> Fit:
 
     def fit(learn: Split, inputs: np.ndarray):
         x = features(learn)
-        classes = np.unique(learn.label)
-        machines = [rvm.fit(x, learn.label == k, rounds) for k in classes]
+        classes = np.unique(learn.target)
+        machines = [rvm.fit(x, learn.target == k, rounds) for k in classes]
         weight = np.stack([machine.weight for machine in machines])
         bias = np.array([machine.bias for machine in machines])
         # Each probability of its own, then normalized over the classes.

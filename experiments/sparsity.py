@@ -10,9 +10,9 @@ import dataclasses
 from experiments import classifier, structured
 from experiments import spec as parts
 from experiments.core import Experiment, Measured
-from vnets import edits, metrics, projections, soft_sharing
+from vnets import edits, overview, projections, soft_sharing
 from vnets.evaluate import EvalSpec
-from vnets.objectives import with_penalty
+from vnets.loss import with_penalty
 from vnets.rng import stream
 
 PROBED = ("det", "pruned")
@@ -50,7 +50,7 @@ def build(config) -> Experiment:
         measured = net.columns(params, collections, key, specs, **on)
         for name, spec in specs.items():
             edited = spec.edit(params, stream(stream(key, name), "edit"))
-            measured[name] |= metrics.sizes(edited)
+            measured[name] |= overview.sizes(edited)
             if "cut" in net.config.evals:
                 variables = {"params": edited, **collections}
                 measured[name] |= structured.left(net.model, variables, net.test.shape)

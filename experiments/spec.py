@@ -32,7 +32,7 @@ from vnets import (
 from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
 from vnets.layers import PRECISIONS, Mode
-from vnets.objectives import knots
+from vnets.loss import knots
 from vnets.posteriors import Factory
 from vnets.types import Initializer, choose
 

@@ -130,7 +130,7 @@ def _measure(
 ) -> Measured:
     """Error, size and time of the net without noise, before and after the cut."""
     [net] = nets["net"]
-    shape = test.image.shape[1:]
+    shape = test.inputs.shape[1:]
     evals, graphs = {}, {}
     for name, one in {"full": edits.mean_only, "cut": change}.items():
         variables = {"params": one(net.params, None), **net.collections}
@@ -146,7 +146,7 @@ def _measure(
         evals[name] = {"error": 1.0 - measured["accuracy"], **size}
         graphs[name] = fold_norms(capture(net.model, variables, shape))
     graphs["cut"] = shrink(graphs["cut"])
-    images = test.image[: config.latency.batch_size].astype(np.float32) / 255
+    images = test.inputs[: config.latency.batch_size].astype(np.float32) / 255
     for code, run in RUNNERS.items():
         runs = {name: run(graph, images) for name, graph in graphs.items()}
         timing.interleave(runs, WARM_UP)

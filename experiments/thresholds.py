@@ -20,7 +20,7 @@ from experiments import structured
 from experiments.core import Net
 from experiments.running import restore
 from experiments.spec import ConfigError, call, pick
-from vnets import checkpoint, edits, evaluate, metrics
+from vnets import checkpoint, edits, evaluate, overview
 from vnets.data import Split, Stream
 from vnets.posteriors import (
     Dropout,
@@ -65,7 +65,7 @@ class Choice:
 
     Attributes:
       layers: the noisy ones.
-      rows: one for each threshold: threshold, accuracy, and `metrics.sizes`.
+      rows: one for each threshold: threshold, accuracy, and `overview.sizes`.
       unpruned: accuracy with the noise off and nothing pruned.
       chosen: the row of the lowest threshold that costs no more than was allowed; None
         if they all do.
@@ -180,7 +180,7 @@ def choose(
         {
             "threshold": float(threshold),
             "accuracy": accuracy(threshold),
-            **metrics.sizes(prune(threshold)(net.params)),
+            **overview.sizes(prune(threshold)(net.params)),
         }
         for threshold in thresholds
     ]
@@ -219,8 +219,8 @@ def _first(split: Split | Stream) -> Split:
     if isinstance(split, Stream):
         few = dataclasses.replace(split, count=min(STREAMED, len(split)))
         [batch] = few.test_batches(len(few))
-        return Split(batch["image"], batch["label"])
-    return Split(split.image[:IMAGES], split.label[:IMAGES])
+        return Split(batch["input"], batch["target"])
+    return Split(split.inputs[:IMAGES], split.target[:IMAGES])
 
 
 def over_training(folder: Path) -> list[tuple[int, list[Layer]]]:

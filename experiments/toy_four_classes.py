@@ -26,10 +26,12 @@ from jax import random
 
 from experiments import spec as parts
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
-from experiments.toys import FullBatch, Points, as_is
-from vnets import edits, estimators, evaluate, objectives, ops, train
+from vnets import edits, estimators, evaluate, likelihoods, ops, sources, train
+from vnets.data import Split
 from vnets.layers import call_path
+from vnets.loss import forward, neg_elbo
 from vnets.posteriors import ZeroMean, is_noisy, is_posterior
+from vnets.predictor import as_is
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -58,18 +60,18 @@ def build(config) -> Experiment | Study:
     return _training(config, learn, test, measure)
 
 
-def _training(config, learn: Points, test: Points, measure) -> Experiment:
+def _training(config, learn: Split, test: Split, measure) -> Experiment:
     for field in ("epochs", "steps", "chunk_steps"):
         parts.positive(field, config[field])
     for field in ("samples", "every"):
         parts.positive(f"probe.{field}", config.probe[field])
     model = parts.model(config.model, CLASSES)
-    source = FullBatch(learn, config.steps)
-    init = train.initializer(model, test.image[:1])
+    source = sources.Whole(learn, config.steps)
+    init = train.initializer(model, test.inputs[:1])
     variance_layer(jax.eval_shape(init, random.key(0))[0])
     total_steps = config.epochs * config.steps
 
-    x = test.image
+    x = test.inputs
 
     def probe(params, collections, key):
         del collections
@@ -77,32 +79,33 @@ def _training(config, learn: Points, test: Points, measure) -> Experiment:
         columns = _columns(model, params, test, samples, size, key)
         accuracy = {name: column["accuracy"] for name, column in columns.items()}
         scales = log_scales(variance_layer(params)[1], layer_input(model, params, x))
-        return accuracy | {"opposition": solution(scales, test.label)["opposition"]}
+        return accuracy | {"opposition": solution(scales, test.target)["opposition"]}
 
     def evaluations(params, collections, key):
         return measure(Net(model, params, collections), key)
 
     task = train.Task(
         init=init,
-        loss=objectives.classification_loss(
-            WithSoftmax(model) if config.softmax_twice else model,
+        loss=neg_elbo(
+            forward(WithSoftmax(model) if config.softmax_twice else model),
+            likelihoods.Categorical(),
             parts.prior(config.prior),
             source.n,
         ),
         optimizer=parts.optimizer(config.optimizer, total_steps),
         source=source,
         probe=probe,
-        locate=objectives.first_nonfinite_layer(model),
+        locate=train.first_nonfinite_layer(model),
     )
     return Experiment(task, evaluations, model)
 
 
-def four_classes(per_class: int, key: Key) -> Points:
+def four_classes(per_class: int, key: Key) -> Split:
     """Normal clouds of unit variance around `CENTRES`, [4 per_class, 2], by class."""
     label = jnp.repeat(jnp.arange(CLASSES, dtype=jnp.int32), per_class)
     centres = jnp.asarray(CENTRES, jnp.float32)
     draws = random.normal(key, (len(label), centres.shape[1]), jnp.float32)
-    return Points(centres[label] + draws, label)
+    return Split(centres[label] + draws, label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +227,7 @@ def _drawn_weights(node: ZeroMean, h: Array, key: Key) -> Array:
     return estimators.per_example_sampling(ops.DENSE, node, h, key)
 
 
-def _columns(model, params, test: Points, samples: int, size: int, key: Key):
+def _columns(model, params, test: Split, samples: int, size: int, key: Key):
     specs = evaluate.standard_evals(samples)
     return {
         name: evaluate.evaluate(
@@ -240,23 +243,23 @@ def _columns(model, params, test: Points, samples: int, size: int, key: Key):
     }
 
 
-def _measure(settings, test: Points, net: Net, key: Key) -> Measured:
+def _measure(settings, test: Split, net: Net, key: Key) -> Measured:
     """Accuracies, kind of solution and activations of one net on the test points."""
     name, node = variance_layer(net.params)
     size = settings.batch_size
     columns = _columns(net.model, net.params, test, settings.samples, size, key)
-    h = layer_input(net.model, net.params, test.image)
+    h = layer_input(net.model, net.params, test.inputs)
     evals = {
         **columns,
-        "solution": solution(log_scales(node, h), test.label),
+        "solution": solution(log_scales(node, h), test.target),
         "half_normal": half_normal(node, h, settings.draws, stream(key, "half_normal")),
     }
     per_class = len(test) // CLASSES
     shown = np.arange(len(test)) % per_class < settings.points
     y = estimators.lrt(ops.DENSE, node, h[shown], stream(key, "activations"))
     curves = {
-        "activations": by_class(y + net.params[name]["bias"][None], test.label[shown]),
-        "scales": by_class(log_scales(node, h[shown]), test.label[shown]),
+        "activations": by_class(y + net.params[name]["bias"][None], test.target[shown]),
+        "scales": by_class(log_scales(node, h[shown]), test.target[shown]),
     }
     return Measured(evals, curves)
 

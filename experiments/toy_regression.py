@@ -20,18 +20,20 @@ from jax import random
 
 from experiments import spec as parts
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
-from experiments.toys import FullBatch, Points
-from vnets import objectives, train
+from vnets import sources, train
+from vnets.data import Split
 from vnets.edits import mean_only
-from vnets.layers import TEST, TRAIN, Mode
+from vnets.layers import TEST, Mode
+from vnets.likelihoods import NORMAL_95, Gaussian
+from vnets.loss import forward, neg_elbo
 from vnets.posteriors import is_noisy, is_posterior
+from vnets.predictor import Predictor, as_is
 from vnets.priors import kl
 from vnets.rng import stream
 from vnets.types import Array, Key
 
 INSIDE, SHOWN = 4.0, 6.0  # data lie in [-4, 4], bands are drawn on [-6, 6]
 NOISE = 3.0  # standard deviation of the observations
-NORMAL_95 = 1.959964  # of a standard normal, 95 % lie within this of zero
 
 
 def build(config) -> Experiment | Study:
@@ -55,13 +57,13 @@ def build(config) -> Experiment | Study:
     return _training(config, learn, measure)
 
 
-def _training(config, learn: Points, measure) -> Experiment:
+def _training(config, learn: Split, measure) -> Experiment:
     for field in ("epochs", "steps", "copies", "chunk_steps"):
         parts.positive(field, config[field])
     parts.positive("probe.every", config.probe.every)
     model = Standardized(parts.model(config.model, classes=1), *statistics(learn))
-    source = FullBatch(learn, config.steps, config.copies)
-    init = train.initializer(model, learn.image)
+    source = sources.Whole(learn, config.steps, config.copies)
+    init = train.initializer(model, learn.inputs)
     prior = parts.prior(config.prior)
     total_steps = config.epochs * config.steps
 
@@ -69,15 +71,15 @@ def _training(config, learn: Points, measure) -> Experiment:
         net = Net(model, params, collections)
         grid = _grid(config.evals)
         samples = config.evals.samples
-        return summary(grid, sample_functions(net, grid[:, None], samples, key))
+        return summary(grid, sample_functions([net], grid[:, None], samples, key))
 
     task = train.Task(
         init=init,
-        loss=regression_loss(model, prior, source.n),
+        loss=neg_elbo(forward(model), Gaussian(NOISE), prior, source.n),
         optimizer=parts.optimizer(config.optimizer, total_steps),
         source=source,
         probe=probe,
-        locate=objectives.first_nonfinite_layer(model),
+        locate=train.first_nonfinite_layer(model),
     )
     # A prior that does not fit the posteriors says so here.
     params, _ = jax.eval_shape(init, random.key(0))
@@ -90,17 +92,17 @@ def _training(config, learn: Points, measure) -> Experiment:
     return Experiment(task, evaluations, model)
 
 
-def cubic(n: int, key: Key) -> Points:
+def cubic(n: int, key: Key) -> Split:
     """n observations of x^3 with noise, at x uniform in [-4, 4]: [n, 1] and [n]."""
     key_x, key_noise = random.split(key)
     x = random.uniform(key_x, (n, 1), jnp.float32, -INSIDE, INSIDE)
     noise = NOISE * random.normal(key_noise, (n,), jnp.float32)
-    return Points(x, x[:, 0] ** 3 + noise)
+    return Split(x, x[:, 0] ** 3 + noise)
 
 
-def statistics(points: Points) -> tuple[float, float, float, float]:
+def statistics(points: Split) -> tuple[float, float, float, float]:
     """Mean and standard deviation of the inputs, then those of the targets."""
-    x, y = points.image, points.label
+    x, y = points.inputs, points.target
     return tuple(float(value) for value in (x.mean(), x.std(), y.mean(), y.std()))
 
 
@@ -132,49 +134,18 @@ class Standardized:
         return self.y_mean + self.y_std * y[:, 0], collections
 
 
-def regression_loss(model, prior, n_train: int):
-    """The negative ELBO per example under the true noise, as `train.fit` takes it.
-
-    Metrics: loss, nll (nats per example), kl (nats), rmse against the observations.
-    """
-
-    def loss(params, state: objectives.ModelState, batch, key):
-        y, collections = model.apply(
-            {"params": params, **state.collections},
-            batch["image"],
-            mode=TRAIN,
-            rngs={"noise": key},
-            mutable=list(state.collections),
-        )
-        nll = objectives.gaussian_nll(y, batch["label"], NOISE)
-        divergence = kl(params, prior)
-        value = objectives.neg_elbo(nll, divergence, n_train)
-        metrics = {
-            "loss": value,
-            "nll": jnp.mean(nll),
-            "kl": divergence,
-            "rmse": jnp.sqrt(jnp.mean(jnp.square(y - batch["label"]))),
-        }
-        return value, (objectives.ModelState(state.step, collections), metrics)
-
-    return loss
-
-
-def sample_functions(net: Net, x: Array, samples: int, key: Key) -> Array:
-    """Values f_s(x) of a net, [S, N]; of a net without noise one sample is all."""
-    leaves = jax.tree.leaves(net.params, is_leaf=is_posterior)
+def sample_functions(nets: list[Net], x: Array, samples: int, key: Key) -> Array:
+    """Values f_s(x) of all nets, [S, N]; of nets without noise one sample is all."""
+    leaves = jax.tree.leaves([net.params for net in nets], is_leaf=is_posterior)
     if not any(is_noisy(leaf) for leaf in leaves):
         samples = 1
-    variables = {"params": net.params, **net.collections}
-    return _sample(net.model, samples, variables, x, key)
+    members = [net.member for net in nets]
+    return _sample(Predictor(members, samples=samples, link=as_is), x, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _sample(model, samples: int, variables, x: Array, key: Key) -> Array:
-    def one(key):
-        return model.apply(variables, x, rngs={"noise": key}, mutable=[])[0]
-
-    return jax.vmap(one)(random.split(key, samples))
+@jax.jit
+def _sample(predictor: Predictor, x: Array, key: Key) -> Array:
+    return predictor(x, key)
 
 
 def band(functions: Array) -> tuple[Array, Array, Array]:
@@ -182,14 +153,6 @@ def band(functions: Array) -> tuple[Array, Array, Array]:
     mean = functions.mean(0)
     half = NORMAL_95 * jnp.sqrt(functions.var(0) + NOISE**2)
     return mean, mean - half, mean + half
-
-
-def mixture_nll(functions: Array, target: Array) -> float:
-    """-log mean_s N(y; f_s, 9), the mean over targets [N], in nats; f_s is [S, N]."""
-    targets = jnp.broadcast_to(target, functions.shape)
-    each = objectives.gaussian_nll(functions, targets, NOISE)
-    log_p = jax.nn.logsumexp(-each, axis=0) - jnp.log(float(len(functions)))
-    return -float(log_p.mean())
 
 
 def summary(grid: Array, functions: Array) -> dict[str, float]:
@@ -215,41 +178,32 @@ def summary(grid: Array, functions: Array) -> dict[str, float]:
     }
 
 
-def _functions(nets: list[Net], x: Array, samples: int, key: Key) -> Array:
-    """The functions of all nets, [S, N]."""
-    each = [
-        sample_functions(net, x, samples, stream(key, i)) for i, net in enumerate(nets)
-    ]
-    return jnp.concatenate(each)
-
-
 def _grid(settings) -> Array:
     return jnp.linspace(-SHOWN, SHOWN, settings.grid_points, dtype=jnp.float32)
 
 
 def _measure(
-    settings, learn: Points, test: Points, nets: list[Net], key: Key
+    settings, learn: Split, test: Split, nets: list[Net], key: Key
 ) -> Measured:
     """What the mixture of all nets and their samples predicts, and its band."""
     samples, grid = settings.samples, _grid(settings)
-    on_grid = _functions(nets, grid[:, None], samples, stream(key, "grid"))
-    at_test = _functions(nets, test.image, samples, stream(key, "test"))
+    on_grid = sample_functions(nets, grid[:, None], samples, stream(key, "grid"))
+    at_test = sample_functions(nets, test.inputs, samples, stream(key, "test"))
     silent = [dataclasses.replace(net, params=mean_only(net.params)) for net in nets]
-    det = _functions(silent, grid[:, None], samples, stream(key, "det"))
+    det = sample_functions(silent, grid[:, None], samples, stream(key, "det"))
     mean, lower, upper = band(on_grid)
-    _, test_lower, test_upper = band(at_test)
-    covered = (test_lower <= test.label) & (test.label <= test_upper)
+    tested = Gaussian(NOISE).metrics(at_test, test.target)
     evals = {
         "predictive": {
             **summary(grid, on_grid),
-            "nll": mixture_nll(at_test, test.label),
-            "coverage": float(covered.mean()),
+            "nll": tested["nll"],
+            "coverage": tested["coverage"],
             "samples": len(on_grid),
         },
         "det": {"rmse": summary(grid, det)["rmse"], "samples": len(det)},
     }
     axes = {"x": grid, "mean": mean, "lower": lower, "upper": upper, "truth": grid**3}
-    observed = {"x": learn.image[:, 0], "y": learn.label}
+    observed = {"x": learn.inputs[:, 0], "y": learn.target}
     return Measured(evals, {"band": _lists(axes), "observed": _lists(observed)})
 
 

@@ -94,8 +94,8 @@ def probe(model, layer: str, split) -> Callable[..., dict[str, float]]:
       layer: path of a dense layer with normal noise.
       split: images and labels; the first `IMAGES` count.
     """
-    images = to_float(jnp.asarray(split.image[:IMAGES]))
-    labels = jnp.asarray(split.label[:IMAGES])
+    images = to_float(jnp.asarray(split.inputs[:IMAGES]))
+    labels = jnp.asarray(split.target[:IMAGES])
     run = layer_input(model, layer)
 
     def measure(params, collections, key: Key) -> dict[str, float]:

@@ -24,11 +24,11 @@ from ml_collections import ConfigDict
 
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
-from experiments.predictors import log_p_function
-from vnets import backend, data, edits, metrics, uncertainty
+from vnets import backend, data, edits, likelihoods, uncertainty
 from vnets.layers import TEST, Mode
+from vnets.predictor import Predictor, unedited
 from vnets.rng import stream
-from vnets.types import Array, Key
+from vnets.types import Key
 from vnets.uncertainty import Summary
 
 SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
@@ -97,15 +97,15 @@ def shifted_images(config, test: data.Split) -> np.ndarray:
     held = set(data.NAMES) - set(data.STREAMED)  # in memory, as the test images are
     parts.pick("shift.name", name, sorted({*MADE, *held} - {config.dataset.name}))
     if name in MADE:
-        return MADE[name](test.image)
+        return MADE[name](test.inputs)
     other = load_data(ConfigDict({"name": name, "labels": "", "validation": 0}))
-    shape, needed = other.test.image.shape[1:], test.image.shape[1:]
+    shape, needed = other.test.shape, test.shape
     if shape != needed:
         raise parts.ConfigError(
             f"config.shift.name: images of {name!r} are {shape}, not {needed} as those "
             f"of {config.dataset.name!r}; choose another or one of {sorted(MADE)}"
         )
-    return evenly(other.test, config.images).image
+    return evenly(other.test, config.images).inputs
 
 
 def rotated(images: np.ndarray, degrees: float) -> np.ndarray:
@@ -130,7 +130,7 @@ def summaries(
     key: Key,
     *,
     batch_size: int,
-    edit: edits.Edit | None = None,
+    edit: edits.Edit = unedited,
     mode: Mode = TEST,
 ) -> Summary:
     """What is kept of the predictions for all images; its arrays are of NumPy.
@@ -141,41 +141,29 @@ def summaries(
       samples: noise draws of each member.
       key: of the edits and of the draws.
       batch_size: images at once; their predictions by all members and samples are in
-        memory, and the draws of `evaluate.AT_ONCE` images.
+        memory, and the draws of `predictor.AT_ONCE` images.
       edit: applied to each member's parameters once, for all images.
       mode: how the nets are run.
     """
-    run = _batch_summary(
-        tuple(net.model for net in nets), samples, mode, backend.forms()
-    )
-    variables = []
-    for member, net in enumerate(nets):
-        params = net.params
-        if edit is not None:
-            params = edit(params, stream(key, "edit", member))
-        variables.append((params, net.collections))
+    members = [net.member for net in nets]
+    predictor = Predictor(members, edit, samples=samples, mode=mode).edited(key)
+    run = _batch_summary(backend.forms())
     size = min(batch_size, len(images))
     short = -len(images) % size
     padded = np.concatenate([images, images[:short]])  # one shape, compiled once
     batches = [
-        jax.device_get(run(variables, padded[i : i + size], stream(key, "batch", i)))
+        jax.device_get(run(predictor, padded[i : i + size], stream(key, "batch", i)))
         for i in range(0, len(padded), size)
     ]
     joined = jax.tree.map(lambda *batch: np.concatenate(batch), *batches)
     return jax.tree.map(lambda array: array[: len(images)], joined)
 
 
-@functools.lru_cache(maxsize=16)
-def _batch_summary(models, samples: int, mode: Mode, forms: backend.Forms):
+@functools.lru_cache(maxsize=4)
+def _batch_summary(forms: backend.Forms):
     """Compiled for the types of the parameters: edits that keep them share it."""
     del forms  # what is traced depends on them, so the cache must too
-
-    def run(variables, images: Array, key: Key) -> Summary:
-        nets = [Net(m, *own) for m, own in zip(models, variables, strict=True)]
-        log_p = log_p_function(nets, samples, mode=mode)
-        return uncertainty.summarize(log_p(images, key))
-
-    return backend.jit(run)
+    return backend.jit(lambda nets, x, key: uncertainty.summarize(nets(x, key)))
 
 
 def scores(summary: Summary, label: np.ndarray | None = None) -> dict[str, float]:
@@ -189,10 +177,10 @@ def scores(summary: Summary, label: np.ndarray | None = None) -> dict[str, float
     means = {name: _mean(getattr(summary, name)) for name in MEANS}
     if label is None:
         return means
-    weights = jnp.ones(len(label), jnp.float32)
-    right = metrics.sums(jnp.asarray(summary.log_p), jnp.asarray(label), weights)
+    draws = jnp.asarray(summary.log_p)[None]
+    right = likelihoods.Categorical().metrics(draws, jnp.asarray(label))
     one = np.take_along_axis(np.asarray(summary.votes), label[:, None], axis=1)
-    return means | right.compute() | {"accuracy_one": _mean(one)}
+    return means | right | {"accuracy_one": _mean(one)}
 
 
 def _mean(values) -> float:
@@ -222,19 +210,19 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
             batch_size=config.batch_size,
         )
 
-    inside = summarized(unit_range(test.image), "inside")
+    inside = summarized(unit_range(test.inputs), "inside")
     outside = summarized(unit_range(shifted), "outside")
-    correct = np.argmax(inside.log_p, -1) == test.label
+    correct = np.argmax(inside.log_p, -1) == test.target
     kept = uncertainty.rejection_curve(correct, inside.entropy, [KEPT])
     evals = {
-        "inside": scores(inside, test.label) | {"accuracy_kept": float(kept[0])},
+        "inside": scores(inside, test.target) | {"accuracy_kept": float(kept[0])},
         "outside": scores(outside) | detection(inside, outside),
     }
     turned = evenly(test, config.rotation.images)
-    pixels = unit_range(turned.image)
+    pixels = unit_range(turned.inputs)
     for degrees in config.rotation.degrees:
         one = summarized(rotated(pixels, degrees), f"rotated {degrees}")
-        evals[f"rotated_{degrees}"] = scores(one, turned.label)
+        evals[f"rotated_{degrees}"] = scores(one, turned.target)
     curves = {
         "rotation": _by_angle(evals, config.rotation.degrees),
         "rejection": _rejection(correct, inside, outside),

@@ -7,12 +7,12 @@ import pytest
 from claims import every
 from flax import linen as nn
 from jax import random
+from vnets.objectives import ModelState, classification_loss
 
 from vnets import backend, ops
 from vnets.estimators import ESTIMATORS, lrt, per_example_sampling, weight_sampling
 from vnets.evaluate import sample_predictions
 from vnets.layers import Dense, Mode, stochastic
-from vnets.objectives import ModelState, classification_loss
 from vnets.posteriors import gaussian, variance
 from vnets.priors import log_uniform
 

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
     ("types", "rng", "backend", "derivatives", "noise", "augment", "names"),
-    ("student_t", "labels"),
+    ("student_t", "targets", "likelihoods"),
     ("posteriors", "pooling"),
     ("scales", "pretrained", "initializers"),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
@@ -23,7 +23,7 @@ LAYERS = (
     ("layers",),
     ("nets",),
     ("compact",),
-    ("bits", "objectives", "metrics", "overview", "evaluate", "sources"),
+    ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
     ("uncertainty", "attacks", "curvature", "propagation"),
     ("train",),
 )

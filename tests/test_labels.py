@@ -11,6 +11,14 @@ import pytest
 from flax import linen as nn
 from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
+from vnets.labels import check, per_example
+from vnets.objectives import (
+    classification_loss,
+    cross_entropy,
+    gaussian_nll,
+    neg_elbo,
+    smoothed_cross_entropy,
+)
 
 from vnets import (
     attacks,
@@ -25,15 +33,7 @@ from vnets import (
     uncertainty,
 )
 from vnets.data import Split
-from vnets.labels import check, per_example
 from vnets.layers import TEST
-from vnets.objectives import (
-    classification_loss,
-    cross_entropy,
-    gaussian_nll,
-    neg_elbo,
-    smoothed_cross_entropy,
-)
 from vnets.priors import log_uniform
 
 K = 4

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
+from vnets.objectives import ModelState, classification_loss, cross_entropy
 
 from vnets import learned_dropout as learned
 from vnets.edits import mean_only
 from vnets.nets import MLP
-from vnets.objectives import ModelState, classification_loss, cross_entropy
 from vnets.posteriors import AdaptiveDropout, point
 from vnets.priors import kl, log_uniform
 

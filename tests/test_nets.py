@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from claims import every
 from jax import random
+from vnets.objectives import cross_entropy
 
 from vnets.layers import TEST, TRAIN
 from vnets.nets import MLP, LeNet5, StridedCNN, lenet_300_100
-from vnets.objectives import cross_entropy
 from vnets.posteriors import (
     dropout,
     gaussian,

@@ -5,9 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
-
-from vnets.layers import TEST
-from vnets.nets import MLP, LeNet5
 from vnets.objectives import (
     ModelState,
     classification_loss,
@@ -19,6 +16,9 @@ from vnets.objectives import (
     smoothed_cross_entropy,
     with_penalty,
 )
+
+from vnets.layers import TEST
+from vnets.nets import MLP, LeNet5
 from vnets.posteriors import Point, gaussian, point, variance
 from vnets.priors import kl, log_uniform
 

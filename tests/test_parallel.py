@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
+from vnets.objectives import cross_entropy
 
 from vnets import backend, noise, parallel
 from vnets.nets import LeNet5
-from vnets.objectives import cross_entropy
 from vnets.posteriors import dropout, gaussian, multiplicative, variance
 
 COUNTS = (1, 2, 8)

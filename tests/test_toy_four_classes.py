@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.toys import FullBatch, Points, as_is
 from jax import random
 from toy_configs import KEY, VARIANCE, X, config, fitted
+from vnets.objectives import ModelState, cross_entropy
 
 from experiments import core, toy_four_classes
 from experiments import spec as parts
-from experiments.toys import FullBatch, Points, as_is
 from vnets.layers import TEST
 from vnets.nets import MLP
-from vnets.objectives import ModelState, cross_entropy
 from vnets.posteriors import ZeroMean, variance
 
 

@@ -7,12 +7,12 @@ import pytest
 from claims import every
 from jax import random
 from toy_configs import KEY, config, fitted
+from vnets.objectives import ModelState
 
 from experiments import core, toy_regression
 from experiments import spec as parts
 from vnets import edits, train
 from vnets.nets import MLP
-from vnets.objectives import ModelState
 from vnets.posteriors import Point, gaussian
 
 

@@ -6,8 +6,10 @@ else is a function of those nodes:
     posteriors   what a weight is: a point, a Gaussian, a variance with no mean, ...
     estimators   how a layer with such a weight is sampled
     priors       the KL term of the evidence lower bound
+    likelihoods  the other term, and metrics; `loss.neg_elbo` adds the two
     edits        what to change before a test: mean_only, prune, permute_variance, ...
     layers, nets thin Flax modules over these; `stochastic` converts your own model
+    predictor    members x draws of noise -> [S, B, ...]: the one way to predict
     summary      `vnets.summary(model, params)` prints what each weight became
     compact      small files of sparse nets, and predictions without JAX
     train, evaluate, data, checkpoint, results   the way from there to a table
@@ -25,6 +27,7 @@ _SUBMODULES = (
     "backend",
     "bits",
     "checkpoint",
+    "columns",
     "compact",
     "curvature",
     "data",
@@ -32,21 +35,21 @@ _SUBMODULES = (
     "estimators",
     "evaluate",
     "group_priors",
-    "labels",
     "layers",
-    "metrics",
+    "likelihoods",
+    "loss",
     "monitor",
     "names",
     "nets",
     "noise",
     "normal_priors",
-    "objectives",
     "ops",
     "overview",
     "parallel",
     "plan",
     "pooling",
     "posteriors",
+    "predictor",
     "pretrained",
     "priors",
     "projections",
@@ -57,6 +60,7 @@ _SUBMODULES = (
     "scales",
     "soft_sharing",
     "sources",
+    "targets",
     "train",
     "types",
     "uncertainty",

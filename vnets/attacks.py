@@ -1,8 +1,8 @@
 """Attacks on images within an L-inf ball: FGSM and its iteration, through any noise.
 
-What is attacked is a predictor, `log_p(x [B, ...], key) -> [S, B, K]`: S draws of log
-probabilities (noise, members of an ensemble, or both; S = 1 for a plain net). Images
-are in [0, 1], and so is what comes out.
+What is attacked is a `Predictor`, or any other `log_p(x [B, ...], key) -> [S, B, K]`: S
+draws of log probabilities (noise, members of an ensemble, or both; S = 1 for a plain
+net). Images are in [0, 1], and so is what comes out.
 
 A stochastic net is attacked through the gradient of an average over its draws, fresh
 ones at every update (expectation over transformation: Athalye, Engstrom, Ilyas and Kwok
@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from vnets.labels import of_label
+from vnets.likelihoods import of_class
 from vnets.rng import stream
 from vnets.types import Array, Key
 from vnets.uncertainty import log_mean
 
-Predictor = Callable[[Array, Key], Array]
+LogP = Callable[[Array, Key], Array]
 Loss = Callable[[Array, Array], Array]
 
 
@@ -51,7 +51,7 @@ def mean_cross_entropy(log_p: Array, label: Array) -> Array:
     Its gradient is unbiased at any number of draws, so noise cannot hide it for ever.
     """
     every = jnp.broadcast_to(label, (len(log_p), *jnp.shape(label)))
-    return -of_label(log_p, every).mean(0)
+    return -of_class(log_p, every).mean(0)
 
 
 def cross_entropy_of_mean(log_p: Array, label: Array) -> Array:
@@ -70,7 +70,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def gradient_sign(
-    log_p: Predictor, x: Array, label: Array, key: Key, loss: Loss = mean_cross_entropy
+    log_p: LogP, x: Array, label: Array, key: Key, loss: Loss = mean_cross_entropy
 ) -> Array:
     """The direction of an update, -1, 0 or 1 for each pixel, [B, ...].
 
@@ -82,7 +82,7 @@ def gradient_sign(
 
 
 def fgsm(
-    log_p: Predictor,
+    log_p: LogP,
     x: Array,
     label: Array,
     epsilon: float | Array,
@@ -106,7 +106,7 @@ def fgsm(
 
 
 def iterated(
-    log_p: Predictor,
+    log_p: LogP,
     x: Array,
     label: Array,
     *,
@@ -114,7 +114,7 @@ def iterated(
     step: float | Array,
     updates: int,
     key: Key,
-    judge: Predictor | None = None,
+    judge: LogP | None = None,
     loss: Loss = mean_cross_entropy,
 ) -> Attacked:
     """Sign steps, each projected onto the L-inf ball around x and onto [0, 1].

@@ -30,9 +30,8 @@ from vnets import backend
 from vnets.data import Split
 from vnets.edits import Change, Edit, chain, edit, is_vector, mean_only, path_name
 from vnets.evaluate import to_float
-from vnets.labels import check
 from vnets.layers import TEST, call_path, checked
-from vnets.objectives import cross_entropy
+from vnets.likelihoods import Categorical
 from vnets.posteriors import (
     Gaussian,
     Point,
@@ -42,6 +41,7 @@ from vnets.posteriors import (
     is_noisy,
     is_posterior,
 )
+from vnets.targets import check
 from vnets.types import Array, Params, choose
 
 REPLACEMENTS = ("mean", "zero")
@@ -102,7 +102,7 @@ def second_derivatives(
     directions x O numbers are in memory at a time, whatever the number of images.
 
     Args:
-      model: with `apply` as in `evaluate.predict`; compiled once per layer.
+      model: with `apply` as in `predictor.Member`; compiled once per layer.
       variables: "params" with posterior nodes, and the model's other collections.
       layer: path of a dense layer.
       split: the images, uint8 [N, ...], and labels [N] of the sum.
@@ -112,7 +112,7 @@ def second_derivatives(
 
     Raises:
       ValueError: a layer that is not there or shares its weights between positions, or
-        labels that are no classes.
+        targets that are no classes.
     """
     check(split)
     outputs = dense_weight(variables["params"], layer).shape[-1]
@@ -121,7 +121,7 @@ def second_derivatives(
         *(checked(model), layer, outputs),
         *(min(directions, outputs), prepare, backend.forms()),
     )
-    images, labels = jnp.asarray(split.image), jnp.asarray(split.label)
+    images, labels = jnp.asarray(split.inputs), jnp.asarray(split.target)
     batch_size = min(batch_size, len(labels))
     parts = (
         run(variables, images, labels, np.int32(i), batch_size=batch_size)
@@ -152,7 +152,7 @@ def _batch_sum(
         def log_likelihood(shift):
             """Of the batch, with `shift` [B, O] on the pre-activations; and h."""
             logits, h = _shifted(model, variables, x, layer, shift)
-            return -jnp.sum(jnp.where(inside, cross_entropy(logits, label), 0)), h
+            return -jnp.sum(jnp.where(inside, Categorical().nll(logits, label), 0)), h
 
         # Images do not see each other, so one product serves a whole batch of them.
         zero = jnp.zeros((batch_size, outputs), jnp.float32)

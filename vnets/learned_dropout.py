@@ -1,7 +1,7 @@
 """Binary dropout whose rate is learned: its node, its KL, and two gradients of a rate.
 
 A mask is 0 or 1, so that a draw has no gradient with respect to the rate p. Two ways
-around it, for the loss of `objectives.classification_loss`:
+around it, for the loss of `loss.forward`:
 
     score_function  E[loss d log p(mask)]: unbiased (Williams 1992)
     concrete        masks between 0 and 1 that depend smoothly on p while training

@@ -1,4 +1,4 @@
-"""`summary`: what each weight of a model became, as a table for a terminal."""
+"""What each weight of a model became: a table for a terminal, and counts of zeros."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vnets import priors
-from vnets.edits import is_vector, path_name
+from vnets.edits import is_vector, mean_of, path_name
 from vnets.layers import Stochastic
 from vnets.posteriors import Posterior, Scaled, is_noisy, is_posterior, log_alpha
 from vnets.types import Params
@@ -72,6 +72,42 @@ def describe(params: Params, prior=None) -> Iterator[dict]:
                 "KL": None,
                 "zeros": float(jnp.mean(leaf == 0)),
             }
+
+
+def sparsity(params: Params) -> float:
+    """Fraction of exact zeros among the means of all weight nodes; 0 without any."""
+    counts = _counts(params).values()
+    total = sum(size for _, size in counts)
+    return sum(zeros for zeros, _ in counts) / total if total else 0.0
+
+
+def sizes(params: Params) -> dict[str, float]:
+    """How many weights are left, as the pruning papers count: biases do not.
+
+    Returns:
+      nonzero (count of non-zero means), compression (weights / non-zeros; all weights
+      if none is left), sparsity (fraction of zeros), and sparsity/<layer> for each.
+    """
+    counts = _counts(params)
+    total = sum(size for _, size in counts.values())
+    nonzero = total - sum(zeros for zeros, _ in counts.values())
+    layers = {f"sparsity/{name}": z / size for name, (z, size) in counts.items()}
+    return {
+        "nonzero": nonzero,
+        "compression": total / max(nonzero, 1),
+        "sparsity": sparsity(params),
+        **layers,
+    }
+
+
+def _counts(params: Params) -> dict[str, tuple[int, int]]:
+    """Zeros among the means and their number, for each layer whose weight is a node."""
+    counts = {}
+    for path, node in _leaves(params):
+        if is_posterior(node) and not is_vector(path):
+            mean = mean_of(node).mean
+            counts[path_name(path)] = int(jnp.sum(mean == 0)), mean.size
+    return counts
 
 
 def _of_node(name: str, node: Posterior, prior) -> dict:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 
-from vnets import labels as checks
+from vnets import targets
 from vnets.evaluate import on_device, to_float
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -51,38 +51,31 @@ class Resident:
         batch_size: int,
         prepare: Callable[[Array], Array] = to_float,
         augment: Callable[..., Array] | None = None,
-        labels: str = "classes",
+        target: str = "classes",
     ):
         """Keeps a split on the device.
 
         Args:
-          split: has `image` uint8 [N, H, W, C], or whatever `prepare` takes, and
-            `label` [N], or [N, T] and so on of positions, which may have a `mask`: a
-            `data.Split` of your own arrays, too. Several inputs are a tuple or a dict
-            of arrays as image.
+          split: a `data.Split`: inputs uint8 [N, H, W, C], or whatever `prepare` takes,
+            perhaps a tree of arrays, with a target and a mask or without.
           batch_size: B.
-          prepare: pixels to inputs; runs inside the compiled step.
+          prepare: from these to what the net takes; runs inside the compiled step.
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
             One whose `flip` is "alternate" is told which images are mirrored.
-          labels: what they are: "classes", numbered from 0; "positions", the same of
-            positions, where they look like something else; or "targets", any numbers,
-            for a loss of your own (`labels.check`).
+          target: what it is, if there is one: "classes", numbered from 0; "positions",
+            the same of positions, where they look like something else; or "numbers"
+            (`targets.check`).
 
         Raises:
-          ValueError: a batch that is larger than the data set, or labels that are not
-            what they are said to be.
+          ValueError: a batch that is larger than the data set, or a target that is not
+            what it is said to be.
         """
-        self._largest = checks.check(split, labels)
-        self.n = len(split.label)
+        self._largest = targets.check(split, target)
+        self.n = len(split)
         _check(self.n, batch_size)
         self.batch_size = batch_size
         self.steps_per_epoch = self.n // batch_size
-        self.arrays = {
-            "image": on_device(split.image),
-            "label": jnp.asarray(split.label),
-        }
-        if getattr(split, "mask", None) is not None:
-            self.arrays["mask"] = jnp.asarray(split.mask)
+        self.arrays = on_device(split)
         self._prepare, self._augment = prepare, augment
         self._alternates = getattr(augment, "flip", None) == "alternate"
 
@@ -115,17 +108,17 @@ class Resident:
         rows = jax.tree.map(lambda x: x[index], arrays)
         if self._augment is not None:
             told = {"mirrored": item >= self.n} if self._alternates else {}
-            rows["image"] = self._augment(rows["image"], key, **told)
-        return {**rows, "image": self._prepare(rows["image"])}
+            rows["input"] = self._augment(rows["input"], key, **told)
+        return {**rows, "input": self._prepare(rows["input"])}
 
     def check(self, classes: int, chunk: Any) -> None:
-        """Refuses labels outside 0 to classes - 1, in this chunk as in any other.
+        """Refuses a class outside 0 to classes - 1, in this chunk as in any other.
 
         Raises:
           ValueError: there is one.
         """
         del chunk
-        checks.check_range(self._largest, classes)
+        targets.check_range(self._largest, classes)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -143,6 +136,55 @@ def _mirrored(key, epoch, n: int) -> Array:
     return (first ^ (epoch % 2 == 1)).astype(jnp.int32)
 
 
+class Whole:
+    """A source of batches for `train.fit`: each is the whole data set.
+
+    An epoch is a number of updates, no pass over the data: probes, checkpoints and the
+    history count in epochs, and a pass would be one update.
+    """
+
+    def __init__(self, split, steps: int, copies: int = 1):
+        """Keeps the split on the device.
+
+        Args:
+          split: a `data.Split` of N examples, its inputs as the net takes them.
+          steps: updates in an epoch.
+          copies: a batch holds each example that many times, so an update averages over
+            as many draws of the noise; B = copies N.
+
+        Raises:
+          ValueError: less than one update or copy.
+        """
+        for name, value in (("steps", steps), ("copies", copies)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.n = len(split)
+        self.batch_size = copies * self.n
+        self.steps_per_epoch = steps
+        self.arrays = jax.tree.map(
+            lambda x: jnp.tile(x, (copies, *(1,) * (x.ndim - 1))), on_device(split)
+        )
+
+    def chunks(
+        self,
+        key: Key,
+        epoch: int,
+        steps: int,
+        rows: slice = slice(None),
+        first: int = 0,
+    ) -> Iterator[Any]:
+        """The epoch's updates, `steps` at a time from `first` on, by their numbers."""
+        del key, epoch, rows  # nothing is shuffled, and a number has no rows
+        for start in range(first, self.steps_per_epoch, steps):
+            last = min(start + steps, self.steps_per_epoch)
+            yield jnp.arange(start, last, dtype=jnp.int32)
+
+    def batch(self, arrays, item, key: Key) -> dict[str, Array]:
+        """Inside jit: all examples, whatever the number of the update."""
+        del item, key
+        return arrays
+
+
 class Streamed:
     """Batches made on the host, for data that do not fit or are made on the fly."""
 
@@ -158,11 +200,11 @@ class Streamed:
 
         Args:
           epochs: (seed, epoch, rows) -> the batches of that epoch, n // batch_size
-            trees of equal shapes with "image" (as the net takes it) and "label", for
-            labels of positions perhaps a "mask", each array [rows, ...]. Seed and epoch
-            decide what the whole batches are: the same arguments must give the same
-            batches, or a resumed run would differ, and `rows` (a slice with start and
-            stop, all B with one process) must give these rows of them, or more
+            dicts of equal shapes with "input" (as the net takes it), and perhaps
+            "target" and "mask" as of a `data.Split`, all arrays [rows, ...]. Seed and
+            epoch decide what the whole batches are: the same arguments must give the
+            same batches, or a resumed run would differ, and `rows` (a slice with start
+            and stop, all B with one process) must give these rows of them, or more
             processes would train on other data.
           n: examples in the data set, which scales the KL.
           batch_size: B.
@@ -190,6 +232,8 @@ class Streamed:
         batches = self._batches(seed, epoch, slice(start, stop), first)
         for _ in range(first, self.steps_per_epoch, steps):
             group = [batch for _, batch in zip(range(steps), batches, strict=False)]
+            if group and "image" in group[0]:  # for one release
+                raise ValueError('a batch has "input" and "target", not "image"')
             if len(group) < steps:
                 raise ValueError(
                     f"epoch {epoch} of the stream ended before {self.steps_per_epoch} "
@@ -207,13 +251,13 @@ class Streamed:
         return item
 
     def check(self, classes: int, chunk: Any) -> None:
-        """Refuses labels outside 0 to classes - 1 in a chunk.
+        """Refuses classes outside 0 to classes - 1 in a chunk.
 
         Raises:
-          ValueError: there is one, or the labels are no integers.
+          ValueError: there is one, or the targets are no integers.
         """
-        found = checks.largest(chunk["label"], chunk.get("mask"))
-        checks.check_range(found, classes)
+        found = targets.largest(chunk["target"], chunk.get("mask"))
+        targets.check_range(found, classes)
 
 
 class Pictures(Streamed):
@@ -246,4 +290,4 @@ class Pictures(Streamed):
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: the item is the batch, but for the scale of its pixels."""
         del arrays, key
-        return {**item, "image": self._prepare(item["image"])}
+        return {**item, "input": self._prepare(item["input"])}

@@ -1,6 +1,6 @@
 """What averaging the predictions of S draws costs, by S.
 
-`evaluate.predict` on one batch, compiled. What comes before the first noisy layer is
+A `Predictor` on one batch, compiled. What comes before the first noisy layer is
 computed once for all draws: most of the net where the last layers alone are noisy.
 """
 
@@ -12,14 +12,14 @@ from jax import random
 
 from experiments.bench import compiling, timing, workloads
 from experiments.bench.workloads import WORKLOADS
-from vnets import evaluate
+from vnets.predictor import Member, Predictor
 
 TITLE = "Ensembles: predictions averaged over S draws"
 UNIT = "ms per image"
 ROUNDS = 10
 SAMPLES = (1, 2, 5, 10, 20, 50)
 METHODS = ("variance", "LRT")
-# Net to batch; S times as many images are in memory, up to `evaluate.AT_ONCE`.
+# Net to batch; S times as many images are in memory, up to `predictor.AT_ONCE`.
 BATCHES = {
     "quick": {"lenet5": 2},
     "cpu": {"lenet5": 50, "vgg": 10},
@@ -57,10 +57,9 @@ def _build(net: str, method: str, batch: int, samples: int, quick: bool):
     x = random.uniform(key, (batch, *size.shape))
     keys = {"params": key, "noise": key}
     variables = model.init(keys, jnp.zeros((1, *size.shape), jnp.float32))
-    spec = evaluate.EvalSpec(samples=samples)
 
     def predict(variables, x, key):
-        return evaluate.predict(model, variables, x, spec, key)
+        return Predictor(Member(model, variables), samples=samples).log_mean(x, key)
 
     return compiling.ready(predict, variables, x, key)
 

@@ -16,8 +16,9 @@ from jax import random
 
 from experiments.bench import compiling, matmul, timing, torch_nets, workloads
 from experiments.bench.workloads import COMPILED, IN_TORCH, METHODS, WORKLOADS, Size
-from vnets import objectives, parallel, priors, sources, train
+from vnets import likelihoods, parallel, priors, sources, train
 from vnets.layers import Mode
+from vnets.loss import forward, neg_elbo
 
 UNIT = "ms per step"
 FULL, HALF = "float32", "bfloat16"
@@ -107,8 +108,11 @@ def build(
 
     example = jnp.zeros((1, *size.shape), jnp.float32)
     init = train.initializer(model, example, mode=mode)
-    loss = objectives.classification_loss(
-        model, priors.log_uniform, workload.examples, mode=mode
+    loss = neg_elbo(
+        forward(model, mode),
+        likelihoods.Categorical(),
+        priors.log_uniform,
+        workload.examples,
     )
     task = train.Task(init, loss, optax.adam(1e-3), source)
     mesh, key = parallel.mesh(jax.devices()[:1]), random.key(0)

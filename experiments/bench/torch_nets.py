@@ -110,8 +110,8 @@ def build(
     net = _modules(torch)(plan, shape, kinds)
     net = net.to(device, memory_format=memory_format)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-    images = torch.from_numpy(split.image).permute(0, 3, 1, 2).contiguous().to(device)
-    labels = torch.from_numpy(split.label).long().to(device)
+    images = torch.from_numpy(split.inputs).permute(0, 3, 1, 2).contiguous().to(device)
+    labels = torch.from_numpy(split.target).long().to(device)
     order = torch.randperm(len(labels), device=device).reshape(-1, batch)
 
     def objective(x, labels):

@@ -7,12 +7,13 @@ which layers have which posterior, and by which estimator they are sampled.
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 
 import jax
 import numpy as np
 
 from vnets import estimators, posteriors
+from vnets.data import Split
 from vnets.nets import VGG, LeNet5
 from vnets.nets.net import Net
 from vnets.nets.resnet import ResNet
@@ -204,10 +205,10 @@ WORKLOADS = {
 }
 
 
-def random_split(n: int, shape: Shape, classes: int) -> SimpleNamespace:
-    """Random images and labels: nothing here depends on what is learned."""
+def random_split(n: int, shape: Shape, classes: int) -> Split:
+    """Random images and classes: nothing here depends on what is learned."""
     generator = np.random.default_rng(0)
-    return SimpleNamespace(
-        image=generator.integers(0, 256, (n, *shape), np.uint8),
-        label=generator.integers(0, classes, n, np.int32),
+    return Split(
+        generator.integers(0, 256, (n, *shape), np.uint8),
+        generator.integers(0, classes, n, np.int32),
     )

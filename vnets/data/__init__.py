@@ -24,7 +24,7 @@ from vnets.data.loading import NAMES, load
 from vnets.data.preparation import PREPARABLE, prepare
 from vnets.data.streams import NAMES as STREAMED
 from vnets.data.streams import Stream
-from vnets.data.types import DataError, Dataset, Split
+from vnets.data.types import DataError, Dataset, Split, in_length
 
 __all__ = [
     "NAMES",
@@ -34,6 +34,7 @@ __all__ = [
     "Dataset",
     "Split",
     "Stream",
+    "in_length",
     "load",
     "prepare",
     "with_fewer_images",

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from vnets.data.splits import stratified
-from vnets.data.types import DataError, Dataset, Split, checksum, digest
+from vnets.data.types import DataError, Dataset, Split, split_sum
 
 SUBSET_SEED = 74  # which images are kept, and never to change
 PIXEL_MAX = 255
@@ -31,7 +31,7 @@ def with_fewer_images(dataset: Dataset, images: int) -> Dataset:
             f"train_images must be 1 to {len(dataset.train)} for {dataset.name}, "
             f"not {images}"
         )
-    kept = dataset.train.take(stratified(dataset.train.label, images, SUBSET_SEED))
+    kept = dataset.train.take(stratified(dataset.train.target, images, SUBSET_SEED))
     return _changed(dataset, {"train": kept}, f"{images} training images")
 
 
@@ -44,7 +44,7 @@ def with_random_labels(dataset: Dataset, seed: int) -> Dataset:
     """
     bits = np.random.PCG64(seed).random_raw(len(dataset.train))
     label = (bits % dataset.classes).astype(np.int32)
-    changed = {"train": Split(dataset.train.image, label)}
+    changed = {"train": Split(dataset.train.inputs, label)}
     return _changed(dataset, changed, f"training labels redrawn, seed {seed}")
 
 
@@ -70,9 +70,9 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
         u, v = (bits.reshape(2, len(split), features) + 0.5) / 2.0**64  # in (0, 1)
         normal = np.sqrt(-2 * np.log(u)) * np.cos(2 * math.pi * v)
         noise = np.rint(PIXEL_MAX * (0.5 + NOISE_STD * normal)).clip(0, PIXEL_MAX)
-        pixels = split.image.reshape(len(split), -1)
+        pixels = split.inputs.reshape(len(split), -1)
         both = np.concatenate([pixels, noise.astype(np.uint8)], axis=1)
-        return Split(both[:, None, :, None], split.label)
+        return Split(both[:, None, :, None], split.target)
 
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.validation is not None:
@@ -82,10 +82,7 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
 
 
 def _changed(dataset: Dataset, splits: dict[str, Split], what: str) -> Dataset:
-    sums = {
-        name: checksum(digest(split.image), digest(split.label))
-        for name, split in splits.items()
-    }
+    sums = {name: split_sum(split) for name, split in splits.items()}
     return dataclasses.replace(
         dataset,
         **splits,

@@ -17,7 +17,7 @@ from vnets.data.types import (
     Places,
     Split,
     checksum,
-    digest,
+    split_sum,
 )
 
 VALIDATION_SEED = 20190501  # independent of any training seed, and never to change
@@ -164,7 +164,7 @@ def load(
         chosen = stratified(strata, size, VALIDATION_SEED)
         held_out = train.take(chosen)
         train = train.take(np.delete(np.arange(len(train)), chosen))
-        sums |= {"train": _sum(train), "validation": _sum(held_out)}
+        sums |= {"train": split_sum(train), "validation": split_sum(held_out)}
     return Dataset(name, train, held_out, test, label.classes, sums, data.source)
 
 
@@ -226,7 +226,3 @@ def _whole_sum(data: Arrays, split: str, label: Label) -> str:
     return checksum(
         data.sha256[f"{split}_image"], data.sha256[f"{split}_{label.feature}"]
     )
-
-
-def _sum(split: Split) -> str:
-    return checksum(digest(split.image), digest(split.label))

@@ -65,9 +65,9 @@ class Stream:
         if wrong:
             raise IndexError(f"there are {self.count} pictures, none at {wrong}")
         cuts = [self._tested(int(number)) for number in index]
-        images = np.asarray([cut["image"] for cut in cuts], np.uint8)
-        labels = np.asarray([cut["label"] for cut in cuts], np.int32)
-        return Split(images.reshape(-1, *self.shape), labels)
+        images = np.asarray([cut["input"] for cut in cuts], np.uint8)
+        classes = np.asarray([cut["target"] for cut in cuts], np.int32)
+        return Split(images.reshape(-1, *self.shape), classes)
 
     def training_batches(
         self, batch_size: int, seed: int, epoch: int, rows: slice, first: int = 0
@@ -82,7 +82,7 @@ class Stream:
           first: number of the batch to begin with.
 
         Yields:
-          "image" uint8 [rows, H, W, C] and "label" int32 [rows].
+          "input" uint8 [rows, H, W, C] and "target" int32 [rows].
         """
         order = _permutation(seed, epoch, self.count)
         numbers = _Numbers(order, batch_size, rows, first, self.count // batch_size)
@@ -94,7 +94,7 @@ class Stream:
         """Central cuts of all pictures in order; the last batch is filled up.
 
         Yields:
-          "image" uint8 [rows, H, W, C], "label" int32 [rows], and "inside", bool
+          "input" uint8 [rows, H, W, C], "target" int32 [rows], and "inside", bool
           [rows]: False where there is no picture any more.
         """
         steps = -(-self.count // batch_size)
@@ -107,15 +107,15 @@ class Stream:
         picture, label = self._read(number)
         draws = pictures.uniform(seed, epoch, number)
         image = pictures.random_cut(picture, self.size, draws)
-        return {"image": image, "label": label}
+        return {"input": image, "target": label}
 
     def _tested(self, number: int) -> dict[str, Any]:
         if number < 0:
             nothing = np.zeros(self.shape, np.uint8)
-            return {"image": nothing, "label": np.int32(0), "inside": np.bool_(False)}
+            return {"input": nothing, "target": np.int32(0), "inside": np.bool_(False)}
         picture, label = self._read(number)
         image = pictures.central_cut(picture, self.size)
-        return {"image": image, "label": label, "inside": np.bool_(True)}
+        return {"input": image, "target": label, "inside": np.bool_(True)}
 
     def _read(self, number: int):
         """The picture with a number, and its label."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 SPLITS = ("train", "test")  # as read; a validation split is taken from train later
+RENAMED = {"image": "inputs", "label": "target"}
 
 
 class DataError(ValueError):
@@ -18,39 +19,70 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 [N, H, W, C] with their classes int32 [N].
+    """Inputs with their targets: pictures, tables, tokens, or several of them.
 
-    Of your own data the labels may be those of positions, [N, T] or [N, H, W], with a
-    mask of the same shape: 1 where a label counts, 0 where it does not.
-
-    Several inputs are a tuple or a dict of arrays [N, ...] in their place.
+    Attributes:
+      inputs: an array [N, ...] of any type, or a tuple or dict of arrays, themselves
+        tuples or dicts perhaps: {"tokens": [N, T], "length": [N]}. Pictures of `load`
+        are uint8 [N, H, W, C].
+      target: classes [N], or of positions [N, T] or [N, H, W]; numbers or probabilities
+        [N, ...]; or None, where the inputs are all there is to explain.
+      mask: of the target's parts: 1 where one counts, 0 where it does not (see
+        `in_length`), another number for its weight.
     """
 
-    image: Any
-    label: np.ndarray
-    mask: np.ndarray | None = None
+    inputs: Any
+    target: Any = None
+    mask: Any = None
 
     def __len__(self) -> int:
-        return len(self.label)
+        first = self.inputs
+        while isinstance(first, Mapping | tuple):
+            first = next(iter(first.values() if isinstance(first, Mapping) else first))
+        return len(first)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in RENAMED:  # for one release
+            raise AttributeError(f"a split's {name} is called {RENAMED[name]}")
+        raise AttributeError(f"a split has no {name}")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, [H, W, C]."""
-        return self.image.shape[1:]
+        """Of one input, [H, W, C] of a picture."""
+        return self.inputs.shape[1:]
 
     def take(self, index: np.ndarray) -> "Split":
-        """Gives the images and labels at `index` [M], in that order."""
-        mask = None if self.mask is None else self.mask[index]
-        if isinstance(self.image, Mapping):
-            image = {name: each[index] for name, each in self.image.items()}
-        elif isinstance(self.image, tuple):
-            image = tuple(each[index] for each in self.image)
-        else:
-            image = self.image[index]
-        return Split(image, self.label[index], mask)
+        """Gives the examples at `index` [M], in that order."""
+        return Split(*(_at(part, index) for part in vars(self).values()))
 
 
-Images = Any  # a `Split`, or a `streams.Stream` where all images do not fit
+def _at(part: Any, index: np.ndarray) -> Any:
+    """The rows of an array, or of each in a tree; of nothing, nothing."""
+    if isinstance(part, Mapping):
+        return {name: _at(each, index) for name, each in part.items()}
+    if isinstance(part, tuple):
+        return tuple(_at(each, index) for each in part)
+    return None if part is None else part[index]
+
+
+def in_length(length: np.ndarray, positions: int) -> np.ndarray:
+    """Which of T positions lie within each of N sequences, bool [N, T]: their mask.
+
+    Args:
+      length: of each sequence, int [N].
+      positions: T; what a sequence does not fill is padding at its end.
+
+    Raises:
+      DataError: a length that is negative or above T.
+    """
+    length = np.asarray(length)
+    if length.size and not 0 <= length.min() <= length.max() <= positions:
+        found = f"{length.min()} to {length.max()}"
+        raise DataError(f"lengths must be within 0 and {positions}, not {found}")
+    return np.arange(positions) < length[:, None]
+
+
+Examples = Any  # a `Split`, or a `streams.Stream` where all of it does not fit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,9 +96,9 @@ class Dataset:
     """
 
     name: str
-    train: Images
+    train: Examples
     validation: Split | None
-    test: Images
+    test: Examples
     classes: int
     checksum: dict[str, str]
     source: str
@@ -124,3 +156,8 @@ def checksum(image_sha256: str, label_sha256: str) -> str:
     with serve here too: hashing CIFAR-10 once takes half a second.
     """
     return hashlib.sha256(f"{image_sha256} {label_sha256}".encode()).hexdigest()
+
+
+def split_sum(split: Split) -> str:
+    """Gives the `checksum` of a split of pictures with classes."""
+    return checksum(digest(split.inputs), digest(split.target))

@@ -7,6 +7,7 @@ A run goes on from the newest of its states that is whole (resume.py). `EarlySto
 """
 
 from vnets.train.early import EarlyStopping, chosen
+from vnets.train.failures import first_nonfinite_layer
 from vnets.train.fit import fit
 from vnets.train.resume import INSIDE
 from vnets.train.run import Preempted, Result
@@ -20,6 +21,7 @@ __all__ = [
     "Task",
     "TrainState",
     "chosen",
+    "first_nonfinite_layer",
     "fit",
     "initializer",
     "step",

@@ -1,13 +1,55 @@
 """Why a seed's loss ceased to be finite, for the message about it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import random
 
 from vnets.edits import layer_name
+from vnets.layers import TRAIN, Mode, call_path, checked
+from vnets.loss import ModelState
 from vnets.posteriors import is_posterior
 from vnets.rng import stream
 from vnets.train.task import Task, TrainState
+
+
+def first_nonfinite_layer(model, mode: Mode = TRAIN) -> Callable[..., str | None]:
+    """Finds where a forward pass ceases to be finite, for the message of a failed run.
+
+    Args:
+      model: as in `loss.forward`.
+      mode: how the net was run in training.
+
+    Returns:
+      locate(params, state, batch, key) -> the path of the first layer, in order of
+      execution, with a NaN or infinity in its output; None if there is none.
+    """
+    model = checked(model)
+
+    def locate(params, state: ModelState, batch, key) -> str | None:
+        names: list[str] = []
+
+        def watch(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            path = call_path(context)
+            if path:
+                bad = [not jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y)]
+                names.extend([path] if any(bad) else [])
+            return y
+
+        with nn.intercept_methods(watch):
+            model.apply(
+                {"params": params, **state.collections},
+                batch["input"],
+                mode=mode,
+                rngs={"noise": key},
+                mutable=list(state.collections),
+            )
+        return names[0] if names else None
+
+    return locate
 
 
 def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) -> str:
@@ -22,7 +64,7 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
 
     Returns:
       Epoch and step, and the first layer whose output is not finite, or those whose
-      gradients are not; where all are finite, the labels of the batch.
+      gradients are not; where all are finite, the targets of the batch.
     """
     at = int(state.model.step) - epoch * task.source.steps_per_epoch
     key = random.key(seed)
@@ -38,7 +80,7 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
         where = f"layer {layer} is the first whose output is not finite"
     else:
         grads = jax.grad(lambda p, *rest: task.loss(p, *rest)[0])(*arguments)
-        where = _bad_gradients(grads) or _of_labels(batch)
+        where = _bad_gradients(grads) or _of_targets(batch)
     return (
         f"seed {seed}: the loss is not finite at epoch {epoch + 1}, "
         f"step {at + 1} of {task.source.steps_per_epoch}: {where}"
@@ -53,13 +95,13 @@ def _bad_gradients(grads) -> str:
     return f"gradients not finite in {named}" if named else ""
 
 
-def _of_labels(batch) -> str:
-    """What is left where outputs and gradients are finite: the loss, by its labels."""
+def _of_targets(batch) -> str:
+    """What is left where outputs and gradients are finite: the loss, by its targets."""
     said = "outputs and gradients are finite, but the loss itself is not"
-    if "label" not in batch or not batch["label"].size:
+    if "target" not in batch or not batch["target"].size:
         return said
-    label = batch["label"]
-    return f"{said}; labels of the batch are {jnp.min(label)} to {jnp.max(label)}"
+    target = batch["target"]
+    return f"{said}; targets of the batch are {jnp.min(target)} to {jnp.max(target)}"
 
 
 def _all_finite(tree) -> bool:

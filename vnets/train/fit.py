@@ -93,7 +93,7 @@ def fit(
       Preempted: `stop` said so; without a workdir nothing was saved.
       ClusterError: processes that do not see the same checkpoints.
       ValueError: bad epochs, seeds that are no list, are none or come twice, a folder
-        for several of them, labels that the net has no outputs for; seeds that do not
+        for several of them, classes that the net has no outputs for; seeds that do not
         divide over the devices, a mesh that splits seeds which are trained in turn, or
         that leaves out a process; early stopping by what no probe measures; a
         checkpoint of another net.

@@ -13,7 +13,7 @@ from jax import lax
 
 from vnets import parallel
 from vnets.layers import checked
-from vnets.objectives import ModelState
+from vnets.loss import ModelState
 from vnets.projections import Projection, nothing
 from vnets.rng import stream
 from vnets.types import Array, Key, Params, brief

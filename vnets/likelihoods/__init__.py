@@ -1,0 +1,29 @@
+"""Likelihoods: how probable a target is by a net's outputs, in training and in tests.
+
+    Categorical   classes of examples, positions or pixels; or probabilities of them
+    Bernoulli     yes or no, for each of any number of labels or pixels
+    Gaussian      numbers, with a deviation that is known or among the outputs
+
+Each has the negative log likelihood of an example (`nll`, what `loss.neg_elbo` takes)
+and its metrics as sums over a test set, divided once (`sums`): exact for a short last
+batch. A prediction of S draws is the mean of their distributions, so a test averages
+probabilities: see `draw`.
+"""
+
+from vnets.likelihoods.base import Likelihood, Sums, counted, per_example
+from vnets.likelihoods.classes import BINS, Bernoulli, Categorical, of_class
+from vnets.likelihoods.gaussian import NORMAL_95, Gaussian, WithDeviation
+
+__all__ = [
+    "BINS",
+    "NORMAL_95",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Likelihood",
+    "Sums",
+    "WithDeviation",
+    "counted",
+    "of_class",
+    "per_example",
+]

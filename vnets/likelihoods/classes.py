@@ -1,0 +1,175 @@
+"""Likelihoods of classes: one of K, or yes and no."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from vnets.likelihoods.base import (
+    Likelihood,
+    Parts,
+    Sums,
+    counted,
+    per_example,
+    require_shape,
+)
+from vnets.targets import check_classes
+from vnets.types import Array
+
+BINS = 15  # of the calibration error, as is usual (Guo et al. 2017)
+
+
+def of_class(log_p: Array, target: Array) -> Array:
+    """What predictions have at the class, [..., K] and int [...] -> [...].
+
+    Raises:
+      ValueError: see `targets.check_classes`.
+    """
+    check_classes(log_p, target)
+    return jnp.take_along_axis(log_p, target[..., None], axis=-1)[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Likelihood):
+    """One of K classes for each example or position, from logits [B, ..., K].
+
+    Metrics: accuracy (0 to 1), nll (nats), brier (0 to 2), ece.
+
+    Attributes:
+      smoothing: with this probability a class counts, in `cost` alone, as drawn
+        uniformly from all (Szegedy et al. 2016), as TensorFlow has it.
+      soft: targets are probabilities [B, ..., K], such as a teacher's, and log p is
+        their mean; else they are classes from 0 on, int [B, ...].
+      parts: see `Likelihood`.
+
+    Raises:
+      ValueError: a smoothing outside [0, 1).
+    """
+
+    smoothing: float = 0.0
+    soft: bool = False
+    parts: Parts = "mean"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), not {self.smoothing}")
+
+    @property
+    def kind(self) -> str:
+        return "numbers" if self.soft else "positions"
+
+    def shape(self, target: Array) -> tuple[int, ...]:
+        return jnp.shape(target)[:-1] if self.soft else jnp.shape(target)
+
+    def log_p(self, outputs: Array, target: Array) -> Array:
+        return self._at(jax.nn.log_softmax(outputs), target)
+
+    def cost(self, outputs: Array, target: Array, mask: Array | None = None) -> Array:
+        if not self.smoothing:
+            return self.nll(outputs, target, mask)
+        log_p = jax.nn.log_softmax(outputs)
+        each = -self._at(log_p, counted(target, mask))
+        uniform = jnp.mean(log_p, axis=-1)
+        each = (1 - self.smoothing) * each - self.smoothing * uniform
+        return per_example(each, mask, self.parts)
+
+    def averaged(self, draws: Array) -> Array:
+        return jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
+
+    def shown(self, outputs: Array, target: Array, mask: Array | None = None) -> dict:
+        right = jnp.argmax(outputs, -1) == self._class(target)
+        right = per_example(right.astype(jnp.float32), mask)
+        return {"accuracy": jnp.mean(right)}
+
+    def draw(self, outputs: Array, target: Array) -> tuple[dict, dict]:
+        del target
+        return {"log_p": jax.nn.log_softmax(outputs)}, {}
+
+    def sums(self, logs: dict, values: dict, target: Array, weights: Array) -> Sums:
+        del values
+        log_p = logs["log_p"]
+        nll, p = -self._at(log_p, target), jnp.exp(log_p)
+        likely = target
+        if not self.soft:
+            likely = jax.nn.one_hot(target, p.shape[-1], dtype=p.dtype)
+        confidence = jnp.max(p, -1)
+        correct = (jnp.argmax(p, -1) == self._class(target)).astype(p.dtype)
+        index = jnp.clip((confidence * BINS).astype(jnp.int32), 0, BINS - 1)
+        in_bin = jax.nn.one_hot(index, BINS, dtype=p.dtype) * weights[..., None]
+        over = tuple(range(confidence.ndim))
+        return self.total(
+            nll,
+            weights,
+            _classification,
+            correct=jnp.sum(correct * weights),
+            brier=jnp.sum(jnp.sum(jnp.square(p - likely), -1) * weights),
+            bin_confidence=jnp.sum(in_bin * confidence[..., None], over),
+            bin_correct=jnp.sum(in_bin * correct[..., None], over),
+        )
+
+    def _at(self, log_p: Array, target: Array) -> Array:
+        if not self.soft:
+            return of_class(log_p, target)
+        require_shape("probabilities", target, jnp.shape(log_p))
+        return jnp.sum(jnp.where(target > 0, target * log_p, 0), -1)
+
+    def _class(self, target: Array) -> Array:
+        return jnp.argmax(target, -1) if self.soft else target
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """Yes or no for each of any number of labels or pixels, from logits [B, ...].
+
+    Targets have the shape of the logits; they are 0 or 1, or probabilities. Metrics are
+    those of `Categorical` with two classes, means over the labels; nll is of an example
+    where `parts` is "sum".
+    """
+
+    parts: Parts = "sum"
+
+    def log_p(self, outputs: Array, target: Array) -> Array:
+        return self._pairs.log_p(_two_logits(outputs), _two_classes(outputs, target))
+
+    def averaged(self, draws: Array) -> Array:
+        pairs = self._pairs.averaged(_two_logits(draws))
+        return pairs[..., 1] - pairs[..., 0]
+
+    def shown(self, outputs: Array, target: Array, mask: Array | None = None) -> dict:
+        right = ((outputs > 0) == (target > 0.5)).astype(jnp.float32)
+        return {"accuracy": jnp.mean(per_example(right, mask))}
+
+    def draw(self, outputs: Array, target: Array) -> tuple[dict, dict]:
+        return self._pairs.draw(_two_logits(outputs), target)
+
+    def sums(self, logs: dict, values: dict, target: Array, weights: Array) -> Sums:
+        pairs = _two_classes(logs["log_p"][..., 0], target)
+        return self._pairs.sums(logs, values, pairs, weights)
+
+    @property
+    def _pairs(self) -> Categorical:
+        return Categorical(soft=True, parts=self.parts)
+
+
+def _two_logits(outputs: Array) -> Array:
+    """log p of no and of yes, [..., 2]."""
+    return jnp.stack([jax.nn.log_sigmoid(-outputs), jax.nn.log_sigmoid(outputs)], -1)
+
+
+def _two_classes(outputs: Array, target: Array) -> Array:
+    """Probabilities of no and of yes, [..., 2]."""
+    require_shape("target", target, jnp.shape(outputs))
+    yes = jnp.asarray(target, jnp.float32)
+    return jnp.stack([1 - yes, yes], -1)
+
+
+def _classification(totals: dict) -> dict:
+    gap = jnp.abs(totals["bin_confidence"] - totals["bin_correct"])
+    count = float(totals["count"])
+    return {
+        "accuracy": float(totals["correct"]) / count,
+        "nll": float(totals["nll"]) / float(totals["of_nll"]),
+        "brier": float(totals["brier"]) / count,
+        "ece": float(gap.sum()) / count,
+    }
