@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import core, latency, running, structured, thresholds
+from experiments import core, latency, running, thresholds
 from experiments import spec as parts
 from experiments.spec import ConfigError
+from experiments.studies import structured
 from vnets import compact, data, edits, priors, soft_sharing
 from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float

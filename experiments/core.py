@@ -14,27 +14,33 @@ from experiments.spec import ConfigError, pick
 from vnets import data, edits, parallel, train
 from vnets.predictor import Member
 
-MODULES = (
-    "adversarial",
-    "artifact",
-    "bit_precision",
-    "conv_lrt",
-    "diversity",
-    "gradient_noise",
-    "gradient_variance",
-    "kl_approximations",
-    "learned_rates",
-    "lrt_cost",
-    "mean_propagation",
-    "policy_gradient",
-    "sparsity",
-    "sparse_linear",
-    "structured",
-    "toy_four_classes",
-    "toy_regression",
-    "uncertainty",
-    "variance_networks",
-)
+# Where `build(config)` is, by the name of an experiment.
+MODULES = {
+    **{
+        name: f"experiments.studies.{name}"
+        for name in (
+            "adversarial",
+            "artifact",
+            "bit_precision",
+            "conv_lrt",
+            "diversity",
+            "gradient_noise",
+            "kl_approximations",
+            "mean_propagation",
+            "sparse_linear",
+            "structured",
+            "toy_four_classes",
+            "toy_regression",
+            "uncertainty",
+        )
+    },
+    "gradient_variance": "experiments.gradient_variance",
+    "lrt_cost": "experiments.lrt_cost",
+    "learned_rates": "experiments.learned_rates",
+    "policy_gradient": "experiments.policy_gradient",
+    "sparsity": "experiments.sparsity",
+    "variance_networks": "experiments.variance_networks",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +132,11 @@ def build(config) -> Experiment | Study:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    name = pick("experiment", config.experiment, MODULES)
+    module = pick("experiment", config.experiment, MODULES)
     for field in ("variant", "scale"):  # parts of paths
         config_files.name(f"config.{field}", config[field])
     ranges.check_fields(config)
-    made = importlib.import_module(f"experiments.{name}").build(config)
+    made = importlib.import_module(module).build(config)
     _check_data(made, config)
     return made
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
-from experiments.gradient_noise import additive, batch_loss
+from experiments.studies.gradient_noise import additive, batch_loss
 from vnets import backend, estimators
 from vnets.data import Split
 from vnets.edits import mean_only

@@ -7,9 +7,10 @@ magnitude or share weights. Every evaluation says how many weights were left in 
 
 import dataclasses
 
-from experiments import classifier, structured
+from experiments import classifier
 from experiments import spec as parts
 from experiments.core import Experiment, Measured
+from experiments.studies import structured
 from vnets import edits, overview, projections, soft_sharing
 from vnets.evaluate import EvalSpec
 from vnets.loss import with_penalty

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax import random
 
-from experiments import structured
 from experiments.core import Net
 from experiments.running import restore
 from experiments.spec import ConfigError, call, pick
+from experiments.studies import structured
 from vnets import checkpoint, edits, evaluate, overview
 from vnets.data import Split, Stream
 from vnets.posteriors import (

@@ -10,9 +10,10 @@ from functools import partial
 
 import jax
 
-from experiments import classifier, mean_propagation, transition
+from experiments import classifier, transition
 from experiments import spec as parts
 from experiments.core import Experiment, Measured
+from experiments.studies import mean_propagation
 from vnets import evaluate
 from vnets.normal_priors import learned_scales
 from vnets.rng import stream

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import conv_lrt, core
+from experiments import core
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
+from experiments.studies import conv_lrt
 from vnets import ops
 from vnets.estimators import weight_sampling
 from vnets.nets import MLP

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, table_specs, uncertainty
+from experiments import core, table_specs
 from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
+from experiments.studies import uncertainty
 from vnets import backend, data, edits
 from vnets.data import Split
 from vnets.layers import TEST

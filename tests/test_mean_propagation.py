@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import classifier, core, mean_propagation, table_specs
+from experiments import classifier, core, table_specs
 from experiments import spec as parts
 from experiments.config_files import load_config
+from experiments.studies import mean_propagation
 from vnets import curvature, data
 from vnets.nets import MLP
 from vnets.posteriors import dropout, multiplicative, variance

@@ -10,10 +10,10 @@ from jax import random
 from ml_collections import ConfigDict
 
 from configs import structured as configs
-from experiments import bit_precision, structured
 from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Net
+from experiments.studies import bit_precision, structured
 from vnets import data, edits, scales
 from vnets.nets import MLP, LeNet5
 from vnets.posteriors import Point, dropout, gaussian

@@ -9,8 +9,9 @@ from jax import random
 from toy_configs import KEY, VARIANCE, X, config, fitted
 from vnets.objectives import ModelState, cross_entropy
 
-from experiments import core, toy_four_classes
+from experiments import core
 from experiments import spec as parts
+from experiments.studies import toy_four_classes
 from vnets.layers import TEST
 from vnets.nets import MLP
 from vnets.posteriors import ZeroMean, variance

@@ -9,8 +9,9 @@ from jax import random
 from toy_configs import KEY, config, fitted
 from vnets.objectives import ModelState
 
-from experiments import core, toy_regression
+from experiments import core
 from experiments import spec as parts
+from experiments.studies import toy_regression
 from vnets import edits, train
 from vnets.nets import MLP
 from vnets.posteriors import Point, gaussian

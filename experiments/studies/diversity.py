@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments import spec as parts
 from experiments.core import Measured, Study
-from experiments.uncertainty import (
+from experiments.studies.uncertainty import (
     detection,
     evenly,
     net_spec,

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp
 
-from experiments import rvm
 from experiments import spec as parts
 from experiments.core import Measured, Study, load_data
+from experiments.studies import rvm
 from vnets.data import Split
 from vnets.data.splits import stratified
 
@@ -122,7 +122,7 @@ def l1(strengths: Sequence[float], held_out: float, sweeps: int) -> Fit:
 
 
 def relevance_vectors(rounds: int) -> Fit:
-    """Relevance vector machines, one class against the rest (`experiments.rvm`).
+    """Relevance vector machines, one class against the rest (`rvm`).
 
     Args:
       rounds: the most updates of the precisions.

@@ -9,7 +9,7 @@ predictive entropy or as mutual information, is judged by
   rejection curve          does it tell wrong answers from right ones?
   CDF of the entropy       how sure is it, inside and outside?
 
-`summaries`, `test_images` and `shifted_images` serve `experiments.diversity` too.
+`summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
 """
 
 import functools

@@ -9,8 +9,8 @@ everywhere.
 import functools
 
 from experiments import spec as parts
-from experiments import structured
 from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.studies import structured
 from vnets import bits, data, edits, plan
 from vnets.bits import Bits
 from vnets.evaluate import EvalSpec, evaluate

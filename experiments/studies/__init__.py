@@ -1,0 +1,1 @@
+"""What measures trained nets, and benchmarks: each has `build(config) -> Study`."""
