@@ -44,6 +44,14 @@ from vnets.posteriors import Gaussian, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "gradient.batch_sizes",
+    "gradient.examples",
+    "gradient.minibatches",
+)
+
 OWN_NOISE = {"lrt": estimators.lrt, "separate": estimators.per_example_sampling}
 SHARED_NOISE = {
     "single": estimators.weight_sampling,

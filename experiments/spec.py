@@ -7,7 +7,7 @@ the field and the valid choices.
 import functools
 import inspect
 from collections import ChainMap
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -28,6 +28,7 @@ from vnets import (
     projections,
     pruning,
     scales,
+    train,
 )
 from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
@@ -187,15 +188,32 @@ def clip(spec: Mapping | None) -> projections.Projection:
     return call("clip_log_alpha", projections.clip_log_alpha, spec)
 
 
-def projection(max_log_alpha: float, prior_spec: str | Mapping):
+def projection(max_log_alpha: float | None, prior_spec: str | Mapping | None):
     """Keeps log alpha within the config's bound and the prior's domain."""
-    kind = prior_spec if isinstance(prior_spec, str) else prior_spec.get("kind")
-    high = min(
-        float(max_log_alpha), 0.0 if kind == "log_uniform_2015" else float("inf")
-    )
+    named = prior_spec is None or isinstance(prior_spec, str)
+    kind = prior_spec if named else prior_spec.get("kind")
+    high = float("inf") if max_log_alpha is None else float(max_log_alpha)
+    high = min(high, 0.0) if kind == "log_uniform_2015" else high
     if high == float("inf"):
         return projections.nothing
     return projections.clip_log_alpha(high=high)
+
+
+def early_stopping(config, columns: Collection[str]) -> train.EarlyStopping | None:
+    """When training ends before its last epoch, if `config.early_stopping` is.
+
+    `columns` are those of the probe, one of which it watches.
+    """
+    if "early_stopping" not in config:
+        return None
+    early = call("early_stopping", train.EarlyStopping, config.early_stopping)
+    if not config.dataset.get("validation"):
+        raise ConfigError(
+            "config.early_stopping needs a split to watch: set dataset.validation to "
+            "as many images"
+        )
+    pick("early_stopping.metric", early.metric, columns)
+    return early
 
 
 def pruner(spec: Mapping, total_steps: int) -> projections.Projection:

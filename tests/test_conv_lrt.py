@@ -67,7 +67,7 @@ def test_the_study_measures_all_that_its_table_shows():
     config.evals.samples, config.covariance.images, config.cost.rounds = 2, 4, 1
     config.training.batch_size = 8
     study = core.build(config)
-    model = conv_lrt.classifier.build(config.training)
+    model = conv_lrt.classify.build(config.training)
     params, collections = model.init(random.key(0))
     net = core.Net(model.model, params, collections)
     measured = study.measure({"net": [net]}, random.key(1))

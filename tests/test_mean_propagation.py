@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import classifier, core, table_specs
+from experiments import core, table_specs
 from experiments import spec as parts
 from experiments.config_files import load_config
+from experiments.kinds import classify
 from experiments.studies import mean_propagation
 from vnets import curvature, data
 from vnets.nets import MLP
@@ -138,7 +139,7 @@ def test_a_probe_counts_the_weights_above_the_threshold():
     task = core.build(config).task
     params, collections = task.init(random.key(0))
     found = task.probe(params, collections, random.key(1))
-    net = classifier.build(config)
+    net = classify.build(config)
     train = net.dataset.train.take(np.arange(20))
     kappa = curvature.kappa(
         net.model,

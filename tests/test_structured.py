@@ -10,6 +10,7 @@ from jax import random
 from ml_collections import ConfigDict
 
 from configs import structured as configs
+from experiments import cuts
 from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Net
@@ -46,7 +47,7 @@ def lenet_with(conv1, conv2, dense1, dense2):
 
 
 def test_a_whole_net_is_left_whole():
-    found = structured.left(LeNet5(), lenet_with(20, 50, 800, 500), (28, 28, 1))
+    found = cuts.left(LeNet5(), lenet_with(20, 50, 800, 500), (28, 28, 1))
     assert found == {
         "flops": 24**2 * 500 + 8**2 * 25 * 1000 + 800 * 500 + 5000,
         "flops_ratio": 1.0,
@@ -61,7 +62,7 @@ def test_units_and_arithmetic_of_a_cut_net():
     """conv2's map 3 on has no weights; of the inputs of dense1 those of maps 0 ... 2
     count, in so far as they are among the first 60: 20 in positions 0 and 50 + 0 ... 2.
     """
-    found = structured.left(LeNet5(), lenet_with(4, 3, 60, 7), (28, 28, 1))
+    found = cuts.left(LeNet5(), lenet_with(4, 3, 60, 7), (28, 28, 1))
     assert found["units/conv1"] == 4
     assert found["units/conv2"] == 3
     assert found["units/dense1"] == 6  # rows 0, 1, 2 and 50, 51, 52
@@ -73,7 +74,7 @@ def test_units_and_arithmetic_of_a_cut_net():
 
 
 def test_a_net_without_weights_has_no_units():
-    found = structured.left(LeNet5(), lenet_with(0, 0, 0, 0), (28, 28, 1))
+    found = cuts.left(LeNet5(), lenet_with(0, 0, 0, 0), (28, 28, 1))
     assert found["flops"] == 0
     assert not any(v for name, v in found.items() if name.startswith("units/"))
 
@@ -105,7 +106,7 @@ def test_the_study_of_speed(net, split):
     config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
     config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}
     config.latency = {"batch_size": 8, "rounds": 3}
-    change = edits.chain(structured.pruning(config), edits.mean_only)
+    change = edits.chain(cuts.pruning(config), edits.mean_only)
     nets = {"net": [net]}
     measured = structured._measure(config, change, split, nets, random.key(0))
     full, cut = measured.evals["full"], measured.evals["cut"]
@@ -123,7 +124,7 @@ def test_the_runners_agree(net, split):
     variables = {"params": edits.mean_only(edits.prune_units()(net.params))}
     x = split.image.astype(np.float32) / 255
     expected = net.model.apply(variables, x)
-    small = structured.smaller(net.model, variables, (4, 4, 1))
+    small = cuts.smaller(net.model, variables, (4, 4, 1))
     for run in structured.RUNNERS.values():
         np.testing.assert_allclose(run(small, x)(), expected, rtol=1e-4, atol=1e-5)
 
@@ -132,7 +133,7 @@ def test_the_study_of_bits(net, split):
     config = load_config("configs/bit_precision.py:gnj,quick")
     config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}
     config.significands = (2, 24)
-    change = structured.pruning(config)
+    change = cuts.pruning(config)
     nets = {"net": [net]}
     measured = bit_precision._measure(config, change, split, nets, random.key(0))
     full, found = measured.evals["full"], measured.evals["bits"]
@@ -151,7 +152,7 @@ def test_the_study_of_bits(net, split):
 
 
 def cut_of(net, cut):
-    return structured.pruning(ConfigDict({"cut": cut}))(net.params)
+    return cuts.pruning(ConfigDict({"cut": cut}))(net.params)
 
 
 def test_units_and_weights_are_cut_together(net):
@@ -175,17 +176,17 @@ def test_units_and_weights_are_cut_together(net):
 @pytest.mark.parametrize("cut", [{}, {"maps": 0.0}, {"units": 0.0, "maps": 1.0}])
 def test_a_config_cuts_units_or_weights(cut):
     with pytest.raises(parts.ConfigError, match="units, of weights or of both"):
-        structured.pruning(ConfigDict({"cut": cut}))
+        cuts.pruning(ConfigDict({"cut": cut}))
 
 
 def test_a_cut_that_does_not_fit_the_net_is_refused(net):
     noisy = {"cut": {"units": {"dense1": 0.0}}}
     with pytest.raises(parts.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
-        structured.check_cut(ConfigDict(noisy), net.params)
+        cuts.check_cut(ConfigDict(noisy), net.params)
     points = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
-    structured.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
+    cuts.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
     with pytest.raises(parts.ConfigError, match="no weight of this net has noise"):
-        structured.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
+        cuts.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
 
 
 def test_optimizer_factors_reach_scales():

@@ -1,1 +1,4 @@
-"""What measures trained nets, and benchmarks: each has `build(config) -> Study`."""
+"""What measures trained nets, and benchmarks.
+
+Each has `build(config) -> Study`, and FIELDS, the paths of what it reads of a config.
+"""

@@ -33,6 +33,18 @@ from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Array, Key
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "samples",
+    "images",
+    "batch_size",
+    "loss",
+    "updates",
+    "attack",
+    "unbounded",
+)
+
 # When the success of an attack is read; the figure has 50, 100 and 200 updates.
 QUARTERS = {"success_quarter": 1, "success_half": 2, "success": 4}
 

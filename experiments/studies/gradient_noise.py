@@ -30,6 +30,15 @@ from vnets.posteriors import Gaussian, Multiplicative, Posterior, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "gradient.images",
+    "gradient.draws",
+    "gradient.bins",
+    "gradient.range",
+)
+
 FORMS = ("additive", "multiplicative")
 LEAST = 1e-6  # the least size of a mean that is divided by
 

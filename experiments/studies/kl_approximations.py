@@ -20,6 +20,8 @@ from experiments.core import Measured, Study
 from vnets import backend, priors
 from vnets.types import Key
 
+FIELDS = ("dataset.name", "approximation", "grid")
+
 PER_WEIGHT = {
     "log_uniform_2015": priors.log_uniform_2015_kl,
     "log_uniform_2016": priors.log_uniform_2016_kl,

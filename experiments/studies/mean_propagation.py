@@ -19,6 +19,8 @@ from vnets import curvature, data, edits, evaluate
 from vnets.propagation import SamplingFree
 from vnets.rng import stream
 
+FIELDS = ("dataset", "nets", "samples", "batch_size", "kappa")
+
 TESTED = "net"  # the name of the net that is tested
 
 

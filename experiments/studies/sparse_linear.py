@@ -21,6 +21,8 @@ from experiments.studies import rvm
 from vnets.data import Split
 from vnets.data.splits import stratified
 
+FIELDS = ("dataset", "fit")
+
 HELD_OUT_SEED = 5  # which training images choose the strength of the penalty
 # training set, inputs of the test -> weights [K, D], log probabilities [N, K], facts
 Fit = Callable[[Split, np.ndarray], tuple[np.ndarray, np.ndarray, dict[str, float]]]

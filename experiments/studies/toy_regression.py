@@ -11,127 +11,53 @@ mixture's two moments: mean f_s +- 1.96 sqrt(var f_s + 9).
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
 
 from experiments import spec as parts
-from experiments.core import Experiment, Measured, Net, NetSpec, Study
-from vnets import sources, train
-from vnets.data import Split
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.points import INSIDE, NOISE, load
+from vnets.data import Dataset
 from vnets.edits import mean_only
-from vnets.layers import TEST, Mode
 from vnets.likelihoods import NORMAL_95, Gaussian
-from vnets.loss import forward, neg_elbo
 from vnets.posteriors import is_noisy, is_posterior
 from vnets.predictor import Predictor, as_is
-from vnets.priors import kl
 from vnets.rng import stream
 from vnets.types import Array, Key
 
-INSIDE, SHOWN = 4.0, 6.0  # data lie in [-4, 4], bands are drawn on [-6, 6]
-NOISE = 3.0  # standard deviation of the observations
+SHOWN = 6.0  # bands are drawn on [-6, 6]
+GRID_FIELDS = ("evals.grid_points",)
+FIELDS = ("dataset", "nets.net", "evals.samples", "evals.test_points", *GRID_FIELDS)
 
 
-def build(config) -> Experiment | Study:
-    """The experiment of a config; see `configs/toy_regression.py` for its fields."""
-    for field in ("samples", "test_points"):
-        parts.positive(f"evals.{field}", config.evals[field])
-    if config.evals.grid_points < 3:
-        raise parts.ConfigError(
-            "config.evals.grid_points must be at least 3, so that one lies within the "
-            f"data and one on each side of them: {config.evals.grid_points}"
+def build(config) -> Study:
+    """The study of a config; see `configs/toy_regression.py` for its fields."""
+    spec, data = NetSpec(**config.nets.net), config.dataset
+    made = load(data.name, data.seed, data.size, config.evals.test_points)
+    measure = functools.partial(_measure, config.evals, made)
+    return Study({"net": spec}, lambda nets, key: measure(nets["net"], key))
+
+
+def band_probe(kind) -> Callable[..., dict[str, float]]:
+    """What `experiments.probes` watches while a net trains."""
+    settings = kind.config.evals
+    grid = _grid(settings)
+
+    def probe(params, collections, key, columns):
+        net = [Net(kind.model, params, collections)]
+        return summary(
+            grid, sample_functions(net, grid[:, None], settings.samples, key)
         )
-    parts.positive("dataset.size", config.dataset.size)
-    key = stream(random.key(config.dataset.seed), "cubic")
-    learn = cubic(config.dataset.size, stream(key, "train"))
-    test = cubic(config.evals.test_points, stream(key, "test"))
-    measure = functools.partial(_measure, config.evals, learn, test)
-    if "nets" in config:
-        spec = NetSpec(**config.nets.net)
-        parts.positive("nets.net.members", spec.members)
-        return Study({"net": spec}, lambda nets, key: measure(nets["net"], key))
-    return _training(config, learn, measure)
+
+    return probe
 
 
-def _training(config, learn: Split, measure) -> Experiment:
-    for field in ("epochs", "steps", "copies", "chunk_steps"):
-        parts.positive(field, config[field])
-    parts.positive("probe.every", config.probe.every)
-    model = Standardized(parts.model(config.model, classes=1), *statistics(learn))
-    source = sources.Whole(learn, config.steps, config.copies)
-    init = train.initializer(model, learn.inputs)
-    prior = parts.prior(config.prior)
-    total_steps = config.epochs * config.steps
-
-    def probe(params, collections, key):
-        net = Net(model, params, collections)
-        grid = _grid(config.evals)
-        samples = config.evals.samples
-        return summary(grid, sample_functions([net], grid[:, None], samples, key))
-
-    task = train.Task(
-        init=init,
-        loss=neg_elbo(forward(model), Gaussian(NOISE), prior, source.n),
-        optimizer=parts.optimizer(config.optimizer, total_steps),
-        source=source,
-        probe=probe,
-        locate=train.first_nonfinite_layer(model),
-    )
-    # A prior that does not fit the posteriors says so here.
-    params, _ = jax.eval_shape(init, random.key(0))
-    divergence = functools.partial(kl, prior=prior)
-    parts.call("prior", lambda: jax.eval_shape(divergence, params), {})
-
-    def evaluations(params, collections, key):
-        return measure([Net(model, params, collections)], key)
-
-    return Experiment(task, evaluations, model)
-
-
-def cubic(n: int, key: Key) -> Split:
-    """n observations of x^3 with noise, at x uniform in [-4, 4]: [n, 1] and [n]."""
-    key_x, key_noise = random.split(key)
-    x = random.uniform(key_x, (n, 1), jnp.float32, -INSIDE, INSIDE)
-    noise = NOISE * random.normal(key_noise, (n,), jnp.float32)
-    return Split(x, x[:, 0] ** 3 + noise)
-
-
-def statistics(points: Split) -> tuple[float, float, float, float]:
-    """Mean and standard deviation of the inputs, then those of the targets."""
-    x, y = points.inputs, points.target
-    return tuple(float(value) for value in (x.mean(), x.std(), y.mean(), y.std()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Standardized:
-    """A net of one output between inputs and targets in their own units.
-
-    Without it the first layers would start with targets far out of their reach.
-
-    Attributes:
-      net: [B, 1] -> [B, 1], of inputs and outputs of mean 0 and standard deviation 1.
-      x_mean, x_std, y_mean, y_std: `statistics` of the training set.
-    """
-
-    net: Any
-    x_mean: float
-    x_std: float
-    y_mean: float
-    y_std: float
-
-    def init(self, rngs, x: Array):
-        """The net's `init`."""
-        return self.net.init(rngs, (x - self.x_mean) / self.x_std)
-
-    def apply(self, variables, x: Array, mode: Mode = TEST, **kwargs):
-        """The net's `apply` with `mutable` given: [B] and the collections."""
-        x = (x - self.x_mean) / self.x_std
-        y, collections = self.net.apply(variables, x, mode=mode, **kwargs)
-        return self.y_mean + self.y_std * y[:, 0], collections
+def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
+    """What is measured of one net, by `config.evals`."""
+    return lambda net, key: _measure(settings, dataset, [net], key)
 
 
 def sample_functions(nets: list[Net], x: Array, samples: int, key: Key) -> Array:
@@ -179,13 +105,17 @@ def summary(grid: Array, functions: Array) -> dict[str, float]:
 
 
 def _grid(settings) -> Array:
+    if settings.grid_points < 3:
+        raise parts.ConfigError(
+            "config.evals.grid_points must be at least 3, so that one lies within the "
+            f"data and one on each side of them: {settings.grid_points}"
+        )
     return jnp.linspace(-SHOWN, SHOWN, settings.grid_points, dtype=jnp.float32)
 
 
-def _measure(
-    settings, learn: Split, test: Split, nets: list[Net], key: Key
-) -> Measured:
+def _measure(settings, dataset: Dataset, nets: list[Net], key: Key) -> Measured:
     """What the mixture of all nets and their samples predicts, and its band."""
+    learn, test = dataset.train, dataset.test
     samples, grid = settings.samples, _grid(settings)
     on_grid = sample_functions(nets, grid[:, None], samples, stream(key, "grid"))
     at_test = sample_functions(nets, test.inputs, samples, stream(key, "test"))

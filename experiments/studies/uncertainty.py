@@ -31,6 +31,17 @@ from vnets.rng import stream
 from vnets.types import Key
 from vnets.uncertainty import Summary
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "samples",
+    "images",
+    "batch_size",
+    "shift.name",
+    "rotation.images",
+    "rotation.degrees",
+)
+
 SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
 MEANS = (*SCORES, "expected_entropy", "disagreement")
 KEPT = 0.95  # of the inputs, in the table; the curve has all fractions
