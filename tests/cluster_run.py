@@ -24,13 +24,14 @@ from vnets import (
     data,
     evaluate,
     nets,
-    objectives,
     parallel,
     posteriors,
     priors,
     sources,
     train,
 )
+from vnets.likelihoods import Categorical
+from vnets.loss import forward, neg_elbo
 
 N, BATCH, EPOCHS, SEEDS = 240, 48, 4, (3, 4)
 
@@ -43,8 +44,8 @@ def streamed(split, made):
         order = np.random.default_rng((seed, epoch)).permutation(N)
         for first in range(0, N, BATCH):
             chosen = order[first : first + BATCH][rows]
-            image = split.image[chosen].astype(np.float32) / 255
-            yield {"image": image, "label": split.label[chosen]}
+            image = split.inputs[chosen].astype(np.float32) / 255
+            yield {"input": image, "target": split.target[chosen]}
 
     return sources.Streamed(epochs, N, BATCH)
 
@@ -52,7 +53,7 @@ def streamed(split, made):
 def main(folder: Path, kind: str, mesh=None, dies_at: int = 0) -> dict:
     """Trains on the digits; kind is "resident", "streamed" or "seeds": side by side."""
     digits = data.load("digits").train
-    split = data.Split(digits.image[:N, ::4, ::4], digits.label[:N])
+    split = data.Split(digits.inputs[:N, ::4, ::4], digits.target[:N])
     model = nets.MLP((16,), 10, posteriors={"dense1": posteriors.gaussian(-4.0)})
     made: set = set()
     epochs_done = []
@@ -70,9 +71,9 @@ def main(folder: Path, kind: str, mesh=None, dies_at: int = 0) -> dict:
 
     task = train.Task(
         init=train.initializer(
-            model, jnp.zeros((1, *split.image.shape[1:]), jnp.float32)
+            model, jnp.zeros((1, *split.inputs.shape[1:]), jnp.float32)
         ),
-        loss=objectives.classification_loss(model, priors.standard_normal(1.0), N),
+        loss=neg_elbo(forward(model), Categorical(), priors.standard_normal(1.0), N),
         optimizer=optax.adam(1e-2),
         source=streamed(split, made) if kind == "streamed" else resident,
         probe=probe,

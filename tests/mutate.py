@@ -35,8 +35,13 @@ TESTS = {
     "student_t": ("test_priors",),
     "estimators": ("test_estimators", "test_estimator_laws", "test_magnitudes"),
     "edits": ("test_edits", "test_prune_units", "test_vector_walks"),
-    "objectives": ("test_objectives", "test_labels"),
-    "metrics": ("test_metrics", "test_pruning"),
+    "loss": ("test_loss", "test_targets"),
+    "targets": ("test_targets",),
+    "predictor": ("test_predictor", "test_evaluate"),
+    **{
+        f"likelihoods/{name}": ("test_likelihoods", "test_targets")
+        for name in ("base", "classes", "gaussian")
+    },
     **{
         f"compact/{name}": COMPACT
         for name in (

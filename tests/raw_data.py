@@ -135,11 +135,11 @@ def prepare_fake(name, root, seed=0):
 
 def assert_holds(split, image, label):
     """The split holds exactly these images, each with its label, in any order."""
-    assert split.image.dtype == np.uint8
-    assert split.label.dtype == np.int32
+    assert split.inputs.dtype == np.uint8
+    assert split.target.dtype == np.int32
     assert len(split) == len(image)
     expected = dict(zip([x.tobytes() for x in image], label.tolist(), strict=True))
-    found = zip([x.tobytes() for x in split.image], split.label.tolist(), strict=True)
+    found = zip([x.tobytes() for x in split.inputs], split.target.tolist(), strict=True)
     assert dict(found) == expected
 
 

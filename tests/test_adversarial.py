@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, predictors
+from experiments import core
 from experiments import spec as parts
 from experiments.config_files import load_config
-from vnets import attacks, edits, evaluate
+from vnets import attacks, evaluate
 from vnets.nets import MLP
 from vnets.posteriors import Gaussian, Point, ZeroMean
+from vnets.predictor import Predictor
 
 VARIANTS = (
     "deterministic",
@@ -45,9 +46,9 @@ def dataset():
 @pytest.fixture(scope="module")
 def linear(dataset):
     """linear(std): the classifier of the nearest class mean, its weights with noise."""
-    image = np.asarray(evaluate.to_float(jnp.asarray(dataset.train.image)))
+    image = np.asarray(evaluate.to_float(jnp.asarray(dataset.train.inputs)))
     image = image.reshape(len(image), -1)
-    means = np.stack([image[dataset.train.label == k].mean(0) for k in range(10)])
+    means = np.stack([image[dataset.train.target == k].mean(0) for k in range(10)])
     bias = jnp.asarray(-0.5 * (means**2).sum(1), jnp.float32)
     kernel = jnp.asarray(means.T, jnp.float32)
 
@@ -63,43 +64,11 @@ def linear(dataset):
 
 @pytest.fixture(scope="module")
 def images(dataset):
-    return evaluate.to_float(jnp.asarray(dataset.test.image[:16]))
+    return evaluate.to_float(jnp.asarray(dataset.test.inputs[:16]))
 
 
 def measure(config, nets):
     return core.build(config).measure({"net": nets}, random.key(0))
-
-
-def test_predictors_stack_the_draws_of_the_members_in_turn(linear, images):
-    """Members draw independently; a member's draws do not depend on how many follow."""
-    noisy, plain = linear(0.1), linear()
-    log_p = predictors.log_p_function([noisy, plain, noisy], 2)(images, random.key(0))
-    assert log_p.shape == (6, 16, 10)
-    np.testing.assert_allclose(jnp.exp(log_p).sum(-1), 1.0, rtol=1e-5)
-    logits = plain.model.apply({"params": plain.params}, images)
-    for draw in log_p[2:4]:  # without noise: the net itself, twice
-        np.testing.assert_allclose(draw, jax.nn.log_softmax(logits), rtol=1e-5)
-    others = [log_p[i] for i in (0, 1, 4, 5)]
-    for i, one in enumerate(others):
-        for other in others[:i]:
-            assert np.mean(one != other) > 0.9
-    alone = predictors.log_p_function([noisy], 2)(images, random.key(0))
-    np.testing.assert_array_equal(alone, log_p[:2])
-
-
-def test_a_predictor_edits_its_members(linear, images):
-    plain = predictors.log_p_function([linear()], 1)(images, random.key(0))
-    silent = predictors.log_p_function([linear(0.1)], 2, edits.mean_only)
-    log_p = silent(images, random.key(0))
-    np.testing.assert_array_equal(log_p[0], log_p[1])
-    np.testing.assert_allclose(log_p[:1], plain, rtol=1e-5)
-
-
-def test_bad_predictors_are_refused(linear):
-    with pytest.raises(ValueError, match="at least one net"):
-        predictors.log_p_function([], 1)
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        predictors.log_p_function([linear()], 0)
 
 
 @pytest.mark.slow
@@ -113,8 +82,8 @@ def test_a_deterministic_net_and_its_twins(linear, dataset, images):
         assert curve["success"] == twins.curves[name]["success"]
         assert curve["success"][0] == 0.0
         assert curve["auroc"][0] == 0.5
-    log_p = predictors.log_p_function([linear()], 1)
-    label = jnp.asarray(dataset.test.label[:16])
+    log_p = Predictor([linear().member])
+    label = jnp.asarray(dataset.test.target[:16])
     right = attacks.is_right(log_p(images, random.key(1))[0], label)
     assert one.evals["clean"] == pytest.approx(
         {

@@ -71,7 +71,7 @@ def test_a_source_augments_by_the_key_and_before_pixels_are_scaled():
     for seed in (0, 1):
         batch = source.batch(source.arrays, rows, random.key(seed))
         expected = made(augment, images[:10], seed).astype(np.float32) / 255
-        np.testing.assert_allclose(batch["image"], expected, rtol=1e-6)
+        np.testing.assert_allclose(batch["input"], expected, rtol=1e-6)
 
 
 def test_what_cannot_be_is_refused():
@@ -104,13 +104,13 @@ def test_flips_that_alternate_show_both_sides_in_two_epochs():
         seen = {}
         for rows in next(source.chunks(random.key(3), epoch, 4)):
             batch = source.batch(source.arrays, rows, random.key(epoch))
-            for row, image in zip(np.asarray(rows) % 40, batch["image"], strict=True):
-                plain = np.array_equal(image, split.image[row])
-                mirrored = np.array_equal(image, split.image[row][:, ::-1])
+            for row, image in zip(np.asarray(rows) % 40, batch["input"], strict=True):
+                plain = np.array_equal(image, split.inputs[row])
+                mirrored = np.array_equal(image, split.inputs[row][:, ::-1])
                 assert plain != mirrored
                 seen[int(row)] = mirrored
             np.testing.assert_array_equal(
-                batch["label"], split.label[np.asarray(rows) % 40]
+                batch["target"], split.target[np.asarray(rows) % 40]
             )
         assert len(seen) == 40
         sides.append([seen[row] for row in range(40)])

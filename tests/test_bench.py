@@ -241,7 +241,7 @@ def test_torch_nets_take_the_steps_asked_for(name, torch):
     for kind in ("gaussian", "variance"):
         kinds = dict.fromkeys((net.layers[1], net.layers[-1]), kind)
         made = torch_nets._modules(torch)(net.plan, shape, kinds)
-        x = torch.from_numpy(split.image).permute(0, 3, 1, 2) / 255
+        x = torch.from_numpy(split.inputs).permute(0, 3, 1, 2) / 255
         (made(x).square().sum() + made.kl()).backward()
         assert every(torch.isfinite(p.grad).all() for p in made.parameters())
         assert not torch.equal(made(x), made(x))

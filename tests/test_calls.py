@@ -9,9 +9,11 @@ from flax import linen as nn
 from jax import random
 from train_tasks import fit, make_split
 
-from vnets import compact, nets, objectives, posteriors, priors, sources, train
+from vnets import compact, nets, posteriors, priors, sources, train
 from vnets.evaluate import EvalSpec, elbo, evaluate, standard_evals
 from vnets.layers import TEST, TRAIN, Mode, call, deterministic, stochastic, training
+from vnets.likelihoods import Categorical
+from vnets.loss import forward, neg_elbo
 
 KEY = random.key(0)
 EXAMPLE = jnp.zeros((1, 4, 4, 1), jnp.float32)
@@ -42,18 +44,18 @@ def own(**flags):
     return stochastic(call(Net([8], np.ones(16, np.float32)), **flags), GAUSSIAN)
 
 
-def trained(model, one_device, split=None, prepare=None, example=EXAMPLE, **loss):
+def trained(model, one_device, split=None, prepare=None, example=EXAMPLE, **how):
     split = split or make_split()
     options = {} if prepare is None else {"prepare": prepare}
     source = sources.Resident(split, 8, **options)
     task = train.Task(
         init=train.initializer(model, example),
-        loss=objectives.classification_loss(
-            model, priors.log_uniform, source.n, **loss
+        loss=neg_elbo(
+            forward(model, **how), Categorical(), priors.log_uniform, source.n
         ),
         optimizer=optax.adam(1e-2),
         source=source,
-        locate=objectives.first_nonfinite_layer(model),
+        locate=train.first_nonfinite_layer(model),
     )
     [result] = fit(task, one_device, epochs=2)
     collections = result.state.model.collections
@@ -84,7 +86,7 @@ def test_a_model_with_flags_trains_and_is_tested_at_any_batch_size(one_device):
     options = {"samples": 2, "mesh": one_device}
     bound = elbo(model, variables, split, priors.log_uniform, KEY, **options)
     assert np.isfinite(bound["elbo"])
-    batch = {"image": jnp.full((2, 4, 4, 1), jnp.nan)}
+    batch = {"input": jnp.full((2, 4, 4, 1), jnp.nan)}
     state = result.state
     assert task.locate(state.params, state.model, batch, random.key(0)) == "hidden0"
 
@@ -255,12 +257,12 @@ def halves(image):
 @pytest.mark.parametrize("named", [False, True])
 def test_several_inputs_train_and_are_tested(named, one_device):
     whole = make_split()
-    left, right = whole.image[:, :, :2], whole.image[:, :, 2:]
+    left, right = whole.inputs[:, :, :2], whole.inputs[:, :, 2:]
     image = {"right": right, "left": left} if named else (left, right)
-    split = type(whole)(image, whole.label)
+    split = type(whole)(image, whole.target)
     model = stochastic(call(Two(), unpack=True), GAUSSIAN)
     _, result, variables = trained(
-        model, one_device, split, halves, halves(split.take(np.arange(1)).image)
+        model, one_device, split, halves, halves(split.take(np.arange(1)).inputs)
     )
     assert result.failed is None
     options = {"prepare": halves, "mesh": one_device, "batch_size": 16}
@@ -268,7 +270,7 @@ def test_several_inputs_train_and_are_tested(named, one_device):
     again = model.apply(variables, halves(image), rngs={"noise": random.key(9)}).argmax(
         -1
     )
-    assert abs(seen["accuracy"] - np.mean(again == whole.label)) <= 0.2
+    assert abs(seen["accuracy"] - np.mean(again == whole.target)) <= 0.2
     with pytest.raises(ValueError, match="of several inputs: give a `prepare`"):
         evaluate(model, variables, split, EvalSpec(), random.key(1), mesh=one_device)
     with pytest.raises(ValueError, match=r"one tuple or one dict of inputs"):
@@ -308,8 +310,8 @@ def test_a_module_without_a_mode_is_refused_everywhere(one_device):
     plain = flagged("*rest")
     for use in (
         lambda: train.initializer(plain, EXAMPLE),
-        lambda: objectives.classification_loss(plain, priors.log_uniform, 4),
-        lambda: objectives.first_nonfinite_layer(plain),
+        lambda: neg_elbo(forward(plain), Categorical(), priors.log_uniform, 4),
+        lambda: train.first_nonfinite_layer(plain),
         lambda: evaluate(plain, {"params": {}}, make_split(), EvalSpec(), KEY),
     ):
         with pytest.raises(ValueError, match=r"Flagged takes no mode: give layers.st"):

@@ -38,7 +38,7 @@ def test_the_whitening_is_of_the_data_and_does_not_learn(built):
     task = built.task
     state = jax.jit(task.start)(random.key(0))
     kernel = state.params["whiten"]["kernel"].mean
-    images = np.asarray(built.dataset.train.image, np.float64)[:5000] / 255
+    images = np.asarray(built.dataset.train.inputs, np.float64)[:5000] / 255
     patches = np.lib.stride_tricks.sliding_window_view(
         (images - 0.3) / 0.4, (2, 2), axis=(1, 2)
     ).reshape(-1, 4)

@@ -120,7 +120,7 @@ def test_every_kind_of_net_becomes_a_file(which, prepared, tmp_path, monkeypatch
     assert report["test"]["differ/file_and_quantized"] == 0
     assert report["test"]["examples"] == len(experiment.dataset.test)
     predictor = compact.load(out)
-    images = experiment.dataset.test.take(np.arange(3)).image
+    images = experiment.dataset.test.take(np.arange(3)).inputs
     graph = predictor.net.graph()
     x = np.float32(images) / 255
     np.testing.assert_allclose(
@@ -200,10 +200,10 @@ def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatc
     monkeypatch.setattr(latency, "measure", lambda *arguments: {})
     out = tmp_path / "net.vnz"
     found = compress.compress(folder, out, threshold=1.0, bits=6)["test"]
-    other = int(np.sum(np.argmax(load(out)(test.image), -1) != 0))
+    other = int(np.sum(np.argmax(load(out)(test.inputs), -1) != 0))
     assert found["differ/file_and_quantized"] == other > 0
     assert found["classes/file"] == 1
-    assert found["error/file"] == pytest.approx(np.mean(test.label != 0))
+    assert found["error/file"] == pytest.approx(np.mean(test.target != 0))
 
 
 def test_the_study_of_files_has_every_column_of_its_table(workdir):

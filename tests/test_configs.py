@@ -41,7 +41,7 @@ class FakeStream(data.Stream):
 
     def _fake(self, batch_size, rows):
         split = fake_split(batch_size, self.shape)
-        return {"image": split.image[rows], "label": split.label[rows]}
+        return {"input": split.inputs[rows], "target": split.target[rows]}
 
 
 def modules():

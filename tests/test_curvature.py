@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import random
 
-from vnets import backend, curvature, edits, evaluate, layers, objectives, pooling
+from vnets import backend, curvature, edits, evaluate, layers, likelihoods, pooling
 from vnets.data import Split
 from vnets.nets import MLP, LeNet5
 from vnets.posteriors import (
@@ -51,8 +51,8 @@ def log_likelihood(net, variables, split, layer):
     def total(weight):
         changed = {**params, layer: {**params[layer], "kernel": Point(weight)}}
         rest = {name: v for name, v in variables.items() if name != "params"}
-        logits = net.apply({"params": changed, **rest}, evaluate.to_float(split.image))
-        return -jnp.sum(objectives.cross_entropy(logits, split.label))
+        logits = net.apply({"params": changed, **rest}, evaluate.to_float(split.inputs))
+        return -jnp.sum(likelihoods.Categorical().nll(logits, split.target))
 
     return total, params[layer]["kernel"].mean
 
@@ -79,7 +79,7 @@ def test_of_a_linear_model_is_in_closed_form():
     """d^2 log p / dw_ij^2 = -h_i^2 p_j (1 - p_j) where nothing follows the layer."""
     net = MLP((), K, posteriors={"dense1": gaussian(0.0)})
     variables, split = start(net), images(7)
-    h = evaluate.to_float(split.image).reshape(7, -1)
+    h = evaluate.to_float(split.inputs).reshape(7, -1)
     p = jax.nn.softmax(h @ variables["params"]["dense1"]["kernel"].mean)
     second = curvature.second_derivatives(net, variables, "dense1", split)
     np.testing.assert_allclose(second, -jnp.square(h).T @ (p * (1 - p)), **CLOSE)

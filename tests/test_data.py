@@ -28,8 +28,9 @@ from tests.raw_data import (
 from tests.waiting import HANG
 from vnets import data
 from vnets.data import loading, preparation, records
+from vnets.data.files import Files
 from vnets.data.splits import stratified
-from vnets.data.types import Arrays
+from vnets.data.types import Arrays, split_sum
 
 pytestmark = pytest.mark.usefixtures("places")  # not this machine's own data
 
@@ -48,8 +49,8 @@ def offline(monkeypatch):
 
 
 def assert_same(left, right):
-    np.testing.assert_array_equal(left.image, right.image)
-    np.testing.assert_array_equal(left.label, right.label)
+    np.testing.assert_array_equal(left.inputs, right.inputs)
+    np.testing.assert_array_equal(left.target, right.target)
 
 
 # Digits, which need no network.
@@ -60,10 +61,10 @@ def test_digits_are_real_fixed_and_stratified():
     assert (len(digits.train), len(digits.test), digits.classes) == (1437, 360, 10)
     assert digits.validation is None
     for split in (digits.train, digits.test):
-        assert split.image.shape == (len(split), 28, 28, 1)
-        assert (split.image.dtype, split.label.dtype) == (np.uint8, np.int32)
-        assert split.image.max() == 255
-    train, test = (np.bincount(s.label) for s in (digits.train, digits.test))
+        assert split.inputs.shape == (len(split), 28, 28, 1)
+        assert (split.inputs.dtype, split.target.dtype) == (np.uint8, np.int32)
+        assert split.inputs.max() == 255
+    train, test = (np.bincount(s.target) for s in (digits.train, digits.test))
     assert np.abs(test - (train + test) * 360 / 1797).max() < 1
     assert digits.checksum == {
         "train": "0718a849b4325ee8bffd7e77adeaab40f179c2b055a11a8afd1aa835f5edb292",
@@ -77,11 +78,11 @@ def test_validation_is_stratified_disjoint_and_fixed():
     assert parted.validation is not None
     assert again.validation is not None
     assert (len(parted.train), len(parted.validation)) == (1137, 300)
-    counts = np.bincount(whole.train.label)
-    held_out = np.bincount(parted.validation.label)
+    counts = np.bincount(whole.train.target)
+    held_out = np.bincount(parted.validation.target)
     assert np.abs(held_out - counts * 300 / 1437).max() < 1
-    pixels = [x.tobytes() for s in (parted.train, parted.validation) for x in s.image]
-    assert sorted(pixels) == sorted(x.tobytes() for x in whole.train.image)
+    pixels = [x.tobytes() for s in (parted.train, parted.validation) for x in s.inputs]
+    assert sorted(pixels) == sorted(x.tobytes() for x in whole.train.inputs)
     assert_same(parted.validation, again.validation)
     assert_same(parted.test, whole.test)
     assert parted.checksum == again.checksum
@@ -142,6 +143,77 @@ def test_arrays_of_another_form_are_refused(image, label, words, monkeypatch):
         data.load("three")
 
 
+# Tables and tokens, which are read, split and summed like pictures.
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"), [("breast_cancer", (30,), 2), ("diabetes", (10,), 0)]
+)
+def test_tables_are_fixed_splits_of_all_rows(name, shape, classes):
+    whole, parted = data.load(name), data.load(name, validation=50)
+    assert (whole.classes, whole.train.shape) == (classes, shape)
+    assert len(whole.test) == (len(whole.train) + len(whole.test)) // 5
+    kind = np.int32 if classes else np.float32
+    assert (whole.train.inputs.dtype, whole.train.target.dtype) == (np.float32, kind)
+    rows = [x.tobytes() for s in (parted.train, parted.validation) for x in s.inputs]
+    assert sorted(rows) == sorted(x.tobytes() for x in whole.train.inputs)
+    assert len(set(parted.checksum.values())) == 3
+    assert parted.checksum["test"] == whole.checksum["test"]
+
+
+def test_tokens_with_their_lengths_are_read_from_files(places, monkeypatch):
+    """Several arrays as inputs; the sum of a split is that of what it holds."""
+    forms = {"tokens": (np.int32, (5,)), "length": (np.int32, ())}
+    brought = Files("text", forms | {"label": (np.int32, ())}, "anyhow")
+    source = loading.Source(
+        brought, {None: loading.Label("label", 2)}, inputs=tuple(forms)
+    )
+    monkeypatch.setitem(loading.SOURCES, "text", source)  # pyright: ignore
+    (places[0] / "text").mkdir(parents=True)
+    with pytest.raises(data.DataError, match=r"train\.npz"):
+        data.load("text")
+    arrays = {
+        split: {
+            "tokens": np.arange(5 * n).reshape(n, 5),
+            "length": np.arange(n) % 5 + 1,
+            "label": np.arange(n) % 2,
+        }
+        for split, n in {"train": 8, "test": 3}.items()
+    }
+    for split, one in arrays.items():
+        np.savez(places[0] / "text" / f"{split}.npz", **one)
+    loaded = data.load("text")
+    np.testing.assert_array_equal(
+        loaded.test.inputs["tokens"], arrays["test"]["tokens"]
+    )
+    assert (len(loaded.train), loaded.train.inputs["length"].dtype) == (8, np.int32)
+    assert loaded.checksum["train"] == split_sum(loaded.train)
+    changed = arrays["train"] | {"length": np.full(8, 2)}
+    np.savez(places[0] / "text" / "train.npz", **changed)
+    again = data.load("text")
+    assert again.checksum["train"] != loaded.checksum["train"]
+    assert again.checksum["test"] == loaded.checksum["test"]
+    np.savez(places[0] / "text" / "train.npz", **changed | {"length": np.zeros(7, int)})
+    with pytest.raises(data.DataError, match=r"its lengths are int64 \(7,\)"):
+        data.load("text")
+
+
+@pytest.mark.parametrize("length", [[6], [-1]])
+def test_a_length_that_no_sequence_has_is_refused(length):
+    assert data.in_length([0, 2, 3], 3).sum(1).tolist() == [0, 2, 3]
+    with pytest.raises(data.DataError, match="lengths must be within 0 and 5"):
+        data.in_length(length, 5)
+
+
+def test_old_names_say_the_new_ones():
+    split = data.load("digits").test
+    for old, new in {"image": "inputs", "label": "target"}.items():
+        with pytest.raises(AttributeError, match=f"{old} is called {new}"):
+            getattr(split, old)
+    with pytest.raises(AttributeError, match="no pixels"):
+        _ = split.pixels
+
+
 # notMNIST, a test set in a file of arrays.
 
 
@@ -159,7 +231,7 @@ def test_notmnist_is_a_test_set_only(places):
     loaded = data.load("notmnist")
     assert_holds(loaded.test, image[..., None], label)
     assert (len(loaded.train), loaded.validation, loaded.classes) == (0, None, 10)
-    assert loaded.train.image.shape == (0, 28, 28, 1)
+    assert loaded.train.inputs.shape == (0, 28, 28, 1)
     assert loaded.checksum.keys() == {"test"}
     assert loaded.checksum == data.load("notmnist", data_dir=places[0]).checksum
     with pytest.raises(data.DataError, match="from 0 to 0 for notmnist, not 1"):
@@ -289,8 +361,8 @@ def test_cifar100_keeps_both_kinds_of_labels(tmp_path):
     assert_holds(whole.train, image, label // 5)
     assert fine.validation is not None
     assert coarse.validation is not None
-    np.testing.assert_array_equal(fine.validation.image, coarse.validation.image)
-    np.testing.assert_array_equal(fine.validation.label // 5, coarse.validation.label)
+    np.testing.assert_array_equal(fine.validation.inputs, coarse.validation.inputs)
+    np.testing.assert_array_equal(fine.validation.target // 5, coarse.validation.target)
     assert fine.checksum["test"] != coarse.checksum["test"]
 
 

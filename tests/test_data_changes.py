@@ -19,9 +19,9 @@ def test_small_digits_are_the_same_split_in_their_own_size():
     small, large = data.load("digits_8x8"), data.load("digits")
     for split in ("train", "test"):
         one, other = getattr(small, split), getattr(large, split)
-        np.testing.assert_array_equal(one.label, other.label)
-        assert one.image.shape == (len(other), 8, 8, 1)
-    grey = np.unique(small.train.image)
+        np.testing.assert_array_equal(one.target, other.target)
+        assert one.inputs.shape == (len(other), 8, 8, 1)
+    grey = np.unique(small.train.inputs)
     np.testing.assert_array_equal(grey, np.rint(np.arange(17) * 255 / 16))
     assert "8x8" in small.source
 
@@ -29,9 +29,9 @@ def test_small_digits_are_the_same_split_in_their_own_size():
 def test_fewer_images_are_stratified_and_fixed(digits):
     few = data.with_fewer_images(digits, 100)
     again = data.with_fewer_images(digits, 100)
-    np.testing.assert_array_equal(few.train.image, again.train.image)
-    share = np.bincount(digits.train.label) * 100 / len(digits.train)
-    assert np.abs(np.bincount(few.train.label) - share).max() < 1
+    np.testing.assert_array_equal(few.train.inputs, again.train.inputs)
+    share = np.bincount(digits.train.target) * 100 / len(digits.train)
+    assert np.abs(np.bincount(few.train.target) - share).max() < 1
     assert few.test is digits.test
     assert few.checksum["train"] != digits.checksum["train"]
     assert few.source.endswith("100 training images")
@@ -44,10 +44,10 @@ def test_random_labels_are_uniform_fixed_and_of_the_training_images_only(digits)
     changed, again, other = (
         data.with_random_labels(digits, seed) for seed in (SEED, SEED, SEED + 1)
     )
-    assert changed.train.label.dtype == np.int32
-    np.testing.assert_array_equal(changed.train.label, again.train.label)
-    assert np.any(changed.train.label != other.train.label)
-    assert changed.train.image is digits.train.image
+    assert changed.train.target.dtype == np.int32
+    np.testing.assert_array_equal(changed.train.target, again.train.target)
+    assert np.any(changed.train.target != other.train.target)
+    assert changed.train.inputs is digits.train.inputs
     assert changed.checksum["train"] != digits.checksum["train"]
     for split in ("validation", "test"):
         assert getattr(changed, split) is getattr(digits, split)
@@ -55,23 +55,23 @@ def test_random_labels_are_uniform_fixed_and_of_the_training_images_only(digits)
     assert str(SEED) in changed.source
     # A label agrees with the true one as often as chance: binomial, within 5 errors.
     n = len(changed.train)
-    agree = np.mean(changed.train.label == digits.train.label)
+    agree = np.mean(changed.train.target == digits.train.target)
     assert abs(agree - 0.1) < 5 * math.sqrt(0.1 * 0.9 / n)
-    counts = np.bincount(changed.train.label, minlength=10)
+    counts = np.bincount(changed.train.target, minlength=10)
     assert len(counts) == 10
     assert np.all(np.abs(counts / n - 0.1) < 5 * math.sqrt(0.1 * 0.9 / n))
 
 
 def test_noise_features_are_appended_to_all_splits(digits):
     changed = data.with_noise_features(digits, 50, seed=0)
-    parts = [getattr(changed, s).image for s in ("train", "validation", "test")]
+    parts = [getattr(changed, s).inputs for s in ("train", "validation", "test")]
     for before, after in zip(
         (digits.train, digits.validation, digits.test), parts, strict=True
     ):
         assert after.shape == (len(before), 1, 64 + 50, 1)
         assert after.dtype == np.uint8
-        pixels = after[:, 0, :64, 0].reshape(before.image.shape)
-        np.testing.assert_array_equal(pixels, before.image)
+        pixels = after[:, 0, :64, 0].reshape(before.inputs.shape)
+        np.testing.assert_array_equal(pixels, before.inputs)
     noise = [part[:, 0, 64:, 0] for part in parts]
     assert not np.array_equal(noise[0][:100], noise[1][:100])
     x = np.concatenate(noise).astype(np.float64).ravel() / 255

@@ -15,7 +15,6 @@ from experiments.spec import ConfigError
 from experiments.studies import uncertainty
 from vnets import backend, data, edits
 from vnets.data import Split
-from vnets.layers import TEST
 from vnets.nets import MLP
 from vnets.posteriors import dropout, multiplicative, variance
 
@@ -44,7 +43,7 @@ def net(variant="variance", seed=0):
 
 
 def images(count=IMAGES):
-    return uncertainty.unit_range(data.load("digits").test.image[:count])
+    return uncertainty.unit_range(data.load("digits").test.inputs[:count])
 
 
 def summaries(nets, *, samples=3, key=0, batch_size=16, **options):
@@ -94,18 +93,16 @@ def test_equal_members_are_one_and_noise_is_the_members_own():
 
 def test_edits_that_keep_the_types_share_what_is_compiled():
     noisy = net("variance")
-    uncertainty._batch_summary.cache_clear()
+    run = uncertainty._batch_summary(backend.forms())
+    run.clear_cache()
     for factor in (0.5, 1.0, 2.0):
         summaries([noisy], edit=edits.scale_noise(factor))
-    assert uncertainty._batch_summary.cache_info().currsize == 1
-    models = (noisy.model,)
-    run = uncertainty._batch_summary(models, 3, TEST, backend.forms())
     assert run._cache_size() == 1
 
 
 def test_one_sample_is_scored_by_its_votes():
     """`accuracy_one` is the mean over samples, counted here net by net."""
-    label = data.load("digits").test.label[:IMAGES]
+    label = data.load("digits").test.target[:IMAGES]
     alone = uncertainty.scores(summaries([net()], samples=1), label)
     assert alone["accuracy_one"] == pytest.approx(alone["accuracy"])
     members = [net("deterministic", seed) for seed in range(3)]
@@ -147,7 +144,7 @@ def test_rotation_is_exact_at_right_angles_and_keeps_the_centre():
 
 
 def test_made_images_are_what_they_say():
-    test = data.load("digits").test.image[:20]
+    test = data.load("digits").test.inputs[:20]
     shuffled = uncertainty.MADE["shuffled_pixels"](test)
     flat, other = (np.sort(a.reshape(20, -1), axis=1) for a in (test, shuffled))
     np.testing.assert_array_equal(flat, other)  # the grey levels of each image
@@ -167,7 +164,7 @@ def test_evenly(count):
     label = np.arange(100, dtype=np.int32)
     chosen = uncertainty.evenly(Split(np.zeros((100, 1, 1, 1), np.uint8), label), count)
     assert len(chosen) == min(count, 100)
-    gaps = np.diff(chosen.label)
+    gaps = np.diff(chosen.target)
     assert np.all((gaps == 100 // len(chosen)) | (gaps == -(-100 // len(chosen))))
 
 

@@ -10,8 +10,10 @@ from experiments import core
 from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.kinds import classify
-from vnets import nets, objectives, parallel, priors, sources, train
+from vnets import nets, parallel, priors, sources, train
 from vnets.data import Split
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState, forward, neg_elbo
 
 # What the probe says after each epoch, and what follows with patience 2.
 SCORES = (0.1, 0.5, 0.3, 0.5, 0.2, 0.9, 0.9)
@@ -42,17 +44,17 @@ def task(source):
 
     def loss(params, state, batch, key):
         steps = state.collections["steps"]
-        rest = objectives.ModelState(state.step, {})
+        rest = ModelState(state.step, {})
         value, (new, metrics) = plain(params, rest, batch, key)
         collections = {"steps": {"done": steps["done"] + 1}}
-        return value, (objectives.ModelState(new.step, collections), metrics)
+        return value, (ModelState(new.step, collections), metrics)
 
     def probe(params, collections, key):
         epoch = int(collections["steps"]["done"]) // source.steps_per_epoch
         return {"score": SCORES[epoch - 1]}
 
     start = train.initializer(model, jnp.zeros((1, 2, 2, 1), jnp.float32))
-    plain = objectives.classification_loss(model, priors.log_uniform, source.n)
+    plain = neg_elbo(forward(model), Categorical(), priors.log_uniform, source.n)
     return train.Task(init, loss, optax.sgd(0.1), source, probe=probe)
 
 
@@ -152,7 +154,7 @@ def test_a_seed_that_ended_is_left_alone_by_those_beside_it(source, one_device):
 
     task = train.Task(
         train.initializer(model, jnp.zeros((1, 2, 2, 1), jnp.float32)),
-        objectives.classification_loss(model, priors.log_uniform, source.n),
+        neg_elbo(forward(model), Categorical(), priors.log_uniform, source.n),
         optax.sgd(0.1),
         source,
         probe=probe,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import edits, group_priors, metrics, scales
+from vnets import edits, group_priors, overview, scales
 from vnets.learned_dropout import adaptive_binary_dropout
 from vnets.nets import MLP
 from vnets.posteriors import (
@@ -266,7 +266,7 @@ def test_the_weights_of_one_module_have_names_of_their_own():
     params = {"attention": {"query": zero, "key": one}, "w": one}
     names = {"attention/query", "attention/key", "w"}
     assert set(edits.noisy_layers(params)) == names
-    counted = metrics.sizes(params)
+    counted = overview.sizes(params)
     assert (counted["nonzero"], counted["sparsity"]) == (8, pytest.approx(1 / 3))
     quiet = edits.edit(edits.mean_of, {"attention/key"}.__contains__)(params)
     kinds = {name: type(node) for name, node in quiet["attention"].items()}

@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import backend, edits, parallel
-from vnets import evaluate as evaluation
+from vnets import backend, edits, parallel, predictor
 from vnets.data import Split
-from vnets.evaluate import (
-    EvalSpec,
-    elbo,
-    evaluate,
-    predict,
-    sample_predictions,
-    standard_evals,
-)
+from vnets.evaluate import EvalSpec, elbo, evaluate, standard_evals
 from vnets.layers import Mode
 from vnets.nets import MLP
 from vnets.posteriors import Point, gaussian, variance
+from vnets.predictor import Member, Predictor
 from vnets.priors import kl, log_uniform
 from vnets.rng import stream
 
@@ -35,6 +28,10 @@ def split():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (N, *SHAPE), np.uint8)
     return Split(image, rng.integers(0, K, N).astype(np.uint8))
+
+
+def predict(net, variables, x, spec, key):
+    return spec.predictor(Member(net, variables)).log_mean(x, key)
 
 
 def build(posteriors):
@@ -55,7 +52,7 @@ def quiet():
 
 def test_an_ensemble_is_the_mean_of_probabilities(noisy, split):
     net, variables = noisy
-    x = split.image.astype(np.float32) / 255
+    x = split.inputs.astype(np.float32) / 255
     key, samples = random.key(3), 7
     ensemble = jax.jit(lambda v: predict(net, v, x, EvalSpec(samples=samples), key))(
         variables
@@ -103,7 +100,7 @@ def test_what_precedes_the_noise_is_computed_once(noisy):
 
 def test_floats_are_not_taken_for_pixels(quiet, split):
     """Divided by 255 once more they would be nearly black, in silence."""
-    floats = Split(split.image / np.float32(255), split.label)
+    floats = Split(split.inputs / np.float32(255), split.target)
     key = random.key(0)
     with pytest.raises(ValueError, match="pixels are uint8, not float32: give"):
         evaluate(*quiet, floats, EvalSpec(), key)
@@ -114,11 +111,13 @@ def test_floats_are_not_taken_for_pixels(quiet, split):
 @pytest.mark.parametrize("batch_size", [1, 10, N, 500])
 def test_any_batch_size_is_exact(batch_size, quiet, split):
     net, variables = quiet
-    x = split.image.astype(np.float32) / 255
+    x = split.inputs.astype(np.float32) / 255
     log_p = jax.nn.log_softmax(jax.jit(net.apply)(variables, x))
     got = evaluate(net, variables, split, EvalSpec(), random.key(0), batch_size)
-    assert got["accuracy"] == pytest.approx(np.mean(np.argmax(log_p, 1) == split.label))
-    nll = -np.mean(np.asarray(log_p)[np.arange(N), split.label])
+    assert got["accuracy"] == pytest.approx(
+        np.mean(np.argmax(log_p, 1) == split.target)
+    )
+    nll = -np.mean(np.asarray(log_p)[np.arange(N), split.target])
     assert got["nll"] == pytest.approx(nll, rel=1e-4)
     assert got["samples"] == 1
 
@@ -157,7 +156,7 @@ def test_standard_columns(split):
     }
     assert results["ens"]["samples"] == 5
     # A variance layer: no mean, so det is the constant net, and pruned is too.
-    most = max(np.mean(split.label == k) for k in range(K))
+    most = max(np.mean(split.target == k) for k in range(K))
     assert results["det"]["accuracy"] <= most
     assert results["det"] == {**results["pruned"], "samples": 1}
     # There is no mean to drop.
@@ -221,11 +220,11 @@ def test_a_batch_that_is_not_full_has_the_statistics_of_other_images(split):
     found = evaluate(net, variables, split, spec, random.key(1), batch_size=size)
     total = 0.0
     for rows in (np.arange(size), np.r_[size:N, : 2 * size - N]):
-        x = jnp.asarray(split.image[rows], jnp.float32) / 255
+        x = jnp.asarray(split.inputs[rows], jnp.float32) / 255
         log_p = predict(net, variables, x, spec, random.key(1))
         inside = len(rows) if rows[0] == 0 else N - size
         total -= np.sum(
-            np.asarray(log_p)[np.arange(inside), split.label[rows[:inside]]]
+            np.asarray(log_p)[np.arange(inside), split.target[rows[:inside]]]
         )
     assert found["nll"] == pytest.approx(total / N, rel=1e-5)
 
@@ -292,12 +291,12 @@ def test_mirrored_predictions_are_the_mean_of_both_sides():
 @pytest.mark.parametrize("at_once", [1, 3])  # of 7 draws: a last chunk is not full
 def test_predictions_in_chunks_are_those_at_once(noisy, split, at_once):
     net, variables = noisy
-    x, key = split.image.astype(np.float32) / 255, random.key(3)
+    x, key = split.inputs.astype(np.float32) / 255, random.key(3)
 
     @functools.partial(jax.jit, static_argnums=1)
     def predictions(variables, at_once):
         spec = EvalSpec(samples=7, at_once=at_once)
-        draws = sample_predictions(net, variables, x, 7, Mode(), key, at_once)
+        draws = Predictor(Member(net, variables), samples=7, at_once=at_once)(x, key)
         return predict(net, variables, x, spec, key), draws
 
     whole, parts = predictions(variables, None), predictions(variables, at_once)
@@ -338,7 +337,7 @@ def test_memory_does_not_grow_with_the_number_of_draws():
 
 def test_many_draws_of_many_inputs_are_in_chunks_by_themselves(noisy, monkeypatch):
     net, variables = noisy
-    monkeypatch.setattr(evaluation, "AT_ONCE", 64)  # 4 draws of 16 inputs
+    monkeypatch.setattr(predictor, "AT_ONCE", 64)  # 4 draws of 16 inputs
     assert memory(None, 80, net, variables) == memory(4, 80, net, variables)
 
 

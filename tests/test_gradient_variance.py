@@ -93,7 +93,7 @@ def test_without_noise_the_variance_is_that_of_the_examples(net, split):
         bar = jax.grad(one)(quiet.params)
         return {name: 40 * bar[name]["kernel"].mean for name in bar}
 
-    each = jax.jit(jax.vmap(gradient))(to_float(split.image), split.label)
+    each = jax.jit(jax.vmap(gradient))(to_float(split.inputs), split.target)
     layers = ("dense1", "dense2")
     keys = random.key(3), random.key(4)
     plain, centre = spread(quiet, layers, Mode(lrt), split, keys, 1, EXAMPLES)
@@ -112,11 +112,11 @@ def test_without_noise_the_variance_is_that_of_the_examples(net, split):
 def test_theta_is_the_mean_of_the_multiplicative_form(net, split):
     """dL/dtheta = dL/dmu + 2 dL/dlog sigma^2 / mu, the chain rule at a fixed alpha."""
     # LRT's noise multiplies a standard deviation: of either sign, the same in both.
-    loss, image = batch_loss(net.model), to_float(split.image)
+    loss, image = batch_loss(net.model), to_float(split.inputs)
 
     def gradients(params):
         def one(params):
-            return loss({"params": params}, image, split.label, random.key(4))
+            return loss({"params": params}, image, split.target, random.key(4))
 
         return jax.jit(jax.grad(one))(params)
 

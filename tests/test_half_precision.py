@@ -7,13 +7,14 @@ import pytest
 from claims import every
 from flax import linen as nn
 from jax import random
-from vnets.objectives import ModelState, classification_loss
 
 from vnets import backend, ops
 from vnets.estimators import ESTIMATORS, lrt, per_example_sampling, weight_sampling
-from vnets.evaluate import sample_predictions
 from vnets.layers import Dense, Mode, stochastic
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState, forward, neg_elbo
 from vnets.posteriors import gaussian, variance
+from vnets.predictor import Member, Predictor
 from vnets.priors import log_uniform
 
 
@@ -147,10 +148,10 @@ def test_logits_and_metrics_are_float32_always(model):
     assert net.apply(variables, x, mode=mode, rngs=rngs).dtype == jnp.float32
     y, _ = net.apply(variables, x, mode=mode, rngs=rngs, mutable=["other"])
     assert y.dtype == jnp.float32
-    log_p = sample_predictions(net, variables, x, 1, mode, random.key(2))
+    log_p = Predictor(Member(net, variables), mode=mode)(x, random.key(2))
     assert log_p.dtype == jnp.float32
-    loss = classification_loss(net, log_uniform, 6, mode=mode)
-    batch = {"image": x, "label": jnp.zeros(6, jnp.int32)}
+    loss = neg_elbo(forward(net, mode), Categorical(), log_uniform, 6)
+    batch = {"input": x, "target": jnp.zeros(6, jnp.int32)}
     state = ModelState(jnp.int32(0), {})
     value, (_, metrics) = jax.eval_shape(
         loss, variables["params"], state, batch, random.key(3)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
-from vnets.objectives import ModelState, classification_loss, cross_entropy
 
 from vnets import learned_dropout as learned
 from vnets.edits import mean_only
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState, forward, neg_elbo
 from vnets.nets import MLP
 from vnets.posteriors import AdaptiveDropout, point
 from vnets.priors import kl, log_uniform
@@ -20,8 +21,8 @@ from vnets.priors import kl, log_uniform
 UNITS, BATCH_SIZE, DRAWS = 3, 4, 20_000
 NET = MLP((), 3, posteriors={"dense1": learned.adaptive_binary_dropout(0.4)})
 BATCH = {
-    "image": 2 * random.normal(random.key(1), (BATCH_SIZE, UNITS)),
-    "label": jnp.arange(BATCH_SIZE, dtype=jnp.int32) % 3,
+    "input": 2 * random.normal(random.key(1), (BATCH_SIZE, UNITS)),
+    "target": jnp.arange(BATCH_SIZE, dtype=jnp.int32) % 3,
 }
 STATE = ModelState(jnp.int32(0), {})
 PRIOR = learned.bernoulli()
@@ -30,7 +31,7 @@ PRIOR = learned.bernoulli()
 @functools.cache
 def params():
     rngs = {"params": random.key(0), "noise": random.key(0)}
-    made = NET.init(rngs, BATCH["image"])["params"]
+    made = NET.init(rngs, BATCH["input"])["params"]
     rates = jnp.asarray([-1.0, 0.5, 0.0], jnp.float32)
     return with_scale(made, dataclasses.replace(scale_of(made), log_alpha=rates))
 
@@ -45,7 +46,8 @@ def with_scale(tree, scale):
 
 
 def loss(gradient, beta=0.0, net=NET, state=STATE):
-    made = classification_loss(net, PRIOR, 1, lambda _: beta, rate_gradient=gradient)
+    predict = forward(net, rate_gradient=gradient)
+    made = neg_elbo(predict, Categorical(), PRIOR, 1, lambda _: beta)
     return lambda tree, key: made(tree, state, BATCH, key)[0]
 
 
@@ -62,8 +64,8 @@ def exact():
             p /= jnp.prod(1 + jnp.exp(log_alpha))
             values = jnp.tile(mask * (1 + jnp.exp(log_alpha)), (BATCH_SIZE, 1))
             drawn = with_scale(tree, learned.Drawn(values))
-            logits = NET.apply({"params": drawn}, BATCH["image"], rngs=noise(0))
-            total += p * jnp.mean(cross_entropy(logits, BATCH["label"]))
+            logits = NET.apply({"params": drawn}, BATCH["input"], rngs=noise(0))
+            total += p * jnp.mean(Categorical().nll(logits, BATCH["target"]))
         return total
 
     return jax.jit(jax.grad(expected))(params())
@@ -164,7 +166,7 @@ def test_refusals_say_what_is_missing():
         loss(None)(params(), key)
     plain = MLP((), 3, posteriors={"dense1": point()})
     rngs = {"params": key}
-    tree = plain.init(rngs, BATCH["image"])["params"]
+    tree = plain.init(rngs, BATCH["input"])["params"]
     for make in learned.GRADIENTS.values():
         with pytest.raises(ValueError, match="no layer has binary dropout"):
             loss(make(), net=plain)(tree, key)
@@ -183,7 +185,7 @@ def test_refusals_say_what_is_missing():
     with pytest.raises(ValueError, match="positive"):
         learned.concrete(0.0)
     with pytest.raises(ValueError, match="one sample"):
-        classification_loss(NET, PRIOR, 1, samples=2, rate_gradient=learned.concrete())
+        forward(NET, samples=2, rate_gradient=learned.concrete())
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
         learned.bernoulli(1.0)
     with pytest.raises(TypeError, match="binary noise"):

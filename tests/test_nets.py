@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from claims import every
 from jax import random
-from vnets.objectives import cross_entropy
 
 from vnets.layers import TEST, TRAIN
+from vnets.likelihoods import Categorical
 from vnets.nets import MLP, LeNet5, StridedCNN, lenet_300_100
 from vnets.posteriors import (
     dropout,
@@ -234,7 +234,7 @@ def test_the_loss_is_the_same_at_any_batch_size(normalized):
 
     @jax.jit
     def losses(x, labels):
-        return cross_entropy(net.apply(variables, x, TEST), labels)
+        return Categorical().nll(net.apply(variables, x, TEST), labels)
 
     whole = losses(x, labels)
     for size in (50, 1):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from jax import random
@@ -120,3 +121,31 @@ def test_a_result_is_one_line(one_device):
         assert len(repr(one)) < 250
     assert repr(result).startswith("Result(seed=0, epochs=1, loss=")
     assert "numbers}" in repr(result)
+
+
+def test_sparsity_counts_exact_zeros():
+    weights = jnp.asarray([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]], jnp.float32)
+    params = {
+        "a": {"kernel": posteriors.Point(weights), "bias": jnp.zeros(2, jnp.float32)},
+        "b": {"kernel": posteriors.Point(jnp.ones((3, 1), jnp.float32))},
+    }
+    assert overview.sparsity(params) == pytest.approx(3 / 9)
+    assert overview.sparsity({"a": jnp.zeros(3, jnp.float32)}) == 0.0
+
+
+def test_sparsity_after_pruning():
+    key, shape = random.key(0), (10, 10)
+    q = posteriors.gaussian(-4.0)(key, shape)
+    params = {
+        "a": {"kernel": q},
+        "b": {"kernel": posteriors.dropout(0.5, lambda k, s: q)(key, shape)},
+    }
+    gone = np.mean(np.asarray(-4.0 - 2 * np.log(np.abs(q.mean))) > 3)
+    assert 0 < gone < 1
+    assert overview.sparsity(params) == 0.0
+    pruned = edits.prune(3.0)(params)
+    assert isinstance(pruned["b"]["kernel"], posteriors.Scaled)
+    assert overview.sparsity(pruned) == pytest.approx(gone)
+    assert (
+        overview.sparsity({"a": {"kernel": posteriors.variance()(key, shape)}}) == 1.0
+    )

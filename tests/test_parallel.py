@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
-from vnets.objectives import cross_entropy
 
 from vnets import backend, noise, parallel
+from vnets.likelihoods import Categorical
 from vnets.nets import LeNet5
 from vnets.posteriors import dropout, gaussian, multiplicative, variance
 
@@ -44,15 +44,15 @@ def by_count():
 
             def loss(params):
                 rngs = {"noise": key}
-                logits = net.apply({"params": params}, batch["image"], rngs=rngs)
-                return jnp.mean(cross_entropy(logits, batch["label"]))
+                logits = net.apply({"params": params}, batch["input"], rngs=rngs)
+                return jnp.mean(Categorical().nll(logits, batch["target"]))
 
             draws = parallel.shard_batch(on, noise.normal(key, (BATCH, 6, 7)))
             return jax.value_and_grad(loss)(params), draws
 
         place = parallel.replicated(on)
         arguments = jax.device_put(
-            (params, {"image": x, "label": labels}, random.key(2)), place
+            (params, {"input": x, "target": labels}, random.key(2)), place
         )
         (value, grads), draws = backend.jit(step)(*arguments)
         assert len(draws.sharding.device_set) == on.size
@@ -126,7 +126,7 @@ def test_one_process_holds_all_seeds_and_rows():
 def test_chunks_are_split_over_seeds_and_rows():
     on = parallel.mesh(seeds=2)
     chunk = {
-        "image": np.arange(2 * 3 * 16 * 5, dtype=np.float32).reshape(2, 3, 16, 5),
+        "input": np.arange(2 * 3 * 16 * 5, dtype=np.float32).reshape(2, 3, 16, 5),
         "number": np.arange(6, dtype=np.int32).reshape(2, 3),
     }
     placed = parallel.place_chunk(on, chunk, 16, seeds=2)
@@ -134,7 +134,7 @@ def test_chunks_are_split_over_seeds_and_rows():
         name: {shard.data.shape for shard in leaf.addressable_shards}
         for name, leaf in placed.items()
     }
-    assert shapes == {"image": {(1, 3, 4, 5)}, "number": {(1, 3)}}
+    assert shapes == {"input": {(1, 3, 4, 5)}, "number": {(1, 3)}}
     for name, leaf in placed.items():
         np.testing.assert_array_equal(leaf, chunk[name])
     with pytest.raises(ValueError, match="16 rows of a batch in place of 24, 0 to 23"):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax import random
 
-from vnets import edits, metrics, ops
+from vnets import edits, ops, overview
 from vnets.estimators import lrt
 from vnets.posteriors import Point, is_noisy
 from vnets.pruning import HIGH, LOW, Masked, at_random, magnitude, masked, surgery
@@ -34,7 +34,7 @@ def test_a_full_mask_is_a_point():
     expected = lrt(ops.DENSE, Point(node.mean), x, None)
     np.testing.assert_array_equal(lrt(ops.DENSE, node, x, None), expected)
     assert not is_noisy(node)
-    assert metrics.sparsity({"a": {"kernel": node}}) == 0
+    assert overview.sparsity({"a": {"kernel": node}}) == 0
 
 
 @pytest.mark.parametrize("revivable", [False, True])
@@ -88,7 +88,7 @@ def test_magnitude_switches_off_exactly_the_smallest():
             on = np.abs(node.mean)[node.mask == 1]
             assert len(off) == pytest.approx(part * final * node.mean.size, abs=1.5)
             assert off.max() < on.min()
-    assert metrics.sizes(pruned)["sparsity/a"] == pytest.approx(0.9)
+    assert overview.sizes(pruned)["sparsity/a"] == pytest.approx(0.9)
     np.testing.assert_array_equal(pruned["c"]["kernel"].mean, 1)
 
 
@@ -144,7 +144,7 @@ def test_surgery_switches_by_the_two_thresholds():
 
 def test_mean_only_and_sizes_see_the_mask():
     params = magnitude({"a": 0.9, "b": 0.9}, lambda s: 1.0, 1)(tree(), jnp.int32(1))
-    counted = metrics.sizes(edits.mean_only(params))
+    counted = overview.sizes(edits.mean_only(params))
     assert counted["nonzero"] == 60 + 30 + 30
     assert counted["compression"] == pytest.approx((600 + 300 + 30) / 120)
     assert counted["sparsity/c"] == 0

@@ -22,9 +22,9 @@ def test_training_labels_are_redrawn_and_test_labels_true(variant):
     if "train_images" in spec:
         true = data.with_fewer_images(true, spec.train_images)
     redrawn = data.with_random_labels(true, SEED)
-    label = experiment.task.source.arrays["label"]
-    np.testing.assert_array_equal(label, redrawn.train.label)
-    np.testing.assert_array_equal(experiment.dataset.test.label, true.test.label)
+    label = experiment.task.source.arrays["target"]
+    np.testing.assert_array_equal(label, redrawn.train.target)
+    np.testing.assert_array_equal(experiment.dataset.test.target, true.test.target)
     assert str(SEED) in experiment.dataset.source
 
 

@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 from jax import random
 
-from vnets import metrics, soft_sharing
+from vnets import overview, soft_sharing
 from vnets.posteriors import Point
 
 OWN = soft_sharing.Mixture(
@@ -64,7 +64,7 @@ def test_each_weight_goes_to_the_component_most_responsible():
     np.testing.assert_array_equal(shared["dense1"]["bias"], 7.0)
     zeros = np.mean(winner == 0)
     assert 0 < zeros < 1
-    assert metrics.sparsity(shared) == pytest.approx(zeros)
+    assert overview.sparsity(shared) == pytest.approx(zeros)
 
 
 def test_sharing_twice_is_sharing_once():

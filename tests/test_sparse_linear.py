@@ -107,7 +107,7 @@ def test_a_stronger_penalty_is_sparser():
         weight, log_p, facts = sparse_linear.l1((c,), 0.2, 100)(learn, x)
         assert facts["strength"] == c
         np.testing.assert_allclose(np.exp(log_p).sum(1), 1.0, rtol=1e-6)
-        found.append(sparse_linear.scores(weight, log_p, test.label))
+        found.append(sparse_linear.scores(weight, log_p, test.target))
     strong, weak = found
     assert strong["sparsity"] > weak["sparsity"]
     assert strong["nonzero"] == round((1 - strong["sparsity"]) * 640)

@@ -19,9 +19,11 @@ from jax import random
 from PIL import Image
 
 from tests.waiting import HANG
-from vnets import data, evaluate, objectives, parallel, sources, train
+from vnets import data, evaluate, parallel, sources, train
 from vnets.data import pictures, records, shapes, streams
 from vnets.evaluate import EvalSpec
+from vnets.likelihoods import Categorical
+from vnets.loss import forward, neg_elbo
 from vnets.nets import MLP
 from vnets.priors import log_uniform
 
@@ -130,14 +132,14 @@ def test_half_of_the_cuts_are_mirrored():
 
 def test_the_order_is_a_function_of_seed_and_epoch(dataset, whole):
     assert len(whole) == 320 // BATCH
-    assert whole[0]["image"].dtype == np.uint8
-    assert whole[0]["label"].dtype == np.int32
-    labels = np.concatenate([batch["label"] for batch in whole])
+    assert whole[0]["input"].dtype == np.uint8
+    assert whole[0]["target"].dtype == np.int32
+    labels = np.concatenate([batch["target"] for batch in whole])
     assert np.bincount(labels).tolist() == [40] * 8  # each picture once
     assert_same(trained(pickle.loads(pickle.dumps(dataset.train))), whole)
     for other in (trained(dataset.train, epoch=1), trained(dataset.train, seed=8)):
         assert len(other) == len(whole)
-        assert any((other[i]["label"] != whole[i]["label"]).any() for i in range(9))
+        assert any((other[i]["target"] != whole[i]["target"]).any() for i in range(9))
 
 
 def test_shares_of_hosts_are_disjoint_and_complete(dataset, whole):
@@ -155,7 +157,7 @@ def test_a_resumed_epoch_has_the_same_batches(dataset, whole):
     key = random.key(3)
     chunks = list(source.chunks(key, 2, 5))
     assert len(chunks) == 4
-    assert chunks[0]["image"].shape == (5, BATCH, SIZE, SIZE, 3)
+    assert chunks[0]["input"].shape == (5, BATCH, SIZE, SIZE, 3)
     [last] = source.chunks(key, 2, 5, slice(0, 4), 15)
     jax.tree.map(
         np.testing.assert_array_equal, last, jax.tree.map(lambda x: x[:, :4], chunks[3])
@@ -173,7 +175,7 @@ if __name__ == "__main__":
         "generated_shapes", data_dir={str(prepared)!r}, image_size={SIZE}
     ).train
     batches = list(split.training_batches({BATCH}, 7, 0, slice(None)))
-    np.savez({str(prepared / "made.npz")!r}, *(batch["image"] for batch in batches))
+    np.savez({str(prepared / "made.npz")!r}, *(batch["input"] for batch in batches))
 """
     script = prepared / "make.py"
     script.write_text(code)
@@ -181,7 +183,7 @@ if __name__ == "__main__":
     subprocess.run([sys.executable, script], env=env, check=True, timeout=HANG)
     made = np.load(prepared / "made.npz")
     for number, batch in enumerate(whole):
-        np.testing.assert_array_equal(made[f"arr_{number}"], batch["image"])
+        np.testing.assert_array_equal(made[f"arr_{number}"], batch["input"])
 
 
 def test_a_stream_is_evaluated_as_the_same_images_in_memory(dataset):
@@ -189,13 +191,13 @@ def test_a_stream_is_evaluated_as_the_same_images_in_memory(dataset):
     test = dataset.test
     batches = list(test.test_batches(40))
     assert [int(batch["inside"].sum()) for batch in batches] == [40, 40, 16]
-    image = np.concatenate([batch["image"] for batch in batches])[:96]
-    label = np.concatenate([batch["label"] for batch in batches])[:96]
+    image = np.concatenate([batch["input"] for batch in batches])[:96]
+    label = np.concatenate([batch["target"] for batch in batches])[:96]
     assert np.bincount(label).tolist() == [12] * 8
     some = test.take(np.asarray([95, 0, 40]))
-    np.testing.assert_array_equal(some.image, image[[95, 0, 40]])
-    np.testing.assert_array_equal(some.label, label[[95, 0, 40]])
-    assert test.take(np.asarray([], int)).image.shape == (0, *test.shape)
+    np.testing.assert_array_equal(some.inputs, image[[95, 0, 40]])
+    np.testing.assert_array_equal(some.target, label[[95, 0, 40]])
+    assert test.take(np.asarray([], int)).inputs.shape == (0, *test.shape)
     with pytest.raises(IndexError, match=r"96 pictures, none at \[-1, 96\]"):
         test.take(np.asarray([0, -1, 96]))
     net = MLP((4,), 8)
@@ -215,7 +217,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(dataset, one_device, tmp_path):
     def task(source):
         return train.Task(
             init=train.initializer(net, example),
-            loss=objectives.classification_loss(net, log_uniform, source.n),
+            loss=neg_elbo(forward(net), Categorical(), log_uniform, source.n),
             optimizer=optax.sgd(0.1),
             source=source,
         )

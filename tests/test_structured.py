@@ -122,7 +122,7 @@ def test_the_study_of_speed(net, split):
 def test_the_runners_agree(net, split):
     """What is timed is the net itself."""
     variables = {"params": edits.mean_only(edits.prune_units()(net.params))}
-    x = split.image.astype(np.float32) / 255
+    x = split.inputs.astype(np.float32) / 255
     expected = net.model.apply(variables, x)
     small = cuts.smaller(net.model, variables, (4, 4, 1))
     for run in structured.RUNNERS.values():

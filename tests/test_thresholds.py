@@ -139,11 +139,11 @@ def test_data_that_are_streamed_or_made_on_the_fly(monkeypatch, tmp_path):
         def test_batches(self, batch_size, rows=slice(None)):
             asked.append((self.count, batch_size))
             image = np.zeros((batch_size, *self.shape), np.uint8)
-            yield {"image": image, "label": np.zeros(batch_size, np.int32)}
+            yield {"input": image, "target": np.zeros(batch_size, np.int32)}
 
     few = thresholds._first(Pictures(tmp_path, "train", 2, 10**6))
     assert asked == [(thresholds.STREAMED,) * 2]
-    assert few.image.shape == (thresholds.STREAMED, 2, 2, 3)
+    assert few.inputs.shape == (thresholds.STREAMED, 2, 2, 3)
     config = load_config("configs/toy_regression.py:variance,quick")
     made = (config, core.Experiment(_Task(), None), core.Net(None, {}, {}))
     monkeypatch.setattr(thresholds, "restore", lambda folder: made)

@@ -4,17 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.toys import FullBatch, Points, as_is
 from jax import random
 from toy_configs import KEY, VARIANCE, X, config, fitted
-from vnets.objectives import ModelState, cross_entropy
 
 from experiments import core
 from experiments import spec as parts
+from experiments.points import CENTRES
+from experiments.points import four_classes as four_classes_of
 from experiments.studies import toy_four_classes
+from vnets.data import Split
 from vnets.layers import TEST
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState
 from vnets.nets import MLP
 from vnets.posteriors import ZeroMean, variance
+from vnets.sources import Whole
 
 
 def four_classes(variant="variance", **changes):
@@ -39,30 +43,29 @@ def net(layer, node):
 
 
 def test_every_batch_is_the_whole_set_copied():
-    points = Points(jnp.arange(6.0).reshape(3, 2), jnp.arange(3))
-    source = FullBatch(points, steps=10, copies=2)
+    points = Split(jnp.arange(6.0).reshape(3, 2), jnp.arange(3))
+    source = Whole(points, steps=10, copies=2)
     assert (source.n, source.batch_size, source.steps_per_epoch) == (3, 6, 10)
     chunks = list(source.chunks(random.key(0), 0, 5))
     assert [len(chunk) for chunk in chunks] == [5, 5]
     batch = source.batch(source.arrays, chunks[1][0], random.key(0))
-    np.testing.assert_array_equal(batch["image"], np.tile(points.image, (2, 1)))
-    np.testing.assert_array_equal(batch["label"], [0, 1, 2, 0, 1, 2])
-    np.testing.assert_array_equal(as_is(points.image), points.image)
+    np.testing.assert_array_equal(batch["input"], np.tile(points.inputs, (2, 1)))
+    np.testing.assert_array_equal(batch["target"], [0, 1, 2, 0, 1, 2])
 
 
 @pytest.mark.parametrize("sizes", [{"steps": 0}, {"steps": 1, "copies": 0}])
 def test_a_source_without_updates_is_refused(sizes):
     with pytest.raises(ValueError, match="at least 1"):
-        FullBatch(Points(X, X[:, 0]), **sizes)
+        Whole(Split(X, X[:, 0]), **sizes)
 
 
 # Four classes.
 
 
 def test_clouds_lie_around_their_centres(assert_moments):
-    points = toy_four_classes.four_classes(2000, random.key(0))
-    for k, centre in enumerate(toy_four_classes.CENTRES):
-        own = points.image[points.label == k]
+    points = four_classes_of(2000, random.key(0))
+    for k, centre in enumerate(CENTRES):
+        own = points.inputs[points.target == k]
         assert len(own) == 2000
         assert_moments(own, centre, np.ones(2))
 
@@ -70,7 +73,7 @@ def test_clouds_lie_around_their_centres(assert_moments):
 def test_test_points_are_others_and_the_seed_is_the_data_sets():
     first, same = (core.build(four_classes(seed=seed)) for seed in (0, 1))
     other = core.build(four_classes(dataset__seed=1))
-    arrays = [e.task.source.arrays["image"] for e in (first, same, other)]
+    arrays = [e.task.source.arrays["input"] for e in (first, same, other)]
     np.testing.assert_array_equal(arrays[0], arrays[1])
     assert not np.any(np.isclose(arrays[0], arrays[2]))
 
@@ -158,15 +161,15 @@ def test_the_second_softmax_is_in_the_loss_and_nowhere_else():
         for e in (plain, twice)
     ]
     logits = jax.jit(plain.model.apply)(
-        {"params": state.params}, batch["image"], rngs={"noise": random.key(1)}
+        {"params": state.params}, batch["input"], rngs={"noise": random.key(1)}
     )
     expected = [logits, jax.nn.softmax(logits)]
     for loss, given in zip(losses, expected, strict=True):
-        wanted = float(cross_entropy(given, batch["label"]).mean())
+        wanted = float(Categorical().nll(given, batch["target"]).mean())
         assert loss == pytest.approx(wanted, rel=1e-5)
     # The least that it can be is that of certain and right answers.
-    sure = 1e3 * jax.nn.one_hot(batch["label"], 4)
-    floor = cross_entropy(jax.nn.softmax(sure), batch["label"])
+    sure = 1e3 * jax.nn.one_hot(batch["target"], 4)
+    floor = Categorical().nll(jax.nn.softmax(sure), batch["target"])
     np.testing.assert_allclose(floor, np.log(1 + 3 / np.e), rtol=1e-5)
 
 

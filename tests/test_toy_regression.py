@@ -7,14 +7,17 @@ import pytest
 from claims import every
 from jax import random
 from toy_configs import KEY, config, fitted
-from vnets.objectives import ModelState
 
 from experiments import core
 from experiments import spec as parts
+from experiments.kinds import regress
+from experiments.points import cubic
 from experiments.studies import toy_regression
-from vnets import edits, train
+from vnets import edits
+from vnets.likelihoods import NORMAL_95, Gaussian
+from vnets.loss import ModelState
 from vnets.nets import MLP
-from vnets.posteriors import Point, gaussian
+from vnets.posteriors import Point
 
 
 def regression(variant="variance", **changes):
@@ -25,24 +28,24 @@ def regression(variant="variance", **changes):
 
 
 def test_observations_have_the_noise_of_the_problem(assert_moments):
-    points = toy_regression.cubic(4000, random.key(0))
-    assert np.abs(points.image).max() <= 4
-    assert_moments(points.image, np.zeros(1), np.full(1, 16 / 3))
-    assert_moments(points.label - points.image[:, 0] ** 3, np.zeros(()), 9.0)
+    points = cubic(4000, random.key(0))
+    assert np.abs(points.inputs).max() <= 4
+    assert_moments(points.inputs, np.zeros(1), np.full(1, 16 / 3))
+    assert_moments(points.target - points.inputs[:, 0] ** 3, np.zeros(()), 9.0)
 
 
 def test_a_net_sees_standard_units_and_answers_in_the_points_own():
-    points = toy_regression.cubic(20, random.key(0))
-    statistics = toy_regression.statistics(points)
-    model = toy_regression.Standardized(MLP((), 1), *statistics)
+    points = cubic(20, random.key(0))
+    statistics = regress.statistics(points)
+    model = regress.Standardized(MLP((), 1), *statistics)
     identity = {"dense1": {"kernel": Point(jnp.ones((1, 1))), "bias": jnp.zeros(1)}}
-    y, _ = model.apply({"params": identity}, points.image, mutable=[])
+    y, _ = model.apply({"params": identity}, points.inputs, mutable=[])
     x_mean, x_std, y_mean, y_std = statistics
     np.testing.assert_allclose(
-        (y - y_mean) / y_std, (points.image[:, 0] - x_mean) / x_std, atol=1e-5
+        (y - y_mean) / y_std, (points.inputs[:, 0] - x_mean) / x_std, atol=1e-5
     )
-    assert float(y.mean()) == pytest.approx(float(points.label.mean()), rel=1e-4)
-    assert float(y.std()) == pytest.approx(float(points.label.std()), rel=1e-4)
+    assert float(y.mean()) == pytest.approx(float(points.target.mean()), rel=1e-4)
+    assert float(y.std()) == pytest.approx(float(points.target.std()), rel=1e-4)
 
 
 def test_bands_of_a_known_mixture():
@@ -52,7 +55,7 @@ def test_bands_of_a_known_mixture():
     functions = grid[None] ** 3 + spread
     mean, lower, upper = toy_regression.band(functions)
     np.testing.assert_allclose((lower + upper) / 2, mean, atol=1e-3)
-    variances = ((upper - lower) / (2 * toy_regression.NORMAL_95)) ** 2 - 9
+    variances = ((upper - lower) / (2 * NORMAL_95)) ** 2 - 9
     np.testing.assert_allclose(variances, 4, atol=5 * 4 * np.sqrt(2 / 20_000))
     found = toy_regression.summary(grid, functions)
     # sd of the mean's error 2 / sqrt(20,000) = 0.014; so is about its rms.
@@ -60,7 +63,7 @@ def test_bands_of_a_known_mixture():
     assert found["width_ratio"] == pytest.approx(1, abs=0.01)
     target = grid**3 + 1.0
     exact = 0.5 * np.log(2 * np.pi * 13) + 0.5 / 13
-    nll = toy_regression.mixture_nll(functions, target)
+    nll = Gaussian(toy_regression.NOISE).metrics(functions, target)["nll"]
     # Of a density the average over 20,000 draws is good to 1 %; over 25 places, less.
     assert nll == pytest.approx(exact, abs=0.01)
 
@@ -71,7 +74,7 @@ def test_width_ratio_compares_outside_with_inside():
     spread = jnp.where(outside, 4.0, 0.0)
     functions = grid[None] ** 3 + spread[None] * jnp.asarray([[-1.0], [1.0]])
     found = toy_regression.summary(grid, functions)
-    half = toy_regression.NORMAL_95
+    half = NORMAL_95
     assert found["width_inside"] == pytest.approx(2 * half * 3, rel=1e-5)
     assert found["width_outside"] == pytest.approx(2 * half * 5, rel=1e-5)
     assert found["width_ratio"] == pytest.approx(5 / 3, rel=1e-5)
@@ -79,23 +82,20 @@ def test_width_ratio_compares_outside_with_inside():
 
 
 def test_the_regression_loss_is_the_bound_in_the_targets_units():
-    points = toy_regression.cubic(20, random.key(0))
-    inner = MLP((4,), 1, posteriors={"dense2": gaussian(-3.0)})
-    model = toy_regression.Standardized(inner, *toy_regression.statistics(points))
-    params, _ = jax.jit(train.initializer(model, points.image))(random.key(0))
-    prior = parts.prior("standard_normal")
-    loss = jax.jit(toy_regression.regression_loss(model, prior, 20))
-    batch = {"image": points.image, "label": points.label}
-    key = random.key(1)
-    value, (state, metrics) = loss(params, ModelState(jnp.int32(0), {}), batch, key)
-    expected = float(metrics["nll"]) + float(metrics["kl"]) / 20
+    experiment = core.build(regression("gaussian"))
+    task = experiment.task
+    state = jax.jit(task.start)(random.key(0))
+    batch = task.source.batch(task.source.arrays, None, KEY)
+    loss = jax.jit(task.loss)
+    value, (new, metrics) = loss(state.params, ModelState(jnp.int32(0), {}), batch, KEY)
+    expected = float(metrics["nll"]) + float(metrics["kl"]) / task.source.n
     assert float(metrics["kl"]) > 0
     assert float(value) == pytest.approx(expected, rel=1e-5)
     # A Gaussian's NLL is its squared error and a constant.
     constant = np.log(3) + 0.5 * np.log(2 * np.pi)
     wanted = float(metrics["rmse"]) ** 2 / 18 + constant
     assert float(metrics["nll"]) == pytest.approx(wanted, rel=1e-5)
-    assert state.collections == {}
+    assert new.collections == {}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_an_ensemble_is_the_mixture_of_its_members(curves):
     band, single = measured.curves["band"], alone.curves["band"]
     middle = np.asarray(single["mean"]) + shift / 2
     np.testing.assert_allclose(band["mean"], middle, rtol=1e-4, atol=1e-3)
-    half = toy_regression.NORMAL_95 * np.sqrt(9 + shift**2 / 4)
+    half = NORMAL_95 * np.sqrt(9 + shift**2 / 4)
     width = np.subtract(band["upper"], band["lower"])
     np.testing.assert_allclose(width, 2 * half, rtol=1e-4)
     assert measured.evals["predictive"]["samples"] == 2

@@ -14,9 +14,11 @@ from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
 
 from experiments import spec as parts
-from vnets import edits, nets, objectives, posteriors, priors, sources, train
+from vnets import edits, nets, posteriors, priors, sources, train
 from vnets.checkpoint import WorkdirError
 from vnets.layers import Mode
+from vnets.likelihoods import Categorical
+from vnets.loss import forward, neg_elbo
 from vnets.rng import stream
 
 
@@ -87,8 +89,8 @@ def streamed(split):
     def epochs(seed, epoch, rows):
         rng = np.random.default_rng((seed, epoch))
         for row in rng.permutation(40).reshape(5, BATCH)[:, rows]:
-            image = split.image[row].astype(np.float32) / 255
-            yield {"image": image, "label": split.label[row]}
+            image = split.inputs[row].astype(np.float32) / 255
+            yield {"input": image, "target": split.target[row]}
 
     return sources.Streamed(epochs, 40, BATCH)
 
@@ -244,8 +246,8 @@ def test_streamed_equals_resident_batches(split, one_device):
         # The order that a resident source would take for seed 0.
         order = np.asarray(next(resident.chunks(random.key(0), epoch, 5)))
         for row in order[:, rows]:
-            image = split.image[row].astype(np.float32) / 255
-            yield {"image": image, "label": split.label[row]}
+            image = split.inputs[row].astype(np.float32) / 255
+            yield {"input": image, "target": split.target[row]}
 
     streamed = make_task(split, source=sources.Streamed(epochs, 40, BATCH))
     [a] = fit(make_task(split), one_device)
@@ -261,7 +263,7 @@ def test_gradients_of_several_batches_make_one_update(split, one_device):
         source = sources.Resident(split, batch)
         task = train.Task(
             init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
-            loss=objectives.classification_loss(model, priors.log_uniform, 40),
+            loss=neg_elbo(forward(model), Categorical(), priors.log_uniform, 40),
             optimizer=parts.optimizer(
                 {"name": "sgd", "learning_rate": ((0, 0.5), (1, 0.0))}
                 | ({"accumulate": accumulate} if accumulate > 1 else {}),
@@ -284,9 +286,7 @@ def test_half_precision_learns_alike(split, one_device, kind):
         source = sources.Resident(split, BATCH)
         task = train.Task(
             init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
-            loss=objectives.classification_loss(
-                model, priors.log_uniform, 40, mode=mode
-            ),
+            loss=neg_elbo(forward(model, mode), Categorical(), priors.log_uniform, 40),
             optimizer=optax.adam(1e-2),
             source=source,
         )
@@ -298,7 +298,7 @@ def test_half_precision_learns_alike(split, one_device, kind):
 
 
 def test_short_stream_is_an_error(split, one_device):
-    batch = {"image": np.zeros((BATCH, 4, 4, 1), np.float32), "label": np.zeros(BATCH)}
+    batch = {"input": np.zeros((BATCH, 4, 4, 1), np.float32), "target": np.zeros(BATCH)}
     source = sources.Streamed(lambda seed, epoch, rows: iter([batch]), 40, BATCH)
     with pytest.raises(ValueError, match="ended before 5 batches"):
         fit(make_task(split, source=source), one_device)

@@ -71,7 +71,7 @@ def test_the_probe_reads_the_named_layer():
     h = image.astype(np.float32) / 255
     mean, var = node.moments()
     expected = transition.channel_information(
-        h @ mean, h**2 @ var, jnp.asarray(split.label)
+        h @ mean, h**2 @ var, jnp.asarray(split.target)
     )
     assert found == pytest.approx(expected, rel=1e-4)
     dropped = transition.probe(net, "dense1", split)(

@@ -23,13 +23,14 @@ from vnets import (
     checkpoint,
     compact,
     edits,
-    metrics,
-    objectives,
+    overview,
     priors,
     projections,
     propagation,
     soft_sharing,
 )
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState, forward, neg_elbo
 from vnets.normal_priors import empirical_normal
 from vnets.posteriors import (
     Gaussian,
@@ -95,9 +96,9 @@ def test_each_vector_has_its_own_kl_and_its_own_prior():
 
 def test_a_step_of_training_moves_the_noise_of_a_bias():
     net, params, x = net_and_params(**NOISY)
-    loss = objectives.classification_loss(net, empirical_normal, n_train=6)
-    state = objectives.ModelState(jnp.int32(0), {})
-    batch = {"image": x, "label": jnp.arange(6, dtype=jnp.int32) % 3}
+    loss = neg_elbo(forward(net), Categorical(), empirical_normal, n_train=6)
+    state = ModelState(jnp.int32(0), {})
+    batch = {"input": x, "target": jnp.arange(6, dtype=jnp.int32) % 3}
     grads = jax.grad(lambda p: loss(p, state, batch, random.key(0))[0])(params)
     new = optax.apply_updates(params, grads)
     for layer in ("dense1", "dense3"):
@@ -118,7 +119,7 @@ def test_pruning_and_sizes_are_of_weights():
         pruned = edits.prune(threshold)(params)
         assert pruned["dense1"]["bias"] is params["dense1"]["bias"]
         assert not np.any(pruned["dense1"]["kernel"].mean)
-        sizes = metrics.sizes(edits.mean_only(pruned))
+        sizes = overview.sizes(edits.mean_only(pruned))
         assert sizes["nonzero"] == 5 * 4  # dense2
         assert {k for k in sizes if "/" in k} == {
             f"sparsity/dense{i}" for i in (1, 2, 3)

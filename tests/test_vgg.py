@@ -7,7 +7,9 @@ import optax
 import pytest
 from jax import random
 
-from vnets import data, objectives, plan, sources, train
+from vnets import data, plan, sources, train
+from vnets.likelihoods import Categorical
+from vnets.loss import forward, neg_elbo
 from vnets.nets import VGG
 from vnets.posteriors import dropout, gaussian, is_noisy
 from vnets.priors import log_uniform
@@ -96,7 +98,7 @@ def test_one_compiled_step_with_noise_on_every_layer(blocks, one_device):
     source = sources.Resident(data.Split(image, np.arange(8) % 10), 8)
     task = train.Task(
         init=train.initializer(net, jnp.zeros(X.shape, jnp.float32)),
-        loss=objectives.classification_loss(net, log_uniform, 50_000),
+        loss=neg_elbo(forward(net), Categorical(), log_uniform, 50_000),
         optimizer=optax.adam(1e-3),
         source=source,
     )

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vnets import nets, objectives, posteriors, priors, sources, train
+from vnets import nets, posteriors, priors, sources, train
 from vnets.data import Split
+from vnets.likelihoods import Categorical
+from vnets.loss import forward, neg_elbo
 
 BATCH = 8
 
@@ -28,10 +30,10 @@ def make_task(split, optimizer=None, source=None, **kwargs):
     source = source or sources.Resident(split, BATCH)
     return train.Task(
         init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
-        loss=objectives.classification_loss(model, priors.log_uniform, source.n),
+        loss=neg_elbo(forward(model), Categorical(), priors.log_uniform, source.n),
         optimizer=optimizer or optax.adam(1e-2),
         source=source,
-        locate=objectives.first_nonfinite_layer(model),
+        locate=train.first_nonfinite_layer(model),
         **kwargs,
     )
 

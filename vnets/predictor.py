@@ -13,6 +13,7 @@ memory than a few. It is a pytree, so that a compiled function takes one as an a
 what differs in its arrays alone is compiled once.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -103,8 +104,8 @@ class Predictor:
       at_once: draws of a member in memory at once, at most; None for as many as make
         `AT_ONCE` inputs of the net. It changes the memory and the time that a
         prediction takes, and its numbers by rounding alone.
-      link: from a net's outputs to what is predicted: log probabilities of classes, or
-        `as_is`.
+      link: from a net's outputs to what a call gives: log probabilities of classes, or
+        `as_is`. A likelihood (`evaluate.score`) reads the outputs themselves.
 
     Raises:
       ValueError: no net, or samples or at_once below 1.
@@ -145,12 +146,13 @@ class Predictor:
             return self
         if not isinstance(self.nets, tuple):
             own = change(self.nets.variables, key)
-            return self.replace(nets=self.nets.replace(variables=own), edit=unedited)
+            nets = dataclasses.replace(self.nets, variables=own)
+            return dataclasses.replace(self, nets=nets, edit=unedited)
         nets = (
-            net.replace(variables=_of_members(change, net, keys))
+            dataclasses.replace(net, variables=_of_members(change, net, keys))
             for net, keys in self._keyed(key)
         )
-        return self.replace(nets=tuple(nets), edit=unedited)
+        return dataclasses.replace(self, nets=tuple(nets), edit=unedited)
 
     def __call__(self, x: Any, key: Key) -> Any:
         """What each draw predicts, [S, B, ...]: the first member's draws first.
@@ -232,7 +234,7 @@ class Predictor:
     def _of_each(self, run: Callable, x: Any, key: Key) -> list:
         """run(model, variables, view, key) of each net, and of each view of x, with a
         first axis of members."""
-        views = [(x, ())]
+        views: list[tuple[Any, tuple[str, ...]]] = [(x, ())]
         if self.mirrored:
             if jnp.ndim(x) != 4:
                 shape = list(jnp.shape(x))

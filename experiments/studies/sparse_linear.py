@@ -3,7 +3,7 @@
 What Molchanov et al. 2016 ("Dropout-based Automatic Relevance Determination", NIPS
 workshop) hold variational dropout against: logistic regression with an L1 penalty and
 the relevance vector machine. The models with noisy weights in the same table are
-trained as any other net (`experiments.sparsity`, an MLP without hidden layers).
+trained as any other net (an MLP without hidden layers).
 
 A study without nets: one fit, measured as the column "pruned". A fit has no noise, so
 every seed gives the same.

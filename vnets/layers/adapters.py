@@ -26,7 +26,7 @@ def call(
       model: a module of `flax.linen`, or one that `stochastic` made.
       rngs: random streams that the model draws from, training or not, besides
         "dropout" (which has keys in training, and with `Mode(dropout=True)`).
-      unpack: the inputs of a batch (its "image") are a tuple or a dict of arrays, and
+      unpack: the inputs of a batch (its "input") are a tuple or a dict of arrays, and
         each is an argument of the call by its place or its name.
       **arguments: of the model's call, or attributes of it: a constant, or a function
         mode -> value such as `training` (for `train`, `is_training`, `update_stats`)

@@ -5,34 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
-from vnets.objectives import (
-    ModelState,
-    classification_loss,
-    cross_entropy,
-    first_nonfinite_layer,
-    gaussian_nll,
-    knots,
-    neg_elbo,
-    smoothed_cross_entropy,
-    with_penalty,
-)
 
 from vnets.layers import TEST
+from vnets.likelihoods import Categorical, Gaussian
+from vnets.loss import ModelState, bound, forward, knots, neg_elbo, with_penalty
 from vnets.nets import MLP, LeNet5
 from vnets.posteriors import Point, gaussian, point, variance
 from vnets.priors import kl, log_uniform
+from vnets.train import first_nonfinite_layer
 
 BATCH = {
-    "image": np.asarray(random.normal(random.key(1), (12, 5))),
-    "label": np.arange(12) % 3,
+    "input": np.asarray(random.normal(random.key(1), (12, 5))),
+    "target": np.arange(12) % 3,
 }
 STATE = ModelState(step=jnp.int32(0), collections={})
+
+
+def classifier(net, n_train=12, beta=None, smoothing=0.0, average="predictions", **how):
+    """The loss of a classifier under the log-uniform prior."""
+    likelihood = Categorical(smoothing)
+    predict = forward(net, **how)
+    return neg_elbo(predict, likelihood, log_uniform, n_train, beta, average)
 
 
 def net_and_params(make):
     net = MLP((7,), 3, posteriors={"dense1": make})
     rngs = {"params": random.key(0), "noise": random.key(0)}
-    return net, jax.jit(net.init)(rngs, BATCH["image"])["params"]
+    return net, jax.jit(net.init)(rngs, BATCH["input"])["params"]
 
 
 def test_cross_entropy_is_minus_log_probability():
@@ -42,9 +41,9 @@ def test_cross_entropy_is_minus_log_probability():
     p = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
     expected = -np.log(p[np.arange(20), np.asarray(labels)])
     np.testing.assert_allclose(
-        cross_entropy(logits, labels), expected, rtol=1e-5, atol=1e-6
+        Categorical().nll(logits, labels), expected, rtol=1e-5, atol=1e-6
     )
-    assert np.isfinite(cross_entropy(1e4 * logits, labels)).all()
+    assert np.isfinite(Categorical().nll(1e4 * logits, labels)).all()
 
 
 def test_label_smoothing_is_the_cross_entropy_to_smoothed_labels():
@@ -53,51 +52,51 @@ def test_label_smoothing_is_the_cross_entropy_to_smoothed_labels():
     labels = jnp.arange(20) % 4
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     q = 0.9 * np.eye(4)[np.asarray(labels)] + 0.1 / 4
-    got = smoothed_cross_entropy(logits, labels, 0.1)
+    got = Categorical(0.1).cost(logits, labels)
     np.testing.assert_allclose(got, -(q * log_p).sum(1), rtol=1e-5)
     np.testing.assert_array_equal(
-        smoothed_cross_entropy(logits, labels, 0.0), cross_entropy(logits, labels)
+        Categorical().cost(logits, labels), Categorical().nll(logits, labels)
     )
 
 
 def test_the_loss_is_smoothed_and_its_metrics_are_not():
     net, params = net_and_params(point())
     key = random.key(0)
-    plain, (_, before) = classification_loss(net, log_uniform, 12)(
-        params, STATE, BATCH, key
-    )
-    loss = classification_loss(net, log_uniform, 12, label_smoothing=0.2)
+    plain, (_, before) = classifier(net)(params, STATE, BATCH, key)
+    loss = classifier(net, smoothing=0.2)
     value, (_, metrics) = loss(params, STATE, BATCH, key)
-    logits = net.apply({"params": params}, BATCH["image"])
-    expected = smoothed_cross_entropy(logits, BATCH["label"], 0.2).mean()
+    logits = net.apply({"params": params}, BATCH["input"])
+    expected = Categorical(0.2).cost(logits, BATCH["target"]).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert float(value) != pytest.approx(float(plain))
     for name in ("nll", "data_term", "elbo", "accuracy"):
         np.testing.assert_array_equal(metrics[name], before[name])
     for bad in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="label_smoothing must be in"):
-            classification_loss(net, log_uniform, 12, label_smoothing=bad)
+        with pytest.raises(ValueError, match="smoothing must be in"):
+            Categorical(bad)
 
 
 def test_gaussian_nll_is_minus_the_log_of_a_density():
     std = 0.5
     grid = jnp.linspace(-4, 6, 2001, dtype=jnp.float32)
-    density = np.exp(-np.asarray(gaussian_nll(jnp.float32(1.0), grid, std), np.float64))
+    density = np.exp(
+        np.asarray(Gaussian(std).log_p(jnp.float32(1.0), grid), np.float64)
+    )
     step = 10 / 2000
     # Sums over a grid much finer than the width are exact to rounding.
     assert density.sum() * step == pytest.approx(1, rel=1e-5)
     assert (density * (grid - 1.0) ** 2).sum() * step == pytest.approx(std**2, rel=1e-4)
 
 
-def test_neg_elbo_has_per_example_scale():
+def test_the_bound_has_per_example_scale():
     nll = jnp.asarray([1.0, 3.0], jnp.float32)
-    assert float(neg_elbo(nll, jnp.float32(50), 100)) == pytest.approx(2.5)
-    assert float(neg_elbo(nll, jnp.float32(50), 100, beta=0.1)) == pytest.approx(2.05)
+    assert float(bound(nll, jnp.float32(50), 100)) == pytest.approx(2.5)
+    assert float(bound(nll, jnp.float32(50), 100, beta=0.1)) == pytest.approx(2.05)
 
 
 def test_loss_is_the_bound_and_its_metrics_add_up():
     net, params = net_and_params(gaussian(-3.0))
-    loss = classification_loss(net, log_uniform, 1000)
+    loss = classifier(net, 1000)
     value, (state, metrics) = jax.jit(loss)(params, STATE, BATCH, random.key(2))
     assert float(value) == float(metrics["loss"])
     assert float(metrics["kl"]) == pytest.approx(
@@ -111,17 +110,15 @@ def test_loss_is_the_bound_and_its_metrics_add_up():
     assert data_term == pytest.approx(-1000 * float(metrics["nll"]), rel=1e-6)
     assert state.collections == {}
     logits = net.apply(
-        {"params": params}, BATCH["image"], rngs={"noise": random.key(2)}
+        {"params": params}, BATCH["input"], rngs={"noise": random.key(2)}
     )
-    accuracy = np.mean(np.asarray(logits).argmax(axis=-1) == BATCH["label"])
+    accuracy = np.mean(np.asarray(logits).argmax(axis=-1) == BATCH["target"])
     assert float(metrics["accuracy"]) == pytest.approx(accuracy, abs=1e-6)
 
 
 def test_beta_follows_the_step_and_does_not_touch_the_likelihood():
     net, params = net_and_params(gaussian(-3.0))
-    loss = jax.jit(
-        classification_loss(net, log_uniform, 1000, knots([[0, 0], [2, 1]], 10))
-    )
+    loss = jax.jit(classifier(net, 1000, knots([[0, 0], [2, 1]], 10)))
     for step, beta in ((0, 0.0), (5, 0.25), (20, 1.0), (99, 1.0)):
         state = STATE.replace(step=jnp.int32(step))
         value, (_, metrics) = loss(params, state, BATCH, random.key(2))
@@ -131,7 +128,7 @@ def test_beta_follows_the_step_and_does_not_touch_the_likelihood():
 
 def test_a_deterministic_loss_is_the_mean_over_any_batches():
     net, params = net_and_params(point())
-    loss = jax.jit(classification_loss(net, log_uniform, 12, mode=TEST))
+    loss = jax.jit(classifier(net, mode=TEST))
     whole, _ = loss(params, STATE, BATCH, random.key(0))
     halves = [
         loss(params, STATE, {n: v[i : i + 6] for n, v in BATCH.items()}, random.key(0))[
@@ -164,25 +161,25 @@ def test_points_that_are_no_schedule_are_refused(points):
 def test_the_loss_of_an_ensemble_is_that_of_the_averaged_prediction():
     net, params = net_and_params(gaussian(0.0))
     key = random.key(3)
-    loss = classification_loss(net, log_uniform, 1000, samples=4)
+    loss = classifier(net, 1000, samples=4)
     _, (state, metrics) = jax.jit(loss)(params, STATE, BATCH, key)
     draws = [
-        net.apply({"params": params}, BATCH["image"], rngs={"noise": one})
+        net.apply({"params": params}, BATCH["input"], rngs={"noise": one})
         for one in random.split(key, 4)
     ]
     p = np.mean([jax.nn.softmax(logits) for logits in draws], axis=0)
-    nll = -np.mean(np.log(p[np.arange(12), BATCH["label"]]))
+    nll = -np.mean(np.log(p[np.arange(12), BATCH["target"]]))
     assert float(metrics["nll"]) == pytest.approx(nll, rel=1e-5)
-    single = np.mean([np.mean(cross_entropy(y, BATCH["label"])) for y in draws])
+    single = np.mean([np.mean(Categorical().nll(y, BATCH["target"])) for y in draws])
     assert nll < single  # Jensen
     assert state.collections == {}
     with pytest.raises(ValueError, match="samples must be at least 1"):
-        classification_loss(net, log_uniform, 1000, samples=0)
+        classifier(net, 1000, samples=0)
 
 
 def test_a_penalty_is_added_at_the_scale_of_the_training_set():
     net, params = net_and_params(gaussian(-3.0))
-    plain = classification_loss(net, log_uniform, n_train=100)
+    plain = classifier(net, 100)
 
     def penalty(params):
         return 50 + 0 * params["dense1"]["bias"].sum()
@@ -205,7 +202,7 @@ def test_the_first_layer_that_is_not_finite_is_named():
     params = variables.pop("params")
     state = ModelState(step=jnp.int32(0), collections=variables)
     locate = first_nonfinite_layer(net)
-    batch = {"image": image}
+    batch = {"input": image}
     assert locate(params, state, batch, random.key(1)) is None
     params["conv2"]["kernel"] = Point(jnp.full((5, 5, 20, 50), jnp.nan))
     assert locate(params, state, batch, random.key(1)) == "conv2"
@@ -217,9 +214,7 @@ def test_the_mean_loss_of_several_draws_is_that_of_each_by_itself(smoothing):
     model, params = net_and_params(variance())
 
     def loss(**options):
-        made = classification_loss(
-            model, log_uniform, 12, label_smoothing=smoothing, **options
-        )
+        made = classifier(model, smoothing=smoothing, **options)
         return lambda key: made(params, STATE, BATCH, key)[1][1]
 
     key = random.key(3)
@@ -236,7 +231,7 @@ def test_the_mean_loss_of_several_draws_is_that_of_each_by_itself(smoothing):
 @pytest.mark.parametrize("beta", [0.1, 0, np.float32(0.1), jnp.float32(0.1), None])
 def test_beta_may_be_a_number(beta):
     net, params = net_and_params(gaussian(-3.0))
-    loss = classification_loss(net, log_uniform, 1000, beta)
+    loss = classifier(net, 1000, beta)
     value, (_, metrics) = jax.jit(loss)(params, STATE, BATCH, random.key(2))
     share = (1.0 if beta is None else float(beta)) * float(metrics["kl"]) / 1000
     assert float(value) == pytest.approx(float(metrics["nll"]) + share, rel=1e-5)
@@ -246,8 +241,8 @@ def test_beta_may_be_a_number(beta):
 def test_a_beta_that_is_no_weight_is_refused(beta):
     net, _ = net_and_params(point())
     with pytest.raises(ValueError, match="beta is a number from 0 on, or a function"):
-        classification_loss(net, log_uniform, 1000, beta)
+        classifier(net, 1000, beta)
     with pytest.raises(ValueError, match="weight is a number from 0 on"):
         with_penalty(lambda *_: None, lambda _: 0.0, 10, beta)
     with pytest.raises(ValueError, match="n_train must be at least 1"):
-        classification_loss(net, log_uniform, 0)
+        classifier(net, 0)

@@ -1,7 +1,6 @@
-"""Labels of examples and positions: what fits counts, what does not is named."""
+"""Targets of examples and positions: what fits counts, what does not is named."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,37 +10,31 @@ import pytest
 from flax import linen as nn
 from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
-from vnets.labels import check, per_example
-from vnets.objectives import (
-    classification_loss,
-    cross_entropy,
-    gaussian_nll,
-    neg_elbo,
-    smoothed_cross_entropy,
-)
 
 from vnets import (
     attacks,
     evaluate,
     layers,
-    metrics,
     nets,
-    objectives,
     posteriors,
     sources,
     train,
     uncertainty,
 )
 from vnets.data import Split
-from vnets.layers import TEST
+from vnets.likelihoods import Categorical, Gaussian, per_example
+from vnets.loss import bound, forward, neg_elbo, with_penalty
+from vnets.predictor import Member, Predictor
 from vnets.priors import log_uniform
+from vnets.targets import check
 
 K = 4
 SHAPES = {"examples": (6,), "positions": (6, 5), "pixels": (6, 3, 2)}
 LOSSES = {
-    "plain": (cross_entropy, 0.0),
-    "smoothed": (functools.partial(smoothed_cross_entropy, smoothing=0.2), 0.2),
+    "plain": (Categorical().cost, 0.0),
+    "smoothed": (Categorical(smoothing=0.2).cost, 0.2),
 }
+SUMS = jax.jit(lambda p, y, w: Categorical().sums({"log_p": p}, {}, y, w))
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -79,20 +72,19 @@ def test_the_loss_of_positions_is_the_mean_over_those_that_count(case, kind):
 def test_what_does_not_count_has_no_gradient(case):
     logits, labels, mask = case
     padded = np.where(mask, labels, -100)
-    grad = jax.grad(lambda x: cross_entropy(x, padded, mask).mean())(logits)
+    grad = jax.grad(lambda x: Categorical().nll(x, padded, mask).mean())(logits)
     assert np.all(np.asarray(grad)[~mask] == 0)
     assert np.all(np.any(np.asarray(grad)[mask] != 0, -1))
-    nothing = cross_entropy(logits, padded, np.zeros_like(mask))
+    nothing = Categorical().nll(logits, padded, np.zeros_like(mask))
     assert np.all(np.asarray(nothing) == 0)
 
 
 def test_metrics_are_those_of_the_positions_that_count(case):
     logits, labels, mask = case
     log_p = jax.nn.log_softmax(logits)
-    sums = jax.jit(metrics.sums)
-    got = sums(log_p, labels, mask.astype(np.float32)).compute()
+    got = SUMS(log_p, labels, mask.astype(np.float32)).compute()
     flat = np.asarray(log_p)[mask], labels[mask], np.ones(mask.sum(), np.float32)
-    assert got == pytest.approx(sums(*flat).compute(), rel=1e-5)
+    assert got == pytest.approx(SUMS(*flat).compute(), rel=1e-5)
     assert got["nll"] == pytest.approx(by_hand(logits, labels)[mask].mean(), rel=1e-5)
 
 
@@ -101,14 +93,14 @@ SAMPLES = jnp.zeros((2, 6, K))
 
 
 @pytest.mark.parametrize(
-    "call", [cross_entropy, *(loss for loss, _ in LOSSES.values())]
+    "call", [Categorical().nll, *(loss for loss, _ in LOSSES.values())]
 )
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((6,), r"\(6, 5, 4\) need labels \(6, 5\); these are \(6,\)"),
-        ((6, 5, 1), r"\(6, 5, 1\) are a column: give label\[..., 0\], \(6, 5\)"),
-        ((6, 5, K), r"\(6, 5, 4\) are one-hot: give label.argmax\(-1\), \(6, 5\)"),
+        ((6,), r"\(6, 5, 4\) need targets \(6, 5\); these are \(6,\)"),
+        ((6, 5, 1), r"\(6, 5, 1\) are a column: give target\[..., 0\], \(6, 5\)"),
+        ((6, 5, K), r"\(6, 5, 4\) are one-hot: give target.argmax\(-1\), \(6, 5\)"),
         ((5, 6), r"these are \(5, 6\)"),
         ((1, 5), r"these are \(1, 5\)"),
     ],
@@ -119,12 +111,12 @@ def test_labels_of_other_shapes_are_named(call, shape, words):
 
 
 BROADCASTS = {
-    "gaussian": lambda: gaussian_nll(jnp.zeros((6, 1)), jnp.zeros(6), 1.0),
-    "gaussian-one": lambda: gaussian_nll(jnp.zeros((6, 3)), jnp.zeros((1, 3)), 1.0),
-    "kl": lambda: neg_elbo(jnp.zeros(6), jnp.zeros(6), 10),
-    "beta": lambda: neg_elbo(jnp.zeros(6), jnp.zeros(()), 10, jnp.zeros(6)),
-    "mask": lambda: cross_entropy(LOGITS, jnp.zeros((6, 5), int), jnp.ones((6, 1))),
-    "weights": lambda: metrics.sums(LOGITS, jnp.zeros((6, 5), int), jnp.ones(6)),
+    "gaussian": lambda: Gaussian(1.0).nll(jnp.zeros((6, 1)), jnp.zeros(6)),
+    "gaussian-one": lambda: Gaussian(1.0).nll(jnp.zeros((6, 3)), jnp.zeros((1, 3))),
+    "kl": lambda: bound(jnp.zeros(6), jnp.zeros(6), 10),
+    "beta": lambda: bound(jnp.zeros(6), jnp.zeros(()), 10, jnp.zeros(6)),
+    "mask": lambda: Categorical().nll(LOGITS, jnp.zeros((6, 5), int), jnp.ones((6, 1))),
+    "weights": lambda: SUMS(LOGITS, jnp.zeros((6, 5), int), jnp.ones(6)),
     "attack": lambda: attacks.mean_cross_entropy(SAMPLES, jnp.zeros((6, 1), int)),
     "attack-one": lambda: attacks.cross_entropy_of_mean(SAMPLES, jnp.zeros(1, int)),
     "right": lambda: attacks.is_right(SAMPLES, jnp.zeros((2, 6), int)),
@@ -132,7 +124,7 @@ BROADCASTS = {
         SAMPLES, jnp.zeros(6, int), jnp.ones((6, 1), bool)
     ),
     "samples": lambda: uncertainty.summarize(jnp.zeros((6, K))),
-    "types": lambda: cross_entropy(LOGITS, jnp.zeros((6, 5))),
+    "types": lambda: Categorical().nll(LOGITS, jnp.zeros((6, 5))),
 }
 
 
@@ -144,25 +136,25 @@ def test_nothing_broadcasts_in_silence(name):
 
 def test_the_error_of_a_density_has_both_shapes():
     with pytest.raises(
-        ValueError, match=r"mean \(6, 1\) and target \(6,\) .*give \[..., 0\]"
+        ValueError, match=r"mean \(6, 1\) must have the shape \(6,\); give \[..., 0\]"
     ):
         BROADCASTS["gaussian"]()
     with pytest.raises(ValueError, match="std is a number above 0"):
-        gaussian_nll(jnp.zeros(6), jnp.zeros(6), 0.0)
+        Gaussian(0.0)
 
 
 IMAGE = np.zeros((6, 2), np.float32)
 HOT = np.eye(3)[[0, 1, 2, 0, 1, 2]]
 WRONG = {
-    "float": (np.zeros(6), "labels are float64; classes are integers"),
-    "bool": (np.zeros(6, bool), "labels are bool"),
-    "negative": (np.array([0, 1, -1, 0, 0, 2]), "label -1 is below 0"),
-    "column": (np.zeros((6, 1), int), r"\(6, 1\) are a column: give label\[..., 0\]"),
-    "one-hot": (HOT, r"\(6, 3\) are one-hot: give label.argmax\(-1\), \(6,\)"),
-    "one-hot-int": (HOT.astype(int), r"\(6, 3\) are one-hot.*labels=\"positions\""),
-    "fewer": (np.zeros(5, int), r"images \(6, 2\) and labels \(5,\) must be equally"),
+    "float": (np.zeros(6), "targets are float64; classes are integers"),
+    "bool": (np.zeros(6, bool), "targets are bool"),
+    "negative": (np.array([0, 1, -1, 0, 0, 2]), "class -1 is below 0"),
+    "column": (np.zeros((6, 1), int), r"\(6, 1\) are a column: give target\[..., 0\]"),
+    "one-hot": (HOT, r"\(6, 3\) are one-hot: give target.argmax\(-1\), \(6,\)"),
+    "one-hot-int": (HOT.astype(int), r"\(6, 3\) are one-hot.*target=\"positions\""),
+    "fewer": (np.zeros(5, int), r"inputs \(6, 2\) and targets \(5,\) must be equally"),
     "number": (np.int32(3), "must be equally many"),
-    "text": (np.array(list("abcabc")), "labels are <U1"),
+    "text": (np.array(list("abcabc")), "targets are <U1"),
 }
 
 
@@ -175,8 +167,8 @@ def test_labels_that_are_no_classes_do_not_enter(name):
 
 def test_labels_may_be_said_to_be_what_they_look_unlike():
     split = Split(IMAGE, HOT.astype(int))
-    assert sources.Resident(split, 2, labels="positions").n == 6
-    assert sources.Resident(Split(IMAGE, np.zeros(6)), 2, labels="targets").n == 6
+    assert sources.Resident(split, 2, target="positions").n == 6
+    assert sources.Resident(Split(IMAGE, np.zeros(6)), 2, target="numbers").n == 6
     assert check(Split(IMAGE, np.arange(6) % 3)) == 2
     assert check(Split(IMAGE[:0], np.zeros(0, int))) == -1
     with pytest.raises(ValueError, match="choose from"):
@@ -194,11 +186,11 @@ def test_a_mask_fits_its_labels(mask):
 NET = nets.MLP((16,), 4)
 SPLIT = make_split()  # labels 0 to 3
 OUTSIDE = {
-    "too many": (SPLIT.label + 1, "label 4 is outside 0 to 3: the net has 4 classes"),
-    "negative": (SPLIT.label - 1, "label -1 is below 0"),
-    "float": (SPLIT.label / 2, "labels are float"),
-    "column": (SPLIT.label[:, None], r"1\) are a column"),
-    "one-hot": (np.eye(4, dtype=int)[SPLIT.label], r"4\) are one-hot"),
+    "too many": (SPLIT.target + 1, "class 4 is outside 0 to 3: the net has 4 classes"),
+    "negative": (SPLIT.target - 1, "class -1 is below 0"),
+    "float": (SPLIT.target / 2, "targets are float"),
+    "column": (SPLIT.target[:, None], r"1\) are a column"),
+    "one-hot": (np.eye(4, dtype=int)[SPLIT.target], r"4\) are one-hot"),
 }
 
 
@@ -210,7 +202,7 @@ def variables():
 @pytest.fixture(params=OUTSIDE)
 def outside(request):
     label, words = OUTSIDE[request.param]
-    return Split(SPLIT.image, label), words
+    return Split(SPLIT.inputs, label), words
 
 
 def test_no_test_takes_labels_that_the_net_has_no_outputs_for(
@@ -226,12 +218,12 @@ def test_no_test_takes_labels_that_the_net_has_no_outputs_for(
 
 def test_no_training_begins_with_them(outside, one_device):
     split, words = outside
-    image = split.image.astype(np.float32) / 255
+    image = split.inputs.astype(np.float32) / 255
 
     def epochs(seed, epoch, rows):
         for i in range(0, 40, BATCH):
             part = slice(i, i + BATCH)
-            yield {"image": image[part][rows], "label": split.label[part][rows]}
+            yield {"input": image[part][rows], "target": split.target[part][rows]}
 
     with pytest.raises(ValueError, match=words):
         fit(make_task(split), one_device)
@@ -241,27 +233,27 @@ def test_no_training_begins_with_them(outside, one_device):
 
 
 def test_a_loss_with_a_penalty_knows_its_classes(one_device):
-    split = Split(SPLIT.image, SPLIT.label + 1)
+    split = Split(SPLIT.inputs, SPLIT.target + 1)
     task = make_task(split)
-    loss = objectives.with_penalty(task.loss, lambda params: 0.0, task.source.n, 1.0)
-    with pytest.raises(ValueError, match="label 4 is outside 0 to 3"):
+    loss = with_penalty(task.loss, lambda params: 0.0, task.source.n, 1.0)
+    with pytest.raises(ValueError, match="class 4 is outside 0 to 3"):
         fit(dataclasses.replace(task, loss=loss), one_device)
 
 
 def test_a_loss_of_ones_own_that_is_nan_by_its_labels_shows_them(one_device):
     def loss(params, state, batch, key):
-        logits = batch["image"].reshape(BATCH, -1) @ params["w"]
-        value = cross_entropy(logits, batch["label"]).mean()
+        logits = batch["input"].reshape(BATCH, -1) @ params["w"]
+        value = Categorical().nll(logits, batch["target"]).mean()
         return value, (state, {"loss": value})
 
     task = train.Task(
         init=lambda key: ({"w": jnp.zeros((16, 4))}, {}),
         loss=loss,
         optimizer=optax.sgd(0.1),
-        source=sources.Resident(Split(SPLIT.image, SPLIT.label + 1), BATCH),
+        source=sources.Resident(Split(SPLIT.inputs, SPLIT.target + 1), BATCH),
     )
     [result] = fit(task, one_device, epochs=1)
-    assert "the loss itself is not; labels of the batch are 1 to 4" in result.failed
+    assert "the loss itself is not; targets of the batch are 1 to 4" in result.failed
 
 
 class Tagger(nn.Module):
@@ -290,9 +282,9 @@ def test_labels_of_positions_are_tested(tagger, one_device):
     model, variables = tagger
     split = tags()
     rngs = {"noise": random.key(0)}
-    logits = jax.jit(model.apply)(variables, split.image, rngs=rngs)
-    expected = by_hand(logits, np.where(split.mask, split.label, 0))[split.mask]
-    right = (np.argmax(logits, -1) == split.label)[split.mask].mean()
+    logits = jax.jit(model.apply)(variables, split.inputs, rngs=rngs)
+    expected = by_hand(logits, np.where(split.mask, split.target, 0))[split.mask]
+    right = (np.argmax(logits, -1) == split.target)[split.mask].mean()
     options = {"batch_size": 4, "prepare": jnp.asarray, "mesh": one_device}
     spec = evaluate.EvalSpec()
     got = evaluate.evaluate(model, variables, split, spec, random.key(0), **options)
@@ -308,12 +300,14 @@ def test_labels_of_positions_are_tested(tagger, one_device):
 def test_labels_of_positions_are_learned(tagger, one_device):
     """A rule that one layer can have, from the labels that count alone."""
     model, _ = tagger
-    image, label, mask = (getattr(tags(), n) for n in ("image", "label", "mask"))
+    image, label, mask = (getattr(tags(), n) for n in ("inputs", "target", "mask"))
     split = Split(image, np.where(mask, image.argmax(-1), -1), mask)
     source = sources.Resident(split, 13, jnp.asarray)
     task = train.Task(
         init=train.initializer(model, jnp.zeros((1, 5, 3))),
-        loss=classification_loss(model, log_uniform, int(mask.sum()), beta=0.0),
+        loss=neg_elbo(
+            forward(model), Categorical(), log_uniform, int(mask.sum()), beta=0.0
+        ),
         optimizer=optax.adam(0.1),
         source=source,
     )
@@ -326,21 +320,20 @@ def test_labels_of_positions_are_learned(tagger, one_device):
 def test_empty_batches_have_empty_predictions(variables):
     x, label = jnp.zeros((0, 4, 4, 1)), jnp.zeros(0, jnp.int32)
     key, spec = random.key(0), evaluate.EvalSpec(samples=3)
-    predict = jax.jit(lambda x: evaluate.predict(NET, variables, x, spec, key))
-    assert predict(x).shape == (0, 4)
-    several = functools.partial(evaluate.sample_predictions, NET, variables)
-    draws = jax.eval_shape(lambda x: several(x, 3, TEST, key), x)
+    predictor = Predictor(Member(NET, variables), samples=3)
+    assert jax.jit(predictor.log_mean)(x, key).shape == (0, 4)
+    draws = jax.eval_shape(predictor, x, key)
     assert draws.shape == (3, 0, 4)
     log_p, draws = (jnp.zeros(shape) for shape in ((0, 4), draws.shape))
     summary = jax.eval_shape(uncertainty.summarize, draws)
     assert summary.mutual_information.shape == summary.disagreement.shape == (0,)
-    assert cross_entropy(log_p, label).shape == (0,)
-    assert smoothed_cross_entropy(log_p, label, 0.1).shape == (0,)
+    for loss, _ in LOSSES.values():
+        assert loss(log_p, label).shape == (0,)
     assert attacks.mean_cross_entropy(draws, label).shape == (0,)
-    assert gaussian_nll(label, label, 1.0).shape == (0,)
+    assert Gaussian(1.0).nll(label, label).shape == (0,)
     assert per_example(jnp.zeros((0, 5)), jnp.zeros((0, 5))).shape == (0,)
-    nothing = metrics.sums(log_p, label, jnp.zeros(0))
-    assert float(nothing.count) == 0
+    nothing = SUMS(log_p, label, jnp.zeros(0))
+    assert float(nothing.totals["count"]) == 0
     with pytest.raises(ValueError, match="no means of nothing"):
         nothing.compute()
     empty = Split(np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, np.int32))
