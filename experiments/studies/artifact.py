@@ -32,7 +32,6 @@ BYTES_PER_WEIGHT = 2.7
 
 def build(config) -> Study:
     """The study of a config; see `configs/artifact.py` for its fields."""
-    parts.positive("latency.threads", config.latency.threads)
     if not config.latency.seconds > 0:
         raise parts.ConfigError(
             f"config.latency.seconds must be positive, not {config.latency.seconds}"

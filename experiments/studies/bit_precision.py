@@ -9,7 +9,6 @@ everywhere.
 import functools
 
 from experiments import cuts
-from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import bits, data, edits, plan
 from vnets.bits import Bits
@@ -30,9 +29,6 @@ FLOAT = 32  # bits of a weight that is not rounded
 
 def build(config) -> Study:
     """The study of a config; see `configs/bit_precision.py` for its fields."""
-    parts.positive("evals.batch_size", config.evals.batch_size)
-    for significand in config.significands:
-        parts.positive("significands", significand)
     change = cuts.pruning(config)
     dataset = load_data(config.dataset)
     test = dataset.validation or dataset.test

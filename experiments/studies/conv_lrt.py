@@ -58,13 +58,6 @@ TESTS = {"lrt": estimators.lrt, "sampled": estimators.weight_sampling}
 def build(config) -> Study:
     """The study of a config; see `configs/conv_lrt.py` for its fields."""
     parts.pick("way", config.way, WAYS)
-    for group, field in (
-        ("evals", "samples"),
-        ("evals", "batch_size"),
-        ("covariance", "images"),
-        ("cost", "rounds"),
-    ):
-        parts.positive(f"{group}.{field}", config[group][field])
     if config.covariance.offsets < 2:
         raise parts.ConfigError(
             "config.covariance.offsets must be at least 2, for a pixel and its "

@@ -57,7 +57,6 @@ def build(config) -> Study:
     mode = parts.mode(config.estimator)
     parts.mode(config.deterministic.estimator)
     parts.edit("deterministic", config.deterministic)
-    parts.positive("noise.images", config.noise.images)
     for factor in config.noise.factors:
         parts.call("noise.factors", edits.scale_noise, {"factor": factor})
     if config.noise.factors and mode.estimator in MAGNITUDES:

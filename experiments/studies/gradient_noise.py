@@ -45,8 +45,6 @@ LEAST = 1e-6  # the least size of a mean that is divided by
 
 def build(config) -> Study:
     """The study of a config; see `configs/sparse_vd.py` (gradient_noise)."""
-    for field in ("images", "bins"):
-        parts.positive(f"gradient.{field}", config.gradient[field])
     parts.several("gradient.draws", config.gradient.draws)
     low, high = config.gradient.range
     if not low < high:

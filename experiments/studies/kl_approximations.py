@@ -37,8 +37,6 @@ ROUNDING = 1e-7  # nats; curves on a logarithmic axis do not go below
 def build(config) -> Study:
     """The study of a config; see `configs/kl_approximations.py` for its fields."""
     parts.pick("approximation", config.approximation, PER_WEIGHT)
-    for field in ("points", "weights", "rounds"):
-        parts.positive(f"grid.{field}", config.grid[field])
     low, high = config.grid.range
     if not low < 0 < high:
         raise parts.ConfigError(

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import cuts
-from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import backend, data, edits
@@ -39,9 +38,6 @@ WARM_UP = 3  # rounds of timing that do not count
 
 def build(config) -> Study:
     """The study of a config; see `configs/structured_speed.py` for its fields."""
-    for field in ("batch_size", "rounds"):
-        parts.positive(f"latency.{field}", config.latency[field])
-    parts.positive("evals.batch_size", config.evals.batch_size)
     change = edits.chain(cuts.pruning(config), edits.mean_only)
     dataset = load_data(config.dataset)
     test = dataset.validation or dataset.test

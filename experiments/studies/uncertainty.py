@@ -53,7 +53,6 @@ SHUFFLE_SEED = 1  # the made-up images are the same in every run
 def build(config) -> Study:
     """The study of a config; see `configs/uncertainty.py` for its fields."""
     spec = net_spec(config)
-    parts.positive("rotation.images", config.rotation.images)
     for degrees in config.rotation.degrees:
         if not math.isfinite(degrees):
             raise parts.ConfigError(f"config.rotation.degrees: {degrees} is no angle")
@@ -65,10 +64,7 @@ def build(config) -> Study:
 
 def net_spec(config) -> NetSpec:
     """The nets of a config, after checking the fields that both studies have."""
-    for field in ("samples", "images", "batch_size"):
-        parts.positive(field, config[field])
     spec = parts.call("nets.net", NetSpec, config.nets.net)
-    parts.positive("nets.net.members", spec.members)
     return spec
 
 
