@@ -230,7 +230,7 @@ def _parse(argv: list[str]) -> list[str]:
         if config is not None and not isinstance(config, str):  # of `define_config`
             file = _config_file()
             if not file.is_file():
-                valid = ", ".join(map(str, sorted(Path("configs").glob("*.py"))))
+                valid = ", ".join(config_files.names())
                 raise flags.Error(f"no config file {file}; there are {valid}")
             config_files.allow(file.absolute())
         return rest

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build as parts
-from experiments import core, latency, running, structured, thresholds
-from experiments.build import ConfigError
+from experiments import core, cuts, latency, running, thresholds
+from experiments import spec as parts
+from experiments.spec import ConfigError
 from vnets import compact, data, edits, priors, soft_sharing
 from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float
@@ -172,9 +172,9 @@ def _pruning(config, params: Params, threshold: float | None) -> Callable:
         cut = config.evals.cut.to_dict()
         if threshold is not None:
             cut["units" if "units" in cut else "weights"] = threshold
-        change = structured.pruning(ConfigDict({"cut": cut}))
+        change = cuts.pruning(ConfigDict({"cut": cut}))
     elif threshold is not None:
-        change = structured.CUTS[thresholds.kind_of(config, params)](threshold)
+        change = cuts.CUTS[thresholds.kind_of(config, params)](threshold)
     else:
         change = edits.prune(config.evals.threshold)
     return edits.chain(change, edits.mean_only)

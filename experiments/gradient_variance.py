@@ -32,9 +32,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
-from experiments.gradient_noise import additive, batch_loss
+from experiments.studies.gradient_noise import additive, batch_loss
 from vnets import backend, estimators
 from vnets.data import Split
 from vnets.edits import mean_only
@@ -43,6 +43,14 @@ from vnets.layers import Mode
 from vnets.posteriors import Gaussian, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key
+
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "gradient.batch_sizes",
+    "gradient.examples",
+    "gradient.minibatches",
+)
 
 OWN_NOISE = {"lrt": estimators.lrt, "separate": estimators.per_example_sampling}
 SHARED_NOISE = {

@@ -10,10 +10,10 @@ import jax
 from jax import random
 
 from experiments import core, records, workdirs
-from experiments.build import ConfigError
 from experiments.config_files import load_config, run_folder
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.preemption import Preemption
+from experiments.spec import ConfigError
 from vnets import data, edits, files, monitor, parallel, train
 from vnets.rng import stream
 

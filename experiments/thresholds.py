@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax import random
 
-from experiments import structured
-from experiments.build import ConfigError, call, pick
+from experiments import cuts
 from experiments.core import Net
 from experiments.running import restore
+from experiments.spec import ConfigError, call, pick
 from vnets import checkpoint, edits, evaluate, overview
 from vnets.data import Split, Stream
 from vnets.posteriors import (
@@ -164,7 +164,7 @@ def choose(
     pick("kind", kind, MEASURES)
     if tolerance < 0:
         raise ConfigError(f"the accuracy to give up must be at least 0: {tolerance}")
-    prune = structured.CUTS[kind]
+    prune = cuts.CUTS[kind]
     layers = layers_of(net.params, kind, _order(net))
     variables = {"params": net.params, **net.collections}
     call("model.posteriors", lambda: jax.eval_shape(prune(0.0), net.params), {})

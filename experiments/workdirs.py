@@ -21,8 +21,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments import records
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 from vnets import checkpoint, files, monitor, parallel
 
 RECORD, CONFIG = "record.json", "config.json"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core
+from experiments import core
+from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import attacks, evaluate
 from vnets.nets import MLP
@@ -189,7 +190,7 @@ def test_every_row_is_attacked_alike(variant, scale):
     ],
 )
 def test_bad_values_name_the_field_and_the_valid_ones(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(small(**changes))
     for word in words:
         assert word in str(caught.value)

@@ -11,9 +11,10 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import artifact, compress, core, latency, running, show, workdirs
-from experiments.build import ConfigError
+from experiments import compress, core, latency, running, show, workdirs
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
+from experiments.studies import artifact
 from experiments.tables import reading
 from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
 from vnets.nets.chain import Chain

@@ -9,9 +9,10 @@ import pytest
 from jax import random
 
 from configs import variance_lenet5
-from experiments import build, core
+from experiments import core
+from experiments import spec as parts
 from experiments.tables import reading
-from vnets import noise, posteriors, priors, train
+from vnets import edits, noise, posteriors, priors, train
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def example(monkeypatch):
     registries = (
         noise.FAMILIES,
         priors.PRIORS,
-        build.EDITS,
+        edits.EDITS,
         variance_lenet5.NOISE,
         variance_lenet5.ESTIMATORS,
     )
@@ -46,7 +47,7 @@ def test_the_prior_is_the_best_normal_one(example):
     node = posteriors.gaussian(log_var=-2.0)(random.key(0), (6, 5))
     mean, var = node.moments()
     best = float(jnp.sqrt(jnp.mean(jnp.square(mean) + var)))
-    ours = build.prior("fitted_normal")(node)
+    ours = parts.prior("fitted_normal")(node)
     np.testing.assert_allclose(ours, priors.standard_normal(best)(node), rtol=1e-5)
     for other in (0.9 * best, 1.1 * best):
         assert ours < priors.standard_normal(other)(node)
@@ -55,7 +56,7 @@ def test_the_prior_is_the_best_normal_one(example):
 def test_the_edit_is_known_by_name(example):
     node = posteriors.gaussian()(random.key(0), (6, 5))
     params = {"dense1": {"kernel": node}}
-    change = build.edit("nets.start", {"edit": "rounded"})
+    change = parts.edit("nets.start", {"edit": "rounded"})
     rounded = change(params, random.key(1))["dense1"]["kernel"].mean
     np.testing.assert_allclose(rounded, np.round(node.mean, 2), atol=1e-6)
     assert float(jnp.max(jnp.abs(rounded - node.mean))) > 0

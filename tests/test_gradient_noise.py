@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, gradient_noise
-from experiments.build import ConfigError
+from experiments import core
 from experiments.config_files import load_config
 from experiments.core import Net
-from experiments.gradient_noise import (
+from experiments.spec import ConfigError
+from experiments.studies import gradient_noise
+from experiments.studies.gradient_noise import (
     additive,
     multiplicative,
     variance_per_weight,

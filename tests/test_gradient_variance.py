@@ -11,10 +11,10 @@ from jax import random
 from ml_collections import ConfigDict
 
 from experiments import core, gradient_variance
-from experiments.build import ConfigError
 from experiments.config_files import load_config
-from experiments.gradient_noise import additive, batch_loss
 from experiments.gradient_variance import KINDS, spread
+from experiments.spec import ConfigError
+from experiments.studies.gradient_noise import additive, batch_loss
 from vnets.data import Dataset, Split
 from vnets.edits import mean_only
 from vnets.estimators import lrt

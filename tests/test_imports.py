@@ -14,11 +14,11 @@ ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
     ("types", "rng", "backend", "derivatives", "noise", "augment", "names"),
-    ("student_t", "targets", "likelihoods", "initializers", "optimizers"),
+    ("student_t", "targets", "likelihoods"),
     ("posteriors", "pooling"),
-    ("scales", "pretrained"),
+    ("scales", "pretrained", "initializers"),
     ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
-    ("estimators", "ops", "projections"),
+    ("estimators", "ops", "projections", "optimizers"),
     ("pruning", "soft_sharing", "vectors"),
     ("layers",),
     ("nets",),

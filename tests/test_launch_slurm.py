@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.build import ConfigError
 from experiments.launch import LaunchError, local, plan, slurm
 from experiments.records import read
+from experiments.spec import ConfigError
 from tests.launches import TRAINED, children, inherit, records
 
 # Configuring logging, as it is imported, submitit has absl close what pytest captures.

@@ -7,7 +7,7 @@ import pytest
 from jax import random
 from scipy import optimize, stats
 
-from experiments import build as parts
+from experiments import spec as parts
 from vnets.normal_priors import (
     empirical_normal,
     hierarchical_normal,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from experiments import core, records, running, workdirs
-from experiments.build import ConfigError
 from experiments.config_files import load_config, run_folder
+from experiments.spec import ConfigError
 from vnets import monitor
 
 RUN = "configs/lenet5_mnist.py:variance"

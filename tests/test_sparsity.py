@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, core, records, running, workdirs
+from experiments import core, records, running, workdirs
+from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets.posteriors import Multiplicative
 
@@ -98,7 +99,7 @@ def test_columns_on_the_training_set_stand_apart(tmp_path):
     ],
 )
 def test_bad_fields_are_named(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(small("original", **changes))
     for word in words:
         assert word in str(caught.value)

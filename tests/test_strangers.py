@@ -19,10 +19,10 @@ from experiments import (
     style,
     workdirs,
 )
-from experiments.build import ConfigError
 from experiments.config_files import load_config, load_module, run_folder
 from experiments.launch import plan, slurm
 from experiments.records import canonical
+from experiments.spec import ConfigError
 from vnets import compact, files
 
 CONFIG = "configs/lenet5_mnist.py:variance,quick"

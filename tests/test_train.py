@@ -13,7 +13,7 @@ from claims import every
 from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
 
-from experiments import build
+from experiments import spec as parts
 from vnets import edits, nets, posteriors, priors, sources, train
 from vnets.checkpoint import WorkdirError
 from vnets.layers import Mode
@@ -264,7 +264,7 @@ def test_gradients_of_several_batches_make_one_update(split, one_device):
         task = train.Task(
             init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
             loss=neg_elbo(forward(model), Categorical(), priors.log_uniform, 40),
-            optimizer=build.optimizer(
+            optimizer=parts.optimizer(
                 {"name": "sgd", "learning_rate": ((0, 0.5), (1, 0.0))}
                 | ({"accumulate": accumulate} if accumulate > 1 else {}),
                 total_steps=6 * accumulate,

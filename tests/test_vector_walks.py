@@ -17,7 +17,7 @@ from vector_nets import (
     rngs,
 )
 
-from experiments import build as parts
+from experiments import spec as parts
 from vnets import (
     bits,
     checkpoint,

@@ -337,3 +337,11 @@ def scale_noise(factor: float) -> Edit:
     if not 0 <= factor < math.inf:
         raise ValueError(f"a factor of noise must be at least 0 and finite: {factor}")
     return edit(noise_times(factor))
+
+
+EDITS: dict[str, Edit] = {
+    "nothing": chain(),
+    "mean_only": mean_only,
+    "zero_mean": zero_mean,
+    "permute_variance": permute_variance,
+}

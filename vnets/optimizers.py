@@ -1,13 +1,22 @@
 """Changes of the update, as optax transformations, beside optax's own."""
 
+import dataclasses
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from vnets.edits import is_vector
+from vnets.posteriors import (
+    AdaptiveDropout,
+    Gaussian,
+    Multiplicative,
+    Scaled,
+    is_posterior,
+)
 from vnets.types import Array
 
 # Of the quintic polynomial that brings singular values near one (Jordan 2024).
@@ -127,6 +136,54 @@ def scale_by_pattern(factors: Mapping[str, float]) -> optax.GradientTransformati
     return optax.GradientTransformation(init, update)
 
 
+def decay_means(decay: float) -> optax.GradientTransformation:
+    """Adds `decay` times the mean of each weight to its gradient.
+
+    An L2 penalty of decay / 2 on means; variances, biases and normalization have none.
+    """
+
+    def add(gradient, node):
+        if isinstance(node, Scaled):
+            return dataclasses.replace(
+                gradient, weight=add(gradient.weight, node.weight)
+            )
+        if not (is_posterior(node) and hasattr(node, "mean")):
+            return gradient
+        return dataclasses.replace(gradient, mean=gradient.mean + decay * node.mean)
+
+    def visit(path, gradient, node):
+        return gradient if is_vector(path) else add(gradient, node)
+
+    def update(updates, params):
+        return jax.tree.map_with_path(visit, updates, params, is_leaf=is_posterior)
+
+    return optax.stateless(update)
+
+
+def faster_noise(factor: float) -> optax.GradientTransformation:
+    """Multiplies the updates of what sets alpha: log alpha, or log sigma^2.
+
+    It stands behind Adam, whose own scaling would undo it.
+    """
+
+    def scale(node):
+        if isinstance(node, Scaled):
+            return dataclasses.replace(
+                node, scale=scale(node.scale), weight=scale(node.weight)
+            )
+        if isinstance(node, Multiplicative | AdaptiveDropout):
+            return dataclasses.replace(node, log_alpha=factor * node.log_alpha)
+        if isinstance(node, Gaussian):
+            return dataclasses.replace(node, log_var=factor * node.log_var)
+        return node
+
+    def update(updates, params):
+        del params
+        return jax.tree.map(scale, updates, is_leaf=is_posterior)
+
+    return optax.stateless(update)
+
+
 def path_of(path) -> str:
     """Where a parameter is, by names: "dense1/kernel/mean"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -150,3 +207,6 @@ def refuse_idle(patterns, params, needed=None) -> None:
     idle = sorted(set(patterns if needed is None else needed) - used)
     if idle:
         raise ValueError(f"nothing is left for {idle}; the parameters are {paths}")
+
+
+OPTIMIZERS: dict[str, Callable] = {"adam": optax.adam, "sgd": optax.sgd, "muon": muon}

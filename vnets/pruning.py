@@ -31,7 +31,7 @@ from vnets.posteriors import (
     node_type,
     static,
 )
-from vnets.projections import Projection
+from vnets.projections import Projection, drop_idle_means
 from vnets.rng import stream
 from vnets.types import Array, Initializer, Params
 
@@ -264,3 +264,12 @@ def _without_pruned(params: Params, other: Params) -> Params:
 def _zero(own: Posterior, theirs: Params) -> Params:
     gone = own.pruned()
     return jax.tree.map(lambda leaf: jnp.where(gone, 0, leaf), theirs)
+
+
+# What prunes while training, by name.
+PRUNING: dict[str, Callable[..., Projection]] = {
+    "log_alpha": drop_idle_means,
+    "magnitude": magnitude,
+    "random": at_random,
+    "surgery": surgery,
+}

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import config_files, records, running
-from experiments.build import ConfigError
 from experiments.config_files import ROOT, load_config
 from experiments.launch import LaunchError
 from experiments.launch.local import LOG
 from experiments.launch.plan import Plan, Run, prepare, stages
 from experiments.preemption import REQUEUE, Preemption
+from experiments.spec import ConfigError
 from vnets import files
 from vnets.train import Preempted
 

@@ -20,7 +20,8 @@ from jax import random
 from vnets import backend, parallel, sources
 from vnets.checkpoint import KEPT, check_workdir
 from vnets.train.early import EarlyStopping
-from vnets.train.run import Options, Preempted, Result, Run, divided, never
+from vnets.train.lanes import Options, never
+from vnets.train.run import Preempted, Result, Run, divided
 from vnets.train.task import Task
 from vnets.types import Params
 

@@ -28,9 +28,7 @@ from flax import struct
 from gymnax.environments.classic_control import acrobot, cartpole
 from jax import lax, random
 
-from experiments import build as parts
-from experiments.core import Experiment, Measured
-from vnets import backend, edits, train
+from vnets import edits
 from vnets.loss import ModelState
 from vnets.predictor import Member, Predictor
 from vnets.rng import stream
@@ -40,70 +38,6 @@ NOISE = ("step", "episode")  # once for each of which a policy's noise is drawn
 UNEDITED = edits.chain()
 COLUMNS = ("det", "stoch", "ens")
 ADVANTAGE_FLOOR = 1e-8  # beside the spread: episodes that are all alike teach nothing
-
-
-def build(config) -> Experiment:
-    """The experiment of a config; see `configs/rl.py` for its fields."""
-    for field in ("epochs", "updates", "chunk_steps"):
-        parts.positive(field, config[field])
-    for group, field in (
-        ("probe", "every"),
-        ("probe", "episodes"),
-        ("evals", "episodes"),
-        ("evals", "samples"),
-    ):
-        parts.positive(f"{group}.{field}", config[group][field])
-    if not 0.0 < config.discount <= 1.0:
-        raise parts.ConfigError(
-            f"config.discount must be in (0, 1], not {config.discount}"
-        )
-    game = parts.pick("dataset.name", config.dataset.name, GAMES)
-    per = parts.pick("noise", config.noise, NOISE)
-    model = parts.model(config.model, game.actions)
-    policies = {
-        "det": Policy(model, edits.mean_only),
-        "stoch": Policy(model, per=per),
-        # A step's noise averaged out: of one observation, a weight sample and the
-        # local reparameterization give predictions of the same law.
-        "ens": Policy(model, samples=config.evals.samples),
-    }
-    source = parts.call(
-        "batch_size",
-        Episodes,
-        {"batch_size": config.batch_size, "updates": config.updates},
-    )
-
-    @functools.cache
-    def player(name: str):
-        def run(params, numbers, key):
-            return play(game, policies[name], params, numbers, key).returns
-
-        return backend.jit(run)
-
-    def returns(name: str, params: Params, episodes: int, key: Key) -> Array:
-        return player(name)(params, jnp.arange(episodes, dtype=jnp.int32), key)
-
-    def probe(params, collections, key):
-        del collections
-        return {"det": float(returns("det", params, config.probe.episodes, key).mean())}
-
-    def evaluations(params, collections, key):
-        del collections
-        # The same key for all columns: the same starts, so their differences are less
-        # noisy, and without noise in the weights they are the same episodes.
-        found = {
-            name: returns(name, params, config.evals.episodes, key) for name in COLUMNS
-        }
-        return Measured({name: _summary(value) for name, value in found.items()})
-
-    task = train.Task(
-        init=train.initializer(model, jnp.zeros((1, game.inputs), jnp.float32)),
-        loss=reinforce(game, policies["stoch"], config.discount),
-        optimizer=parts.optimizer(config.optimizer, config.epochs * config.updates),
-        source=source,
-        probe=probe,
-    )
-    return Experiment(task, evaluations, model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,14 +248,6 @@ def reinforce(game: Game, policy: Policy, discount: float):
         return value, (state, metrics)
 
     return loss
-
-
-def _summary(found: Array) -> dict[str, float]:
-    return {
-        "return": float(jnp.mean(found)),
-        "std": float(jnp.std(found)),  # over episodes
-        "episodes": len(found),
-    }
 
 
 class Episodes:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from experiments.thresholds import Layer, layers_of
 from vnets import backend
@@ -30,14 +30,21 @@ from vnets.posteriors import Gaussian, Multiplicative, Posterior, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "gradient.images",
+    "gradient.draws",
+    "gradient.bins",
+    "gradient.range",
+)
+
 FORMS = ("additive", "multiplicative")
 LEAST = 1e-6  # the least size of a mean that is divided by
 
 
 def build(config) -> Study:
     """The study of a config; see `configs/sparse_vd.py` (gradient_noise)."""
-    for field in ("images", "bins"):
-        parts.positive(f"gradient.{field}", config.gradient[field])
     parts.several("gradient.draws", config.gradient.draws)
     low, high = config.gradient.range
     if not low < high:

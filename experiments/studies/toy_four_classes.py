@@ -12,116 +12,59 @@ b than for a. Units that repeat each other order the classes alike: opposition 0
 this however deep the class at the origin lies, which would dominate a correlation.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import random
 
-from experiments import build as parts
-from experiments.core import Experiment, Measured, Net, NetSpec, Study
-from vnets import edits, estimators, evaluate, likelihoods, ops, sources, train
-from vnets.data import Split
+from experiments import spec as parts
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.points import CENTRES, load
+from vnets import edits, estimators, evaluate, ops
+from vnets.data import Dataset, Split
 from vnets.layers import call_path
-from vnets.loss import forward, neg_elbo
 from vnets.posteriors import ZeroMean, is_noisy, is_posterior
 from vnets.predictor import as_is
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
-CENTRES = ((3.0, 3.0), (3.0, 10.0), (10.0, 3.0), (10.0, 10.0))
 CLASSES = len(CENTRES)
 UNITS = 2  # of the variance layer: what is drawn is a plane
 COMPLEMENTARY = math.log(2.0)  # opposition from which on units complement each other
 COLUMNS = ("det", "stoch", "ens")
-EVALS = ("samples", "batch_size", "points", "draws")
+DRAWN = ("evals.points", "evals.draws")
+FIELDS = ("dataset", "nets.net", "evals.samples", "evals.batch_size", *DRAWN)
 SQRT_2 = math.sqrt(2.0)
 
 
-def build(config) -> Experiment | Study:
-    """The experiment of a config; see `configs/toy_four_classes.py` for its fields."""
-    for field in EVALS:
-        parts.positive(f"evals.{field}", config.evals[field])
-    parts.positive("dataset.per_class", config.dataset.per_class)
-    key = stream(random.key(config.dataset.seed), "four_classes")
-    test = four_classes(config.dataset.per_class, stream(key, "test"))
-    measure = functools.partial(_measure, config.evals, test)
-    if "nets" in config:
-        spec = NetSpec(**config.nets.net)
-        parts.positive("nets.net.members", spec.members)
-        return Study({"net": spec}, functools.partial(_gallery, measure))
-    learn = four_classes(config.dataset.per_class, stream(key, "train"))
-    return _training(config, learn, test, measure)
+def build(config) -> Study:
+    """The study of a config; see `configs/toy_four_classes.py` for its fields."""
+    spec = NetSpec(**config.nets.net)
+    data, size = config.dataset, config.dataset.per_class
+    measure = measure_of(config.evals, load(data.name, data.seed, size, size))
+    return Study({"net": spec}, functools.partial(_gallery, measure))
 
 
-def _training(config, learn: Split, test: Split, measure) -> Experiment:
-    for field in ("epochs", "steps", "chunk_steps"):
-        parts.positive(field, config[field])
-    for field in ("samples", "every"):
-        parts.positive(f"probe.{field}", config.probe[field])
-    model = parts.model(config.model, CLASSES)
-    source = sources.Whole(learn, config.steps)
-    init = train.initializer(model, test.inputs[:1])
-    variance_layer(jax.eval_shape(init, random.key(0))[0])
-    total_steps = config.epochs * config.steps
+def opposition_probe(kind) -> Callable[..., dict[str, float]]:
+    """What `experiments.probes` watches while a net trains."""
+    variance_layer(kind.shapes)
+    test = kind.test
 
-    x = test.inputs
+    def probe(params, collections, key, columns):
+        h = layer_input(kind.model, params, test.inputs)
+        scales = log_scales(variance_layer(params)[1], h)
+        return {"opposition": solution(scales, test.target)["opposition"]}
 
-    def probe(params, collections, key):
-        del collections
-        samples, size = config.probe.samples, config.evals.batch_size
-        columns = _columns(model, params, test, samples, size, key)
-        accuracy = {name: column["accuracy"] for name, column in columns.items()}
-        scales = log_scales(variance_layer(params)[1], layer_input(model, params, x))
-        return accuracy | {"opposition": solution(scales, test.target)["opposition"]}
-
-    def evaluations(params, collections, key):
-        return measure(Net(model, params, collections), key)
-
-    task = train.Task(
-        init=init,
-        loss=neg_elbo(
-            forward(WithSoftmax(model) if config.softmax_twice else model),
-            likelihoods.Categorical(),
-            parts.prior(config.prior),
-            source.n,
-        ),
-        optimizer=parts.optimizer(config.optimizer, total_steps),
-        source=source,
-        probe=probe,
-        locate=train.first_nonfinite_layer(model),
-    )
-    return Experiment(task, evaluations, model)
+    return probe
 
 
-def four_classes(per_class: int, key: Key) -> Split:
-    """Normal clouds of unit variance around `CENTRES`, [4 per_class, 2], by class."""
-    label = jnp.repeat(jnp.arange(CLASSES, dtype=jnp.int32), per_class)
-    centres = jnp.asarray(CENTRES, jnp.float32)
-    draws = random.normal(key, (len(label), centres.shape[1]), jnp.float32)
-    return Split(centres[label] + draws, label)
-
-
-@dataclasses.dataclass(frozen=True)
-class WithSoftmax:
-    """A net that gives its probabilities where a loss expects logits.
-
-    The authors' net ends in a softmax and their `CrossEntropyLoss` takes another one.
-    The loss then stays above ln(1 + 3 / e) = 0.744 nats and flattens long before.
-    """
-
-    model: Any
-
-    def apply(self, *args, **kwargs):
-        """The model's `apply` with `mutable` given, [B, K] and the collections."""
-        logits, collections = self.model.apply(*args, **kwargs)
-        return jax.nn.softmax(logits), collections
+def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
+    """What is measured of one net, by `config.evals`."""
+    return functools.partial(_measure, settings, dataset.test)
 
 
 def variance_layer(params: Params) -> tuple[str, ZeroMean]:

@@ -13,22 +13,21 @@ import math
 
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import curvature, data, edits, evaluate
 from vnets.propagation import SamplingFree
 from vnets.rng import stream
+
+FIELDS = ("dataset", "nets", "samples", "batch_size", "kappa")
 
 TESTED = "net"  # the name of the net that is tested
 
 
 def build(config) -> Study:
     """The study of a config; see `configs/mean_propagation.py` for its fields."""
-    for field in ("samples", "batch_size"):
-        parts.positive(field, config[field])
     check_kappa(config.kappa, "kappa")
     bins = config.kappa.histogram
-    parts.positive("kappa.histogram.bins", bins.bins)
     if not bins.low < bins.high:
         raise parts.ConfigError(
             f"config.kappa.histogram: low {bins.low} must be below high {bins.high}"
@@ -55,8 +54,6 @@ def build(config) -> Study:
 
 def check_kappa(spec, field: str) -> None:
     """Raises ConfigError if how kappa is measured, `config.<field>`, cannot be."""
-    for count in ("images", "batch_size"):
-        parts.positive(f"{field}.{count}", spec[count])
     if not math.isfinite(spec.threshold):
         raise parts.ConfigError(
             f"config.{field}.threshold is a finite logarithm, not {spec.threshold}"

@@ -9,7 +9,7 @@ predictive entropy or as mutual information, is judged by
   rejection curve          does it tell wrong answers from right ones?
   CDF of the entropy       how sure is it, inside and outside?
 
-`summaries`, `test_images` and `shifted_images` serve `experiments.diversity` too.
+`summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
 """
 
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 import scipy.ndimage
 from ml_collections import ConfigDict
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import backend, data, edits, likelihoods, uncertainty
 from vnets.layers import TEST, Mode
@@ -30,6 +30,17 @@ from vnets.predictor import Predictor, unedited
 from vnets.rng import stream
 from vnets.types import Key
 from vnets.uncertainty import Summary
+
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "samples",
+    "images",
+    "batch_size",
+    "shift.name",
+    "rotation.images",
+    "rotation.degrees",
+)
 
 SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
 MEANS = (*SCORES, "expected_entropy", "disagreement")
@@ -42,7 +53,6 @@ SHUFFLE_SEED = 1  # the made-up images are the same in every run
 def build(config) -> Study:
     """The study of a config; see `configs/uncertainty.py` for its fields."""
     spec = net_spec(config)
-    parts.positive("rotation.images", config.rotation.images)
     for degrees in config.rotation.degrees:
         if not math.isfinite(degrees):
             raise parts.ConfigError(f"config.rotation.degrees: {degrees} is no angle")
@@ -54,10 +64,7 @@ def build(config) -> Study:
 
 def net_spec(config) -> NetSpec:
     """The nets of a config, after checking the fields that both studies have."""
-    for field in ("samples", "images", "batch_size"):
-        parts.positive(field, config[field])
     spec = parts.call("nets.net", NetSpec, config.nets.net)
-    parts.positive("nets.net.members", spec.members)
     return spec
 
 

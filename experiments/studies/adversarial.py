@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import attacks, backend, evaluate, uncertainty
 from vnets.data import Split
@@ -33,14 +33,24 @@ from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Array, Key
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "samples",
+    "images",
+    "batch_size",
+    "loss",
+    "updates",
+    "attack",
+    "unbounded",
+)
+
 # When the success of an attack is read; the figure has 50, 100 and 200 updates.
 QUARTERS = {"success_quarter": 1, "success_half": 2, "success": 4}
 
 
 def build(config) -> Study:
     """The study of a config; see `configs/adversarial.py` for its fields."""
-    for field in ("samples", "images", "batch_size", "updates"):
-        parts.positive(field, config[field])
     if config.updates % 4:
         raise parts.ConfigError(
             f"config.updates must be a multiple of 4, not {config.updates}: success is "
@@ -48,8 +58,6 @@ def build(config) -> Study:
         )
     if not config.attack.draws:
         raise parts.ConfigError("config.attack.draws must hold at least one number")
-    for draws in config.attack.draws:
-        parts.positive("attack.draws", draws)
     for group in ("attack", "unbounded"):
         for field in ("epsilon", "step"):
             value = config[group][field]
@@ -60,7 +68,6 @@ def build(config) -> Study:
                 )
     parts.pick("loss", config.loss, attacks.LOSSES)
     spec = NetSpec(**config.nets.net)
-    parts.positive("nets.net.members", spec.members)
     dataset = load_data(config.dataset)
     test = dataset.validation or dataset.test
     if config.images > len(test) or config.images % config.batch_size:

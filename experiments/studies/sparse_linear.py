@@ -3,7 +3,7 @@
 What Molchanov et al. 2016 ("Dropout-based Automatic Relevance Determination", NIPS
 workshop) hold variational dropout against: logistic regression with an L1 penalty and
 the relevance vector machine. The models with noisy weights in the same table are
-trained as any other net (`experiments.sparsity`, an MLP without hidden layers).
+trained as any other net (an MLP without hidden layers).
 
 A study without nets: one fit, measured as the column "pruned". A fit has no noise, so
 every seed gives the same.
@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp
 
-from experiments import build as parts
-from experiments import rvm
+from experiments import spec as parts
 from experiments.core import Measured, Study, load_data
+from experiments.studies import rvm
 from vnets.data import Split
 from vnets.data.splits import stratified
+
+FIELDS = ("dataset", "fit")
 
 HELD_OUT_SEED = 5  # which training images choose the strength of the penalty
 # training set, inputs of the test -> weights [K, D], log probabilities [N, K], facts
@@ -122,7 +124,7 @@ def l1(strengths: Sequence[float], held_out: float, sweeps: int) -> Fit:
 
 
 def relevance_vectors(rounds: int) -> Fit:
-    """Relevance vector machines, one class against the rest (`experiments.rvm`).
+    """Relevance vector machines, one class against the rest (`rvm`).
 
     Args:
       rounds: the most updates of the precisions.

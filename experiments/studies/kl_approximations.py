@@ -14,11 +14,13 @@ import numpy as np
 from jax import random
 from scipy import integrate, special
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Study
 from vnets import backend, priors
 from vnets.types import Key
+
+FIELDS = ("dataset.name", "approximation", "grid")
 
 PER_WEIGHT = {
     "log_uniform_2015": priors.log_uniform_2015_kl,
@@ -35,8 +37,6 @@ ROUNDING = 1e-7  # nats; curves on a logarithmic axis do not go below
 def build(config) -> Study:
     """The study of a config; see `configs/kl_approximations.py` for its fields."""
     parts.pick("approximation", config.approximation, PER_WEIGHT)
-    for field in ("points", "weights", "rounds"):
-        parts.positive(f"grid.{field}", config.grid[field])
     low, high = config.grid.range
     if not low < 0 < high:
         raise parts.ConfigError(

@@ -1,4 +1,4 @@
-"""Where learned rates of binary dropout end, and how much their gradients vary.
+"""Rates of binary dropout, and how much the gradients of learned ones vary.
 
 The rates of a net are learned by one of the gradients of `vnets.learned_dropout`; both
 are then drawn at the end of training, at the same parameters, for the same batch: what
@@ -10,12 +10,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments import build as parts
-from experiments import classifier
-from experiments.core import Experiment, Measured
-from vnets import backend, evaluate, learned_dropout
+from experiments.kinds.classify import Classify
+from vnets import backend, learned_dropout
 from vnets.edits import path_name
 from vnets.evaluate import to_float
 from vnets.loss import ModelState
@@ -29,52 +26,6 @@ COMPARED = {
     "score_plain": learned_dropout.score_function("none"),
     "concrete": learned_dropout.concrete(),
 }
-
-
-def build(config) -> Experiment:
-    """The experiment of a config; see `configs/learned_rates.py` for its fields."""
-    net = classifier.build(config)
-    gradient = _rate_gradient(config, net)
-    probed = classifier.chosen(
-        "probe.columns",
-        config.probe.columns,
-        evaluate.standard_evals(config.probe.samples, mode=net.mode),
-    )
-    tested = classifier.chosen(
-        "evals.columns", config.evals.columns, net.specs(config.evals.samples)
-    )
-
-    def probe(params, collections, key):
-        measured = net.columns(params, collections, key, probed, split=net.probed)
-        values = {name: column["accuracy"] for name, column in measured.items()}
-        return values | {f"rate/{name}": p for name, p in rates(params).items()}
-
-    def evaluations(params, collections, key):
-        measured = net.columns(params, collections, key, tested)
-        found = rates(params)
-        measured["rates"] = {**found, "mean": float(np.mean(list(found.values())))}
-        if gradient:
-            at = params, ModelState(jnp.int32(net.total_steps), collections)
-            draws = config.gradient.draws
-            measured["gradients"] = variances(net, *at, stream(key, "masks"), draws)
-        return Measured(measured)
-
-    return net.experiment(probe, evaluations, loss=net.loss(rate_gradient=gradient))
-
-
-def _rate_gradient(config, net) -> learned_dropout.Gradient | None:
-    spec = dict(config.get("rate_gradient", {}))
-    if bool(spec) != learned_dropout.is_learned(net.shapes):
-        raise parts.ConfigError(
-            "config.rate_gradient is for layers of kind adaptive_binary_dropout in "
-            "config.model.posteriors: give both or neither"
-        )
-    if not spec:
-        return None
-    parts.several("gradient.draws", config.gradient.draws)
-    kind = spec.pop("kind", "")
-    make = parts.pick("rate_gradient.kind", kind, learned_dropout.GRADIENTS)
-    return parts.call("rate_gradient", make, spec)
 
 
 def rates(params: Params) -> dict[str, float]:
@@ -92,7 +43,7 @@ def rates(params: Params) -> dict[str, float]:
 
 
 def variances(
-    net: classifier.Classifier, params: Params, state: ModelState, key: Key, draws: int
+    net: Classify, params: Params, state: ModelState, key: Key, draws: int
 ) -> dict[str, float]:
     """Variance over the masks of each way's gradient of log alpha, and their ratios."""
     size = net.config.batch_size

@@ -17,9 +17,9 @@ import functools
 
 import numpy as np
 
-from experiments import build as parts
+from experiments import spec as parts
 from experiments.core import Measured, Study
-from experiments.uncertainty import (
+from experiments.studies.uncertainty import (
     detection,
     evenly,
     net_spec,
@@ -35,6 +35,19 @@ from vnets.rng import stream
 from vnets.types import Key
 from vnets.uncertainty import Summary
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "samples",
+    "images",
+    "batch_size",
+    "shift.name",
+    "estimator",
+    "deterministic",
+    "noise.factors",
+    "noise.images",
+)
+
 MAGNITUDES = (magnitude, magnitude_gaussian, magnitude_mean)
 
 
@@ -44,7 +57,6 @@ def build(config) -> Study:
     mode = parts.mode(config.estimator)
     parts.mode(config.deterministic.estimator)
     parts.edit("deterministic", config.deterministic)
-    parts.positive("noise.images", config.noise.images)
     for factor in config.noise.factors:
         parts.call("noise.factors", edits.scale_noise, {"factor": factor})
     if config.noise.factors and mode.estimator in MAGNITUDES:

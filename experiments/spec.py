@@ -7,10 +7,9 @@ the field and the valid choices.
 import functools
 import inspect
 from collections import ChainMap
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from types import MappingProxyType
 
-import jax
 import numpy as np
 import optax
 
@@ -29,19 +28,13 @@ from vnets import (
     projections,
     pruning,
     scales,
+    train,
 )
 from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
 from vnets.layers import PRECISIONS, Mode
 from vnets.loss import knots
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Factory,
-    Gaussian,
-    Multiplicative,
-    Scaled,
-    is_posterior,
-)
+from vnets.posteriors import Factory
 from vnets.types import Initializer, choose
 
 POSTERIORS: dict[str, Callable[..., Factory]] = {
@@ -57,16 +50,6 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "group_normal_jeffreys": scales.group_normal_jeffreys,
     "group_horseshoe": scales.group_horseshoe,
 }
-INITIALIZERS: dict[str, Callable[..., Initializer]] = {
-    "lecun_normal": lambda: jax.nn.initializers.lecun_normal(),
-    "fan_in_uniform": lambda: posteriors.fan_in_uniform,
-    "glorot_uniform": lambda: jax.nn.initializers.glorot_uniform(),
-    "normal": lambda stddev: jax.nn.initializers.normal(stddev),
-    "truncated_normal": lambda mean, stddev: _truncated_normal(mean, stddev),
-    "dirac": lambda: initializers.dirac(posteriors.fan_in_uniform),
-}
-
-
 WHITENED_IMAGES = 5000
 
 
@@ -75,28 +58,6 @@ def _whitening(images: np.ndarray, spec: Mapping, eps: float = 5e-4) -> Initiali
     mean, std = spec.get("input_mean", (0.0,)), spec.get("input_std", (1.0,))
     seen = (images[:WHITENED_IMAGES] / np.float32(255) - mean) / std
     return initializers.whitening(seen, eps)
-
-
-def _truncated_normal(mean: float, stddev: float) -> Initializer:
-    """N(mean, stddev^2) without what is more than two deviations away."""
-    centred = jax.nn.initializers.truncated_normal(stddev)
-    return lambda key, shape, *dtype: mean + centred(key, shape, *dtype)
-
-
-NETS: dict[str, Callable] = {
-    "lenet5": nets.LeNet5,
-    "lenet_300_100": nets.lenet_300_100,
-    "mlp": nets.MLP,
-    "strided_cnn": nets.StridedCNN,
-    "resnet": nets.ResNet,
-    "vgg": nets.VGG,
-    "whitened_cnn": nets.WhitenedCNN,
-}
-OPTIMIZERS: dict[str, Callable] = {
-    "adam": optax.adam,
-    "sgd": optax.sgd,
-    "muon": optimizers.muon,
-}
 
 
 def call(field: str, function: Callable, arguments: Mapping):
@@ -137,7 +98,9 @@ def several(field: str, draws: int) -> None:
 
 
 def posterior(
-    field: str, spec: Mapping, starts: Mapping[str, Callable] = INITIALIZERS
+    field: str,
+    spec: Mapping,
+    starts: Mapping[str, Callable] = initializers.INITIALIZERS,
 ) -> Factory:
     """A posterior factory from {"kind": name, **arguments}.
 
@@ -163,8 +126,8 @@ def model(spec: Mapping, classes: int, images: np.ndarray | None = None):
     "whitening" looks at, standardized as the net does.
     """
     arguments = dict(spec)
-    net = pick("model.name", arguments.pop("name", ""), NETS)
-    starts = dict(INITIALIZERS)
+    net = pick("model.name", arguments.pop("name", ""), nets.NETS)
+    starts = dict(initializers.INITIALIZERS)
     if images is not None:
         starts["whitening"] = functools.partial(_whitening, images, spec)
     arguments["posteriors"] = {
@@ -179,20 +142,12 @@ def augment(spec: Mapping | None) -> CropAndFlip | None:
     return None if spec is None else call("dataset.augment", CropAndFlip, spec)
 
 
-EDITS: dict[str, edits.Edit] = {
-    "nothing": edits.chain(),
-    "mean_only": edits.mean_only,
-    "zero_mean": edits.zero_mean,
-    "permute_variance": edits.permute_variance,
-}
-
-
 def edit(field: str, spec: Mapping, also: Mapping = MappingProxyType({})) -> edits.Edit:
     """The edit that a spec of a net names in "edit"; none leaves the net as it is.
 
     `also` are edits that only the caller has.
     """
-    return pick(f"{field}.edit", spec.get("edit", "nothing"), {**EDITS, **also})
+    return pick(f"{field}.edit", spec.get("edit", "nothing"), {**edits.EDITS, **also})
 
 
 def mode(estimator: str, precision: str = "float32", remat: bool = False) -> Mode:
@@ -233,29 +188,38 @@ def clip(spec: Mapping | None) -> projections.Projection:
     return call("clip_log_alpha", projections.clip_log_alpha, spec)
 
 
-def projection(max_log_alpha: float, prior_spec: str | Mapping):
+def projection(max_log_alpha: float | None, prior_spec: str | Mapping | None):
     """Keeps log alpha within the config's bound and the prior's domain."""
-    kind = prior_spec if isinstance(prior_spec, str) else prior_spec.get("kind")
-    high = min(
-        float(max_log_alpha), 0.0 if kind == "log_uniform_2015" else float("inf")
-    )
+    named = prior_spec is None or isinstance(prior_spec, str)
+    kind = prior_spec if named else prior_spec.get("kind")
+    high = float("inf") if max_log_alpha is None else float(max_log_alpha)
+    high = min(high, 0.0) if kind == "log_uniform_2015" else high
     if high == float("inf"):
         return projections.nothing
     return projections.clip_log_alpha(high=high)
 
 
-PRUNING: dict[str, Callable[..., projections.Projection]] = {
-    "log_alpha": projections.drop_idle_means,
-    "magnitude": pruning.magnitude,
-    "random": pruning.at_random,
-    "surgery": pruning.surgery,
-}
+def early_stopping(config, columns: Collection[str]) -> train.EarlyStopping | None:
+    """When training ends before its last epoch, if `config.early_stopping` is.
+
+    `columns` are those of the probe, one of which it watches.
+    """
+    if "early_stopping" not in config:
+        return None
+    early = call("early_stopping", train.EarlyStopping, config.early_stopping)
+    if not config.dataset.get("validation"):
+        raise ConfigError(
+            "config.early_stopping needs a split to watch: set dataset.validation to "
+            "as many images"
+        )
+    pick("early_stopping.metric", early.metric, columns)
+    return early
 
 
 def pruner(spec: Mapping, total_steps: int) -> projections.Projection:
     """What prunes while training: {"method": name, **arguments}, times as fractions."""
     arguments = dict(spec)
-    make = pick("pruning.method", arguments.pop("method", ""), PRUNING)
+    make = pick("pruning.method", arguments.pop("method", ""), pruning.PRUNING)
     every = arguments.get("every", 1)
     if isinstance(every, int) and every > total_steps:
         raise ConfigError(
@@ -285,7 +249,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     """
     arguments = dict(spec)
     groups = dict(arguments.pop("groups", {}))
-    make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
+    make = pick("optimizer.name", arguments.pop("name", ""), optimizers.OPTIMIZERS)
     batches = int(arguments.pop("accumulate", 1))
     positive("optimizer.accumulate", batches)
     rate = _rate("optimizer", arguments, total_steps // batches)
@@ -293,7 +257,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     factors = dict(arguments.pop("factors", {}))
     decay = float(arguments.pop("weight_decay", 0.0))
     ranges.NOT_NEGATIVE.check("config.optimizer.weight_decay", decay)
-    chain = [_decay_means(decay)] if decay else []
+    chain = [optimizers.decay_means(decay)] if decay else []
     own = call("optimizer", make, {"learning_rate": rate, **arguments})
     if groups:
         others = {
@@ -303,7 +267,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
         own = _named("optimizer.groups", optimizers.by_pattern(others, own))
     chain.append(own)
     if factor != 1.0:
-        chain.append(_faster_log_alpha(factor))
+        chain.append(optimizers.faster_noise(factor))
     if factors:
         scaled = optimizers.scale_by_pattern(factors)
         chain.append(_named("optimizer.factors", scaled))
@@ -316,7 +280,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
 def _group(field: str, spec: Mapping, updates: int) -> optax.GradientTransformation:
     """The optimizer of some parameters."""
     arguments = dict(spec)
-    make = pick(f"{field}.name", arguments.pop("name", ""), OPTIMIZERS)
+    make = pick(f"{field}.name", arguments.pop("name", ""), optimizers.OPTIMIZERS)
     rate = _rate(field, arguments, updates)
     return call(field, make, {"learning_rate": rate, **arguments})
 
@@ -339,41 +303,3 @@ def _named(field: str, made: optax.GradientTransformation):
         return call(field, made.init, {"params": params})
 
     return optax.GradientTransformationExtraArgs(init, made.update)
-
-
-def _decay_means(decay: float) -> optax.GradientTransformation:
-    """Adds `decay` times the mean of each weight to its gradient."""
-
-    def add(gradient, node):
-        if isinstance(node, Scaled):
-            return gradient.replace(weight=add(gradient.weight, node.weight))
-        if not (is_posterior(node) and hasattr(node, "mean")):
-            return gradient
-        return gradient.replace(mean=gradient.mean + decay * node.mean)
-
-    def visit(path, gradient, node):
-        return gradient if edits.is_vector(path) else add(gradient, node)
-
-    def update(updates, params):
-        return jax.tree.map_with_path(visit, updates, params, is_leaf=is_posterior)
-
-    return optax.stateless(update)
-
-
-def _faster_log_alpha(factor: float) -> optax.GradientTransformation:
-    """Multiplies the updates of what sets alpha; Adam's own scaling comes before."""
-
-    def scale(node):
-        if isinstance(node, Scaled):
-            return node.replace(scale=scale(node.scale), weight=scale(node.weight))
-        if isinstance(node, Multiplicative | AdaptiveDropout):
-            return node.replace(log_alpha=factor * node.log_alpha)
-        if isinstance(node, Gaussian):
-            return node.replace(log_var=factor * node.log_var)
-        return node
-
-    def update(updates, params):
-        del params
-        return jax.tree.map(scale, updates, is_leaf=is_posterior)
-
-    return optax.stateless(update)

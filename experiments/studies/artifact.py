@@ -10,12 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import build as parts
 from experiments import compress, latency
+from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import data
 from vnets.types import Key
+
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "tolerance",
+    "latency.threads",
+    "latency.seconds",
+)
 
 # What a weight that is left may take in the file, position and value; the rest of the
 # file (header, biases, tables of frequencies) is `bytes_beyond`.
@@ -24,7 +32,6 @@ BYTES_PER_WEIGHT = 2.7
 
 def build(config) -> Study:
     """The study of a config; see `configs/artifact.py` for its fields."""
-    parts.positive("latency.threads", config.latency.threads)
     if not config.latency.seconds > 0:
         raise parts.ConfigError(
             f"config.latency.seconds must be positive, not {config.latency.seconds}"

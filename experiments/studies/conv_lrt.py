@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from jax import lax, random
 from ml_collections import ConfigDict
 
-from experiments import build as parts
-from experiments import classifier, lrt_cost, transition
+from experiments import lrt_cost, transition
+from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Net, NetSpec, Study
+from experiments.kinds import classify
+from experiments.kinds.classify import Classify
 from vnets import backend, estimators
 from vnets.edits import mean_only
 from vnets.evaluate import EvalSpec, evaluate, to_float
@@ -30,6 +32,18 @@ from vnets.ops import DIMENSIONS
 from vnets.posteriors import Scaled, is_noisy
 from vnets.rng import stream
 from vnets.types import Array, Key
+
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "way",
+    "training",
+    "evals.samples",
+    "evals.batch_size",
+    "covariance.images",
+    "covariance.offsets",
+    "cost.rounds",
+)
 
 WAYS = {
     "lrt": estimators.lrt,
@@ -44,24 +58,17 @@ TESTS = {"lrt": estimators.lrt, "sampled": estimators.weight_sampling}
 def build(config) -> Study:
     """The study of a config; see `configs/conv_lrt.py` for its fields."""
     parts.pick("way", config.way, WAYS)
-    for group, field in (
-        ("evals", "samples"),
-        ("evals", "batch_size"),
-        ("covariance", "images"),
-        ("cost", "rounds"),
-    ):
-        parts.positive(f"{group}.{field}", config[group][field])
     if config.covariance.offsets < 2:
         raise parts.ConfigError(
             "config.covariance.offsets must be at least 2, for a pixel and its "
             f"neighbour, not {config.covariance.offsets}"
         )
-    net = classifier.build(ConfigDict(config.training))
+    net = classify.build(ConfigDict(config.training))
     nets = {"net": NetSpec(config.nets.net.run)}
     return Study(nets, functools.partial(_measure, config, net), net.dataset)
 
 
-def _measure(config, trained: classifier.Classifier, nets, key: Key) -> Measured:
+def _measure(config, trained: Classify, nets, key: Key) -> Measured:
     [net] = nets["net"]
     spec, split = config.covariance, trained.dataset.train
     evals = {}
@@ -91,7 +98,7 @@ def _measure(config, trained: classifier.Classifier, nets, key: Key) -> Measured
     return Measured(evals, curves)
 
 
-def _cost(config, trained: classifier.Classifier, key: Key) -> dict[str, float]:
+def _cost(config, trained: Classify, key: Key) -> dict[str, float]:
     """A step of training, this way and by LRT, in turns."""
     ways = {"this": WAYS[config.way], "lrt": estimators.lrt}
     steps = {

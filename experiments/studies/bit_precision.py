@@ -8,8 +8,7 @@ everywhere.
 
 import functools
 
-from experiments import build as parts
-from experiments import structured
+from experiments import cuts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import bits, data, edits, plan
 from vnets.bits import Bits
@@ -17,15 +16,20 @@ from vnets.evaluate import EvalSpec, evaluate
 from vnets.rng import stream
 from vnets.types import Key, Params
 
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "cut",
+    "significands",
+    "evals.batch_size",
+)
+
 FLOAT = 32  # bits of a weight that is not rounded
 
 
 def build(config) -> Study:
     """The study of a config; see `configs/bit_precision.py` for its fields."""
-    parts.positive("evals.batch_size", config.evals.batch_size)
-    for significand in config.significands:
-        parts.positive("significands", significand)
-    change = structured.pruning(config)
+    change = cuts.pruning(config)
     dataset = load_data(config.dataset)
     test = dataset.validation or dataset.test
     measure = functools.partial(_measure, config, change, test)
@@ -45,8 +49,8 @@ def _measure(
     cut = change(net.params, None)
     quiet = edits.mean_only(cut)
     shape = test.inputs.shape[1:]
-    small = structured.smaller(net.model, {"params": quiet, **net.collections}, shape)
-    costs = structured.live_costs(net.model, small)
+    small = cuts.smaller(net.model, {"params": quiet, **net.collections}, shape)
+    costs = cuts.live_costs(net.model, small)
     kept = {name: cost.weights for name, cost in costs.items()}
     every = sum(cost.weights for cost in plan.costs(net.model.plan, shape).values())
 
