@@ -29,7 +29,7 @@ from experiments.core import Measured, Net, NetSpec, Study, load_data
 from experiments.predictors import log_p_function
 from vnets import attacks, backend, evaluate, uncertainty
 from vnets.data import Split
-from vnets.posteriors import is_noisy, is_posterior
+from vnets.nodes import is_noisy, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key
 

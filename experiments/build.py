@@ -6,7 +6,6 @@ the field and the valid choices.
 
 import functools
 import inspect
-from collections import ChainMap
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
@@ -18,52 +17,42 @@ from experiments import ranges
 from experiments.config_files import ConfigError
 from vnets import (
     edits,
-    group_priors,
     initializers,
-    learned_dropout,
     nets,
-    normal_priors,
+    nodes,
     optimizers,
-    posteriors,
     priors,
     projections,
     pruning,
-    scales,
+    tree,
 )
 from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
 from vnets.layers import PRECISIONS, Mode
+from vnets.nodes import Factory, is_posterior
 from vnets.objectives import knots
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Factory,
-    Gaussian,
-    Multiplicative,
-    Scaled,
-    is_posterior,
-)
 from vnets.types import Initializer, choose
 
 POSTERIORS: dict[str, Callable[..., Factory]] = {
-    "point": posteriors.point,
-    "gaussian": posteriors.gaussian,
-    "multiplicative": posteriors.multiplicative,
-    "variance": posteriors.variance,
-    "dropout": posteriors.dropout,
-    "adaptive_dropout": posteriors.adaptive_dropout,
-    "adaptive_binary_dropout": learned_dropout.adaptive_binary_dropout,
-    "masked": pruning.masked,
-    "structured": scales.structured,
-    "group_normal_jeffreys": scales.group_normal_jeffreys,
-    "group_horseshoe": scales.group_horseshoe,
+    "point": nodes.point,
+    "gaussian": nodes.gaussian,
+    "multiplicative": nodes.multiplicative,
+    "variance": nodes.variance,
+    "dropout": nodes.dropout,
+    "adaptive_dropout": nodes.adaptive_dropout,
+    "adaptive_binary_dropout": nodes.adaptive_binary_dropout,
+    "masked": nodes.masked,
+    "structured": nodes.structured,
+    "group_normal_jeffreys": nodes.group_normal_jeffreys,
+    "group_horseshoe": nodes.group_horseshoe,
 }
 INITIALIZERS: dict[str, Callable[..., Initializer]] = {
     "lecun_normal": lambda: jax.nn.initializers.lecun_normal(),
-    "fan_in_uniform": lambda: posteriors.fan_in_uniform,
+    "fan_in_uniform": lambda: nodes.fan_in_uniform,
     "glorot_uniform": lambda: jax.nn.initializers.glorot_uniform(),
     "normal": lambda stddev: jax.nn.initializers.normal(stddev),
     "truncated_normal": lambda mean, stddev: _truncated_normal(mean, stddev),
-    "dirac": lambda: initializers.dirac(posteriors.fan_in_uniform),
+    "dirac": lambda: initializers.dirac(nodes.fan_in_uniform),
 }
 
 
@@ -204,9 +193,7 @@ def mode(estimator: str, precision: str = "float32", remat: bool = False) -> Mod
     )
 
 
-PRIORS = ChainMap(
-    priors.PRIORS, normal_priors.PRIORS, group_priors.PRIORS, learned_dropout.PRIORS
-)
+PRIORS = priors.PRIORS
 
 
 def prior(spec: str | Mapping):
@@ -246,7 +233,7 @@ def projection(max_log_alpha: float, prior_spec: str | Mapping):
 
 PRUNING: dict[str, Callable[..., projections.Projection]] = {
     "log_alpha": projections.drop_idle_means,
-    "magnitude": pruning.magnitude,
+    "magnitude": pruning.by_magnitude,
     "random": pruning.at_random,
     "surgery": pruning.surgery,
 }
@@ -338,18 +325,14 @@ def _named(field: str, made: optax.GradientTransformation):
 def _decay_means(decay: float) -> optax.GradientTransformation:
     """Adds `decay` times the mean of each weight to its gradient."""
 
-    def add(gradient, node):
-        if isinstance(node, Scaled):
-            return gradient.replace(weight=add(gradient.weight, node.weight))
-        if not (is_posterior(node) and hasattr(node, "mean")):
+    def add(place: tree.Place, gradient, node):
+        if place.is_vector or not hasattr(getattr(node, "bare", None), "mean"):
             return gradient
-        return gradient.replace(mean=gradient.mean + decay * node.mean)
-
-    def visit(path, gradient, node):
-        return gradient if edits.is_vector(path) else add(gradient, node)
+        added = decay * node.bare.mean
+        return gradient.change_bare(lambda one: one.replace(mean=one.mean + added))
 
     def update(updates, params):
-        return jax.tree.map_with_path(visit, updates, params, is_leaf=is_posterior)
+        return tree.change(add, updates, params)
 
     return optax.stateless(update)
 
@@ -357,17 +340,12 @@ def _decay_means(decay: float) -> optax.GradientTransformation:
 def _faster_log_alpha(factor: float) -> optax.GradientTransformation:
     """Multiplies the updates of what sets alpha; Adam's own scaling comes before."""
 
-    def scale(node):
-        if isinstance(node, Scaled):
-            return node.replace(scale=scale(node.scale), weight=scale(node.weight))
-        if isinstance(node, Multiplicative | AdaptiveDropout):
-            return node.replace(log_alpha=factor * node.log_alpha)
-        if isinstance(node, Gaussian):
-            return node.replace(log_var=factor * node.log_var)
-        return node
+    def faster(place, node):
+        del place
+        return node.change_noise(lambda x: factor * x) if is_posterior(node) else node
 
     def update(updates, params):
         del params
-        return jax.tree.map(scale, updates, is_leaf=is_posterior)
+        return tree.change(faster, updates)
 
     return optax.stateless(update)

@@ -16,15 +16,20 @@ from jax import random
 
 from experiments import build as parts
 from experiments.core import Experiment, NetSpec, load_data
-from vnets import data, edits, evaluate, objectives, projections, sources, train
-from vnets.edits import path_name
+from vnets import (
+    data,
+    edits,
+    evaluate,
+    objectives,
+    projections,
+    sources,
+    train,
+    tree,
+)
 from vnets.layers import Mode
-from vnets.posteriors import (
+from vnets.nodes import (
     AdaptiveDropout,
     Posterior,
-    Scaled,
-    is_noisy,
-    is_posterior,
     log_alpha,
 )
 from vnets.priors import kl
@@ -151,7 +156,7 @@ class Classifier:
             locate=objectives.first_nonfinite_layer(self.model),
         )
         # A prior that does not fit the posteriors says so here.
-        divergence = partial(kl, prior=self.prior)
+        divergence = partial(kl, prior=self.prior, key=random.key(0))
         parts.call("prior", lambda: jax.eval_shape(divergence, self.shapes), {})
         jax.eval_shape(task.optimizer.init, self.shapes)  # nor factors of no parameter
         start = config.get("nets", {}).get("start")
@@ -243,17 +248,15 @@ def chosen(field: str, names: Iterable[str], specs: Mapping) -> dict:
 
 def _log_alpha(node: Posterior):
     """Of the weight, or of noise on units that learns its rate."""
-    if isinstance(node, Scaled) and isinstance(node.scale, AdaptiveDropout):
-        return log_alpha(node.scale)
-    return log_alpha(node)
+    scale = getattr(node, "scale", None)
+    return log_alpha(scale if isinstance(scale, AdaptiveDropout) else node)
 
 
 def log_alphas(params) -> dict[str, float]:
     """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     means = {
-        f"log_alpha/{path_name(path)}": float(jnp.mean(_log_alpha(node)))
-        for path, node in leaves
-        if is_posterior(node) and is_noisy(node)
+        f"log_alpha/{place.name}": float(jnp.mean(_log_alpha(node)))
+        for place, node in tree.nodes(params)
+        if node.noisy
     }
     return {name: value for name, value in means.items() if jnp.isfinite(value)}

@@ -10,9 +10,10 @@ import dataclasses
 from experiments import build as parts
 from experiments import classifier, structured
 from experiments.core import Experiment, Measured
-from vnets import edits, metrics, projections, soft_sharing
+from vnets import edits, metrics, projections
 from vnets.evaluate import EvalSpec
 from vnets.objectives import with_penalty
+from vnets.priors import soft_sharing
 from vnets.rng import stream
 
 PROBED = ("det", "pruned")

@@ -21,7 +21,7 @@ from vnets import backend, data, edits, plan
 from vnets.compact import Graph, Predictor, capture, fold_norms, shrink
 from vnets.evaluate import EvalSpec, evaluate
 from vnets.nets.chain import Chain
-from vnets.posteriors import Point, Scaled, is_noisy
+from vnets.nodes import Point, is_noisy
 from vnets.rng import stream
 from vnets.types import Key, Params
 
@@ -76,7 +76,7 @@ def check_cut(config, params: Params) -> None:
     change = pruning(config)
     parts.call("evals.cut", lambda: jax.eval_shape(change, params), {})
     noisy = edits.noisy_layers(params).values()
-    weights = [node.weight if isinstance(node, Scaled) else node for node in noisy]
+    weights = [node.bare for node in noisy]
     if "weights" in config.cut and not any(map(is_noisy, weights)):
         raise parts.ConfigError(
             "config.evals.cut.weights: no weight of this net has noise of its own; "

@@ -27,9 +27,9 @@ from jax import random
 from experiments import build as parts
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.toys import FullBatch, Points, as_is
-from vnets import edits, estimators, evaluate, objectives, ops, train
+from vnets import edits, estimators, evaluate, objectives, ops, train, tree
 from vnets.layers import call_path
-from vnets.posteriors import ZeroMean, is_noisy, is_posterior
+from vnets.nodes import ZeroMean
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -127,8 +127,7 @@ def variance_layer(params: Params) -> tuple[str, ZeroMean]:
     Raises:
       ConfigError: the noisy layers are not one variance layer of two units.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    noisy = [(edits.path_name(path), node) for path, node in leaves if is_noisy(node)]
+    noisy = [(at.name, node) for at, node in tree.nodes(params) if node.noisy]
     match noisy:
         case [(_, ZeroMean() as node)] if node.shape[-1] == UNITS:
             return noisy[0]

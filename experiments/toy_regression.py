@@ -24,7 +24,7 @@ from experiments.toys import FullBatch, Points
 from vnets import objectives, train
 from vnets.edits import mean_only
 from vnets.layers import TEST, TRAIN, Mode
-from vnets.posteriors import is_noisy, is_posterior
+from vnets.nodes import is_noisy, is_posterior
 from vnets.priors import kl
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -147,7 +147,7 @@ def regression_loss(model, prior, n_train: int):
             mutable=list(state.collections),
         )
         nll = objectives.gaussian_nll(y, batch["label"], NOISE)
-        divergence = kl(params, prior)
+        divergence = kl(params, prior, stream(key, "kl"))
         value = objectives.neg_elbo(nll, divergence, n_train)
         metrics = {
             "loss": value,

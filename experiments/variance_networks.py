@@ -14,7 +14,7 @@ from experiments import build as parts
 from experiments import classifier, mean_propagation, transition
 from experiments.core import Experiment, Measured
 from vnets import evaluate
-from vnets.normal_priors import learned_scales
+from vnets.priors import learned_scales
 from vnets.rng import stream
 
 PROBED = ("det", "stoch", "ens")

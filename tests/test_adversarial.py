@@ -10,7 +10,7 @@ from experiments import build, core, predictors
 from experiments.config_files import load_config
 from vnets import attacks, edits, evaluate
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, ZeroMean
+from vnets.nodes import Gaussian, Point, ZeroMean
 
 VARIANTS = (
     "deterministic",

@@ -11,7 +11,7 @@ from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import compact, nets
 from vnets.layers import Mode
-from vnets.posteriors import ZeroMean
+from vnets.nodes import ZeroMean
 
 
 def config(variant, scale="quick"):

@@ -8,7 +8,7 @@ from jax import random
 
 from configs import variance_lenet5
 from experiments import build, core, table_specs
-from vnets import noise, posteriors, priors, train
+from vnets import nodes, noise, priors, train
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def example(monkeypatch):
 def test_the_noise_family_is_known_by_name(example, assert_moments):
     draws = noise.sampler("laplace")(random.key(0), (20000, 3), jnp.float32)
     assert_moments(draws, 0.0, 1.0)
-    node = posteriors.variance(noise="laplace")(random.key(0), (4, 3))
+    node = nodes.variance(noise="laplace")(random.key(0), (4, 3))
     assert node.sample(random.key(1)).shape == (4, 3)
 
 
 def test_the_prior_is_the_best_normal_one(example):
-    node = posteriors.gaussian(log_var=-2.0)(random.key(0), (6, 5))
+    node = nodes.gaussian(log_var=-2.0)(random.key(0), (6, 5))
     mean, var = node.moments()
     best = float(jnp.sqrt(jnp.mean(jnp.square(mean) + var)))
     ours = build.prior("fitted_normal")(node)
@@ -50,7 +50,7 @@ def test_the_prior_is_the_best_normal_one(example):
 
 
 def test_the_edit_is_known_by_name(example):
-    node = posteriors.gaussian()(random.key(0), (6, 5))
+    node = nodes.gaussian()(random.key(0), (6, 5))
     params = {"dense1": {"kernel": node}}
     change = build.edit("nets.start", {"edit": "rounded"})
     rounded = change(params, random.key(1))["dense1"]["kernel"].mean

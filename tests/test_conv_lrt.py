@@ -12,7 +12,7 @@ from experiments.config_files import load_config
 from vnets import ops
 from vnets.estimators import weight_sampling
 from vnets.nets import MLP
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 
 DRAWS = 4000
 

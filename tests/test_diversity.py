@@ -15,7 +15,7 @@ from vnets import backend, data, edits
 from vnets.data import Split
 from vnets.layers import TEST
 from vnets.nets import MLP
-from vnets.posteriors import dropout, multiplicative, variance
+from vnets.nodes import dropout, multiplicative, variance
 
 POSTERIORS = {
     "variance": {"dense1": variance()},

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import edits, group_priors, metrics, scales
-from vnets.learned_dropout import adaptive_binary_dropout
+from vnets import edits, metrics, nodes, priors
 from vnets.nets import MLP
-from vnets.posteriors import (
+from vnets.nodes import (
     Dropout,
     Gaussian,
     Point,
     Scaled,
     ZeroMean,
+    adaptive_binary_dropout,
     adaptive_dropout,
     dropout,
     gaussian,
@@ -381,10 +381,10 @@ def test_carry_means_needs_a_mean():
 
 SCALED = {
     "normal_jeffreys": (
-        scales.group_normal_jeffreys,
-        group_priors.group_normal_jeffreys,
+        nodes.group_normal_jeffreys,
+        priors.group_normal_jeffreys,
     ),
-    "horseshoe": (scales.group_horseshoe, group_priors.group_horseshoe),
+    "horseshoe": (nodes.group_horseshoe, priors.group_horseshoe),
 }
 
 
@@ -401,7 +401,7 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
         nodes = (node, moved, again)
         divergences = [kl({"a": {"kernel": one}}, prior) for one in nodes]
         mean, var = moved.weight.moments()
-        axes = scales.other_axes(moved.axis, shape)
+        axes = nodes.other_axes(moved.axis, shape)
         size = jnp.mean(jnp.square(mean) + var, axes)
         return [one.moments() for one in nodes], divergences, size
 
@@ -416,7 +416,7 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
     # Of normal-Jeffreys it is m / 2 (c^2 - 1 - ln c^2) for each unit, by the docstring.
     node = make(random.key(0), shape)
     mean, var = (np.asarray(part, np.float64) for part in node.weight.moments())
-    square = np.mean(mean**2 + var, scales.other_axes(node.axis, shape))
+    square = np.mean(mean**2 + var, nodes.other_axes(node.axis, shape))
     m = np.prod(shape) / square.size
     saved = m / 2 * np.sum(square - 1 - np.log(square))
     difference = float(divergences[0] - divergences[1])
@@ -428,7 +428,7 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
 
 def test_balance_leaves_bounded_and_fixed_scales_alone():
     params = {
-        "a": {"kernel": scales.structured()(random.key(0), (3, 4))},
+        "a": {"kernel": nodes.structured()(random.key(0), (3, 4))},
         "b": {"kernel": dropout(0.5, gaussian())(random.key(0), (3, 4))},
         "c": {"kernel": gaussian()(random.key(0), (3, 4))},
     }

@@ -19,7 +19,7 @@ from vnets.estimators import (
     per_example_sampling,
     weight_sampling,
 )
-from vnets.posteriors import dropout, gaussian, variance
+from vnets.nodes import dropout, gaussian, variance
 
 MIRRORED = (flipout, antithetic)
 DRAWS = 2000

@@ -30,7 +30,7 @@ from vnets.estimators import (
     weight_sampling,
 )
 from vnets.layers import Dense
-from vnets.posteriors import (
+from vnets.nodes import (
     Dropout,
     Gaussian,
     Multiplicative,

@@ -22,7 +22,7 @@ from vnets.evaluate import (
 )
 from vnets.layers import Mode
 from vnets.nets import MLP
-from vnets.posteriors import Point, gaussian, variance
+from vnets.nodes import Point, gaussian, variance
 from vnets.priors import kl, log_uniform
 from vnets.rng import stream
 

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from jax import export, random
 
-from vnets import edits, learned_dropout, posteriors, pruning, scales
+from vnets import edits, nodes
 
 SHAPE = (4, 3)
 FACTORIES = {
-    "Point": posteriors.point(),
-    "Gaussian": posteriors.gaussian(-3.0, noise="uniform"),
-    "Multiplicative": posteriors.multiplicative(per="output"),
-    "ZeroMean": posteriors.variance("sign", gain=0.5),
-    "Dropout": posteriors.dropout(0.3, axis="out"),
-    "AdaptiveDropout": posteriors.adaptive_dropout(0.3),
-    "AdaptiveBinaryDropout": learned_dropout.adaptive_binary_dropout(0.3),
-    "TruncatedLogNormal": scales.structured(),
-    "Horseshoe": scales.group_horseshoe(),
-    "Masked": pruning.masked(True),
+    "Point": nodes.point(),
+    "Gaussian": nodes.gaussian(-3.0, noise="uniform"),
+    "Multiplicative": nodes.multiplicative(per="output"),
+    "ZeroMean": nodes.variance("sign", gain=0.5),
+    "Dropout": nodes.dropout(0.3, axis="out"),
+    "AdaptiveDropout": nodes.adaptive_dropout(0.3),
+    "AdaptiveBinaryDropout": nodes.adaptive_binary_dropout(0.3),
+    "TruncatedLogNormal": nodes.structured(),
+    "Horseshoe": nodes.group_horseshoe(),
+    "Masked": nodes.masked(True),
 }
 PARAMS = {
     name: {"kernel": make(random.key(0), SHAPE)} for name, make in FACTORIES.items()
@@ -43,7 +43,7 @@ def test_a_stored_function_takes_and_gives_nodes():
 
 
 def test_every_node_is_registered():
-    kinds = [posteriors.Posterior]
+    kinds = [nodes.Posterior]
     for kind in kinds:
         kinds += kind.__subclasses__()
     ours = [kind for kind in kinds[1:] if kind.__module__.startswith("vnets.")]
@@ -62,8 +62,8 @@ def test_a_class_may_be_defined_again():
     """As by a notebook's cell that runs twice."""
     for _ in range(2):
 
-        @posteriors.node_type
-        class Own(posteriors.Posterior):
+        @nodes.node_type
+        class Own(nodes.Posterior):
             mean: jax.Array
 
             def location_scale(self):

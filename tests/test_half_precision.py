@@ -12,8 +12,8 @@ from vnets import backend, ops
 from vnets.estimators import ESTIMATORS, lrt, per_example_sampling, weight_sampling
 from vnets.evaluate import sample_predictions
 from vnets.layers import Dense, Mode, stochastic
+from vnets.nodes import gaussian, variance
 from vnets.objectives import ModelState, classification_loss
-from vnets.posteriors import gaussian, variance
 from vnets.priors import log_uniform
 
 

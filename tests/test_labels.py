@@ -18,8 +18,8 @@ from vnets import (
     layers,
     metrics,
     nets,
+    nodes,
     objectives,
-    posteriors,
     sources,
     train,
     uncertainty,
@@ -282,7 +282,7 @@ def tags():
 
 @pytest.fixture(scope="module")
 def tagger():
-    model = layers.stochastic(Tagger(), {"tags": posteriors.gaussian(-30.0)})
+    model = layers.stochastic(Tagger(), {"tags": nodes.gaussian(-30.0)})
     return model, jax.jit(model.init)(random.key(0), jnp.zeros((1, 5, 3)))
 
 

@@ -10,8 +10,7 @@ from jax import random
 
 from experiments import build, core, learned_rates
 from experiments.config_files import load_config
-from vnets.learned_dropout import adaptive_binary_dropout
-from vnets.posteriors import dropout, point
+from vnets.nodes import adaptive_binary_dropout, dropout, point
 
 
 def quick(variant):

@@ -7,11 +7,10 @@ from flax import linen as nn
 from flax import nnx
 from jax import random
 
-from vnets import posteriors
+from vnets import nodes, tree
 from vnets.layers import Dense, stochastic
-from vnets.layers.matching import matches
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, gaussian
+from vnets.nodes import Gaussian, Point, gaussian
 
 
 class Mixed(nn.Module):
@@ -53,7 +52,7 @@ def test_unless_it_is_allowed(allow):
     net = stochastic(Mixed(), {"*": gaussian()}, allow)
     params = start(net)
     assert isinstance(params["head"]["kernel"], Gaussian)
-    assert not isinstance(params["embed"]["embedding"], posteriors.Posterior)
+    assert not isinstance(params["embed"]["embedding"], nodes.Posterior)
     assert net.matched(params) == {"*": ["head"]}
 
 
@@ -96,7 +95,7 @@ def test_patterns_of_vectors_that_cannot_be_nodes_are_refused():
 def test_patterns_that_end_as_vectors_do_are_of_vectors(
     pattern, name, vector, expected
 ):
-    assert matches(pattern, name, vector) == expected
+    assert tree.fits(pattern, name, vector) == expected
 
 
 def test_matched_lists_the_nodes_of_each_pattern():

@@ -10,7 +10,7 @@ from experiments import build, classifier, core, mean_propagation, table_specs
 from experiments.config_files import load_config
 from vnets import curvature, data
 from vnets.nets import MLP
-from vnets.posteriors import dropout, multiplicative, variance
+from vnets.nodes import dropout, multiplicative, variance
 
 SHAPE, K = (3, 3, 1), 4
 

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from vnets import metrics
 from vnets.edits import prune
-from vnets.posteriors import Point, Scaled, dropout, gaussian, variance
+from vnets.nodes import Point, Scaled, dropout, gaussian, variance
 
 N, K = 203, 5
 

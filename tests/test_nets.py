@@ -12,8 +12,7 @@ from jax import random
 
 from vnets.layers import TEST, TRAIN
 from vnets.nets import MLP, LeNet5, StridedCNN, lenet_300_100
-from vnets.objectives import cross_entropy
-from vnets.posteriors import (
+from vnets.nodes import (
     dropout,
     gaussian,
     is_noisy,
@@ -21,6 +20,7 @@ from vnets.posteriors import (
     multiplicative,
     variance,
 )
+from vnets.objectives import cross_entropy
 
 LAYERS = {
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),

@@ -8,12 +8,7 @@ from jax import random
 from scipy import optimize, stats
 
 from experiments import build as parts
-from vnets.normal_priors import (
-    empirical_normal,
-    hierarchical_normal,
-    learned_scales,
-)
-from vnets.posteriors import (
+from vnets.nodes import (
     Dropout,
     Point,
     Scaled,
@@ -22,7 +17,16 @@ from vnets.posteriors import (
     multiplicative,
     variance,
 )
-from vnets.priors import ScaledPrior, WeightedPrior, ard, kl, standard_normal
+from vnets.priors import (
+    ScaledPrior,
+    WeightedPrior,
+    ard,
+    empirical_normal,
+    hierarchical_normal,
+    kl,
+    learned_scales,
+    standard_normal,
+)
 
 NODES = {
     "gaussian": gaussian(-3.0)(random.key(0), (6, 5)),

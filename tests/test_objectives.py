@@ -8,6 +8,7 @@ from jax import random
 
 from vnets.layers import TEST
 from vnets.nets import MLP, LeNet5
+from vnets.nodes import Point, gaussian, point, variance
 from vnets.objectives import (
     ModelState,
     classification_loss,
@@ -19,7 +20,6 @@ from vnets.objectives import (
     smoothed_cross_entropy,
     with_penalty,
 )
-from vnets.posteriors import Point, gaussian, point, variance
 from vnets.priors import kl, log_uniform
 
 BATCH = {

@@ -8,14 +8,14 @@ from jax import random
 from train_tasks import fit, make_split, make_task
 
 import vnets
-from vnets import edits, nets, overview, plan, posteriors, priors, scales
+from vnets import edits, nets, nodes, overview, plan, priors
 from vnets.layers import stochastic
 
 MADE = {
-    "first": posteriors.gaussian(-3.0),
-    "second": posteriors.variance(),
-    "third": posteriors.dropout(0.5, posteriors.multiplicative(-2.0)),
-    "*bias": posteriors.gaussian(-3.0),
+    "first": nodes.gaussian(-3.0),
+    "second": nodes.variance(),
+    "third": nodes.dropout(0.5, nodes.multiplicative(-2.0)),
+    "*bias": nodes.gaussian(-3.0),
 }
 
 
@@ -81,12 +81,12 @@ def test_summary_prints_a_table(made, capsys):
 
 
 NODES = [
-    posteriors.gaussian(),
-    posteriors.variance(),
-    posteriors.multiplicative(),
-    posteriors.dropout(0.5),
-    scales.structured(),
-    scales.group_horseshoe(),
+    nodes.gaussian(),
+    nodes.variance(),
+    nodes.multiplicative(),
+    nodes.dropout(0.5),
+    nodes.structured(),
+    nodes.group_horseshoe(),
 ]
 
 
@@ -107,7 +107,7 @@ def test_models_are_one_line(made):
         "'*bias': gaussian})"
     )
     assert repr(net) == expected
-    own = nets.LeNet5(posteriors={"dense1": posteriors.variance()})
+    own = nets.LeNet5(posteriors={"dense1": nodes.variance()})
     assert repr(own) == "LeNet5(posteriors={'dense1': variance})"
     chain = nets.Chain(steps=(plan.Flatten(), plan.Dense("dense1", 3)))
     assert repr(chain) == "Chain(steps=2 steps)"

@@ -11,8 +11,8 @@ from jax import random
 
 from vnets import backend, noise, parallel
 from vnets.nets import LeNet5
+from vnets.nodes import dropout, gaussian, multiplicative, variance
 from vnets.objectives import cross_entropy
-from vnets.posteriors import dropout, gaussian, multiplicative, variance
 
 COUNTS = (1, 2, 8)
 BATCH = 16

@@ -11,14 +11,14 @@ from claims import every
 from jax import random
 
 from vnets import noise as noises
-from vnets.learned_dropout import adaptive_binary_dropout
-from vnets.posteriors import (
+from vnets.nodes import (
     Dropout,
     Gaussian,
     Multiplicative,
     Point,
     Scaled,
     ZeroMean,
+    adaptive_binary_dropout,
     adaptive_dropout,
     dropout,
     fan_in_uniform,

@@ -11,8 +11,8 @@ from claims import every
 from jax import random
 from scipy import integrate, special, stats
 
-from vnets import group_priors, learned_dropout, normal_priors, priors, scales
-from vnets.posteriors import (
+from vnets import nodes, priors
+from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Point,
@@ -468,15 +468,13 @@ def test_student_t_takes_layers_and_refuses_what_it_does_not_fit():
 
 # What fits each prior; a Gaussian where nothing is said.
 FITTING = {
-    "structured": scales.structured(),
-    "group_normal_jeffreys": scales.group_normal_jeffreys(),
-    "group_horseshoe": scales.group_horseshoe(),
-    "bernoulli": learned_dropout.adaptive_binary_dropout(0.3),
+    "structured": nodes.structured(),
+    "group_normal_jeffreys": nodes.group_normal_jeffreys(),
+    "group_horseshoe": nodes.group_horseshoe(),
+    "bernoulli": nodes.adaptive_binary_dropout(0.3),
 }
 MAKERS = {
-    name: getattr(module, name)
-    for module in (priors, normal_priors, group_priors, learned_dropout)
-    for name in module.PRIORS
+    name: getattr(priors, name) for name in priors.PRIORS if name != "scale_mixture"
 }
 
 

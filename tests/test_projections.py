@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Scaled,

@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import edits, scales
+from vnets import edits, nodes
 from vnets.edits import prune_units
 from vnets.nets import MLP
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
+    Horseshoe,
+    LogNormal,
     Point,
     Scaled,
+    TruncatedLogNormal,
     dropout,
     gaussian,
     is_noisy,
     multiplicative,
     variance,
 )
-from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal
 
 SHAPES = {"dense": (4, 5), "conv": (3, 3, 2, 4)}
 USEFUL, USELESS = np.array([0, 2]), np.array([1, 3])  # of four units
@@ -101,7 +103,7 @@ def test_useless_units_leave_whole_and_at_infinity_none(make):
 def test_a_cut_unit_s_weights_do_not_matter():
     """The output of a net stays when the cut unit's input or weights change."""
     params, threshold = noisy("truncated", "dense")
-    net = MLP(widths=(), classes=5, posteriors={"dense1": scales.structured()})
+    net = MLP(widths=(), classes=5, posteriors={"dense1": nodes.structured()})
     kernel = params["dense"]["kernel"]
     other = kernel.weight.mean.at[USELESS].add(100.0)
     changed = kernel.replace(weight=kernel.weight.replace(mean=other))

@@ -8,10 +8,9 @@ import pytest
 import train_tasks
 from jax import random
 
-from vnets import edits, group_priors, normal_priors, priors, projections, pruning
-from vnets import scales as units
+from vnets import edits, nodes, priors, projections, pruning
 from vnets.evaluate import elbo
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Point,
@@ -64,9 +63,9 @@ BY_WEIGHT = {
 }
 BY_UNIT = {
     "group": wide(made(gaussian())),
-    "structured": scaled(made(units.structured())),
-    "structured-layer": scaled(made(units.structured(weight=multiplicative()))),
-    "normal-jeffreys": scaled(made(units.group_normal_jeffreys())),
+    "structured": scaled(made(nodes.structured())),
+    "structured-layer": scaled(made(nodes.structured(weight=multiplicative()))),
+    "normal-jeffreys": scaled(made(nodes.group_normal_jeffreys())),
     "adaptive": scaled(made(adaptive_dropout(0.4))),
 }
 
@@ -108,9 +107,9 @@ PRIORS = {
     "ard": priors.ard,
     "standard_normal": priors.standard_normal(0.3),
     "student_t": priors.student_t(),
-    "group_ard": group_priors.group_ard("out"),
-    "empirical_normal": normal_priors.empirical_normal,
-    "hierarchical_normal": normal_priors.hierarchical_normal(),
+    "group_ard": priors.group_ard("out"),
+    "empirical_normal": priors.empirical_normal,
+    "hierarchical_normal": priors.hierarchical_normal(),
 }
 
 
@@ -134,8 +133,8 @@ def test_the_kl_is_that_of_the_weights_that_are_left(prior, kind):
 
 def loss_of(params):
     """Pulls means and deviations away from zero."""
-    nodes = (layer["kernel"] for layer in params.values())
-    weights = (getattr(node, "weight", node) for node in nodes)
+    own = (layer["kernel"] for layer in params.values())
+    weights = (getattr(node, "weight", node) for node in own)
     parts = (part for node in weights for part in node.location_scale())
     fit = sum(jnp.sum(jnp.square(x - 2.0)) for x in parts if x is not None)
     return fit + priors.kl({"": params["gaussian"]}, priors.log_uniform)
@@ -213,7 +212,7 @@ def test_means_are_carried_with_what_was_pruned():
     fresh = {
         "nodes": made(gaussian(-3.0)),
         "shared": made(multiplicative()),
-        "masked": made(pruning.masked()),
+        "masked": made(nodes.masked()),
         "points": made(dropout(0.5)),
     }
     for source in names:
@@ -233,7 +232,7 @@ def test_means_are_carried_with_what_was_pruned():
 
 
 def test_masks_of_units_are_cut_with_their_weights():
-    node = scaled(made(units.structured(weight=pruning.masked())))
+    node = scaled(made(nodes.structured(weight=nodes.masked())))
     cut = edits.prune_units(1.0)({"a": {"kernel": node}})["a"]["kernel"].weight
     np.testing.assert_array_equal(cut.mask, HALF * np.ones(SHAPE))
 

@@ -11,11 +11,17 @@ from claims import every
 from jax import random
 from scipy import special
 
-from vnets import edits, estimators, ops, scales
+from vnets import edits, estimators, nodes, ops
 from vnets.layers import Dense, Mode
-from vnets.posteriors import Gaussian, Scaled, gaussian
+from vnets.nodes import (
+    Gaussian,
+    Horseshoe,
+    LogNormal,
+    Scaled,
+    TruncatedLogNormal,
+    gaussian,
+)
 from vnets.priors import kl, log_uniform
-from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal
 
 LOW, HIGH = -20.0, 0.0
 # mu and log sigma of every kind of unit: kept (far above the interval), dropped (wide),
@@ -35,7 +41,7 @@ def truncated(pairs=GRID):
 
 # One program for each: a scale is some fifty operations.
 moments = jax.jit(lambda q: q.moments())
-log_alpha = jax.jit(lambda q: q.log_alpha())
+log_alpha = jax.jit(lambda q: q.shared_log_alpha())
 kl_of = jax.jit(lambda q: q.kl())
 sample = jax.jit(lambda q, key, shape: q.sample(key, shape), static_argnums=2)
 
@@ -128,7 +134,7 @@ def test_truncated_gradients_are_finite_and_right():
 
     def total(q):
         mean, var = q.moments()
-        return jnp.sum(mean + var + q.log_alpha() + q.kl())
+        return jnp.sum(mean + var + q.shared_log_alpha() + q.kl())
 
     def drawn(q):
         return jnp.sum(q.sample(random.key(2), (100,)))
@@ -173,7 +179,7 @@ def test_draws_have_the_moments(name, assert_moments):
     assert_moments(scale.sample(random.key(1), (DRAWS,)), *scale.moments())
     mean, var = scale.moments()
     expected = np.log(np.asarray(var) / np.asarray(mean) ** 2)
-    np.testing.assert_allclose(scales.log_alpha(scale), expected, rtol=1e-3)
+    np.testing.assert_allclose(nodes.log_alpha(scale), expected, rtol=1e-3)
 
 
 def test_horseshoe_units_share_the_scale_of_the_layer():
@@ -208,26 +214,26 @@ def test_lrt_refuses_a_scale_as_a_weight(name):
 
 
 FACTORIES = {
-    "structured": scales.structured,
-    "group_normal_jeffreys": scales.group_normal_jeffreys,
-    "group_horseshoe": scales.group_horseshoe,
+    "structured": nodes.structured,
+    "group_normal_jeffreys": nodes.group_normal_jeffreys,
+    "group_horseshoe": nodes.group_horseshoe,
 }
 
 
 def test_scales_start_where_it_is_said():
     """Without arguments: mu at the upper end, scales of mean one, nearly no noise."""
     key, shape = random.key(0), (30, 4)
-    scale = scales.structured()(key, shape).scale
+    scale = nodes.structured()(key, shape).scale
     assert (scale.low, scale.high) == (LOW, HIGH)
     np.testing.assert_array_equal(scale.location, np.zeros(30))
     np.testing.assert_array_equal(scale.log_std, np.full(30, -5.0))
-    node = scales.group_normal_jeffreys()(key, shape)
+    node = nodes.group_normal_jeffreys()(key, shape)
     np.testing.assert_array_equal(node.scale.log_var, np.full(30, -9.0))
     np.testing.assert_array_equal(node.weight.log_var, np.full(shape, -9.0))
     around = np.asarray(node.scale.mean) - 1
     assert np.abs(around.mean()) < 5 * 0.01 / np.sqrt(30)
     assert 0.005 < around.std() < 0.02
-    node = scales.group_horseshoe()(key, shape)
+    node = nodes.group_horseshoe()(key, shape)
     for part, units in ((node.scale.shared, (2,)), (node.scale.unit, (2, 30))):
         np.testing.assert_array_equal(part.log_mean, np.zeros(units))
         np.testing.assert_array_equal(part.log_var, np.full(units, -9.0))
@@ -271,12 +277,12 @@ def test_least_log_alpha():
     second = np.asarray(node.mean) ** 2
     for axis, other in (("in", (0, 2)), ("out", (0, 1))):
         expected = -3.0 - np.log(second.max(other))
-        found = scales.least_log_alpha(node, axis)
+        found = node.uselessness(axis)
         assert found.shape == ((1, 3, 1) if axis == "in" else (1, 1, 4))
         np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-4)
 
 
 def test_kl_needs_a_prior_for_the_scale():
-    q = scales.structured()(random.key(0), (3, 4))
+    q = nodes.structured()(random.key(0), (3, 4))
     with pytest.raises(TypeError, match="TruncatedLogNormal"):
         kl({"dense": {"kernel": q}}, log_uniform)

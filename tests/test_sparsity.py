@@ -7,7 +7,7 @@ import pytest
 from experiments import build, core, running, workdirs
 from experiments.config_files import load_config
 from vnets import results
-from vnets.posteriors import Multiplicative
+from vnets.nodes import Multiplicative
 
 LAYERS = ("dense1", "dense2")
 

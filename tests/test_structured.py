@@ -13,10 +13,9 @@ from configs import structured as configs
 from experiments import bit_precision, build, structured
 from experiments.config_files import load_config
 from experiments.core import Net
-from vnets import data, edits, scales
+from vnets import data, edits, nodes
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import Point, dropout, gaussian
-from vnets.pruning import masked
+from vnets.nodes import Point, dropout, gaussian, masked
 
 
 def lenet_with(conv1, conv2, dense1, dense2):
@@ -80,7 +79,7 @@ def test_a_net_without_weights_has_no_units():
 @pytest.fixture(scope="module")
 def net():
     """A small perceptron, noisy as in Bayesian compression, half of its units idle."""
-    make = scales.group_normal_jeffreys()
+    make = nodes.group_normal_jeffreys()
     names = ("dense1", "dense2")
     model = MLP(widths=(12,), classes=10, posteriors=dict.fromkeys(names, make))
     rngs = {"params": random.key(0), "noise": random.key(1)}
@@ -181,7 +180,7 @@ def test_a_cut_that_does_not_fit_the_net_is_refused(net):
     noisy = {"cut": {"units": {"dense1": 0.0}}}
     with pytest.raises(build.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
         structured.check_cut(ConfigDict(noisy), net.params)
-    points = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    points = {"a": {"kernel": nodes.structured()(random.key(0), (3, 4))}}
     structured.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
     with pytest.raises(build.ConfigError, match="no weight of this net has noise"):
         structured.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
@@ -189,7 +188,7 @@ def test_a_cut_that_does_not_fit_the_net_is_refused(net):
 
 def test_optimizer_factors_reach_scales():
     """The patterns of the configs name what they are meant to."""
-    params = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    params = {"a": {"kernel": nodes.structured()(random.key(0), (3, 4))}}
     factors = {"*/scale/*": 10.0}
     spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "factors": factors}
     optimizer = build.optimizer(spec, 10)

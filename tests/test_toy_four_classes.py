@@ -11,8 +11,8 @@ from experiments import build, core, toy_four_classes
 from experiments.toys import FullBatch, Points, as_is
 from vnets.layers import TEST
 from vnets.nets import MLP
+from vnets.nodes import ZeroMean, variance
 from vnets.objectives import ModelState, cross_entropy
-from vnets.posteriors import ZeroMean, variance
 
 
 def four_classes(variant="variance", **changes):

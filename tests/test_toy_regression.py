@@ -11,8 +11,8 @@ from toy_configs import KEY, config, fitted
 from experiments import build, core, toy_regression
 from vnets import edits, train
 from vnets.nets import MLP
+from vnets.nodes import Point, gaussian
 from vnets.objectives import ModelState
-from vnets.posteriors import Point, gaussian
 
 
 def regression(variant="variance", **changes):

@@ -9,7 +9,7 @@ from jax import random
 
 from vnets import data, objectives, plan, sources, train
 from vnets.nets import VGG
-from vnets.posteriors import dropout, gaussian, is_noisy
+from vnets.nodes import dropout, gaussian, is_noisy
 from vnets.priors import log_uniform
 
 X = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)

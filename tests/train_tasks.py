@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vnets import nets, objectives, posteriors, priors, sources, train
+from vnets import nets, nodes, objectives, priors, sources, train
 from vnets.data import Split
 
 BATCH = 8
@@ -23,7 +23,7 @@ def make_task(split, optimizer=None, source=None, **kwargs):
     model = nets.MLP(
         widths=(16,),
         classes=4,
-        posteriors={"dense1": posteriors.multiplicative()},
+        posteriors={"dense1": nodes.multiplicative()},
     )
     source = source or sources.Resident(split, BATCH)
     return train.Task(

@@ -3,7 +3,7 @@
 A stochastic net is an ordinary net whose weights are posterior nodes. Everything
 else is a function of those nodes:
 
-    posteriors   what a weight is: a point, a Gaussian, a variance with no mean, ...
+    nodes        what a weight is: a point, a Gaussian, a variance with no mean, ...
     estimators   how a layer with such a weight is sampled
     priors       the KL term of the evidence lower bound
     edits        what to change before a test: mean_only, prune, permute_variance, ...
@@ -16,6 +16,8 @@ Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
 
 import importlib
+
+from vnets import renamed
 
 __version__ = "0.1.0"
 
@@ -31,22 +33,19 @@ _SUBMODULES = (
     "edits",
     "estimators",
     "evaluate",
-    "group_priors",
     "labels",
     "layers",
     "metrics",
     "monitor",
-    "names",
     "nets",
+    "nodes",
     "noise",
-    "normal_priors",
     "objectives",
     "ops",
     "overview",
     "parallel",
     "plan",
     "pooling",
-    "posteriors",
     "pretrained",
     "priors",
     "projections",
@@ -54,10 +53,9 @@ _SUBMODULES = (
     "pruning",
     "results",
     "rng",
-    "scales",
-    "soft_sharing",
     "sources",
     "train",
+    "tree",
     "types",
     "uncertainty",
     "vectors",
@@ -73,6 +71,7 @@ def __getattr__(name):
         return importlib.import_module(f"vnets.{name}")
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(f"vnets.{_FUNCTIONS[name]}"), name)
+    renamed.check("vnets", name)
     raise AttributeError(
         f"module 'vnets' has no attribute {name!r}; it has {', '.join(_SUBMODULES)}"
     )

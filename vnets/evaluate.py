@@ -392,7 +392,7 @@ def elbo(
     right, count = (sum(float(part[i]) for part in parts) for i in (1, 2))
     if not count:
         raise ValueError("no label of the split counts: its mask is 0")
-    divergence = float(priors.kl(variables["params"], prior))
+    divergence = float(priors.kl(variables["params"], prior, key))
     return {
         "data_term": data_term,
         "kl": divergence,

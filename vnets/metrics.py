@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vnets import edits
+from vnets import edits, tree
 from vnets.labels import check_shape, of_label
-from vnets.posteriors import is_posterior
 from vnets.types import Array, Params
 
 BINS = 15  # of the calibration error, as is usual (Guo et al. 2017)
@@ -121,9 +120,7 @@ def sizes(params: Params) -> dict[str, float]:
 def _counts(params: Params) -> dict[str, tuple[int, int]]:
     """Zeros among the means and their number, for each layer whose weight is a node."""
     counts = {}
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    for path, node in leaves:
-        if is_posterior(node) and not edits.is_vector(path):
-            mean = edits.mean_of(node).mean
-            counts[edits.path_name(path)] = int(jnp.sum(mean == 0)), mean.size
+    for name, node in tree.weights(params):
+        mean = edits.mean_of(node).mean
+        counts[name] = int(jnp.sum(mean == 0)), mean.size
     return counts

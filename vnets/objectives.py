@@ -20,7 +20,7 @@ from jax import random
 from vnets.labels import counted, of_label, per_example
 from vnets.layers import TRAIN, Mode, call_path, checked
 from vnets.learned_dropout import Gradient, is_learned
-from vnets.priors import kl
+from vnets.priors import kl, one_draw
 from vnets.rng import stream
 from vnets.types import Array, brief, choose, in_float32
 
@@ -228,7 +228,7 @@ def classification_loss(
 
     def forward(params, state: ModelState, batch, key):
         """Logits, the collections after the batch, and what corrects the cost."""
-        run, correct = params, None
+        run, correct, drawn = params, None, None
         if rate_gradient is not None:
             masks = stream(key, "masks")
             run, correct = rate_gradient(params, len(batch["label"]), masks)
@@ -242,6 +242,10 @@ def classification_loss(
                 "the score function takes each example's loss to depend on its own "
                 "masks: no batch normalization, or the concrete gradient"
             )
+
+        if samples == 1 and run is params:
+            drawn = one_draw(params, prior, mode.estimator, key)
+            run = params if drawn is None else drawn
 
         def one(key):
             logits, collections = model.apply(
@@ -261,7 +265,7 @@ def classification_loss(
             logits = draws
             if not apart:
                 logits = jax.nn.logsumexp(jax.nn.log_softmax(draws), 0)
-        return logits, collections, correct
+        return logits, collections, correct, drawn
 
     def per_draw(function, logits: Array) -> Array:
         """A function of logits [B, ..., K]; its mean over draws that are kept apart."""
@@ -270,10 +274,10 @@ def classification_loss(
         return jnp.mean(jax.vmap(function)(logits), 0)
 
     def loss(params, state: ModelState, batch, key):
-        logits, collections, correct = forward(params, state, batch, key)
+        logits, collections, correct, drawn = forward(params, state, batch, key)
         label, mask = batch["label"], batch.get("mask")
         nll = per_draw(lambda one: cross_entropy(one, label, mask), logits)
-        divergence = kl(params, prior)
+        divergence = kl(params, prior, stream(key, "kl"), drawn)
         cost = nll
         if label_smoothing:
 
@@ -321,7 +325,7 @@ def with_penalty(
     Args:
       loss: as `classification_loss` returns it.
       penalty: params -> nats for the whole training set, such as the negative log of a
-        learned prior (`soft_sharing.penalty`).
+        learned prior (`priors.soft_sharing.penalty`).
       n_train: size of the training set.
       weight: of the penalty, a number or a function of the step.
 

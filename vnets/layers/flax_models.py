@@ -17,7 +17,7 @@ from vnets.layers.convolutions import convolution
 from vnets.layers.keys import fingerprint
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
-from vnets.posteriors import Factory, check_factory, is_posterior, listed
+from vnets.nodes import Factory, check_factory, is_posterior, listed
 from vnets.rng import stream
 from vnets.types import Array, Params, in_float32
 

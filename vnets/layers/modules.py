@@ -11,7 +11,7 @@ from flax.core import FrozenDict
 
 from vnets import ops, vectors
 from vnets.layers.mode import TEST, Mode
-from vnets.posteriors import Factory, check_factory, is_noisy, point
+from vnets.nodes import Factory, check_factory, is_noisy, point
 from vnets.types import Array
 
 Factories = tuple[Factory, Factory | None]  # of a kernel, and of a stochastic bias
