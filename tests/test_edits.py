@@ -246,18 +246,15 @@ def test_a_layer_does_not_depend_on_the_others(edit):
 
 def test_where_limits_an_edit_to_layers():
     params = {"block": PARAMS, "head": PARAMS["gaussian"]}
-    seen = []
-
-    def where(layer):
-        seen.append(layer)
-        return layer in ("block/gaussian", "block/dropout")
-
-    edited = edits.edit(edits.mean_of, where)(params)
+    edited = edits.edit(edits.mean_of, ("block/gaussian", "*/dropout"))(params)
     assert isinstance(edited["block"]["gaussian"]["kernel"], Point)
     assert isinstance(edited["block"]["dropout"]["kernel"], Point)
     assert_same(edited["head"], params["head"])
     assert_same(edited["block"]["variance"], params["block"]["variance"])
-    assert set(seen) == {"head", *(f"block/{name}" for name in NOISY)}
+    with pytest.raises(ValueError, match=r"where: nothing is called 'x' in .*head"):
+        edits.edit(edits.mean_of, "x")(params)
+    with pytest.raises(ValueError, match="where takes patterns"):
+        edits.edit(edits.mean_of, "head".__eq__)(params)
 
 
 def test_the_weights_of_one_module_have_names_of_their_own():
@@ -268,7 +265,7 @@ def test_the_weights_of_one_module_have_names_of_their_own():
     assert set(edits.noisy_layers(params)) == names
     counted = metrics.sizes(params)
     assert (counted["nonzero"], counted["sparsity"]) == (8, pytest.approx(1 / 3))
-    quiet = edits.edit(edits.mean_of, {"attention/key"}.__contains__)(params)
+    quiet = edits.edit(edits.mean_of, "attention/key")(params)
     kinds = {name: type(node) for name, node in quiet["attention"].items()}
     assert kinds == {"query": Gaussian, "key": Point}
 
@@ -398,12 +395,12 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
         node = make(key, shape)
         moved = edits.balanced(node)
         again = edits.balanced(moved)
-        nodes = (node, moved, again)
-        divergences = [kl({"a": {"kernel": one}}, prior) for one in nodes]
+        all_three = (node, moved, again)
+        divergences = [kl({"a": {"kernel": one}}, prior) for one in all_three]
         mean, var = moved.weight.moments()
         axes = nodes.other_axes(moved.axis, shape)
         size = jnp.mean(jnp.square(mean) + var, axes)
-        return [one.moments() for one in nodes], divergences, size
+        return [one.moments() for one in all_three], divergences, size
 
     moments, divergences, size = measure(random.key(0))
     # A variance is a difference of second moments.

@@ -26,8 +26,6 @@ from vnets.nodes import (
     variance,
 )
 from vnets.priors import (
-    ICML17,
-    PRIORS,
     WeightedPrior,
     ard,
     ard_kl,
@@ -41,6 +39,7 @@ from vnets.priors import (
     standard_normal,
     student_t,
 )
+from vnets.priors.closed import ICML17, PRIORS
 
 SHAPE = (3, 4)
 

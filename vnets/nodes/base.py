@@ -60,6 +60,7 @@ class Posterior:
 
     noise: str = "normal"
     noisy: bool = True  # whether sampling needs a key
+    has_mean: bool = True
     plain: bool = False  # a mean of its own, and no mask or noise on units beside it
     fixed: bool = False  # nothing to train and no KL, as noise on units
     has_units: bool = False  # whether it says which units are of no use

@@ -266,6 +266,7 @@ class ZeroMean(Noisy):
     scale: Array
     noise: str = static(default="normal")
     gain: float = static(default=1.0)
+    has_mean = False
 
     def location_scale(self):
         return None, self.scale if self.gain == 1.0 else self.gain * self.scale

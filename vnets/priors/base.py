@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -114,7 +114,9 @@ def kl(
     found = list(tree.nodes(params))
     for own in prior.values() if isinstance(prior, Mapping) else (prior,):
         if isinstance(own, WeightedPrior):
-            tree.assigned(own.factors, [place for place, _ in found], "factors")
+            tree.assigned(
+                own.factors, [place for place, _ in found], "factors of the KL"
+            )
     values = {} if drawn is None else {at.leaf: leaf for at, leaf in tree.each(drawn)}
     for place, node in found:
         total += kl_of(place, node, prior, key, values.get(place.leaf))
@@ -199,13 +201,18 @@ def _for_node(prior: Any, place: tree.Place) -> tuple[Any, float]:
     return prior, factor
 
 
-def check_kind(node: Posterior, name: str, *kinds: type) -> None:
-    """Raises TypeError for a node that a prior has no KL of."""
-    if not isinstance(node, kinds):
-        raise TypeError(
-            f"prior {name} does not fit a {type(node).__name__} node; it takes "
-            + ", ".join(kind.__name__ for kind in kinds)
-        )
+def misfit(node: Posterior, name: str, takes: str) -> NoReturn:
+    """Refuses a node that a prior has no KL of."""
+    raise TypeError(
+        f"prior {name} does not fit a {type(node).__name__} node with {node.noise} "
+        f"noise; it takes {takes}"
+    )
+
+
+def check_kind(node: Posterior, name: str, kind: type) -> None:
+    """Raises TypeError for any other kind of node than the one that a prior is of."""
+    if not isinstance(node, kind):
+        misfit(node, name, kind.__name__)
 
 
 def check_normal(node: Posterior, name: str, mean: bool = False) -> None:
@@ -216,11 +223,8 @@ def check_normal(node: Posterior, name: str, mean: bool = False) -> None:
       name: of the prior.
       mean: whether it must have one, too.
     """
-    if not node.is_normal or (mean and not node.plain):
-        raise TypeError(
-            f"prior {name} does not fit a {type(node).__name__} node with {node.noise} "
-            f"noise; it takes weights of normal noise{' around a mean' * mean}"
-        )
+    if not node.is_normal or (mean and not node.has_mean):
+        misfit(node, name, "weights with normal noise" + " around a mean" * mean)
 
 
 def sum_kept(node: Posterior, each: Array) -> Array:

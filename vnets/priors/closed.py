@@ -21,6 +21,7 @@ from vnets.priors.base import (
     Maker,
     Prior,
     check_normal,
+    misfit,
     sum_kept,
 )
 from vnets.priors.jensen import jensen_gap
@@ -156,12 +157,9 @@ def _of_log_alpha(
     name: str, per_weight: Callable[[Array], Array], any_alpha: bool = True
 ) -> Maker:
     def prior(node: Posterior) -> Array:
-        around_mean = node.moments()[0] is not None
-        if (node.noise != "normal") if around_mean else not any_alpha:
-            raise TypeError(
-                f"prior {name} does not fit a {type(node).__name__} node with "
-                f"{node.noise} noise{' around a mean' * around_mean}"
-            )
+        wrong = node.noise != "normal" if node.has_mean else not any_alpha
+        if node.fixed or wrong:
+            misfit(node, name, "normal noise around a mean" + ", or none" * any_alpha)
         return node.sum_over(per_weight)
 
     prior.__name__ = name
