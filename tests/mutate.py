@@ -28,11 +28,18 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPACT = ("test_golden", "test_properties", "test_compact", "test_compact_files")
 # Module under vnets to the files of tests that are about it, the quickest first.
 TESTS = {
-    "posteriors": ("test_posteriors", "test_estimators", "test_matching"),
-    "priors": ("test_priors", "test_group_priors"),
-    "normal_priors": ("test_normal_priors",),
-    "group_priors": ("test_group_priors", "test_priors"),
-    "student_t": ("test_priors",),
+    "nodes/base": ("test_node_laws", "test_nodes"),
+    "nodes/weights": ("test_node_laws", "test_nodes"),
+    "nodes/units": ("test_node_laws", "test_nodes"),
+    "nodes/positive": ("test_scales", "test_node_laws"),
+    "tree": ("test_tree", "test_vector_walks"),
+    "noise": ("test_noise", "test_node_laws"),
+    "priors/base": ("test_node_laws", "test_priors"),
+    "priors/closed": ("test_priors", "test_node_laws"),
+    "priors/fitted": ("test_normal_priors",),
+    "priors/units": ("test_group_priors",),
+    "priors/sampled": ("test_node_laws",),
+    "priors/jensen": ("test_priors",),
     "estimators": ("test_estimators", "test_estimator_laws", "test_magnitudes"),
     "edits": ("test_edits", "test_prune_units", "test_vector_walks"),
     "objectives": ("test_objectives", "test_labels"),

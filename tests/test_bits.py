@@ -99,7 +99,7 @@ def test_quantize_rounds_every_layer_and_no_bias():
         found["b"]["kernel"].mean, np.float32([[0.25, 0], [-0.0625, 2.0]])
     )
     np.testing.assert_array_equal(found["a"]["bias"], params["a"]["bias"])
-    with pytest.raises(ValueError, match="no bits for layer 'c'"):
+    with pytest.raises(ValueError, match=r"given for .*'a', 'b'.* the layers are"):
         bits.rounded_to({"a": FULL, "b": FULL})(params)
     for wrong in (Bits(0, 8), Bits(3, -1)):
         with pytest.raises(ValueError, match="1 or more bits"):

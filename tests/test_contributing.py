@@ -39,14 +39,15 @@ def test_the_noise_family_is_known_by_name(example, assert_moments):
     assert node.sample(random.key(1)).shape == (4, 3)
 
 
-def test_the_prior_is_the_best_normal_one(example):
+def test_the_prior_is_a_density(example):
     node = nodes.gaussian(log_var=-2.0)(random.key(0), (6, 5))
-    mean, var = node.moments()
-    best = float(jnp.sqrt(jnp.mean(jnp.square(mean) + var)))
-    ours = build.prior("fitted_normal")(node)
-    np.testing.assert_allclose(ours, priors.standard_normal(best)(node), rtol=1e-5)
-    for other in (0.9 * best, 1.1 * best):
-        assert ours < priors.standard_normal(other)(node)
+    params = {"dense1": {"kernel": node}}
+    prior = build.prior("two_scales")
+    assert np.isfinite(float(priors.kl(params, prior, random.key(1))))
+    one = build.prior({"kind": "two_scales", "wide": 0.7, "narrow": 0.7})
+    expected = random.normal(random.key(2), (4,))
+    normal = -0.5 * (expected / 0.7) ** 2 - np.log(0.7 * (2 * np.pi) ** 0.5)
+    np.testing.assert_allclose(one.log_prob(expected), normal, rtol=1e-5)
 
 
 def test_the_edit_is_known_by_name(example):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from claims import every
 from jax import random
 from scipy import integrate, stats
 
@@ -153,7 +152,7 @@ def test_factors_weigh_the_layers():
     prior = priors.group_normal_jeffreys()
     alone = float(kl({"a": params["a"]}, prior))
     assert kl(params, WeightedPrior(prior, {"b": 10.0})) == pytest.approx(11 * alone)
-    with pytest.raises(ValueError, match=r"no layers \['c'\]"):
+    with pytest.raises(ValueError, match=r"given for \['c'\]"):
         kl(params, WeightedPrior(prior, {"c": 10.0}))
 
 
@@ -161,20 +160,6 @@ def test_structured_pruning_has_a_kl_of_its_scales_only():
     q = nodes.structured()(random.key(0), (5, 4))
     found = kl({"dense": {"kernel": q}}, priors.structured())
     assert found == pytest.approx(float(jnp.sum(q.scale.kl())), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", priors.PRIORS)
-def test_gradients_are_finite(name):
-    make = {
-        "structured": nodes.structured(),
-        "group_normal_jeffreys": nodes.group_normal_jeffreys(),
-        "group_horseshoe": nodes.group_horseshoe(),
-        "group_ard": gaussian(),
-    }[name]
-    params = {"dense": {"kernel": make(random.key(0), (5, 4))}}
-    prior = priors.PRIORS[name]()
-    grad = jax.jit(jax.grad(lambda p: kl(p, prior)))(params)
-    assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
 
 
 def test_errors():

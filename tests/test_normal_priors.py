@@ -136,7 +136,7 @@ def test_configs_name_them_and_wrong_ones_are_refused():
     assert np.isfinite(float(kl({"a": {"kernel": NODES["gaussian"]}}, made)))
     with pytest.raises(parts.ConfigError, match=r"positive shape and rate, not 0"):
         parts.prior({"kind": "hierarchical_normal", "shape": 0.0})
-    with pytest.raises(TypeError, match=r"Dropout.*Gaussian"):
+    with pytest.raises(TypeError, match=r"Dropout.*weights with normal noise"):
         empirical_normal(Dropout(0.5, 3))
     with pytest.raises(TypeError, match="sign noise"):
         empirical_normal(variance("sign")(random.key(0), (3, 4)))

@@ -10,7 +10,6 @@ from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Scaled,
-    adaptive_dropout,
     gaussian,
     log_alpha,
     multiplicative,
@@ -47,13 +46,6 @@ def log_alphas(params):
         params["scaled"]["kernel"].scale.log_alpha,
         params["scaled"]["kernel"].weight.log_alpha,
     ]
-
-
-def test_adaptive_dropout_is_clipped():
-    node = adaptive_dropout(0.9)(random.key(0), (3, 4))  # alpha 9
-    projected = at_most_one({"a": {"kernel": node}})["a"]["kernel"]
-    np.testing.assert_array_equal(projected.scale.log_alpha, np.zeros(3))
-    np.testing.assert_array_equal(projected.weight.mean, node.weight.mean)
 
 
 def test_clips_every_log_alpha_and_nothing_else(params):

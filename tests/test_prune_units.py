@@ -183,7 +183,10 @@ def test_each_layer_has_its_own_threshold():
 )
 def test_thresholds_must_name_the_noisy_layers(layers):
     params, _ = two_layers()
-    with pytest.raises(ValueError, match=r"noisy ones are \['dense', 'other'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"thresholds: given for .* the layers are \['dense', 'other'\]",
+    ):
         prune_units(dict.fromkeys(layers, 0.0))(params)
 
 

@@ -33,7 +33,7 @@ def carry_means(
     which are float32.
 
     What is pruned in `params` (`edits.prune`) is pruned in the result, whose nodes must
-    be able to; `pruning.masked` ones are off wherever the mean is exactly zero, so that
+    be able to; `nodes.masked` ones are off wherever the mean is exactly zero, so that
     pruned points and arrays stay so, too.
 
     Args:

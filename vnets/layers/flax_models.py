@@ -233,7 +233,7 @@ def stochastic(
     ):
         raise ValueError(
             "posteriors map the names of layers to factories, such as "
-            f"{{'dense1': posteriors.gaussian()}}; not so {posteriors!r}"
+            f"{{'dense1': nodes.gaussian()}}; not so {posteriors!r}"
         )
     for name, make in posteriors.items():
         check_factory(make, name)
