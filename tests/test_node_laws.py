@@ -324,9 +324,9 @@ def fitting(prior):
         try:
             jax.eval_shape(run, {"a": {"kernel": one}})
         except TypeError as error:
-            assert any(
-                type(part).__name__ in str(error) for _, part in one.parts()
-            ) or ("no density" in str(error)), name
+            said = ("no density", *(type(part).__name__ for _, part in one.parts()))
+            if not any(word in str(error) for word in said):
+                raise
         else:
             fit[name] = one
     return fit
