@@ -195,35 +195,3 @@ def test_errors():
         prune_units(0.0, "rows")
     with pytest.raises(TypeError, match="prune_units: no rule for ZeroMean"):
         prune_units()({"a": {"kernel": variance()(random.key(0), (4, 5))}})
-
-
-@pytest.mark.parametrize("name", scales_of_four())
-def test_other_edits_work_on_scales_or_refuse(name):
-    """Weight edits leave scales alone; noise is multiplied where there is a rule."""
-    params, _ = noisy(name, "dense")
-    kernel = params["dense"]["kernel"]
-
-    @jax.jit
-    def edited(params):
-        weights = (edits.zero_mean, edits.permute_variance, edits.prune(-100.0))
-        found = [one(params, random.key(0))["dense"]["kernel"] for one in weights]
-        drawn = edits.draw(params, random.key(1))["dense"]["kernel"]
-        return [node.scale for node in found], drawn
-
-    kept, drawn = edited(params)
-    for scale in kept:
-        jax.tree.map(np.testing.assert_array_equal, scale, kernel.scale)
-    assert drawn.mean.shape == (4, 5)
-    if name in ("truncated", "horseshoe"):
-        with pytest.raises(TypeError, match="scale_noise: no rule"):
-            edits.scale_noise(2.0)(params)
-        return
-
-    @jax.jit
-    def louder(params):
-        scale = edits.scale_noise(2.0)(params)["dense"]["kernel"].scale
-        return *scale.moments(), *params["dense"]["kernel"].scale.moments()
-
-    mean, var, old_mean, old_var = louder(params)
-    np.testing.assert_allclose(mean, old_mean, rtol=1e-5)
-    np.testing.assert_allclose(var, 4 * old_var, rtol=1e-3)

@@ -1,6 +1,5 @@
 """Laws of the noise on units: moments, draws and gradients of every scale node."""
 
-import functools
 import itertools
 
 import jax
@@ -11,13 +10,11 @@ from claims import every
 from jax import random
 from scipy import special
 
-from vnets import edits, estimators, nodes, ops
+from vnets import edits, nodes
 from vnets.layers import Dense, Mode
 from vnets.nodes import (
-    Gaussian,
     Horseshoe,
     LogNormal,
-    Scaled,
     TruncatedLogNormal,
     gaussian,
 )
@@ -169,19 +166,6 @@ def make_scales():
     }
 
 
-@pytest.mark.parametrize("name", make_scales())
-@pytest.mark.slow
-def test_draws_have_the_moments(name, assert_moments):
-    scale = make_scales()[name]
-    assert scale.shape == (3,)
-    assert scale.sample(random.key(0)).shape == (3,)
-    assert scale.sample(random.key(0), (2, 4)).shape == (2, 4, 3)
-    assert_moments(scale.sample(random.key(1), (DRAWS,)), *scale.moments())
-    mean, var = scale.moments()
-    expected = np.log(np.asarray(var) / np.asarray(mean) ** 2)
-    np.testing.assert_allclose(nodes.log_alpha(scale), expected, rtol=1e-3)
-
-
 def test_horseshoe_units_share_the_scale_of_the_layer():
     scale = make_scales()["horseshoe"]
     logs = np.log(np.asarray(sample(scale, random.key(0), (DRAWS,))))
@@ -190,27 +174,6 @@ def test_horseshoe_units_share_the_scale_of_the_layer():
     # A covariance of normals has the variance (v v + c^2) / n.
     error = np.sqrt((covariance[0, 0] * covariance[1, 1] + shared**2) / DRAWS)
     assert abs(covariance[0, 1] - shared) < 5 * error
-
-
-@pytest.mark.parametrize("name", make_scales())
-@pytest.mark.parametrize("axis", ["in", "out"])
-def test_scaled_weights_agree_with_their_layer(name, axis, assert_same_moments):
-    """Drawing units for each example is one and the same with either estimator."""
-    weight = Gaussian(0.3 * jnp.ones((3, 3)), jnp.full((3, 3), -3.0))
-    q = Scaled(make_scales()[name], weight, axis, "example")
-    x = jnp.tile(f32([[1.0, -2.0, 0.5]]), (DRAWS, 1))
-    draws = [
-        jax.jit(functools.partial(estimate, ops.DENSE))(q, x, random.key(i))
-        for i, estimate in enumerate((estimators.lrt, estimators.per_example_sampling))
-    ]
-    assert_same_moments(*draws)
-
-
-@pytest.mark.parametrize("name", make_scales())
-def test_lrt_refuses_a_scale_as_a_weight(name):
-    scale = make_scales()[name]
-    with pytest.raises(ValueError, match="lrt needs normal noise"):
-        estimators.lrt(ops.DENSE, scale, jnp.ones((2, 3)), random.key(0))
 
 
 FACTORIES = {
