@@ -59,6 +59,13 @@ def test_zero_mean_and_unit_variance(family, draws, assert_moments):
     assert_moments(draws[family].ravel(), 0.0, 1.0)
 
 
+@pytest.mark.parametrize("family", sorted(noise.FAMILIES))
+def test_sums_are_of_the_family_where_lrt_is_exact(family, draws):
+    first, second = draws[family].reshape(2, -1)[:, :100_000]
+    distance = stats.ks_2samp((first + second) / np.sqrt(2), first).statistic
+    assert (distance < 1.63 * np.sqrt(2 / first.size)) == noise.lrt_is_exact(family)
+
+
 def test_supports(draws):
     assert set(np.unique(draws["sign"])) == {-1.0, 1.0}
     bound = np.sqrt(3)

@@ -1,5 +1,6 @@
 """Laws of priors over all nodes: numbers with gradients, closed forms, densities."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,8 +11,9 @@ from jax import random
 from node_table import DENSE, every_node, node
 from scipy import stats
 
-from vnets import edits, priors
+from vnets import edits, estimators, layers, nets, nodes, objectives, priors
 from vnets.priors import closed, fitted
+from vnets.rng import stream
 
 PARAMS = every_node()
 HALF = jnp.arange(DENSE[0])[:, None] % 2 == 0
@@ -167,3 +169,24 @@ def test_the_mixture_is_a_density():
     p = np.exp(np.asarray(made.log_prob(jnp.asarray(w, jnp.float32)), np.float64))
     expected = 0.3 * stats.norm.pdf(w, 0, 1.5) + 0.7 * stats.norm.pdf(w, 0, 0.1)
     np.testing.assert_allclose(p, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("estimator", [estimators.weight_sampling, estimators.lrt])
+def test_a_density_is_evaluated_at_the_draw_that_the_net_runs_with(estimator):
+    """Of one draw for the batch; under LRT, which draws no weight, at one of its own."""
+    net = nets.MLP((3,), 2, posteriors={"dense1": nodes.gaussian(-1.0)})
+    x, key = random.normal(random.key(0), (4, 5)), random.key(7)
+    params = net.init({"params": random.key(1), "noise": key}, x)["params"]
+    prior, state = priors.scale_mixture(), objectives.ModelState(jnp.int32(0), {})
+    mode = dataclasses.replace(layers.TRAIN, estimator=estimator)
+    loss = objectives.classification_loss(net, prior, 10, mode=mode)
+    batch = {"image": x, "label": jnp.array([0, 1, 0, 1], jnp.int32)}
+    _, (_, metrics) = jax.jit(loss)(params, state, batch, key)
+    drawn = priors.one_draw(params, prior, estimator, key)
+    assert (drawn is None) == (estimator is estimators.lrt)
+    expected = priors.kl(params, prior, stream(key, "kl"), drawn)
+    np.testing.assert_allclose(metrics["kl"], expected, rtol=1e-5)
+    if drawn is not None:
+        logits = net.apply({"params": drawn}, x, mode)
+        nll = jnp.mean(objectives.cross_entropy(logits, batch["label"]))
+        np.testing.assert_allclose(metrics["nll"], nll, rtol=1e-5)
