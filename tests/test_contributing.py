@@ -8,7 +8,8 @@ from jax import random
 
 from configs import variance_lenet5
 from experiments import build, core, table_specs
-from vnets import nodes, noise, priors, train
+from vnets import edits, estimators, nets, nodes, noise, priors, train
+from vnets.layers import Mode
 
 
 @pytest.fixture
@@ -37,6 +38,23 @@ def test_the_noise_family_is_known_by_name(example, assert_moments):
     assert_moments(draws, 0.0, 1.0)
     node = nodes.variance(noise="laplace")(random.key(0), (4, 3))
     assert node.sample(random.key(1)).shape == (4, 3)
+
+
+def test_the_node_is_known_to_every_walk(example, assert_moments):
+    node = example["drop_connect"](0.3)(random.key(0), (4, 3))
+    draws = node.sample(random.key(1), (20_000,))
+    assert_moments(draws, *node.moments())
+    params = {"dense1": {"kernel": node}}
+    silent = edits.mean_only(params)["dense1"]["kernel"]
+    np.testing.assert_array_equal(silent.mean, node.moments()[0])
+    with pytest.raises(TypeError, match="scale_noise: no rule for DropConnect"):
+        edits.scale_noise(0.5)(params)
+    assert float(priors.kl(params, priors.log_uniform)) == 0
+    net = nets.MLP((4,), 2, posteriors={"dense1": example["drop_connect"](0.3)})
+    x, rngs = jnp.ones((5, 3)), {"params": random.key(0), "noise": random.key(1)}
+    mode = Mode(estimator=estimators.per_example_sampling)
+    y, _ = net.init_with_output(rngs, x, mode)
+    assert len(np.unique(y, axis=0)) > 1
 
 
 def test_the_prior_is_a_density(example):

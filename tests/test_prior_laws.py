@@ -173,7 +173,7 @@ def test_the_mixture_is_a_density():
 
 @pytest.mark.parametrize("estimator", [estimators.weight_sampling, estimators.lrt])
 def test_a_density_is_evaluated_at_the_draw_that_the_net_runs_with(estimator):
-    """Of one draw for the batch; under LRT, which draws no weight, at one of its own."""
+    """Of one draw for the batch; under LRT, which draws no weights, at its own."""
     net = nets.MLP((3,), 2, posteriors={"dense1": nodes.gaussian(-1.0)})
     x, key = random.normal(random.key(0), (4, 5)), random.key(7)
     params = net.init({"params": random.key(1), "noise": key}, x)["params"]

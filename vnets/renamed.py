@@ -9,6 +9,7 @@ RENAMED = {
     "vnets.student_t": "vnets.priors.jensen",
     "vnets.soft_sharing": "vnets.priors.soft_sharing",
     "vnets.bits.quantize": "vnets.bits.rounded_to",
+    "vnets.edits.layer_name": "vnets.tree.Place.layer",
     "vnets.edits.path_name": "vnets.tree.Place.name",
     "vnets.edits.is_vector": "vnets.tree.Place.is_vector",
     "vnets.edits.unit_uselessness": "vnets.nodes.Posterior.uselessness",

@@ -322,6 +322,8 @@ class Scaled(Posterior):
 
     def balanced(self) -> "Scaled":
         """Units without noise and those whose noise cannot be multiplied stay."""
+        if not self.scale.noisy:
+            return self
         square = second_moment(*self.weight.moments())
         size = jnp.sqrt(jnp.mean(square, other_axes(self.axis, self.shape)))
         size = jnp.where(size > 0, size, 1)
@@ -330,7 +332,7 @@ class Scaled(Posterior):
         except TypeError:
             return self
         weight = self.weight.times(1 / self._aligned(size))
-        return self._with(scale=scale, weight=weight) if self.scale.noisy else self
+        return self._with(scale=scale, weight=weight)
 
 
 DROPOUT_NOISES = {"binary": None, **noises.FAMILIES}
