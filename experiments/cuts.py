@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from experiments import spec as parts
 from vnets import edits, plan
 from vnets.compact import Graph, capture, fold_norms, shrink
-from vnets.posteriors import Scaled, is_noisy
+from vnets.nodes import is_noisy
 from vnets.types import Params
 
 CUTS = {"units": edits.prune_units, "weights": edits.prune}
@@ -50,7 +50,7 @@ def check_cut(config, params: Params) -> None:
     change = pruning(config)
     parts.call("evals.cut", lambda: jax.eval_shape(change, params), {})
     noisy = edits.noisy_layers(params).values()
-    weights = [node.weight if isinstance(node, Scaled) else node for node in noisy]
+    weights = [node.bare for node in noisy]
     if "weights" in config.cut and not any(map(is_noisy, weights)):
         raise parts.ConfigError(
             "config.evals.cut.weights: no weight of this net has noise of its own; "

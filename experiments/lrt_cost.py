@@ -26,12 +26,12 @@ from experiments.bench import timing
 from experiments.core import Measured, Study
 from experiments.kinds import classify
 from experiments.kinds.classify import Classify
-from vnets import backend, estimators, noise, ops, parallel, posteriors, train
+from vnets import backend, estimators, nodes, noise, ops, parallel, train
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.likelihoods import Categorical
-from vnets.posteriors import is_posterior
+from vnets.nodes import is_posterior
 from vnets.rng import stream
 from vnets.types import Key
 
@@ -269,7 +269,7 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
 
 def _layer(estimator, width: int, batch: int, key: Key) -> Thunk:
     """A dense layer of `width` units in and out, and its gradient."""
-    node = posteriors.gaussian()(key, (width, width))
+    node = nodes.gaussian()(key, (width, width))
     x = random.normal(stream(key, "x"), (batch, width))
 
     def loss(node, x, key):

@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.kinds.classify import Classify
-from vnets import backend, learned_dropout
-from vnets.edits import path_name
+from vnets import backend, learned_dropout, tree
 from vnets.evaluate import to_float
 from vnets.loss import ModelState
-from vnets.posteriors import Dropout, Scaled, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -31,14 +29,10 @@ COMPARED = {
 def rates(params: Params) -> dict[str, float]:
     """The mean rate of each layer with binary dropout, learned or fixed."""
     found = {}
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    for path, node in leaves:
-        scale = node.scale if isinstance(node, Scaled) else None
-        if isinstance(scale, learned_dropout.AdaptiveBinaryDropout):
-            rate = float(jnp.mean(jax.nn.sigmoid(scale.log_alpha)))
-            found[path_name(path)] = rate
-        elif isinstance(scale, Dropout):
-            found[path_name(path)] = scale.rate
+    for place, node in tree.nodes(params):
+        rate = getattr(getattr(node, "scale", None), "drop_rate", None)
+        if rate is not None:
+            found[place.name] = float(jnp.mean(rate))
     return found
 
 
@@ -81,8 +75,5 @@ def _spread(loss: Callable, draws: int) -> Callable:
 
 def _log_alphas(params: Params) -> Array:
     """All log alphas that are trained, as one vector."""
-    leaves = jax.tree.leaves(params, is_leaf=is_posterior)
-    scales = (node.scale for node in leaves if isinstance(node, Scaled))
-    learned = learned_dropout.AdaptiveBinaryDropout
-    kept = [s.log_alpha for s in scales if isinstance(s, learned)]
-    return jnp.concatenate(kept)
+    scales = (learned_dropout.learned_scale(node) for _, node in tree.nodes(params))
+    return jnp.concatenate([scale.log_alpha for scale in scales if scale is not None])

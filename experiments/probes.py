@@ -19,18 +19,14 @@ from experiments.kinds import Kind
 from experiments.kinds.classify import Classify
 from experiments.kinds.regress import Regress
 from experiments.studies import mean_propagation, toy_four_classes, toy_regression
-from vnets import evaluate
-from vnets.edits import path_name
+from vnets import evaluate, tree
 from vnets.loss import ModelState
-from vnets.normal_priors import learned_scales
-from vnets.posteriors import (
+from vnets.nodes import (
     AdaptiveDropout,
     Posterior,
-    Scaled,
-    is_noisy,
-    is_posterior,
     log_alpha,
 )
+from vnets.priors import learned_scales
 from vnets.rng import stream
 
 LEFT = ("sparsity", "units/", "flops_ratio")  # of the last probed column
@@ -54,18 +50,16 @@ class Named(NamedTuple):
 
 def _log_alpha(node: Posterior):
     """Of the weight, or of noise on units that learns its rate."""
-    if isinstance(node, Scaled) and isinstance(node.scale, AdaptiveDropout):
-        return log_alpha(node.scale)
-    return log_alpha(node)
+    scale = getattr(node, "scale", None)
+    return log_alpha(scale if isinstance(scale, AdaptiveDropout) else node)
 
 
 def log_alphas(params) -> dict[str, float]:
     """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     means = {
-        f"log_alpha/{path_name(path)}": float(jnp.mean(_log_alpha(node)))
-        for path, node in leaves
-        if is_posterior(node) and is_noisy(node)
+        f"log_alpha/{place.name}": float(jnp.mean(_log_alpha(node)))
+        for place, node in tree.nodes(params)
+        if node.noisy
     }
     return {name: value for name, value in means.items() if jnp.isfinite(value)}
 

@@ -6,7 +6,6 @@ the field and the valid choices.
 
 import functools
 import inspect
-from collections import ChainMap
 from collections.abc import Callable, Collection, Hashable, Mapping
 from types import MappingProxyType
 
@@ -17,38 +16,34 @@ from experiments import ranges
 from experiments.config_files import ConfigError
 from vnets import (
     edits,
-    group_priors,
     initializers,
-    learned_dropout,
     nets,
-    normal_priors,
+    nodes,
     optimizers,
-    posteriors,
     priors,
     projections,
     pruning,
-    scales,
     train,
 )
 from vnets.augment import CropAndFlip
 from vnets.estimators import ESTIMATORS
 from vnets.layers import PRECISIONS, Mode
 from vnets.loss import knots
-from vnets.posteriors import Factory
+from vnets.nodes import Factory
 from vnets.types import Initializer, choose
 
 POSTERIORS: dict[str, Callable[..., Factory]] = {
-    "point": posteriors.point,
-    "gaussian": posteriors.gaussian,
-    "multiplicative": posteriors.multiplicative,
-    "variance": posteriors.variance,
-    "dropout": posteriors.dropout,
-    "adaptive_dropout": posteriors.adaptive_dropout,
-    "adaptive_binary_dropout": learned_dropout.adaptive_binary_dropout,
-    "masked": pruning.masked,
-    "structured": scales.structured,
-    "group_normal_jeffreys": scales.group_normal_jeffreys,
-    "group_horseshoe": scales.group_horseshoe,
+    "point": nodes.point,
+    "gaussian": nodes.gaussian,
+    "multiplicative": nodes.multiplicative,
+    "variance": nodes.variance,
+    "dropout": nodes.dropout,
+    "adaptive_dropout": nodes.adaptive_dropout,
+    "adaptive_binary_dropout": nodes.adaptive_binary_dropout,
+    "masked": nodes.masked,
+    "structured": nodes.structured,
+    "group_normal_jeffreys": nodes.group_normal_jeffreys,
+    "group_horseshoe": nodes.group_horseshoe,
 }
 WHITENED_IMAGES = 5000
 
@@ -159,9 +154,7 @@ def mode(estimator: str, precision: str = "float32", remat: bool = False) -> Mod
     )
 
 
-PRIORS = ChainMap(
-    priors.PRIORS, normal_priors.PRIORS, group_priors.PRIORS, learned_dropout.PRIORS
-)
+PRIORS = priors.PRIORS
 
 
 def prior(spec: str | Mapping):

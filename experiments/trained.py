@@ -9,14 +9,15 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+from jax import random
 
 from experiments import spec as parts
 from experiments.core import Experiment, Measured, NetSpec
 from experiments.kinds import TRAININGS, Kind
 from experiments.probes import MEASURES, PROBES
-from vnets import edits, projections, soft_sharing, train
+from vnets import edits, projections, train
 from vnets.loss import with_penalty
-from vnets.priors import kl
+from vnets.priors import kl, soft_sharing
 from vnets.types import Params
 
 FIELDS = (
@@ -92,7 +93,7 @@ def build(config) -> Experiment:
     )
     shapes = kind.shapes
     if kind.prior is not None:  # one that does not fit the posteriors says so here
-        divergence = partial(kl, prior=kind.prior)
+        divergence = partial(kl, prior=kind.prior, key=random.key(0))
         parts.call("prior", lambda: jax.eval_shape(divergence, shapes), {})
     jax.eval_shape(task.optimizer.init, shapes)  # nor factors of no parameter
     start = config.get("nets", {}).get("start")

@@ -30,15 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # Modules under vnets, by pattern, and the files of tests that are about them, the
 # quickest first. A module belongs to the first row that matches it.
 MODULES = (
-    (
-        "posteriors",
-        "test_posteriors test_estimators test_matching test_pruned test_priors",
-    ),
-    ("scales", "test_scales"),
-    ("priors", "test_priors test_group_priors"),
-    ("normal_priors", "test_normal_priors test_pruned test_priors"),
-    ("group_priors", "test_group_priors test_pruned test_priors"),
-    ("student_t", "test_priors"),
+    ("nodes/positive", "test_scales test_node_laws"),
+    ("nodes/[!_]*", "test_node_laws test_nodes test_matching test_pruned"),
+    ("tree", "test_tree test_vector_walks"),
+    ("noise", "test_noise test_node_laws"),
+    ("priors/fitted", "test_normal_priors test_pruned test_priors"),
+    ("priors/units", "test_group_priors test_pruned test_priors"),
+    ("priors/[!_]*", "test_priors test_node_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     ("edits", "test_edits test_prune_units test_vector_walks"),
     ("loss", "test_loss test_targets"),
@@ -54,7 +52,7 @@ MODULES = (
 # (module, function, line before, line after): why no test can tell the two apart.
 _ENDS = "low, high = np.arcsinh((mean + np.array([[[{}]], [[{}]]]) * _TAIL) / t ** 0.5)"
 EQUIVALENT: dict[tuple[str, str, str, str], str] = {
-    ("student_t", "_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(*ends)): (
+    ("priors/jensen", "_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(*ends)): (
         "an integral from farther out, over a tail that is nothing in float32"
     )
     for ends in ((-2, 1), (-1, 2))

@@ -11,7 +11,7 @@ from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import attacks, evaluate
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, ZeroMean
+from vnets.nodes import Gaussian, Point, ZeroMean
 from vnets.predictor import Predictor
 
 VARIANTS = (

@@ -13,7 +13,7 @@ from experiments.studies import conv_lrt
 from vnets import ops
 from vnets.estimators import weight_sampling
 from vnets.nets import MLP
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 
 DRAWS = 4000
 

@@ -17,7 +17,7 @@ from experiments.tables import reading
 from vnets import backend, data, edits
 from vnets.data import Split
 from vnets.nets import MLP
-from vnets.posteriors import dropout, multiplicative, variance
+from vnets.nodes import dropout, multiplicative, variance
 
 POSTERIORS = {
     "variance": {"dense1": variance()},

@@ -21,7 +21,7 @@ from experiments.studies.gradient_noise import (
 from experiments.thresholds import layers_of
 from vnets.data import Split
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, is_posterior
+from vnets.nodes import Gaussian, is_posterior
 from vnets.types import Params
 
 INPUTS, DRAWS = 6, 4000

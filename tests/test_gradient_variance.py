@@ -21,7 +21,7 @@ from vnets.estimators import lrt
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.nets import MLP
-from vnets.posteriors import is_posterior, multiplicative, point
+from vnets.nodes import is_posterior, multiplicative, point
 
 SIZES, EXAMPLES, MINIBATCHES = (4, 16), 4000, 1000
 ERRORS = 5

@@ -11,8 +11,7 @@ from jax import random
 from experiments import core, masks
 from experiments import spec as parts
 from experiments.config_files import load_config
-from vnets.learned_dropout import adaptive_binary_dropout
-from vnets.posteriors import dropout, point
+from vnets.nodes import adaptive_binary_dropout, dropout, point
 
 
 def quick(variant):

@@ -14,7 +14,7 @@ from experiments.studies import mean_propagation
 from experiments.tables import outcomes, pages, reading
 from vnets import curvature, data
 from vnets.nets import MLP
-from vnets.posteriors import dropout, multiplicative, variance
+from vnets.nodes import dropout, multiplicative, variance
 
 SHAPE, K = (3, 3, 1), 4
 

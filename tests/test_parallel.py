@@ -12,7 +12,7 @@ from jax import random
 from vnets import backend, noise, parallel
 from vnets.likelihoods import Categorical
 from vnets.nets import LeNet5
-from vnets.posteriors import dropout, gaussian, multiplicative, variance
+from vnets.nodes import dropout, gaussian, multiplicative, variance
 
 COUNTS = (1, 2, 8)
 BATCH = 16

@@ -19,7 +19,7 @@ from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import train
 from vnets.nets import MLP
-from vnets.posteriors import gaussian, variance
+from vnets.nodes import gaussian, variance
 
 ROUNDING = 1e-5
 KEY = random.key(0)

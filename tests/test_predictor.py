@@ -12,7 +12,7 @@ from vnets.data import Split, in_length
 from vnets.evaluate import score
 from vnets.likelihoods import Categorical, Gaussian
 from vnets.nets import MLP
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 from vnets.predictor import Member, Predictor, Stack, as_is
 from vnets.rng import stream
 

@@ -7,7 +7,7 @@ import pytest
 from experiments import core, records, running, workdirs
 from experiments import spec as parts
 from experiments.config_files import load_config
-from vnets.posteriors import Multiplicative
+from vnets.nodes import Multiplicative
 
 LAYERS = ("dense1", "dense2")
 

@@ -15,10 +15,9 @@ from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Net
 from experiments.studies import bit_precision, structured
-from vnets import data, edits, scales
+from vnets import data, edits, nodes
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import Point, dropout, gaussian
-from vnets.pruning import masked
+from vnets.nodes import Point, dropout, gaussian, masked
 
 
 def lenet_with(conv1, conv2, dense1, dense2):
@@ -82,7 +81,7 @@ def test_a_net_without_weights_has_no_units():
 @pytest.fixture(scope="module")
 def net():
     """A small perceptron, noisy as in Bayesian compression, half of its units idle."""
-    make = scales.group_normal_jeffreys()
+    make = nodes.group_normal_jeffreys()
     names = ("dense1", "dense2")
     model = MLP(widths=(12,), classes=10, posteriors=dict.fromkeys(names, make))
     rngs = {"params": random.key(0), "noise": random.key(1)}
@@ -183,7 +182,7 @@ def test_a_cut_that_does_not_fit_the_net_is_refused(net):
     noisy = {"cut": {"units": {"dense1": 0.0}}}
     with pytest.raises(parts.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
         cuts.check_cut(ConfigDict(noisy), net.params)
-    points = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    points = {"a": {"kernel": nodes.structured()(random.key(0), (3, 4))}}
     cuts.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
     with pytest.raises(parts.ConfigError, match="no weight of this net has noise"):
         cuts.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
@@ -191,7 +190,7 @@ def test_a_cut_that_does_not_fit_the_net_is_refused(net):
 
 def test_optimizer_factors_reach_scales():
     """The patterns of the configs name what they are meant to."""
-    params = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    params = {"a": {"kernel": nodes.structured()(random.key(0), (3, 4))}}
     factors = {"*/scale/*": 10.0}
     spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "factors": factors}
     optimizer = parts.optimizer(spec, 10)

@@ -14,15 +14,15 @@ from experiments.config_files import load_config
 from experiments.spec import ConfigError
 from vnets import data
 from vnets.nets import MLP
-from vnets.posteriors import (
+from vnets.nodes import (
     AdaptiveDropout,
     Gaussian,
     Point,
     Scaled,
+    TruncatedLogNormal,
     gaussian,
     variance,
 )
-from vnets.scales import TruncatedLogNormal
 
 PIXELS, K = 12, 3
 

@@ -17,7 +17,7 @@ from vnets.layers import TEST
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState
 from vnets.nets import MLP
-from vnets.posteriors import ZeroMean, variance
+from vnets.nodes import ZeroMean, variance
 from vnets.sources import Whole
 
 

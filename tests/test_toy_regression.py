@@ -17,7 +17,7 @@ from vnets import edits
 from vnets.likelihoods import NORMAL_95, Gaussian
 from vnets.loss import ModelState
 from vnets.nets import MLP
-from vnets.posteriors import Point
+from vnets.nodes import Point
 
 
 def regression(variant="variance", **changes):

@@ -14,7 +14,7 @@ from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
 
 from experiments import spec as parts
-from vnets import edits, nets, posteriors, priors, sources, train
+from vnets import edits, nets, nodes, priors, sources, train
 from vnets.checkpoint import WorkdirError
 from vnets.layers import Mode
 from vnets.likelihoods import Categorical
@@ -277,7 +277,7 @@ def test_gradients_of_several_batches_make_one_update(split, one_device):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [posteriors.gaussian(-6.0), posteriors.variance()])
+@pytest.mark.parametrize("kind", [nodes.gaussian(-6.0), nodes.variance()])
 def test_half_precision_learns_alike(split, one_device, kind):
     model = nets.MLP(widths=(16,), classes=4, posteriors={"dense1": kind})
     nll, types = {}, set()
@@ -361,7 +361,7 @@ def test_a_warm_start_begins_at_the_given_parameters(split, one_device):
         return params, {}
 
     [second] = fit(task, one_device, epochs=1, warm_start=start)
-    assert isinstance(second.state.params["dense1"]["kernel"], posteriors.ZeroMean)
+    assert isinstance(second.state.params["dense1"]["kernel"], nodes.ZeroMean)
     assert leaves_equal(second.state.params, params)
     both = fit(task, one_device, seeds=[0, 1], warm_start=start, vectorize=True)
     for result in both:

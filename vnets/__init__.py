@@ -3,7 +3,7 @@
 A stochastic net is an ordinary net whose weights are posterior nodes. Everything
 else is a function of those nodes:
 
-    posteriors   what a weight is: a point, a Gaussian, a variance with no mean, ...
+    nodes        what a weight is: a point, a Gaussian, a variance with no mean, ...
     estimators   how a layer with such a weight is sampled
     priors       the KL term of the evidence lower bound
     likelihoods  the other term, and metrics; `loss.neg_elbo` adds the two
@@ -18,6 +18,8 @@ Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
 
 import importlib
+
+from vnets import renamed
 
 __version__ = "0.1.0"
 
@@ -34,21 +36,18 @@ _SUBMODULES = (
     "edits",
     "estimators",
     "evaluate",
-    "group_priors",
     "layers",
     "likelihoods",
     "loss",
     "monitor",
-    "names",
     "nets",
+    "nodes",
     "noise",
-    "normal_priors",
     "ops",
     "overview",
     "parallel",
     "plan",
     "pooling",
-    "posteriors",
     "predictor",
     "pretrained",
     "priors",
@@ -56,11 +55,10 @@ _SUBMODULES = (
     "propagation",
     "pruning",
     "rng",
-    "scales",
-    "soft_sharing",
     "sources",
     "targets",
     "train",
+    "tree",
     "types",
     "uncertainty",
     "vectors",
@@ -76,6 +74,7 @@ def __getattr__(name):
         return importlib.import_module(f"vnets.{name}")
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(f"vnets.{_FUNCTIONS[name]}"), name)
+    renamed.check("vnets", name)
     raise AttributeError(
         f"module 'vnets' has no attribute {name!r}; it has {', '.join(_SUBMODULES)}"
     )

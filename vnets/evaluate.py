@@ -290,7 +290,7 @@ def elbo(
         **{"batch_size": batch_size, "prepare": prepare, "mesh": mesh},
     )
     data_term = found.pop("expected_log_p")
-    divergence = float(priors.kl(variables["params"], prior))
+    divergence = float(priors.kl(variables["params"], prior, key))
     return {
         "data_term": data_term,
         "kl": divergence,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
 
-from vnets.posteriors import fan_in_uniform
+from vnets.nodes import fan_in_uniform
 from vnets.types import Array, Initializer, Key, Shape
 
 

@@ -1,7 +1,5 @@
 """Changes of the update, as optax transformations, beside optax's own."""
 
-import dataclasses
-import fnmatch
 from collections.abc import Callable, Mapping
 
 import jax
@@ -9,14 +7,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from vnets.edits import is_vector
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Gaussian,
-    Multiplicative,
-    Scaled,
-    is_posterior,
-)
+from vnets import tree
+from vnets.nodes import is_posterior
 from vnets.types import Array
 
 # Of the quintic polynomial that brings singular values near one (Jordan 2024).
@@ -96,8 +88,8 @@ def by_pattern(
     """
 
     def labels(params):
-        return jax.tree.map_with_path(
-            lambda path, _: first_match(optimizers, path_of(path)) or "", params
+        return tree.change(
+            lambda at, _: tree.first(optimizers, at.leaf) or "", params, inside=True
         )
 
     whole = optax.partition({**optimizers, "": rest}, labels)
@@ -125,13 +117,13 @@ def scale_by_pattern(factors: Mapping[str, float]) -> optax.GradientTransformati
         refuse_idle(factors, params, [one for one in factors if one[:1] != "*"])
         return optax.EmptyState()
 
-    def scale(path, value):
-        pattern = first_match(factors, path_of(path))
+    def scale(place: tree.Place, value):
+        pattern = tree.first(factors, place.leaf)
         return value if pattern is None else factors[pattern] * value
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map_with_path(scale, updates), state
+        return tree.change(scale, updates, inside=True), state
 
     return optax.GradientTransformation(init, update)
 
@@ -142,20 +134,14 @@ def decay_means(decay: float) -> optax.GradientTransformation:
     An L2 penalty of decay / 2 on means; variances, biases and normalization have none.
     """
 
-    def add(gradient, node):
-        if isinstance(node, Scaled):
-            return dataclasses.replace(
-                gradient, weight=add(gradient.weight, node.weight)
-            )
-        if not (is_posterior(node) and hasattr(node, "mean")):
+    def add(place: tree.Place, gradient, node):
+        if place.is_vector or not hasattr(getattr(node, "bare", None), "mean"):
             return gradient
-        return dataclasses.replace(gradient, mean=gradient.mean + decay * node.mean)
-
-    def visit(path, gradient, node):
-        return gradient if is_vector(path) else add(gradient, node)
+        added = decay * node.bare.mean
+        return gradient.change_bare(lambda one: one.replace(mean=one.mean + added))
 
     def update(updates, params):
-        return jax.tree.map_with_path(visit, updates, params, is_leaf=is_posterior)
+        return tree.change(add, updates, params)
 
     return optax.stateless(update)
 
@@ -166,32 +152,15 @@ def faster_noise(factor: float) -> optax.GradientTransformation:
     It stands behind Adam, whose own scaling would undo it.
     """
 
-    def scale(node):
-        if isinstance(node, Scaled):
-            return dataclasses.replace(
-                node, scale=scale(node.scale), weight=scale(node.weight)
-            )
-        if isinstance(node, Multiplicative | AdaptiveDropout):
-            return dataclasses.replace(node, log_alpha=factor * node.log_alpha)
-        if isinstance(node, Gaussian):
-            return dataclasses.replace(node, log_var=factor * node.log_var)
-        return node
+    def faster(place, node):
+        del place
+        return node.change_noise(lambda x: factor * x) if is_posterior(node) else node
 
     def update(updates, params):
         del params
-        return jax.tree.map(scale, updates, is_leaf=is_posterior)
+        return tree.change(faster, updates)
 
     return optax.stateless(update)
-
-
-def path_of(path) -> str:
-    """Where a parameter is, by names: "dense1/kernel/mean"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def first_match(patterns, path: str) -> str | None:
-    """The first pattern that a path fits."""
-    return next((one for one in patterns if fnmatch.fnmatchcase(path, one)), None)
 
 
 def refuse_idle(patterns, params, needed=None) -> None:
@@ -202,8 +171,8 @@ def refuse_idle(patterns, params, needed=None) -> None:
       params: whose paths they are for.
       needed: those that must match; all by default.
     """
-    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    used = {first_match(patterns, path) for path in paths}
+    paths = [place.leaf for place, _ in tree.each(params, inside=True)]
+    used = {tree.first(patterns, path) for path in paths}
     idle = sorted(set(patterns if needed is None else needed) - used)
     if idle:
         raise ValueError(f"nothing is left for {idle}; the parameters are {paths}")

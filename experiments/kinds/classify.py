@@ -23,7 +23,6 @@ from vnets import (
     learned_dropout,
     likelihoods,
     overview,
-    soft_sharing,
     sources,
     train,
 )
@@ -31,6 +30,7 @@ from vnets.evaluate import EvalSpec
 from vnets.layers import Mode
 from vnets.loss import forward, neg_elbo
 from vnets.predictor import as_is
+from vnets.priors import soft_sharing
 from vnets.rng import stream
 
 FIELDS = (

@@ -28,7 +28,7 @@ from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study, load_data
 from vnets import attacks, backend, evaluate, uncertainty
 from vnets.data import Split
-from vnets.posteriors import is_noisy, is_posterior
+from vnets.nodes import is_noisy, is_posterior
 from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Array, Key

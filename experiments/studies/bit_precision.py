@@ -73,14 +73,14 @@ def _measure(
     totals = {name: one.total for name, one in found.items()}
     evals = {
         "full": measured("full", quiet) | sizes(dict.fromkeys(kept, FLOAT)),
-        "bits": measured("bits", bits.quantize(found)(quiet))
+        "bits": measured("bits", bits.rounded_to(found)(quiet))
         | sizes(totals)
         | {f"bits/{name}": float(total) for name, total in totals.items()}
         | {f"significand/{k}": float(one.significand) for k, one in found.items()}
         | {f"exponent/{k}": float(one.exponent) for k, one in found.items()},
     }
     curve = [
-        measured(f"uniform_{t}", bits.quantize(Bits(t, bits.MAX_EXPONENT))(quiet))
+        measured(f"uniform_{t}", bits.rounded_to(Bits(t, bits.MAX_EXPONENT))(quiet))
         for t in config.significands
     ]
     points = {name: [one[name] for one in curve] for name in ("error", "nll")}

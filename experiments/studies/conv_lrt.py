@@ -28,8 +28,8 @@ from vnets import backend, estimators
 from vnets.edits import mean_only
 from vnets.evaluate import EvalSpec, evaluate, to_float
 from vnets.layers import Mode
+from vnets.nodes import is_noisy
 from vnets.ops import DIMENSIONS
-from vnets.posteriors import Scaled, is_noisy
 from vnets.rng import stream
 from vnets.types import Array, Key
 
@@ -119,7 +119,7 @@ def noisy_convolutions(net: Net) -> list[str]:
     found = []
     for layer in net.model.layers:
         kernel = net.params[layer]["kernel"]
-        plain = is_noisy(kernel) and not isinstance(kernel, Scaled)
+        plain = is_noisy(kernel) and kernel.bare is kernel
         if plain and len(kernel.shape) == 4:
             found.append(layer)
     if not found:

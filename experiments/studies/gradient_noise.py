@@ -26,7 +26,7 @@ from vnets import backend
 from vnets.evaluate import to_float
 from vnets.layers import TEST, Mode
 from vnets.likelihoods import Categorical
-from vnets.posteriors import Gaussian, Multiplicative, Posterior, is_posterior
+from vnets.nodes import Gaussian, Multiplicative, Posterior, is_noisy, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -56,30 +56,23 @@ def build(config) -> Study:
 
 def additive(node: Posterior) -> Posterior:
     """The node with its log sigma^2 as the parameter; others as they are."""
-    if not isinstance(node, Gaussian | Multiplicative):
+    if not (is_noisy(node) and node.plain):
         return node
-    return Gaussian(_divisor(node.mean), _log_var(node), node.noise)
+    return Gaussian(_divisor(node.mean), node.log_variance(), node.noise)
 
 
 def multiplicative(node: Posterior) -> Posterior:
     """The node with the log alpha of each weight as the parameter."""
-    if not isinstance(node, Gaussian | Multiplicative):
+    if not (is_noisy(node) and node.plain):
         return node
     mean = _divisor(node.mean)
-    log_alpha = _log_var(node) - 2 * jnp.log(jnp.abs(mean))
+    log_alpha = node.log_variance() - 2 * jnp.log(jnp.abs(mean))
     return Multiplicative(mean, log_alpha, node.noise)
 
 
 def _divisor(mean: Array) -> Array:
     """The means, none of them smaller than `LEAST`."""
     return jnp.where(jnp.abs(mean) < LEAST, LEAST, mean)
-
-
-def _log_var(node: Gaussian | Multiplicative) -> Array:
-    """Log variances, [..., I, O]; -inf where a multiplicative mean is 0."""
-    if isinstance(node, Gaussian):
-        return node.log_var
-    return node.log_alpha + 2 * jnp.log(jnp.abs(node.mean))
 
 
 def batch_loss(model, mode: Mode = TEST) -> Callable:

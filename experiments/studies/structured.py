@@ -20,7 +20,7 @@ from vnets import backend, data, edits
 from vnets.compact import Graph, Predictor, capture, fold_norms, shrink
 from vnets.evaluate import EvalSpec, evaluate
 from vnets.nets.chain import Chain
-from vnets.posteriors import Point
+from vnets.nodes import Point
 from vnets.rng import stream
 from vnets.types import Key
 

@@ -24,10 +24,10 @@ from flax import linen as nn
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.points import CENTRES, load
-from vnets import edits, estimators, evaluate, ops
+from vnets import edits, estimators, evaluate, ops, tree
 from vnets.data import Dataset, Split
 from vnets.layers import call_path
-from vnets.posteriors import ZeroMean, is_noisy, is_posterior
+from vnets.nodes import ZeroMean
 from vnets.predictor import as_is
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
@@ -73,8 +73,7 @@ def variance_layer(params: Params) -> tuple[str, ZeroMean]:
     Raises:
       ConfigError: the noisy layers are not one variance layer of two units.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    noisy = [(edits.path_name(path), node) for path, node in leaves if is_noisy(node)]
+    noisy = [(at.name, node) for at, node in tree.nodes(params) if node.noisy]
     match noisy:
         case [(_, ZeroMean() as node)] if node.shape[-1] == UNITS:
             return noisy[0]

@@ -23,7 +23,7 @@ from experiments.points import INSIDE, NOISE, load
 from vnets.data import Dataset
 from vnets.edits import mean_only
 from vnets.likelihoods import NORMAL_95, Gaussian
-from vnets.posteriors import is_noisy, is_posterior
+from vnets.nodes import is_noisy, is_posterior
 from vnets.predictor import Predictor, as_is
 from vnets.rng import stream
 from vnets.types import Array, Key

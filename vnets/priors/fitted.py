@@ -8,7 +8,7 @@
 Nothing is learned but the posterior: for given moments of the weights the best scale is
 known, so the KL is a function of the posterior alone; `learned_scales` says what it is.
 A stochastic bias has a scale of its own, apart from its layer's weights.
-`priors.standard_normal` has a fixed scale, `group_priors.group_ard` one for each unit,
+`priors.standard_normal` has a fixed scale, `priors.group_ard` one for each unit,
 `priors.ard` one for each weight.
 """
 
@@ -17,19 +17,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from vnets.edits import path_name
-from vnets.posteriors import (
-    Gaussian,
-    Multiplicative,
-    Posterior,
-    ZeroMean,
-    is_posterior,
-    second_moment,
+from vnets import tree
+from vnets.nodes import Posterior, second_moment
+from vnets.priors.base import (
+    VAR_FLOOR,
+    Maker,
+    Prior,
+    check_normal,
+    count_pruned,
+    parts,
+    per_kept,
 )
-from vnets.priors import VAR_FLOOR, Maker, Prior, count_pruned, parts, per_kept
 from vnets.types import Array, Params
 
 
@@ -120,11 +120,10 @@ def learned_scales(params: Params, prior) -> dict[str, Array]:
       prior: as in `priors.kl`; only `empirical_normal` and `hierarchical_normal` learn
         a scale, of others there is none. That of the noise on units is "NAME/units".
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
     found = {}
-    for path, node in leaves:
-        name = path_name(path)
-        for role, part, own, _ in parts(name, node, prior):
+    for place, node in tree.nodes(params):
+        name = place.name
+        for role, part, own, _ in parts(place, node, prior):
             if isinstance(own, EmpiricalNormal | HierarchicalNormal):
                 found[name if role == "weight" else f"{name}/units"] = own.scale(part)
     return found
@@ -140,13 +139,7 @@ def _sum_log_ratio(node: Posterior, log_square: Array, var: Array) -> Array:
 
 def _moments(node: Posterior, name: str) -> tuple[Array, Array]:
     """mean^2 + var and var of each weight."""
-    if not isinstance(node, Gaussian | Multiplicative | ZeroMean):
-        raise TypeError(
-            f"prior {name} does not fit a {type(node).__name__} node; it takes "
-            "Gaussian, Multiplicative and ZeroMean"
-        )
-    if node.noise != "normal":
-        raise TypeError(f"{name} does not fit {node.noise} noise, which has no such KL")
+    check_normal(node, name)
     mean, var = node.moments()
     return second_moment(mean, var), var
 

@@ -8,13 +8,12 @@ A unit whose scale is mostly noise, or next to zero, can be cut out of the net:
     group_horseshoe        a product of log-normals, Gaussian weight: Bayesian
                            compression (Louizos, Ullrich and Welling 2017)
 
-Their KLs stand in `group_priors`, `edits.prune_units` cuts. The axis "unit" is that of
+Their KLs stand in `vnets.priors`, `edits.prune_units` cuts. The axis "unit" is that of
 both papers' LeNet-5: input units of a dense layer, output maps of a convolution.
 """
 
 import dataclasses
 import math
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,25 +21,10 @@ from jax import random
 from jax.scipy.special import ndtr, ndtri
 
 from vnets import noise as noises
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Factory,
-    Gaussian,
-    Multiplicative,
-    Point,
-    Posterior,
-    Scaled,
-    fan_in_uniform,
-    gaussian,
-    node_type,
-    point,
-    static,
-)
-from vnets.posteriors import log_alpha as weight_log_alpha
+from vnets.nodes.base import Factory, Posterior, node_type, resolve, static
+from vnets.nodes.units import Axis, Per, Scaled
+from vnets.nodes.weights import Gaussian, fan_in_uniform, gaussian, point
 from vnets.types import Array, Initializer, Key, Shape, choose
-
-Axis = Literal["unit", "in", "out"]
-Per = Literal["example", "position", "batch"]
 
 
 @node_type
@@ -74,6 +58,25 @@ class LogNormal(Posterior):
     @property
     def shape(self) -> Shape:
         return self.log_mean.shape
+
+    def log_prob(self, value: Array) -> Array:
+        mean, std = self.log_mean, jnp.exp(0.5 * self.log_var)
+        log = jnp.log(value)
+        return noises.log_density("normal")((log - mean) / std) - jnp.log(std) - log
+
+    def shared_log_alpha(self) -> Array:
+        var = jnp.exp(self.log_var)
+        return var + jnp.log(-jnp.expm1(-var))  # log(exp(var) - 1)
+
+    def quieter(self, factor: float) -> "LogNormal":
+        """The log-normal of the same mean and of factor^2 times the variance."""
+        var = jnp.exp(self.log_var)
+        new = jnp.log1p(factor**2 * jnp.expm1(var))
+        mean = self.log_mean + 0.5 * (var - new)
+        return self._with(log_mean=mean, log_var=jnp.log(new))
+
+    def times(self, factor: Array) -> "LogNormal":
+        return self._with(log_mean=self.log_mean + jnp.log(factor))
 
 
 # The authors' bounds: log sigma in [-20, 5], mu in [low, high + 5].
@@ -117,7 +120,7 @@ class TruncatedLogNormal(Posterior):
         mean = jnp.exp(centre) * (1 + average)
         return mean, jnp.square(jnp.exp(centre)) * spread
 
-    def log_alpha(self) -> Array:
+    def shared_log_alpha(self) -> Array:
         """log(var / mean^2); above 0 the signal-to-noise ratio is below 1."""
         _, average, spread = self._around_centre()
         return jnp.log(spread) - 2 * jnp.log1p(average)
@@ -136,6 +139,15 @@ class TruncatedLogNormal(Posterior):
         _, _, weights, exponent, log_norm = self._integral()
         entropy = log_norm - jnp.sum(weights * exponent, -1)
         return math.log(self.high - self.low) - entropy
+
+    def log_prob(self, value: Array) -> Array:
+        """Of values within the bounds."""
+        mean, std = self._bounded()
+        log = jnp.log(value)
+        end = jnp.minimum((self.high - mean) / std, 0.0)
+        *_, log_norm = self._integral()
+        exponent = 0.5 * (jnp.square(end) - jnp.square((log - mean) / std))
+        return exponent - log_norm - log
 
     def sample(self, key: Key, batch: Shape = ()) -> Array:
         """Reparameterized draws: quantiles at uniform draws."""
@@ -236,100 +248,32 @@ class Horseshoe(Posterior):
         *layers, _, units = self.unit.shape
         return (*layers, units)
 
+    def shared_log_alpha(self) -> Array:
+        return self.marginal.shared_log_alpha()
 
-def log_alpha(scale: Posterior) -> Array:
-    """log(var / mean^2) of each unit's scale, [units]."""
-    if isinstance(scale, Horseshoe):
-        scale = scale.marginal
-    if isinstance(scale, LogNormal):
-        var = jnp.exp(scale.log_var)
-        return var + jnp.log(-jnp.expm1(-var))  # log(exp(var) - 1)
-    if isinstance(scale, TruncatedLogNormal):
-        return scale.log_alpha()
-    if isinstance(scale, Gaussian | Multiplicative | Point | AdaptiveDropout):
-        return weight_log_alpha(scale)
-    raise TypeError(f"log_alpha: {type(scale).__name__} is no scale of units")
+    def unit_uselessness(self) -> Array:
+        """The negative log mode of the scale, as Louizos et al.: alpha is small for
+        small scales too."""
+        scale = self.marginal
+        return jnp.exp(scale.log_var) - scale.log_mean
 
-
-def multiplied(node: Posterior, factor: Array) -> Posterior:
-    """The node of `factor` times the variable: its log alpha and its shape stay.
-
-    Of a horseshoe, the layer's scale takes the mean logarithm of the factors, each unit
-    what is left. What makes either smaller goes into the gamma factor, what makes it
-    larger into the inverse gamma one: the other way round their KLs grow exponentially.
-
-    Args:
-      node: of a scale or a weight.
-      factor: positive; broadcasts to the node.
-
-    Raises:
-      TypeError: a node that has no such form (fixed dropout, truncated scales).
-    """
-    if isinstance(node, Horseshoe):
-        logs = jnp.log(jnp.broadcast_to(factor, node.shape))
+    def times(self, factor: Array) -> "Horseshoe":
+        """The layer's scale takes the mean logarithm of the factors, each unit what is
+        left. What makes either smaller goes into the gamma factor, what makes it larger
+        into the inverse gamma one: the other way round their KLs grow exponentially."""
+        logs = jnp.log(jnp.broadcast_to(factor, self.shape))
         mean = jnp.mean(logs)
-        return dataclasses.replace(
-            node,
-            shared=_shifted(node.shared, mean, 0),
-            unit=_shifted(node.unit, logs - mean, -2),
+        shared, unit = (
+            _shifted(self.shared, mean, 0),
+            _shifted(self.unit, logs - mean, -2),
         )
-    if isinstance(node, LogNormal):
-        return dataclasses.replace(node, log_mean=node.log_mean + jnp.log(factor))
-    if isinstance(node, Gaussian):
-        log_var = node.log_var + 2 * jnp.log(factor)
-        return dataclasses.replace(node, mean=node.mean * factor, log_var=log_var)
-    if isinstance(node, Multiplicative | Point):
-        return dataclasses.replace(node, mean=node.mean * factor)
-    raise TypeError(f"multiplied: no rule for {type(node).__name__}")
+        return self._with(shared=shared, unit=unit)
 
 
 def _shifted(pair: LogNormal, log_factor: Array, axis: int) -> LogNormal:
     """A gamma and an inverse gamma factor, along an axis, their root multiplied."""
     both = jnp.stack([jnp.minimum(log_factor, 0), jnp.maximum(log_factor, 0)], axis)
     return dataclasses.replace(pair, log_mean=pair.log_mean + 2 * both)
-
-
-def uselessness(scale: Posterior) -> Array:
-    """How little each unit is worth, [units]: what `edits.prune_units` compares.
-
-    log alpha; of a horseshoe the negative log mode of its scale, as Louizos et al.: its
-    alpha is small for small scales too.
-    """
-    if isinstance(scale, Horseshoe):
-        scale = scale.marginal
-        return jnp.exp(scale.log_var) - scale.log_mean
-    return log_alpha(scale)
-
-
-def least_log_alpha(node: Posterior, axis: str) -> Array:
-    """The smallest log(variance / mean^2) among the weights of each unit.
-
-    A unit is of no use if none of its weights is. The ratio of sums over the unit would
-    not say so: weights onto units that are dead themselves grow as wide as the prior
-    and drown the few in use.
-
-    Returns:
-      In the rank of the weight [..., I, O], with length 1 but on the axis of the units.
-    """
-    return jnp.min(weight_log_alpha(node), other_axes(axis, node.shape), keepdims=True)
-
-
-def resolve(axis: str, shape: Shape) -> Literal["in", "out"]:
-    """ "in" or "out" for an axis of a weight [..., I, O].
-
-    Raises:
-      ValueError: an axis that does not exist.
-    """
-    choose("axis of units", axis, ("unit", "in", "out"))
-    if axis == "unit":
-        return "in" if len(shape) == 2 else "out"
-    return "in" if axis == "in" else "out"
-
-
-def other_axes(axis: str, shape: Shape) -> tuple[int, ...]:
-    """The axes of a weight [..., I, O] but that of its units."""
-    own = len(shape) - (2 if resolve(axis, shape) == "in" else 1)
-    return tuple(i for i in range(len(shape)) if i != own)
 
 
 def _scaled(make_scale, weight: Factory, axis: Axis, per: Per) -> Factory:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vnets import edits
-from vnets.posteriors import Point, is_posterior
+from vnets import edits, tree
+from vnets.nodes import Point, is_posterior
 from vnets.types import Array, Key, Params
 
 NAME = "mixture"
@@ -77,12 +77,7 @@ def mixture(components: int = 16, reach: float = 0.6, std: float = 0.25) -> Mixt
 def penalty(params: Params) -> Array:
     """-log density of all weights' means, and of the hyper-priors, in nats."""
     own: Mixture = params[NAME]
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    means = [
-        edits.mean_of(node).mean.ravel()
-        for path, node in leaves
-        if is_posterior(node) and not edits.is_vector(path)
-    ]
+    means = [edits.mean_of(node).mean.ravel() for _, node in tree.weights(params)]
     w = jnp.concatenate(means)
     blocks = jnp.pad(w, (0, -w.size % BLOCK)).reshape(-1, BLOCK)
     inside = jnp.arange(blocks.size, dtype=jnp.int32).reshape(blocks.shape) < w.size
@@ -106,11 +101,11 @@ def share(params: Params, key: Key = None) -> Params:
     own: Mixture = params[NAME]
     means = jnp.concatenate([jnp.zeros((1,), jnp.float32), own.means])
 
-    def visit(path, node):
-        if not is_posterior(node) or edits.is_vector(path):
+    def visit(place: tree.Place, node):
+        if not is_posterior(node) or place.is_vector:
             return node
         mean = edits.mean_of(node).mean
         winner = jnp.argmax(own.log_joint(mean.ravel()), axis=-1)
         return Point(means[winner].reshape(mean.shape))
 
-    return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)
+    return tree.change(visit, params)

@@ -7,26 +7,34 @@
 
 The last three are pairs for `Scaled` nodes: one prior for the scale, one for the weight
 as it is before scaling (the non-centred form), for which the KLs are exact sums. A
-layer that is not Scaled has the prior of the weight.
+layer that is not Scaled has the prior of the weight. `bernoulli` is of binary dropout.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
-from vnets.posteriors import Gaussian, Multiplicative, Posterior
-from vnets.priors import (
+from vnets.nodes import (
+    AdaptiveBinaryDropout,
+    Horseshoe,
+    LogNormal,
+    Posterior,
+    TruncatedLogNormal,
+    other_axes,
+)
+from vnets.priors.base import (
     VAR_FLOOR,
     Maker,
     Prior,
     ScaledPrior,
-    log_uniform,
+    check_kind,
+    check_normal,
     per_kept,
-    standard_normal,
     sum_kept,
 )
-from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal, other_axes
+from vnets.priors.closed import log_uniform, standard_normal
 from vnets.types import Array
 
 
@@ -47,11 +55,7 @@ def group_ard(axis: str = "unit") -> Prior:
     other_axes(axis, (1, 1))
 
     def ard(node: Posterior) -> Array:
-        if not isinstance(node, Gaussian | Multiplicative) or node.noise != "normal":
-            raise TypeError(
-                f"prior group_ard does not fit a {type(node).__name__} node with "
-                f"{node.noise} noise; it takes Gaussian and Multiplicative, normal"
-            )
+        check_normal(node, "group_ard", mean=True)
         mean, var = node.moments()
         axes = other_axes(axis, node.shape)
         second = jnp.mean(jnp.square(mean) + var, axes, keepdims=True)
@@ -62,16 +66,12 @@ def group_ard(axis: str = "unit") -> Prior:
     return ard
 
 
-def truncated_log_uniform(node: Posterior) -> Array:
+def truncated_log_uniform(node: Any) -> Array:
     """KL of truncated log-normal scales to the log-uniform law on the same interval.
 
     As Neklyudov et al. 2017 have it in closed form; here by quadrature in float32.
     """
-    if not isinstance(node, TruncatedLogNormal):
-        raise TypeError(
-            "prior truncated_log_uniform does not fit a "
-            f"{type(node).__name__} node; it takes TruncatedLogNormal"
-        )
+    check_kind(node, "truncated_log_uniform", TruncatedLogNormal)
     return jnp.sum(node.kl())
 
 
@@ -108,12 +108,8 @@ def half_cauchy(scale: float = 1.0) -> Prior:
     if not scale > 0:
         raise ValueError(f"the scale of a half-Cauchy must be positive, not {scale}")
 
-    def horseshoe(node: Posterior) -> Array:
-        if not isinstance(node, Horseshoe):
-            raise TypeError(
-                "prior half_cauchy does not fit a "
-                f"{type(node).__name__} node; it takes Horseshoe"
-            )
+    def horseshoe(node: Any) -> Array:
+        check_kind(node, "half_cauchy", Horseshoe)
         shared_a, shared_b = _pair(node.shared, -1)
         unit_a, unit_b = _pair(node.unit, -2)
         shared = gamma_kl(shared_a, scale**2) + inverse_gamma_kl(shared_b)
@@ -164,9 +160,35 @@ def group_horseshoe(scale: float = 1.0, weight_scale: float = 1.0) -> ScaledPrio
     return ScaledPrior(half_cauchy(scale), standard_normal(weight_scale))
 
 
+@Maker
+def bernoulli(rate: float = 0.5) -> Prior:
+    """KL of learned masks from independent coins, summed over units (not weights).
+
+    p ln(p / rate) + (1 - p) ln((1 - p) / (1 - rate)); ln 2 - H(p) for a fair coin.
+
+    Args:
+      rate: probability of dropping a unit a priori, 0 < rate < 1.
+
+    Raises:
+      ValueError: another rate.
+    """
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"a prior's dropout rate must be in (0, 1), not {rate}")
+
+    def prior(node: Any) -> Array:
+        check_kind(node, "bernoulli", AdaptiveBinaryDropout)
+        log_drop, log_keep = node.log_probabilities()
+        each = jnp.exp(log_drop) * (log_drop - math.log(rate))
+        each += jnp.exp(log_keep) * (log_keep - math.log1p(-rate))
+        return node.units / node.log_alpha.shape[-1] * jnp.sum(each)
+
+    return prior
+
+
 PRIORS: dict[str, Callable[..., Prior | ScaledPrior]] = {
     "group_ard": group_ard,
     "structured": structured,
     "group_normal_jeffreys": group_normal_jeffreys,
     "group_horseshoe": group_horseshoe,
+    "bernoulli": bernoulli,
 }
