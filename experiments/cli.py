@@ -156,11 +156,11 @@ def _told(error: BaseException) -> int | None:
     from experiments.preemption import REQUEUE
     from experiments.tables.specs import TableError
     from vnets.data import DataError
+    from vnets.files import FileError
     from vnets.parallel import ClusterError
-    from vnets.results import RecordError
     from vnets.train import Preempted
 
-    failures = (ClusterError, DataError, LaunchError, RecordError, OSError)  # disk
+    failures = (ClusterError, DataError, LaunchError, FileError, OSError)  # disk
     if isinstance(error, Preempted):
         print(error, file=sys.stderr)
         return REQUEUE

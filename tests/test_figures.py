@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import animation
+from experiments.records import RecordError, build, write
 from experiments.tables import dots, figures, outcomes, panels, reading, specs
-from vnets import results
-from vnets.results import RecordError
 
 SPEC = """
 title = "A table"
@@ -59,7 +58,7 @@ def record(variant, seed):
         }
         for e in (1, 2, 3)
     ]
-    return results.build(
+    return build(
         run=f"configs/x.py:{variant}",
         scale="short",
         seed=seed,
@@ -163,7 +162,7 @@ def test_a_run_or_a_record_becomes_a_gif(tmp_path):
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (workdir / "metrics.jsonl").write_text(lines + '{"epoch": 4, "de')  # still going
     assert animation.history(workdir) == rows
-    path = results.write(tmp_path / "record.json", record("a", 0))
+    path = write(tmp_path / "record.json", record("a", 0))
     gif = tmp_path / "out" / "probes.gif"
     animation.save(animation.history(path), gif, title="a run", frames_per_second=1)
     with Image.open(gif) as image:

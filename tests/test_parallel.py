@@ -173,4 +173,4 @@ def test_nobody_else_knows_how_many_there_are():
     parts = {"vnets/parallel/devices.py", "vnets/parallel/processes.py"}
     # The benchmark and the study of costs measure one device and say so.
     measure = {"experiments/bench/steps.py", "experiments/lrt_cost.py"}
-    assert found == parts | measure | {"vnets/results.py"}
+    assert found == parts | measure | {"experiments/records/origin.py"}

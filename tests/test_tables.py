@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import reproduce, running
+from experiments.records import write
 from experiments.tables import outcomes, reading, render, words
 from experiments.tables.specs import TableError
 from tests.toy_table import SPEC, make, spec, store
-from vnets import results
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -172,7 +172,7 @@ def test_rows_of_several_configurations_are_refused(tmp_path):
 
 
 def test_a_seed_counts_once(tmp_path):
-    results.write(tmp_path / "again" / "record.json", make("a", 0))
+    write(tmp_path / "again" / "record.json", make("a", 0))
     records = store(tmp_path, make("a", 0))
     with pytest.raises(TableError, match="seed 0 twice"):
         outcomes.aggregate(spec(tmp_path), "short", records)
@@ -228,7 +228,7 @@ def lenet_runs(tmp_path):
         place = (
             tmp_path / "runs" / "lenet5_mnist" / "short" / "variance" / f"seed{seed}"
         )
-        results.write(place / "record.json", record)
+        write(place / "record.json", record)
     return tmp_path
 
 

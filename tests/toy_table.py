@@ -1,7 +1,7 @@
 """A table of two nets, and records for it."""
 
+from experiments.records import build, collect, write
 from experiments.tables import reading
-from vnets import results
 
 SPEC = """
 title = "A table"
@@ -75,7 +75,7 @@ def make(
     epochs=3,
     history=(),
 ):
-    return results.build(
+    return build(
         run=f"configs/x.py:{variant}",
         scale=scale,
         seed=seed,
@@ -104,5 +104,5 @@ def make(
 def store(folder, *records):
     for record in records:
         name = f"{record['variant']}-seed{record['seed']}.json"
-        results.write(folder / "x" / record["scale"] / name, record)
-    return results.collect(folder)
+        write(folder / "x" / record["scale"] / name, record)
+    return collect(folder)

@@ -10,7 +10,7 @@ else is a function of those nodes:
     layers, nets thin Flax modules over these; `stochastic` converts your own model
     summary      `vnets.summary(model, params)` prints what each weight became
     compact      small files of sparse nets, and predictions without JAX
-    train, evaluate, data, checkpoint, results   the way from there to a table
+    train, evaluate, data, checkpoint   the way from there to a trained net's numbers
 
 Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
@@ -52,7 +52,6 @@ _SUBMODULES = (
     "projections",
     "propagation",
     "pruning",
-    "results",
     "rng",
     "scales",
     "soft_sharing",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config_files import scale_folder
+from experiments.records import Record, folders
 from experiments.tables.specs import (
     Claim,
     Column,
@@ -22,7 +23,6 @@ from experiments.tables.specs import (
     TableError,
     choice,
 )
-from vnets import results
 
 # A tolerance of 0.3 must hold for 99.3 against 99.6 whatever binary makes of them.
 DIGITS = 9
@@ -66,7 +66,7 @@ class Measured:
     and the reasons of the seeds that failed."""
 
     row: Row
-    records: list[results.Record]
+    records: list[Record]
     cells: dict[str, Cell]
     gaps: dict[str, dict[str, Gap]]
     failed: dict[int, str]
@@ -97,7 +97,7 @@ class Outcome:
     verdicts: list[Verdict]
 
 
-def aggregate(table: Table, scale: str, records: dict[Path, results.Record]) -> Outcome:
+def aggregate(table: Table, scale: str, records: dict[Path, Record]) -> Outcome:
     """Returns `table` filled from those of `records` that have a row's run and `scale`;
     configs are shared between tables, so there may be others.
 
@@ -142,13 +142,13 @@ def all_of(
     return found
 
 
-def collect(table: Table, scale: str, folder: Path) -> dict[Path, results.Record]:
+def collect(table: Table, scale: str, folder: Path) -> dict[Path, Record]:
     """Returns the records of a table's rows below a folder of runs or of results."""
     runs = {row.run for row in table.rows_at(scale)}
     homes = dict.fromkeys(scale_folder(folder, run, scale) for run in sorted(runs))
     records = {}
     for home in homes:
-        records |= results.collect(home)
+        records |= folders.collect(home)
     return {path: r for path, r in records.items() if r["run"] in runs}
 
 
@@ -167,7 +167,7 @@ def _measure(
     table: Table,
     scale: Scale,
     row: Row,
-    records: dict[Path, results.Record],
+    records: dict[Path, Record],
     owed: set[str],
 ) -> Measured:
     _require_one_row(row, records)
@@ -192,7 +192,7 @@ def _measure(
     return Measured(row, list(done.values()), cells, gaps, dict(sorted(failed.items())))
 
 
-def _require_one_row(row: Row, records: dict[Path, results.Record]) -> None:
+def _require_one_row(row: Row, records: dict[Path, Record]) -> None:
     """Seeds of a row differ in nothing but the seed, and each counts once."""
     configs = _group(records, "config_hash")
     if len(configs) > 1:
@@ -203,7 +203,7 @@ def _require_one_row(row: Row, records: dict[Path, results.Record]) -> None:
             raise TableError(f"row {row.name} has seed {seed} twice: {group}")
 
 
-def _group(records: dict[Path, results.Record], key: str) -> dict[Any, list[str]]:
+def _group(records: dict[Path, Record], key: str) -> dict[Any, list[str]]:
     groups: dict[Any, list[str]] = {}
     for path, record in records.items():
         groups.setdefault(record[key], []).append(str(path))
@@ -214,7 +214,7 @@ def _cell(
     table: Table,
     column: Column,
     row: Row,
-    records: dict[Path, results.Record],
+    records: dict[Path, Record],
     owed: bool,
 ) -> Cell:
     """A column's values by seed; empty where it says nothing of the row.
@@ -232,7 +232,7 @@ def _cell(
     return Cell(known)
 
 
-def _value(table: Table, column: Column, record: results.Record) -> float | None:
+def _value(table: Table, column: Column, record: Record) -> float | None:
     if column.history:
         return _summary(column, record)
     value = record["evals"].get(column.eval, {}).get(column.metric or table.metric)
@@ -241,7 +241,7 @@ def _value(table: Table, column: Column, record: results.Record) -> float | None
     return (table.factor if column.plain else column.factor) * float(value)
 
 
-def _lacking(table: Table, column: Column, record: results.Record) -> str:
+def _lacking(table: Table, column: Column, record: Record) -> str:
     if column.history:
         return f"has no {column.history} in its history"
     return (
@@ -250,7 +250,7 @@ def _lacking(table: Table, column: Column, record: results.Record) -> str:
     )
 
 
-def _summary(column: Column, record: results.Record) -> float | None:
+def _summary(column: Column, record: Record) -> float | None:
     """The number that a column makes of what a run's probes measured."""
     probes = [probe for probe in record["history"] if column.history in probe]
     if not probes:

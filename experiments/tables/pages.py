@@ -10,7 +10,7 @@ from experiments.bench import report
 from experiments.tables import render, words
 from experiments.tables.outcomes import Outcome
 from experiments.tables.specs import PARTS
-from vnets import results
+from vnets import files
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -128,4 +128,4 @@ def table_pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
 
 def update(outcomes: Iterable[tuple[Path, Outcome]]) -> None:
     """Writes the generated parts into the README."""
-    results.write_text(README, generate(outcomes))
+    files.write_text(README, generate(outcomes))

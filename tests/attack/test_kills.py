@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vnets import monitor, results
+from experiments import records
+from vnets import monitor
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,7 @@ def by_clock(environment, folder, rng):
 
 
 def measured(folder):
-    record = results.read(folder / "record.json")
+    record = records.read(folder / "record.json")
     lines = (folder / monitor.METRICS).read_text().splitlines()
     rows = [
         {k: v for k, v in row.items() if "seconds" not in k}

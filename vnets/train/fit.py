@@ -96,7 +96,7 @@ def fit(
         divide over the devices, a mesh that splits seeds which are trained in turn, or
         that leaves out a process; early stopping by what no probe measures; a
         checkpoint of another net.
-      RecordError: a metrics.jsonl that is needed, from before checkpoints had rows of
+      FileError: a metrics.jsonl that is needed, from before checkpoints had rows of
         their own, and is damaged.
     """
     seeds = _listed(seeds)

@@ -1,6 +1,7 @@
 """Laws of records: whole or absent, altered ones found out, others' code refused."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -10,8 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vnets import results
-from vnets.results import RecordError
+from experiments import records
+from experiments.config_files import load_config
+from experiments.records import RecordError
+from experiments.workdirs import plain_config
+from vnets.files import FileError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CLEAN = {"commit": "0123456789abcdef", "dirty": False}
 
@@ -32,7 +38,7 @@ def make(seed=0, variant="variance", accuracy=0.99, git=CLEAN, **changes):
         "evals": {"det": {"accuracy": accuracy, "nll": 0.5, "samples": 1}},
         "history": [{"epoch": 1, "loss": 0.123456789}, {"epoch": 2, "loss": math.nan}],
     }
-    return results.build(**{**record, **changes})
+    return records.build(**{**record, **changes})
 
 
 def same(a, b):
@@ -41,19 +47,19 @@ def same(a, b):
 
 def test_what_is_written_is_read(tmp_path):
     record = make(evals={"det": {"accuracy": np.float32(0.5), "nll": math.inf}})
-    path = results.write(tmp_path / "a" / "b" / "record.json", record)
-    read = results.read(path)
+    path = records.write(tmp_path / "a" / "b" / "record.json", record)
+    read = records.read(path)
     assert read["evals"] == {"det": {"accuracy": 0.5, "nll": math.inf}}
     assert read["history"][0] == {"epoch": 1, "loss": 0.123457}
     assert math.isnan(read["history"][1]["loss"])
     assert read["config"]["widths"] == [20, 50]
     assert read["variant"] == "variance"
-    again = results.read(results.write(tmp_path / "again.json", read))
+    again = records.read(records.write(tmp_path / "again.json", read))
     assert same(again, read)
 
 
 def test_the_file_is_json_for_everyone(tmp_path):
-    path = results.write(tmp_path / "record.json", make())
+    path = records.write(tmp_path / "record.json", make())
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -62,20 +68,20 @@ def test_the_file_is_json_for_everyone(tmp_path):
 
 
 def test_config_hash_ignores_order_and_containers():
-    first = results.config_hash({"a": 1, "b": {"c": (1, 2.5), "d": None}})
-    second = results.config_hash({"b": {"d": None, "c": [1, np.float64(2.5)]}, "a": 1})
+    first = records.config_hash({"a": 1, "b": {"c": (1, 2.5), "d": None}})
+    second = records.config_hash({"b": {"d": None, "c": [1, np.float64(2.5)]}, "a": 1})
     assert first == second
-    assert first != results.config_hash({"a": 2, "b": {"c": [1, 2.5], "d": None}})
+    assert first != records.config_hash({"a": 2, "b": {"c": [1, 2.5], "d": None}})
 
 
 def test_config_dict_hashes_as_its_content():
     config_dict = pytest.importorskip("ml_collections").ConfigDict({"a": {"b": 1}})
-    assert results.config_hash(config_dict) == results.config_hash({"a": {"b": 1}})
+    assert records.config_hash(config_dict) == records.config_hash({"a": {"b": 1}})
 
 
 def test_a_value_without_json_form_is_named():
     with pytest.raises(RecordError, match=r"config\.model\.act has no JSON form"):
-        results.config_hash({"model": {"act": math.sin}})
+        records.config_hash({"model": {"act": math.sin}})
 
 
 def test_build_refuses_a_run_without_variant_and_missing_parts():
@@ -88,9 +94,9 @@ def test_build_refuses_a_run_without_variant_and_missing_parts():
 
 
 def test_every_flipped_bit_of_the_content_is_found(tmp_path):
-    path = results.write(tmp_path / "record.json", make())
+    path = records.write(tmp_path / "record.json", make())
     content = path.read_bytes()
-    whole = results.read(path)
+    whole = records.read(path)
     for i in range(0, len(content), 7):
         flipped = bytearray(content)
         flipped[i] ^= 1
@@ -98,18 +104,18 @@ def test_every_flipped_bit_of_the_content_is_found(tmp_path):
         # Only white space between fields may change without being noticed.
         if content[i : i + 1].isspace():
             with contextlib.suppress(RecordError):
-                assert same(results.read(path), whole)
+                assert same(records.read(path), whole)
         else:
             with pytest.raises(RecordError, match=r"record\.json"):
-                results.read(path)
+                records.read(path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -3])
 def test_a_truncated_record_is_named(tmp_path, length):
-    path = results.write(tmp_path / "record.json", make())
+    path = records.write(tmp_path / "record.json", make())
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(RecordError, match=r"record\.json is not JSON"):
-        results.read(path)
+        records.read(path)
 
 
 @pytest.mark.parametrize(
@@ -117,17 +123,17 @@ def test_a_truncated_record_is_named(tmp_path, length):
     [
         ('"accuracy":0.99', '"accuracy":0.993', "was altered"),
         ('"accuracy":0.99', '"accuracy":NaN', "not JSON"),
-        ('"schema": 1', '"schema": 2', "schema 2; this code reads 1"),
+        ('"schema": 2', '"schema": 3', "schema 3; this code reads 1, 2"),
         ('"commit":"0', '"commit":"1', "was altered"),
     ],
 )
 def test_an_altered_record_is_refused(tmp_path, old, new, message):
-    path = results.write(tmp_path / "record.json", make())
+    path = records.write(tmp_path / "record.json", make())
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(RecordError, match=message) as error:
-        results.read(path)
+        records.read(path)
     assert str(path) in str(error.value)
 
 
@@ -136,52 +142,52 @@ def test_other_json_is_refused(tmp_path, text):
     path = tmp_path / "record.json"
     path.write_text(text)
     with pytest.raises(RecordError, match=r"record\.json"):
-        results.read(path)
+        records.read(path)
 
 
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(RecordError, match="nowhere"):
-        results.read(tmp_path / "nowhere.json")
+        records.read(tmp_path / "nowhere.json")
 
 
 def test_a_failing_disk_loses_nothing(tmp_path, monkeypatch):
-    path = results.write(tmp_path / "record.json", make(seed=0))
+    path = records.write(tmp_path / "record.json", make(seed=0))
     before = path.read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RecordError, match=r"record\.json: No space left"):
-        results.write(path, make(seed=1))
+    with pytest.raises(FileError, match=r"record\.json: No space left"):
+        records.write(path, make(seed=1))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["record.json"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="cannot write"):
-        results.write(tmp_path / "file" / "record.json", make())
+    with pytest.raises(FileError, match="cannot write"):
+        records.write(tmp_path / "file" / "record.json", make())
 
 
 def test_collect_takes_records_only(tmp_path):
-    results.write(tmp_path / "variance" / "seed0" / "record.json", make(seed=0))
-    results.write(tmp_path / "short" / "variance-seed1.json", make(seed=1))
+    records.write(tmp_path / "variance" / "seed0" / "record.json", make(seed=0))
+    records.write(tmp_path / "short" / "variance-seed1.json", make(seed=1))
     for other in ("checkpoint/_METADATA.json", "summary.json", ".record.json.12.tmp"):
         path = tmp_path / other
         path.parent.mkdir(exist_ok=True)
         path.write_text("{")
-    records = results.collect(tmp_path)
-    assert sorted(record["seed"] for record in records.values()) == [0, 1]
-    assert results.collect(tmp_path / "absent") == {}
+    found = records.collect(tmp_path)
+    assert sorted(record["seed"] for record in found.values()) == [0, 1]
+    assert records.collect(tmp_path / "absent") == {}
     (tmp_path / "short" / "variance-seed1.json").write_text("{")
     with pytest.raises(RecordError, match="variance-seed1"):
-        results.collect(tmp_path)
+        records.collect(tmp_path)
 
 
 def test_publish_copies_what_can_be_trusted(tmp_path):
     runs, target = tmp_path / "runs", tmp_path / "results"
-    good = results.write(runs / "0" / "record.json", make(seed=0))
+    good = records.write(runs / "0" / "record.json", make(seed=0))
     bad = {
         "dirty": make(seed=1, git={"commit": "abc", "dirty": True}),
         "commit": make(seed=2, git={"commit": None, "dirty": True}),
@@ -190,16 +196,16 @@ def test_publish_copies_what_can_be_trusted(tmp_path):
         "no row": make(seed=5, variant="other"),
     }
     for name, record in bad.items():
-        results.write(runs / name / "record.json", record)
+        records.write(runs / name / "record.json", record)
     path = runs / "altered" / "record.json"
     path.write_text(path.read_text().replace("0.99", "0.999"))
 
     rows = ["configs/lenet5_mnist.py:variance"]
-    done = results.publish(results.find(runs), target, runs=rows)
+    done = records.publish(records.find(runs), target, runs=rows)
     place = target / "lenet5_mnist" / "short" / "variance-seed0.json"
     assert done.written == [place]
-    assert same(results.read(place), results.read(good))
-    assert list(results.collect(target)) == [place]
+    assert same(records.read(place), records.read(good))
+    assert list(records.collect(target)) == [place]
     assert set(done.refused) == {runs / name / "record.json" for name in bad}
     reasons = {path.parent.name: reason for path, reason in done.refused.items()}
     words = {"dirty": "uncommitted", "commit": "no commit", "loss": "non-finite loss"}
@@ -208,15 +214,42 @@ def test_publish_copies_what_can_be_trusted(tmp_path):
 
 
 def test_publish_replaces_only_when_told(tmp_path):
-    path = results.write(tmp_path / "runs" / "record.json", make(accuracy=0.98))
-    first = results.publish([path], tmp_path)
-    assert results.publish([path], tmp_path).unchanged == first.written
-    results.write(path, make(accuracy=0.97))
-    refused = results.publish([path], tmp_path).refused
+    path = records.write(tmp_path / "runs" / "record.json", make(accuracy=0.98))
+    first = records.publish([path], tmp_path)
+    assert records.publish([path], tmp_path).unchanged == first.written
+    records.write(path, make(accuracy=0.97))
+    refused = records.publish([path], tmp_path).refused
     assert "different record is in place" in refused[path]
-    assert results.read(first.written[0])["evals"]["det"]["accuracy"] == 0.98
-    assert results.publish([path], tmp_path, replace=True).written
-    assert results.read(first.written[0])["evals"]["det"]["accuracy"] == 0.97
+    assert records.read(first.written[0])["evals"]["det"]["accuracy"] == 0.98
+    assert records.publish([path], tmp_path, replace=True).written
+    assert records.read(first.written[0])["evals"]["det"]["accuracy"] == 0.97
+
+
+def test_every_committed_record_is_of_its_config_as_it_is_today():
+    """Whichever version wrote it: its row would not be trained again."""
+    today = functools.cache(
+        lambda which: records.config_hash(plain_config(load_config(which)))
+    )
+    for path, record in records.collect(ROOT / "results").items():
+        which = f"{record['run']},{record['scale']}"
+        assert record["config_hash"] == today(which), path
+
+
+def test_a_version_may_say_what_an_older_one_left_out():
+    old = {"epochs": 3, "optimizer": {"name": "adam"}}
+    whole = old | {"precision": "float32", "remat": False}
+    whole["optimizer"] = {"name": "adam", "accumulate": 1}
+    assert records.config_hash(whole) == records.config_hash(old)
+    for change in ({"precision": "bfloat16"}, {"optimizer": {"accumulate": 2}}):
+        assert records.config_hash(whole | change) != records.config_hash(old)
+    assert whole["optimizer"]["accumulate"] == 1
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_record_states_its_version(tmp_path, schema):
+    path = records.write(tmp_path / "record.json", make() | {"schema": schema})
+    assert records.read(path)["schema"] == schema
+    assert make()["schema"] == 2
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -226,7 +259,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def test_dirty_is_about_the_code(tmp_path):
-    state = results.environment(tmp_path)["git"]
+    state = records.environment(tmp_path)["git"]
     assert state == {"commit": None, "dirty": True}
 
     code = tmp_path / "vnets" / "layers.py"
@@ -235,10 +268,10 @@ def test_dirty_is_about_the_code(tmp_path):
     (tmp_path / ".gitignore").write_text("*.pyc\n")
     (tmp_path / "README.md").write_text("hello\n")
     git(tmp_path, "init", "--quiet")
-    assert results.environment(tmp_path)["git"]["commit"] is None
+    assert records.environment(tmp_path)["git"]["commit"] is None
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message=code")
-    state = results.environment(tmp_path)["git"]
+    state = records.environment(tmp_path)["git"]
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
 
@@ -246,19 +279,19 @@ def test_dirty_is_about_the_code(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "new.json").write_text("{}")
     (tmp_path / "vnets" / "layers.pyc").write_text("")
-    assert results.environment(tmp_path)["git"] == state
+    assert records.environment(tmp_path)["git"] == state
 
     code.write_text("x = 2\n")
-    assert results.environment(tmp_path)["git"]["dirty"] is True
+    assert records.environment(tmp_path)["git"]["dirty"] is True
     git(tmp_path, "checkout", "--quiet", ".")
     (tmp_path / "vnets" / "new.py").write_text("")
-    assert results.environment(tmp_path)["git"]["dirty"] is True
+    assert records.environment(tmp_path)["git"]["dirty"] is True
     # A package installed below a checkout is not the code of that checkout.
-    assert results.environment(tmp_path / "vnets")["git"]["commit"] is None
+    assert records.environment(tmp_path / "vnets")["git"]["commit"] is None
 
 
 def test_environment_fits_a_record():
-    environment = results.environment()
+    environment = records.environment()
     assert environment["versions"]["jax"]
     assert environment["device"]["count"] >= 1
     make(environment=environment)
@@ -270,8 +303,8 @@ def test_curves_and_nets_are_kept_and_may_be_absent(tmp_path):
     record = make()
     assert not {"curves", "nets"} & set(record)
     record |= {"curves": {"c": curve}, "nets": nets}
-    back = results.read(results.write(tmp_path / "record.json", record))
+    back = records.read(records.write(tmp_path / "record.json", record))
     assert np.isnan(back["curves"]["c"]["y"][0])
     assert back["nets"] == nets
     with pytest.raises(RecordError, match="unknown"):
-        results.write(tmp_path / "record.json", record | {"curve": {}})
+        records.write(tmp_path / "record.json", record | {"curve": {}})
