@@ -149,3 +149,9 @@ def _check_claim(
         choice(claim.other_column, columns, f"other_column of {where}")
     for scale in claim.bound[1]:
         choice(scale, table.scale, f"scale of {where}")
+    for row, column in (
+        (claim.row, claim.column),
+        (claim.other or claim.row, claim.other_column or claim.column),
+    ):
+        if column in table.row[rows.index(row)].without:
+            raise TableError(f"{where}: row {row} is without column {column}")

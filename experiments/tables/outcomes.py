@@ -5,18 +5,15 @@ number is in the table's unit.
 """
 
 import dataclasses
-import itertools
-import math
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.config_files import scale_folder
 from experiments.records import Record, folders
+from experiments.tables.cells import Cell, fill
 from experiments.tables.specs import (
     Claim,
-    Column,
     Row,
     Scale,
     Table,
@@ -26,26 +23,6 @@ from experiments.tables.specs import (
 
 # A tolerance of 0.3 must hold for 99.3 against 99.6 whatever binary makes of them.
 DIGITS = 9
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """The values of the seeds; std is the sample's (n - 1), None for fewer than two."""
-
-    values: list[float]
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def std(self) -> float | None:
-        # Not statistics.stdev: its exact fractions refuse a NaN.
-        if len(self.values) < 2:
-            return None
-        mean = statistics.fmean(self.values)
-        squares = math.fsum((value - mean) ** 2 for value in self.values)
-        return math.sqrt(squares / (len(self.values) - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +156,7 @@ def _measure(
     }
     done = dict(sorted(done.items(), key=lambda item: item[1]["seed"]))
     cells = {
-        column.name: _cell(table, column, row, done, column.name in owed)
+        column.name: fill(table, column, row, done, column.name in owed)
         for column in table.column
     }
     gaps = {
@@ -208,61 +185,6 @@ def _group(records: dict[Path, Record], key: str) -> dict[Any, list[str]]:
     for path, record in records.items():
         groups.setdefault(record[key], []).append(str(path))
     return groups
-
-
-def _cell(
-    table: Table,
-    column: Column,
-    row: Row,
-    records: dict[Path, Record],
-    owed: bool,
-) -> Cell:
-    """A column's values by seed; empty where it says nothing of the row.
-
-    That is where the row is `without` it, or where none of its records has the number
-    and nothing is owed.
-    """
-    if column.name in row.without:
-        return Cell([])
-    values = {path: _value(table, column, record) for path, record in records.items()}
-    known = [value for value in values.values() if value is not None]
-    if len(known) < len(values) and (known or owed):
-        path = next(path for path, value in values.items() if value is None)
-        raise TableError(f"{path} {_lacking(table, column, records[path])}")
-    return Cell(known)
-
-
-def _value(table: Table, column: Column, record: Record) -> float | None:
-    if column.history:
-        return _summary(column, record)
-    value = record["evals"].get(column.eval, {}).get(column.metric or table.metric)
-    if not isinstance(value, int | float):
-        return None
-    return (table.factor if column.plain else column.factor) * float(value)
-
-
-def _lacking(table: Table, column: Column, record: Record) -> str:
-    if column.history:
-        return f"has no {column.history} in its history"
-    return (
-        f"has no number {column.metric or table.metric} of evaluation {column.eval}; "
-        f"its evaluations are {', '.join(record['evals']) or 'none'}"
-    )
-
-
-def _summary(column: Column, record: Record) -> float | None:
-    """The number that a column makes of what a run's probes measured."""
-    probes = [probe for probe in record["history"] if column.history in probe]
-    if not probes:
-        return None
-    values = [probe[column.history] for probe in probes]
-    if column.summary == "epochs_to":
-        reached = [p["epoch"] for p in probes if p[column.history] >= column.level]
-        return column.factor * min(reached, default=math.inf)
-    if column.summary == "last":
-        return column.factor * values[-1]
-    best = itertools.accumulate(values, max)
-    return column.factor * max(b - v for b, v in zip(best, values, strict=True))
 
 
 def _gap(mean: float | None, published: float, scale: Scale, column: str) -> Gap:
