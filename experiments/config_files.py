@@ -6,6 +6,7 @@ may come from a stranger's workdir.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +99,7 @@ def split_run(run: str) -> tuple[str, str]:
     return name("config file", Path(file).stem), name("variant", variant)
 
 
-def scale_folder(home: Path, run: str, scale: str) -> Path:
+def scale_folder(home: str | os.PathLike, run: str, scale: str) -> Path:
     """Where the records of a config file lie at a scale, trained or published."""
     return Path(home) / split_run(run)[0] / name("scale", scale)
 

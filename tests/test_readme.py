@@ -6,7 +6,7 @@ import documents
 import pytest
 from PIL import Image
 
-from experiments.tables import figures, outcomes, pages, reading
+from experiments.tables import figures, pages
 
 ROOT = documents.ROOT
 README = documents.text("README.md")
@@ -40,20 +40,6 @@ def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
     for number, line in enumerate(shown[:3]):
         assert line.split()[:6] in [one[:6] for one in lines], number
     assert shown[-1].split()[:4] in [one[:4] for one in lines]
-
-
-def test_the_overview_tells_what_holds_and_what_did_not_run():
-    found = outcomes.all_of(reading.select(), "", pages.RESULTS)
-    largest = {outcome.table.name: outcome for _, outcome in found}
-    for name, outcome in largest.items():
-        (line,) = (x for x in README.splitlines() if x.startswith(f"| [`{name}`]"))
-        verdicts = [verdict.holds for verdict in outcome.verdicts]
-        held, told = verdicts.count(True), len(verdicts) - verdicts.count(None)
-        assert f"| {held} of {told}" in line or not told
-        assert (f"{verdicts.count(None)} not run" in line) == (None in verdicts)
-        assert outcome.table.asks.replace("|", "\\|") in line
-    for name in set(reading.names()) - set(largest):  # no record yet, so no page
-        assert f"[`{name}`]" not in README
 
 
 def test_marks_are_required():

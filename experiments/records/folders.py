@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from experiments.config_files import scale_folder
 from experiments.records.record import read, write
-from experiments.records.schema import Record, RecordError, config_file
+from experiments.records.schema import Record, RecordError
 from vnets.files import FileError
 
 # A checkpoint folder holds JSON files of its own, so records are known by their names.
@@ -54,7 +55,7 @@ def publish(
             record = read(path)
             _require_publishable(record, runs)
             name = f"{record['variant']}-seed{record['seed']}.json"
-            target = Path(results_dir) / config_file(record) / record["scale"] / name
+            target = scale_folder(results_dir, record["run"], record["scale"]) / name
             if _in_place(target, record, replace):
                 done.unchanged.append(target)
             else:

@@ -1,8 +1,8 @@
 """What a record holds: its fields, their types, and what `read` and `write` refuse."""
 
-from pathlib import Path
 from typing import Any
 
+from experiments import config_files
 from vnets import files
 
 Record = dict[str, Any]
@@ -37,11 +37,6 @@ class RecordError(files.FileError):
     """A record that cannot be trusted, or could not be written; names its file."""
 
 
-def config_file(record: Record) -> str:
-    """The name of the config file that a record's run is of, without ".py"."""
-    return Path(record["run"].partition(":")[0]).stem
-
-
 def require_fields(record: Record, where: object) -> None:
     missing = sorted(FIELDS.keys() - record.keys())
     unknown = sorted(record.keys() - FIELDS.keys() - OPTIONAL.keys())
@@ -53,14 +48,13 @@ def require_fields(record: Record, where: object) -> None:
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise RecordError(f"{where}: field {name} is {record[name]!r}")
     try:  # they become parts of paths
-        files.part("config file", config_file(record))
-        files.part("variant", record["variant"])
-        files.part("scale", record["scale"])
+        variant = config_files.split_run(record["run"])[1]
+        config_files.name("scale", record["scale"])
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
     if record["seed"] < 0:
         raise RecordError(f"{where}: a seed is at least 0, not {record['seed']}")
-    if record["run"].partition(":")[2] != record["variant"]:
+    if record["variant"] != variant:
         raise RecordError(f"{where}: {record['run']} is not of {record['variant']}")
     for name, keys in KEYS.items():
         if absent := sorted(keys - record[name].keys()):

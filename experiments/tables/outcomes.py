@@ -12,14 +12,7 @@ from typing import Any
 from experiments.config_files import scale_folder
 from experiments.records import Record, folders
 from experiments.tables.cells import Cell, fill
-from experiments.tables.specs import (
-    Claim,
-    Row,
-    Scale,
-    Table,
-    TableError,
-    choice,
-)
+from experiments.tables.specs import Claim, Row, Scale, Table, TableError, choice
 
 # A tolerance of 0.3 must hold for 99.3 against 99.6 whatever binary makes of them.
 DIGITS = 9
