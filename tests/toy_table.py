@@ -74,6 +74,7 @@ def make(
     failed=None,
     epochs=3,
     history=(),
+    curves=None,
 ):
     return build(
         run=f"configs/x.py:{variant}",
@@ -97,6 +98,7 @@ def make(
             "det": {"accuracy": det, "samples": 1},
         },
         history=history,
+        curves=curves,
         failed=failed,
     )
 
