@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cuts, points
+from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
-from experiments.core import DATASET_FIELDS, load_data
 from experiments.kinds import Columns, Kind
 from vnets import (
     data,
@@ -24,7 +23,6 @@ from vnets import (
     likelihoods,
     overview,
     soft_sharing,
-    sources,
     train,
 )
 from vnets.evaluate import EvalSpec
@@ -39,7 +37,7 @@ FIELDS = (
     *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
     "probe.samples",
 )
-OF_PICTURES = ("batch_size", *DATASET_FIELDS)
+OF_PICTURES = ("batch_size", *datasets.FIELDS)
 OF_POINTS = ("steps", "softmax_twice", "dataset.name", "dataset.seed")
 OF_POINTS += ("dataset.per_class",)
 
@@ -142,8 +140,7 @@ def build(config) -> Classify:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    dataset = _dataset(config)
-    source = _source(config, dataset)
+    dataset = datasets.load(config)
     streamed = isinstance(dataset.train, data.Stream)
     images = None if streamed else np.asarray(dataset.train.inputs)
     model = parts.model(config.model, dataset.classes, images)
@@ -157,51 +154,16 @@ def build(config) -> Classify:
         config=config,
         model=model,
         init=train.initializer(model, example, mode=mode),
-        source=source,
+        source=datasets.source(config, dataset),
         dataset=dataset,
         prior=parts.prior(config.prior),
         mode=mode,
     )
     if "cut" in config.evals:
         cuts.check_cut(config.evals, net.shapes)
-    return dataclasses.replace(net, rate_gradient=_rate_gradient(config, net.shapes))
-
-
-def _dataset(config) -> data.Dataset:
-    spec = config.dataset
-    if spec.name in points.MADE:
-        return points.load(spec.name, spec.seed, spec.per_class, spec.per_class)
-    return load_data(spec)
-
-
-def _source(config, dataset: data.Dataset):
-    if config.dataset.name in points.MADE:
-        return sources.Whole(dataset.train, config.steps)
-    make, batches = sources.Resident, {"split": dataset.train}
-    if isinstance(dataset.train, data.Stream):
-        make = sources.Pictures
-        if "augment" in config.dataset:
-            raise parts.ConfigError(
-                f"config.dataset.augment: {dataset.name} is streamed, and cut at "
-                "random as it is read; leave it out"
-            )
-    else:
-        batches["augment"] = parts.augment(config.dataset.get("augment"))
-    return parts.call("batch_size", make, {**batches, "batch_size": config.batch_size})
-
-
-def _rate_gradient(config, shapes) -> learned_dropout.Gradient | None:
-    spec = dict(config.get("rate_gradient", {}))
-    if bool(spec) != learned_dropout.is_learned(shapes):
-        raise parts.ConfigError(
-            "config.rate_gradient is for layers of kind adaptive_binary_dropout in "
-            "config.model.posteriors: give both or neither"
-        )
-    if not spec:
-        return None
-    kind = spec.pop("kind", "")
-    make = parts.pick("rate_gradient.kind", kind, learned_dropout.GRADIENTS)
-    return parts.call("rate_gradient", make, spec)
+    return dataclasses.replace(
+        net, rate_gradient=masks.rate_gradient(config, net.shapes)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
