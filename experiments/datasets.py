@@ -1,8 +1,16 @@
 """The data of a config, and the batches that a net learns from."""
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from experiments import points
 from experiments import spec as parts
 from vnets import data, parallel, sources
+from vnets.evaluate import to_float
+from vnets.predictor import as_is
 
 FIELDS = tuple(
     f"dataset.{name}"
@@ -20,6 +28,22 @@ def load(config) -> data.Dataset:
     return load_data(config.dataset)
 
 
+def prepare_of(split: data.Split | data.Stream) -> Callable:
+    """From what a split has to what nets take: pixels in [0, 1], all else as it is."""
+    pixels = isinstance(split, data.Stream) or (
+        getattr(split.inputs, "dtype", None) == np.uint8
+    )
+    return to_float if pixels else as_is
+
+
+def example(dataset: data.Dataset):
+    """One input of a net, of zeros: its shape and type are what counts."""
+    learn = dataset.train
+    if prepare_of(learn) is to_float:
+        return jnp.zeros((1, *learn.shape), jnp.float32)
+    return jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), learn.inputs)
+
+
 def source(config, dataset: data.Dataset):
     """Batches of a data set: of points the whole of it, `copies` times."""
     if config.dataset.name in points.MADE:
@@ -34,6 +58,7 @@ def source(config, dataset: data.Dataset):
             )
     else:
         batches["augment"] = parts.augment(config.dataset.get("augment"))
+        batches["prepare"] = prepare_of(dataset.train)
     return parts.call("batch_size", make, {**batches, "batch_size": config.batch_size})
 
 

@@ -72,6 +72,16 @@ def test_a_plain_kind_takes_any_probe_and_an_edit_as_a_column(one_device):
     assert evals["mean_only"]["samples"] == made.evals.samples
 
 
+def test_a_table_is_classified_as_it_is(one_device):
+    made = load_config("configs/lenet5_mnist.py:variance,quick")
+    with made.unlocked(), made.ignore_type():
+        made.experiment, made.model = "classify", {**MLP, "batch_norm": True}
+        made.dataset.name = "breast_cancer"
+        made.evals.samples, made.probe.samples = 2, 2
+    measured, _ = trained(made, one_device)
+    assert measured.evals["ens"]["accuracy"] > 0.8
+
+
 def test_a_regression_has_columns_too(one_device):
     """The mixture of many draws is no worse a density than one of them (Jensen)."""
     made = config("toy_regression.py:gaussian", steps=1, evals__batch_size=400)

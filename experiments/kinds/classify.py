@@ -1,4 +1,4 @@
-"""Classifying: pictures of a data set, or points, by a net with noisy weights.
+"""Classifying pictures, tables or points by a net with noisy weights.
 
 The columns are those of `vnets.columns.standard_evals`, any edit by its name, and
 "cut", what is left where `evals.cut` says which units or weights go.
@@ -9,14 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
 from experiments.kinds import Columns, Kind
 from vnets import (
-    data,
     edits,
     evaluate,
     learned_dropout,
@@ -28,7 +25,6 @@ from vnets import (
 from vnets.evaluate import EvalSpec
 from vnets.layers import Mode
 from vnets.loss import forward, neg_elbo
-from vnets.predictor import as_is
 from vnets.rng import stream
 
 FIELDS = (
@@ -99,7 +95,6 @@ class Classify(Kind):
         specs = self.specs(self.config[group].samples)
         chosen = {name: parts.pick(f"{group}.columns", name, specs) for name in names}
         split = split or (self.probed if group == "probe" else self.test)
-        made = self.config.dataset.name in points.MADE
 
         def one(params, collections, key, spec: EvalSpec) -> dict[str, float]:
             found = evaluate.evaluate(
@@ -109,7 +104,7 @@ class Classify(Kind):
                 spec,
                 key,
                 batch_size=self.config.evals.batch_size,
-                prepare=as_is if made else evaluate.to_float,
+                prepare=datasets.prepare_of(split),
             )
             found["error"] = 1.0 - found["accuracy"]
             return found | self._left(params, collections, key, spec)
@@ -141,19 +136,17 @@ def build(config) -> Classify:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     dataset = datasets.load(config)
-    streamed = isinstance(dataset.train, data.Stream)
-    images = None if streamed else np.asarray(dataset.train.inputs)
-    model = parts.model(config.model, dataset.classes, images)
+    pictures = getattr(dataset.train, "inputs", None)  # of a stream, none
+    model = parts.model(config.model, dataset.classes, pictures)
     mode = parts.mode(
         config.get("estimator", "lrt"),
         config.get("precision", "float32"),
         config.get("remat", False),
     )
-    example = jnp.zeros((1, *dataset.train.shape), jnp.float32)
     net = Classify(
         config=config,
         model=model,
-        init=train.initializer(model, example, mode=mode),
+        init=train.initializer(model, datasets.example(dataset), mode=mode),
         source=datasets.source(config, dataset),
         dataset=dataset,
         prior=parts.prior(config.prior),

@@ -86,7 +86,7 @@ def build(config) -> Regress:
     return Regress(
         config=config,
         model=model,
-        init=train.initializer(model, learn.inputs),
+        init=train.initializer(model, datasets.example(dataset)),
         source=datasets.source(config, dataset),
         dataset=dataset,
         prior=parts.prior(config.prior),
