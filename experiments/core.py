@@ -12,7 +12,7 @@ from experiments import config_files, ranges
 from experiments.config_files import load_config
 from experiments.kinds import TRAININGS
 from experiments.spec import ConfigError, pick
-from vnets import data, edits, parallel, train
+from vnets import data, edits, train
 from vnets.predictor import Member
 
 # Where the `build(config)` of a study is.
@@ -38,15 +38,8 @@ STUDIES = {
     "gradient_variance": "experiments.gradient_variance",
     "lrt_cost": "experiments.lrt_cost",
 }
-# All that a config may have, whatever is done with it, and of a data set.
+# Of every config, whatever is done with it.
 FIELDS = ("experiment", "variant", "scale", "seed")
-DATASET_FIELDS = tuple(
-    f"dataset.{name}"
-    for name in (
-        *("name", "labels", "validation", "augment", "image_size"),
-        *("train_images", "random_labels_seed", "noise_features"),
-    )
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,31 +215,3 @@ def _check_data(made: Experiment | Study, config) -> None:
                 f"trained with {theirs}; give the same, or in config.nets.{name}.run a "
                 "config that has it"
             )
-
-
-def load_data(spec) -> data.Dataset:
-    """The config's data set, downloaded if need be, and changed where it says so.
-
-    `train_images` keeps as many, `random_labels_seed` redraws the training labels,
-    `noise_features` appends as many to the pixels (`vnets.data.changes`).
-    """
-    pick("dataset.name", spec.name, data.NAMES)
-    options = {"labels": spec.labels or None, "validation": spec.validation}
-    if "image_size" in spec:
-        options["image_size"] = spec.image_size
-    loaded = parallel.after_first(
-        lambda: data.load(spec.name, download=True, **options)
-    )
-    changes = {"train_images", "random_labels_seed", "noise_features"} & set(spec)
-    if isinstance(loaded.train, data.Stream) and changes:
-        raise ConfigError(
-            f"config.dataset: {spec.name} is streamed and cannot be changed by "
-            f"{sorted(changes)}"
-        )
-    if "train_images" in spec:
-        loaded = data.with_fewer_images(loaded, spec.train_images)
-    if "random_labels_seed" in spec:
-        loaded = data.with_random_labels(loaded, spec.random_labels_seed)
-    if "noise_features" in spec:
-        loaded = data.with_noise_features(loaded, spec.noise_features, seed=0)
-    return loaded

@@ -33,7 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import spec as parts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from experiments.studies.gradient_noise import additive, batch_loss
 from vnets import backend, estimators
 from vnets.data import Split

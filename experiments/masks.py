@@ -11,7 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from experiments.kinds.classify import Classify
+from experiments import spec as parts
+from experiments.kinds import Kind
 from vnets import backend, learned_dropout, tree
 from vnets.evaluate import to_float
 from vnets.loss import ModelState
@@ -26,6 +27,21 @@ COMPARED = {
 }
 
 
+def rate_gradient(config, shapes) -> learned_dropout.Gradient | None:
+    """How rates are learned, if the net has any that are (`config.rate_gradient`)."""
+    spec = dict(config.get("rate_gradient", {}))
+    if bool(spec) != learned_dropout.is_learned(shapes):
+        raise parts.ConfigError(
+            "config.rate_gradient is for layers of kind adaptive_binary_dropout in "
+            "config.model.posteriors: give both or neither"
+        )
+    if not spec:
+        return None
+    kind = spec.pop("kind", "")
+    make = parts.pick("rate_gradient.kind", kind, learned_dropout.GRADIENTS)
+    return parts.call("rate_gradient", make, spec)
+
+
 def rates(params: Params) -> dict[str, float]:
     """The mean rate of each layer with binary dropout, learned or fixed."""
     found = {}
@@ -37,7 +53,7 @@ def rates(params: Params) -> dict[str, float]:
 
 
 def variances(
-    net: Classify, params: Params, state: ModelState, key: Key, draws: int
+    net: Kind, params: Params, state: ModelState, key: Key, draws: int
 ) -> dict[str, float]:
     """Variance over the masks of each way's gradient of log alpha, and their ratios."""
     size = net.config.batch_size

@@ -33,8 +33,14 @@ MADE = {"cubic": cubic, "four_classes": four_classes}
 CLASSES = {"cubic": 0, "four_classes": len(CENTRES)}
 
 
-def load(name: str, seed: int, train: int, test: int) -> Dataset:
-    """A data set of `MADE`, of so many points; the seed says which."""
-    key, make = stream(random.key(seed), name), MADE[name]
+def load(config) -> Dataset:
+    """The data set of a config, one of `MADE`; its seed says which points."""
+    spec = config.dataset
+    key, make = stream(random.key(spec.seed), spec.name), MADE[spec.name]
+    if spec.name == "cubic":
+        train, test = spec.size, config.evals.test_points
+    else:
+        train = test = spec.per_class
     splits = make(train, stream(key, "train")), make(test, stream(key, "test"))
-    return Dataset(name, splits[0], None, splits[1], CLASSES[name], {}, SOURCE)
+    classes = CLASSES[spec.name]
+    return Dataset(spec.name, splits[0], None, splits[1], classes, {}, SOURCE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core
+from experiments import core, datasets
 from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import attacks, evaluate
@@ -40,7 +40,7 @@ def small(variant="variance_ensemble", **changes):
 
 @pytest.fixture(scope="module")
 def dataset():
-    return core.load_data(small().dataset)
+    return datasets.load_data(small().dataset)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Classifying: pictures of a data set, or points, by a net with noisy weights.
+"""Classifying pictures, tables or points by a net with noisy weights.
 
 The columns are those of `vnets.columns.standard_evals`, any edit by its name, and
 "cut", what is left where `evals.cut` says which units or weights go.
@@ -9,27 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from experiments import cuts, points
+from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
-from experiments.core import DATASET_FIELDS, load_data
 from experiments.kinds import Columns, Kind
 from vnets import (
-    data,
     edits,
     evaluate,
     learned_dropout,
     likelihoods,
     overview,
-    sources,
     train,
 )
 from vnets.evaluate import EvalSpec
 from vnets.layers import Mode
 from vnets.loss import forward, neg_elbo
-from vnets.predictor import as_is
 from vnets.priors import soft_sharing
 from vnets.rng import stream
 
@@ -39,7 +33,7 @@ FIELDS = (
     *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
     "probe.samples",
 )
-OF_PICTURES = ("batch_size", *DATASET_FIELDS)
+OF_PICTURES = ("batch_size", *datasets.FIELDS)
 OF_POINTS = ("steps", "softmax_twice", "dataset.name", "dataset.seed")
 OF_POINTS += ("dataset.per_class",)
 
@@ -101,7 +95,6 @@ class Classify(Kind):
         specs = self.specs(self.config[group].samples)
         chosen = {name: parts.pick(f"{group}.columns", name, specs) for name in names}
         split = split or (self.probed if group == "probe" else self.test)
-        made = self.config.dataset.name in points.MADE
 
         def one(params, collections, key, spec: EvalSpec) -> dict[str, float]:
             found = evaluate.evaluate(
@@ -111,7 +104,7 @@ class Classify(Kind):
                 spec,
                 key,
                 batch_size=self.config.evals.batch_size,
-                prepare=as_is if made else evaluate.to_float,
+                prepare=datasets.prepare_of(split),
             )
             found["error"] = 1.0 - found["accuracy"]
             return found | self._left(params, collections, key, spec)
@@ -142,66 +135,28 @@ def build(config) -> Classify:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    dataset = _dataset(config)
-    source = _source(config, dataset)
-    streamed = isinstance(dataset.train, data.Stream)
-    images = None if streamed else np.asarray(dataset.train.inputs)
-    model = parts.model(config.model, dataset.classes, images)
+    dataset = datasets.load(config)
+    pictures = getattr(dataset.train, "inputs", None)  # of a stream, none
+    model = parts.model(config.model, dataset.classes, pictures)
     mode = parts.mode(
         config.get("estimator", "lrt"),
         config.get("precision", "float32"),
         config.get("remat", False),
     )
-    example = jnp.zeros((1, *dataset.train.shape), jnp.float32)
     net = Classify(
         config=config,
         model=model,
-        init=train.initializer(model, example, mode=mode),
-        source=source,
+        init=train.initializer(model, datasets.example(dataset), mode=mode),
+        source=datasets.source(config, dataset),
         dataset=dataset,
         prior=parts.prior(config.prior),
         mode=mode,
     )
     if "cut" in config.evals:
         cuts.check_cut(config.evals, net.shapes)
-    return dataclasses.replace(net, rate_gradient=_rate_gradient(config, net.shapes))
-
-
-def _dataset(config) -> data.Dataset:
-    spec = config.dataset
-    if spec.name in points.MADE:
-        return points.load(spec.name, spec.seed, spec.per_class, spec.per_class)
-    return load_data(spec)
-
-
-def _source(config, dataset: data.Dataset):
-    if config.dataset.name in points.MADE:
-        return sources.Whole(dataset.train, config.steps)
-    make, batches = sources.Resident, {"split": dataset.train}
-    if isinstance(dataset.train, data.Stream):
-        make = sources.Pictures
-        if "augment" in config.dataset:
-            raise parts.ConfigError(
-                f"config.dataset.augment: {dataset.name} is streamed, and cut at "
-                "random as it is read; leave it out"
-            )
-    else:
-        batches["augment"] = parts.augment(config.dataset.get("augment"))
-    return parts.call("batch_size", make, {**batches, "batch_size": config.batch_size})
-
-
-def _rate_gradient(config, shapes) -> learned_dropout.Gradient | None:
-    spec = dict(config.get("rate_gradient", {}))
-    if bool(spec) != learned_dropout.is_learned(shapes):
-        raise parts.ConfigError(
-            "config.rate_gradient is for layers of kind adaptive_binary_dropout in "
-            "config.model.posteriors: give both or neither"
-        )
-    if not spec:
-        return None
-    kind = spec.pop("kind", "")
-    make = parts.pick("rate_gradient.kind", kind, learned_dropout.GRADIENTS)
-    return parts.call("rate_gradient", make, spec)
+    return dataclasses.replace(
+        net, rate_gradient=masks.rate_gradient(config, net.shapes)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from experiments import points
+from experiments import datasets, points
 from experiments import spec as parts
 from experiments.kinds import Columns, Kind
-from vnets import data, sources, train
+from vnets import data, train
 from vnets.columns import EvalSpec, standard_evals
 from vnets.evaluate import score
 from vnets.layers import TEST, Mode
@@ -79,17 +79,15 @@ def build(config) -> Regress:
     Raises:
       ConfigError: a value that does not fit.
     """
-    name = parts.pick("dataset.name", config.dataset.name, ("cubic",))
-    dataset = points.load(
-        name, config.dataset.seed, config.dataset.size, config.evals.test_points
-    )
+    parts.pick("dataset.name", config.dataset.name, ("cubic",))
+    dataset = datasets.load(config)
     learn = dataset.train
     model = Standardized(parts.model(config.model, classes=1), *statistics(learn))
     return Regress(
         config=config,
         model=model,
-        init=train.initializer(model, learn.inputs),
-        source=sources.Whole(learn, config.steps, config.copies),
+        init=train.initializer(model, datasets.example(dataset)),
+        source=datasets.source(config, dataset),
         dataset=dataset,
         prior=parts.prior(config.prior),
     )

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import spec as parts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from vnets import attacks, backend, evaluate, uncertainty
 from vnets.data import Split
 from vnets.nodes import is_noisy, is_posterior

@@ -13,7 +13,8 @@ from typing import Any
 from experiments import compress, latency
 from experiments import spec as parts
 from experiments.config_files import load_config
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from vnets import data
 from vnets.types import Key
 

@@ -9,7 +9,8 @@ everywhere.
 import functools
 
 from experiments import cuts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from vnets import bits, data, edits, plan
 from vnets.bits import Bits
 from vnets.evaluate import EvalSpec, evaluate

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import spec as parts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from experiments.thresholds import Layer, layers_of
 from vnets import backend
 from vnets.evaluate import to_float

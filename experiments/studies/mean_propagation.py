@@ -14,7 +14,8 @@ import math
 import numpy as np
 
 from experiments import spec as parts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from vnets import curvature, data, edits, evaluate
 from vnets.propagation import SamplingFree
 from vnets.rng import stream

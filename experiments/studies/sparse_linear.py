@@ -16,7 +16,8 @@ import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp
 
 from experiments import spec as parts
-from experiments.core import Measured, Study, load_data
+from experiments.core import Measured, Study
+from experiments.datasets import load_data
 from experiments.studies import rvm
 from vnets.data import Split
 from vnets.data.splits import stratified

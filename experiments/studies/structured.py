@@ -15,7 +15,8 @@ import numpy as np
 
 from experiments import cuts
 from experiments.bench import timing
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from vnets import backend, data, edits
 from vnets.compact import Graph, Predictor, capture, fold_norms, shrink
 from vnets.evaluate import EvalSpec, evaluate

@@ -44,8 +44,7 @@ SQRT_2 = math.sqrt(2.0)
 def build(config) -> Study:
     """The study of a config; see `configs/toy_four_classes.py` for its fields."""
     spec = NetSpec(**config.nets.net)
-    data, size = config.dataset, config.dataset.per_class
-    measure = measure_of(config.evals, load(data.name, data.seed, size, size))
+    measure = measure_of(config.evals, load(config))
     return Study({"net": spec}, functools.partial(_gallery, measure))
 
 

@@ -35,9 +35,8 @@ FIELDS = ("dataset", "nets.net", "evals.samples", "evals.test_points", *GRID_FIE
 
 def build(config) -> Study:
     """The study of a config; see `configs/toy_regression.py` for its fields."""
-    spec, data = NetSpec(**config.nets.net), config.dataset
-    made = load(data.name, data.seed, data.size, config.evals.test_points)
-    measure = functools.partial(_measure, config.evals, made)
+    spec = NetSpec(**config.nets.net)
+    measure = functools.partial(_measure, config.evals, load(config))
     return Study({"net": spec}, lambda nets, key: measure(nets["net"], key))
 
 

@@ -23,7 +23,8 @@ import scipy.ndimage
 from ml_collections import ConfigDict
 
 from experiments import spec as parts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
 from vnets import backend, data, edits, likelihoods, uncertainty
 from vnets.layers import TEST, Mode
 from vnets.predictor import Predictor, unedited
