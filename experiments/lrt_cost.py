@@ -36,12 +36,7 @@ from vnets.rng import stream
 from vnets.types import Key
 
 FIELDS = (
-    "dataset",
-    "platform",
-    "training",
-    "cost.rounds",
-    "cost.steps",
-    "cost.widths",
+    *("dataset", "platform", "training", "cost.rounds", "cost.steps", "cost.widths"),
     "cost.batches",
 )
 
