@@ -14,6 +14,7 @@ what differs in its arrays alone is compiled once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -144,15 +145,12 @@ class Predictor:
 
         if self.edit is unedited:
             return self
-        if not isinstance(self.nets, tuple):
-            own = change(self.nets.variables, key)
-            nets = dataclasses.replace(self.nets, variables=own)
-            return dataclasses.replace(self, nets=nets, edit=unedited)
-        nets = (
+        nets: Any = tuple(
             dataclasses.replace(net, variables=_of_members(change, net, keys))
             for net, keys in self._keyed(key)
         )
-        return dataclasses.replace(self, nets=tuple(nets), edit=unedited)
+        nets = nets if isinstance(self.nets, tuple) else nets[0]
+        return dataclasses.replace(self, nets=nets, edit=unedited)
 
     def __call__(self, x: Any, key: Key) -> Any:
         """What each draw predicts, [S, B, ...]: the first member's draws first.
@@ -196,20 +194,11 @@ class Predictor:
             chunk, numbers = self._chunks(model, variables, view, own, of_draw)
 
             def add(carry, row: Array):
-                inside = row < self.samples
-
-                def kept(fill: float):
-                    def keep(a):
-                        shape = (-1, *(1,) * (a.ndim - 1))
-                        return jnp.where(inside.reshape(shape), a, fill)
-
-                    return keep
-
                 logs, values = chunk(row)
-                part = _sums(
-                    jax.tree.map(kept(-jnp.inf), logs), jax.tree.map(kept(0), values)
-                )
-                return _added(carry, part), None
+                inside = row < self.samples
+                logs = jax.tree.map(lambda a: _kept(a, inside, -jnp.inf), logs)
+                values = jax.tree.map(lambda a: _kept(a, inside, 0), values)
+                return _added(carry, _sums(logs, values)), None
 
             if len(numbers) == 1:
                 return _sums(*chunk(numbers[0]))
@@ -220,12 +209,9 @@ class Predictor:
             )
             return lax.scan(add, (none, zero), numbers)[0]
 
-        parts = [_sums(*part) for part in self.edited(key)._of_each(totals, x, key)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = _added(total, part)
+        parts = self.edited(key)._of_each(totals, x, key)
+        logs, values = functools.reduce(_added, (_sums(*part) for part in parts))
         count = float(len(self))
-        logs, values = total
         return (
             jax.tree.map(lambda a: a - jnp.log(count), logs),
             jax.tree.map(lambda a: a / count, values),
@@ -316,6 +302,11 @@ def _of_members(function: Callable, net, keys):
 def _joined(a: Array) -> Array:
     """The first two axes as one."""
     return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
+
+
+def _kept(a: Array, inside: Array, fill: float) -> Array:
+    """Draws [C, ...], and `fill` in the place of those that are not inside [C]."""
+    return jnp.where(inside.reshape(-1, *(1,) * (a.ndim - 1)), a, fill)
 
 
 def _sums(logs, values):

@@ -70,7 +70,7 @@ class Files:
         whole = values.dtype.kind in "iu" and kind is not np.uint8
         fits = values.dtype == kind or (whole and np.issubdtype(kind, np.integer))
         whole_shape: tuple[int, ...] = (count, *shape)
-        shapes = [whole_shape]
+        shapes: list[tuple[int, ...]] = [whole_shape]
         if shape[-1:] == (1,):
             shapes.append(whole_shape[:-1])
         if not fits or values.shape not in shapes:
