@@ -135,6 +135,10 @@ def build(config) -> Classify:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     dataset = datasets.load(config)
+    if not dataset.classes:
+        raise parts.ConfigError(
+            f"config.dataset.name: {dataset.name} has no classes, but numbers"
+        )
     pictures = getattr(dataset.train, "inputs", None)  # of a stream, none
     model = parts.model(config.model, dataset.classes, pictures)
     mode = parts.mode(
