@@ -46,10 +46,7 @@ from vnets.rng import stream
 from vnets.types import Array, Key
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "gradient.batch_sizes",
-    "gradient.examples",
+    *("dataset", "nets.net", "gradient.batch_sizes", "gradient.examples"),
     "gradient.minibatches",
 )
 

@@ -22,6 +22,7 @@ from jax import lax, random
 from ml_collections import ConfigDict
 
 from experiments import spec as parts
+from experiments import trained
 from experiments.bench import timing
 from experiments.core import Measured, Study
 from experiments.kinds import classify
@@ -36,12 +37,7 @@ from vnets.rng import stream
 from vnets.types import Key
 
 FIELDS = (
-    "dataset",
-    "platform",
-    "training",
-    "cost.rounds",
-    "cost.steps",
-    "cost.widths",
+    *("dataset", "platform", "training", "cost.rounds", "cost.steps", "cost.widths"),
     "cost.batches",
 )
 
@@ -135,7 +131,7 @@ def training_step(
       quiet: train the means alone.
     """
     net = dataclasses.replace(net, mode=Mode(estimator))
-    task = net.experiment(None, None).task
+    task = trained.task(net)
     params, collections = task.init(stream(key, "init"))
     if quiet:
         params = mean_only(params, None)

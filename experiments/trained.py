@@ -72,39 +72,53 @@ def build(config) -> Experiment:
     """
     row = TRAININGS[config.experiment]
     kind = dataclasses.replace(_module(config).build(config), sized=row.sized)
-    loss, project = kind.loss(), projections.nothing
     if "sharing" in config:
-        kind, loss = _with_mixture(kind, loss)
-    if "pruning" in config:
-        project = parts.pruner(config.pruning, kind.total_steps)
-    bound = parts.projection(config.get("max_log_alpha"), config.get("prior"))
-    clip = parts.clip(config.get("clip_log_alpha"))
+        kind = dataclasses.replace(kind, init=_with_mixture(kind))
     probes, measures = _named(config)
     columns = config.probe.get("columns", row.probed)
     early = parts.early_stopping(config, columns)
-    task = train.Task(
-        init=kind.init,
-        loss=loss,
-        optimizer=parts.optimizer(config.optimizer, kind.total_steps),
-        source=kind.source,
-        project=projections.chain(bound, project, clip),
-        probe=_probe(kind, columns, probes),
-        locate=kind.locate,
-    )
-    shapes = kind.shapes
-    if kind.prior is not None:  # one that does not fit the posteriors says so here
-        divergence = partial(kl, prior=kind.prior, key=random.key(0))
-        parts.call("prior", lambda: jax.eval_shape(divergence, shapes), {})
-    jax.eval_shape(task.optimizer.init, shapes)  # nor factors of no parameter
     start = config.get("nets", {}).get("start")
     return Experiment(
-        task,
+        task(kind, _probe(kind, columns, probes)),
         _evaluations(kind, config.evals.get("columns", row.tested), measures),
         kind.model,
         kind.recorded,
         start=None if start is None else NetSpec(start.run),
         start_edit=None if start is None else _start_edit(kind, start),
         early_stopping=early,
+    )
+
+
+def task(kind: Kind, probe: Callable | None = None) -> train.Task:
+    """What `train.fit` trains.
+
+    Raises:
+      ConfigError: a prior that does not fit the posteriors, factors of no parameter.
+    """
+    config, loss, shapes = kind.config, kind.loss(), kind.shapes
+    if "sharing" in config:
+        weight = parts.schedule(
+            "sharing.weight", config.sharing.weight, kind.total_steps
+        )
+        loss = with_penalty(loss, soft_sharing.penalty, kind.source.n, weight)
+    project = projections.nothing
+    if "pruning" in config:
+        project = parts.pruner(config.pruning, kind.total_steps)
+    bound = parts.projection(config.get("max_log_alpha"), config.get("prior"))
+    clip = parts.clip(config.get("clip_log_alpha"))
+    optimizer = parts.optimizer(config.optimizer, kind.total_steps)
+    if kind.prior is not None:
+        divergence = partial(kl, prior=kind.prior, key=random.key(0))
+        parts.call("prior", lambda: jax.eval_shape(divergence, shapes), {})
+    jax.eval_shape(optimizer.init, shapes)
+    return train.Task(
+        init=kind.init,
+        loss=loss,
+        optimizer=optimizer,
+        source=kind.source,
+        project=projections.chain(bound, project, clip),
+        probe=probe,
+        locate=kind.locate,
     )
 
 
@@ -138,10 +152,10 @@ def _evaluations(kind: Kind, names, measures) -> Callable[..., Measured]:
     return evaluations
 
 
-def _with_mixture(kind: Kind, loss: Callable) -> tuple[Kind, Callable]:
-    """Puts the mixture of `config.sharing` into parameters and loss."""
+def _with_mixture(kind: Kind) -> Callable:
+    """The start with the mixture of `config.sharing` among the parameters."""
     spec = dict(kind.config.sharing)
-    weight = parts.schedule("sharing.weight", spec.pop("weight"), kind.total_steps)
+    del spec["weight"]
     mixture = parts.call("sharing", soft_sharing.mixture, spec)
     plain = kind.init
 
@@ -149,8 +163,7 @@ def _with_mixture(kind: Kind, loss: Callable) -> tuple[Kind, Callable]:
         params, collections = plain(key)
         return {**params, soft_sharing.NAME: mixture}, collections
 
-    kind = dataclasses.replace(kind, init=init)
-    return kind, with_penalty(loss, soft_sharing.penalty, kind.source.n, weight)
+    return init
 
 
 def _start_edit(kind: Kind, spec) -> edits.Edit:

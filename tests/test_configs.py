@@ -176,10 +176,9 @@ def nets():
 @pytest.mark.parametrize(("name", "variant"), list(nets()))
 def test_one_compiled_step_and_a_column(name, variant, fake_data, one_device):
     config = load_config(f"configs/{name}.py:{variant},quick")
-    config.evals.columns, config.evals.elbo_samples = ("stoch",), 0
+    config.evals.columns = config.probe.columns = ("stoch",)
     if variant == "dropout":  # every column, once
         config.evals.columns, config.evals.elbo_samples = tuple(standard_evals()), 2
-    config.probe.columns, config.probe.channels = ("stoch",), ""
     if "early_stopping" in config:
         config.early_stopping.metric = "stoch"
     config.batch_size, config.evals.samples, config.probe.samples = 8, 2, 2

@@ -80,6 +80,9 @@ def test_a_table_is_classified_as_it_is(one_device):
         made.evals.samples, made.probe.samples = 2, 2
     measured, _ = trained(made, one_device)
     assert measured.evals["ens"]["accuracy"] > 0.8
+    made.dataset.name = "diabetes"
+    with pytest.raises(ConfigError, match="diabetes has no classes, but numbers"):
+        core.build(made)
 
 
 def test_a_regression_has_columns_too(one_device):

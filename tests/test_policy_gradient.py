@@ -277,7 +277,7 @@ def test_one_step_on_eight_devices_and_every_column():
     [
         ({"dataset__name": "CartPole"}, ["config.dataset.name", "CartPole-v0"]),
         ({"noise": "batch"}, ["config.noise", "episode", "step"]),
-        ({"discount": 1.5}, ["config.discount", "(0, 1]", "1.5"]),
+        ({"discount": 1.5}, ["config.discount", "above 0 and at most 1", "1.5"]),
         ({"batch_size": 1}, ["config.batch_size", "at least 2"]),
         ({"updates": 0}, ["config.updates", "at least 1"]),
         ({"evals__samples": 0}, ["config.evals.samples"]),

@@ -7,7 +7,7 @@ prior, a projection or an edit needs no kind of its own.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -103,6 +103,15 @@ class Kind:
         but the test set where that split chose the epoch."""
         early = "early_stopping" in self.config
         return self.dataset.test if early else self.probed
+
+
+def chosen(group: str, names: Sequence[str], columns: Mapping[str, Any]) -> dict:
+    """Those of the columns that are named.
+
+    Raises:
+      ConfigError: a name that is no column's; the message lists them.
+    """
+    return {name: parts.pick(f"{group}.columns", name, columns) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

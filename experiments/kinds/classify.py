@@ -12,7 +12,7 @@ import jax
 
 from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
-from experiments.kinds import Columns, Kind
+from experiments.kinds import Columns, Kind, chosen
 from vnets import (
     edits,
     evaluate,
@@ -92,8 +92,7 @@ class Classify(Kind):
 
     def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
         """See `Kind`; with the error, and where `sized` with what is left."""
-        specs = self.specs(self.config[group].samples)
-        chosen = {name: parts.pick(f"{group}.columns", name, specs) for name in names}
+        specs = chosen(group, names, self.specs(self.config[group].samples))
         split = split or (self.probed if group == "probe" else self.test)
 
         def one(params, collections, key, spec: EvalSpec) -> dict[str, float]:
@@ -112,7 +111,7 @@ class Classify(Kind):
         def columns(params, collections, key):
             return {
                 name: one(params, collections, stream(key, name), spec)
-                for name, spec in chosen.items()
+                for name, spec in specs.items()
             }
 
         return columns
@@ -136,6 +135,10 @@ def build(config) -> Classify:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     dataset = datasets.load(config)
+    if not dataset.classes:
+        raise parts.ConfigError(
+            f"config.dataset.name: {dataset.name} has no classes, but numbers"
+        )
     pictures = getattr(dataset.train, "inputs", None)  # of a stream, none
     model = parts.model(config.model, dataset.classes, pictures)
     mode = parts.mode(

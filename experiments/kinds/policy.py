@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from experiments import rollouts
 from experiments import spec as parts
-from experiments.kinds import Columns, Kind
+from experiments.kinds import Columns, Kind, chosen
 from vnets import backend, edits, train
 from vnets.types import Array
 
@@ -52,14 +52,12 @@ class PolicyGradient(Kind):
         """See `Kind`; the same key for all: the same starts, so that differences are
         less noisy, and without noise in the weights they are the same episodes."""
         del split
-        chosen = {
-            name: parts.pick(f"{group}.columns", name, self.players) for name in names
-        }
+        players = chosen(group, names, self.players)
         numbers = jnp.arange(self.config[group].episodes, dtype=jnp.int32)
 
         def columns(params, collections, key):
             del collections
-            played = {name: run(params, numbers, key) for name, run in chosen.items()}
+            played = {name: run(params, numbers, key) for name, run in players.items()}
             return {name: _summary(returns) for name, returns in played.items()}
 
         return columns

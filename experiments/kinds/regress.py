@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from experiments import datasets, points
 from experiments import spec as parts
-from experiments.kinds import Columns, Kind
+from experiments.kinds import Columns, Kind, chosen
 from vnets import data, train
 from vnets.columns import EvalSpec, standard_evals
 from vnets.evaluate import score
@@ -52,8 +52,8 @@ class Regress(Kind):
 
     def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
         """See `Kind`."""
-        specs = standard_evals(self.config[group].samples) if names else {}
-        chosen = {name: parts.pick(f"{group}.columns", name, specs) for name in names}
+        known = standard_evals(self.config[group].samples) if names else {}
+        specs = chosen(group, names, known)
         split = split or (self.probed if group == "probe" else self.test)
 
         def one(net: Member, spec: EvalSpec, key) -> dict[str, float]:
@@ -68,7 +68,7 @@ class Regress(Kind):
 
         def columns(params, collections, key):
             net = Member(self.model, {"params": params, **collections})
-            return {n: one(net, spec, stream(key, n)) for n, spec in chosen.items()}
+            return {n: one(net, spec, stream(key, n)) for n, spec in specs.items()}
 
         return columns
 

@@ -35,15 +35,8 @@ from vnets.rng import stream
 from vnets.types import Array, Key
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "samples",
-    "images",
-    "batch_size",
-    "loss",
-    "updates",
-    "attack",
-    "unbounded",
+    *("dataset", "nets.net", "samples", "images", "batch_size", "loss", "updates"),
+    *("attack", "unbounded"),
 )
 
 # When the success of an attack is read; the figure has 50, 100 and 200 updates.

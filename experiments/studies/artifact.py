@@ -18,13 +18,7 @@ from experiments.datasets import load_data
 from vnets import data
 from vnets.types import Key
 
-FIELDS = (
-    "dataset",
-    "nets.net",
-    "tolerance",
-    "latency.threads",
-    "latency.seconds",
-)
+FIELDS = (*("dataset", "nets.net", "tolerance", "latency.threads", "latency.seconds"),)
 
 # What a weight that is left may take in the file, position and value; the rest of the
 # file (header, biases, tables of frequencies) is `bytes_beyond`.

@@ -17,13 +17,7 @@ from vnets.evaluate import EvalSpec, evaluate
 from vnets.rng import stream
 from vnets.types import Key, Params
 
-FIELDS = (
-    "dataset",
-    "nets.net",
-    "cut",
-    "significands",
-    "evals.batch_size",
-)
+FIELDS = (*("dataset", "nets.net", "cut", "significands", "evals.batch_size"),)
 
 FLOAT = 32  # bits of a weight that is not rounded
 

@@ -34,15 +34,8 @@ from vnets.rng import stream
 from vnets.types import Array, Key
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "way",
-    "training",
-    "evals.samples",
-    "evals.batch_size",
-    "covariance.images",
-    "covariance.offsets",
-    "cost.rounds",
+    *("dataset", "nets.net", "way", "training", "evals.samples", "evals.batch_size"),
+    *("covariance.images", "covariance.offsets", "cost.rounds"),
 )
 
 WAYS = {

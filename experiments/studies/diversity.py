@@ -36,16 +36,8 @@ from vnets.types import Key
 from vnets.uncertainty import Summary
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "samples",
-    "images",
-    "batch_size",
-    "shift.name",
-    "estimator",
-    "deterministic",
-    "noise.factors",
-    "noise.images",
+    *("dataset", "nets.net", "samples", "images", "batch_size", "shift.name"),
+    *("estimator", "deterministic", "noise.factors", "noise.images"),
 )
 
 MAGNITUDES = (magnitude, magnitude_gaussian, magnitude_mean)

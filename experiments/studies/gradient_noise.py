@@ -32,11 +32,7 @@ from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "gradient.images",
-    "gradient.draws",
-    "gradient.bins",
+    *("dataset", "nets.net", "gradient.images", "gradient.draws", "gradient.bins"),
     "gradient.range",
 )
 

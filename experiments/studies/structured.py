@@ -26,11 +26,7 @@ from vnets.rng import stream
 from vnets.types import Key
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "cut",
-    "evals.batch_size",
-    "latency.batch_size",
+    *("dataset", "nets.net", "cut", "evals.batch_size", "latency.batch_size"),
     "latency.rounds",
 )
 

@@ -33,14 +33,8 @@ from vnets.types import Key
 from vnets.uncertainty import Summary
 
 FIELDS = (
-    "dataset",
-    "nets.net",
-    "samples",
-    "images",
-    "batch_size",
-    "shift.name",
-    "rotation.images",
-    "rotation.degrees",
+    *("dataset", "nets.net", "samples", "images", "batch_size", "shift.name"),
+    *("rotation.images", "rotation.degrees"),
 )
 
 SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
