@@ -15,10 +15,8 @@ from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Point,
-    Scaled,
     ZeroMean,
     adaptive_dropout,
-    dropout,
     gaussian,
     multiplicative,
     point,
@@ -295,28 +293,6 @@ def test_values_and_gradients_are_finite_at_the_ends(name, kind):
             assert np.all(np.isfinite(leaf)), (mean, log_alpha)
 
 
-@pytest.mark.parametrize("name", ["log_uniform", "ard"])
-def test_a_variance_layer_costs_nothing(name):
-    for noise in ("normal", "sign", "uniform"):
-        node = variance(noise)(random.key(0), SHAPE)
-        assert float(PRIORS[name]()(node)) == 0
-        slopes = jax.grad(PRIORS[name]())(node)
-        assert not np.any(slopes.scale)
-
-
-def test_points_and_fixed_dropout_count_zero():
-    key = random.key(0)
-    params = {
-        "a": {"kernel": point()(key, SHAPE), "bias": jnp.ones(4, jnp.float32)},
-        "b": {"kernel": dropout(0.5)(key, SHAPE)},
-    }
-    for prior in PRIORS.values():
-        assert float(kl(params, prior())) == 0
-    noisy = gaussian()(key, SHAPE)
-    params["b"] = {"kernel": dropout(0.5, lambda key, shape: noisy)(key, SHAPE)}
-    assert float(kl(params, log_uniform)) == float(log_uniform(noisy))
-
-
 @pytest.mark.parametrize("name", ["log_uniform", "log_uniform_2015", "ard"])
 @pytest.mark.parametrize("shape", [SHAPE, (2, 2, 3, 4)])
 def test_adaptive_dropout_counts_for_each_weight_of_a_unit(name, shape):
@@ -332,15 +308,6 @@ def test_adaptive_dropout_counts_for_each_weight_of_a_unit(name, shape):
         assert correlated["a"]["kernel"].scale.log_alpha.size == (
             shape[-2] if alpha == "unit" else 1
         )
-
-
-def test_a_scaled_node_costs_the_sum_of_its_parts():
-    key = random.key(0)
-    scale = Multiplicative(jnp.ones(3, jnp.float32), jnp.zeros(1, jnp.float32))
-    weight = gaussian(-3.0)(key, SHAPE)
-    total = kl({"a": {"kernel": Scaled(scale, weight)}}, log_uniform)
-    expected = log_uniform(scale) + log_uniform(weight)
-    assert float(total) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_priors_by_layer():

@@ -153,14 +153,6 @@ def test_zeros_that_are_no_pruned_weights_learn():
     assert pruning.has_pruned(PRUNED)
 
 
-def test_silencing_the_noise_of_pruned_weights_changes_nothing():
-    params = {name: PRUNED[name] for name in BY_WEIGHT}
-    silent = edits.scale_noise(0.0)(params)
-    for name in params:
-        gone = zeros(params, name)
-        np.testing.assert_array_equal(zeros(silent, name) & gone, gone)
-
-
 def test_means_are_carried_with_what_was_pruned():
     names = ("gaussian", "multiplicative")
     fresh = {
