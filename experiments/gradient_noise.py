@@ -26,7 +26,7 @@ from vnets import backend
 from vnets.evaluate import to_float
 from vnets.layers import TEST, Mode
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     Multiplicative,
     Posterior,
     is_noisy,
@@ -57,7 +57,7 @@ def additive(node: Posterior) -> Posterior:
     """The node with its log sigma^2 as the parameter; others as they are."""
     if not (is_noisy(node) and node.plain):
         return node
-    return Gaussian(_divisor(node.mean), node.log_variance(), node.noise)
+    return Additive(_divisor(node.mean), node.log_variance(), node.noise)
 
 
 def multiplicative(node: Posterior) -> Posterior:

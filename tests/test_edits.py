@@ -12,8 +12,8 @@ from node_table import FACTORIES, every_node
 from vnets import edits, metrics, nodes, priors
 from vnets.nets import MLP
 from vnets.nodes import (
+    Additive,
     Dropout,
-    Gaussian,
     Point,
     Scaled,
     dropout,
@@ -108,7 +108,7 @@ def test_where_limits_an_edit_to_layers():
 
 
 def test_the_weights_of_one_module_have_names_of_their_own():
-    zero = Gaussian(jnp.zeros((2, 2), jnp.float32), jnp.zeros((2, 2), jnp.float32))
+    zero = Additive(jnp.zeros((2, 2), jnp.float32), jnp.zeros((2, 2), jnp.float32))
     one = dataclasses.replace(zero, mean=jnp.ones((2, 2), jnp.float32))
     params = {"attention": {"query": zero, "key": one}, "w": one}
     names = {"attention/query", "attention/key", "w"}
@@ -117,7 +117,7 @@ def test_the_weights_of_one_module_have_names_of_their_own():
     assert (counted["nonzero"], counted["sparsity"]) == (8, pytest.approx(1 / 3))
     quiet = edits.edit(edits.mean_of, "attention/key")(params)
     kinds = {name: type(node) for name, node in quiet["attention"].items()}
-    assert kinds == {"query": Gaussian, "key": Point}
+    assert kinds == {"query": Additive, "key": Point}
 
 
 def test_chain_applies_from_left_to_right():

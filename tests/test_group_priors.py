@@ -11,7 +11,7 @@ from scipy import integrate, stats
 
 from vnets import edits, nodes, priors
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     LogNormal,
     Multiplicative,
     Scaled,
@@ -92,7 +92,7 @@ def groups():
     """A Gaussian weight [2, 3, 4] whose units differ."""
     key = random.key(0)
     mean = random.normal(key, (2, 3, 4)) * jnp.exp(f32([[[0, -1, -2, 1]]]))
-    return Gaussian(mean, random.uniform(random.key(1), (2, 3, 4), minval=-4.0))
+    return Additive(mean, random.uniform(random.key(1), (2, 3, 4), minval=-4.0))
 
 
 @pytest.mark.parametrize("axis", ["unit", "in", "out"])

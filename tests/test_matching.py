@@ -10,7 +10,7 @@ from jax import random
 from vnets import nodes, tree
 from vnets.layers import Dense, stochastic
 from vnets.nets import MLP
-from vnets.nodes import Gaussian, Point, gaussian
+from vnets.nodes import Additive, Point, gaussian
 
 
 class Mixed(nn.Module):
@@ -51,7 +51,7 @@ def test_what_cannot_be_stochastic_is_an_error_that_names_it():
 def test_unless_it_is_allowed(allow):
     net = stochastic(Mixed(), {"*": gaussian()}, allow)
     params = start(net)
-    assert isinstance(params["head"]["kernel"], Gaussian)
+    assert isinstance(params["head"]["kernel"], Additive)
     assert not isinstance(params["embed"]["embedding"], nodes.Posterior)
     assert net.matched(params) == {"*": ["head"]}
 
@@ -110,7 +110,7 @@ def test_matched_lists_the_nodes_of_each_pattern():
 
 
 NO_FACTORIES = [
-    (Gaussian, "the class Gaussian"),
+    (Additive, "the class Additive"),
     (Point(jnp.ones((2, 2))), "a node, Point"),
 ]
 
