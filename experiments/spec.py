@@ -35,6 +35,7 @@ from vnets.types import Initializer, choose
 POSTERIORS: dict[str, Callable[..., Factory]] = {
     "point": nodes.point,
     "gaussian": nodes.gaussian,
+    "additive": nodes.additive,
     "multiplicative": nodes.multiplicative,
     "variance": nodes.variance,
     "dropout": nodes.dropout,

@@ -36,7 +36,7 @@ MODULES = (
     ("noise", "test_noise test_node_laws"),
     ("priors/fitted", "test_normal_priors test_pruned test_priors"),
     ("priors/units", "test_group_priors test_pruned test_priors"),
-    ("priors/[!_]*", "test_priors test_node_laws"),
+    ("priors/[!_]*", "test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     ("edits", "test_edits test_prune_units test_vector_walks"),
     ("loss", "test_loss test_targets"),

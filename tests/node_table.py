@@ -14,6 +14,7 @@ from vnets.nodes import (
     Scaled,
     adaptive_binary_dropout,
     adaptive_dropout,
+    additive,
     dropout,
     gaussian,
     group_horseshoe,
@@ -48,7 +49,7 @@ def nested(key, shape):
 FACTORIES = {
     "point": point(),
     "masked": masked(True),
-    **{f"gaussian-{name}": gaussian(-2.0, noise=name) for name in noise.FAMILIES},
+    **{f"gaussian-{name}": additive(-2.0, noise=name) for name in noise.FAMILIES},
     **{f"variance-{name}": variance(name) for name in noise.FAMILIES},
     "variance-half": variance("sign", gain=0.5),
     "alpha-layer": multiplicative(0.5),

@@ -11,7 +11,7 @@ from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import attacks, evaluate
 from vnets.nets import MLP
-from vnets.nodes import Gaussian, Point, ZeroMean
+from vnets.nodes import Additive, Point, ZeroMean
 from vnets.predictor import Predictor
 
 VARIANTS = (
@@ -56,7 +56,7 @@ def linear(dataset):
         node = Point(kernel)
         if std:
             log_var = jnp.full(kernel.shape, 2 * np.log(std), jnp.float32)
-            node = Gaussian(kernel, log_var)
+            node = Additive(kernel, log_var)
         return core.Net(MLP(), {"dense1": {"kernel": node, "bias": bias}}, {})
 
     return make

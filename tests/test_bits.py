@@ -8,7 +8,7 @@ from jax import random
 
 from vnets import bits, edits, nodes
 from vnets.bits import Bits
-from vnets.nodes import Gaussian, Point, gaussian, point
+from vnets.nodes import Additive, Point, gaussian, point
 
 FULL = Bits(24, 8)
 
@@ -68,7 +68,7 @@ def test_significand_bits():
 
 
 def make_params():
-    wide = Gaussian(jnp.full((2, 3), 0.3), jnp.full((2, 3), np.log(1.1 * 2.0**-5)))
+    wide = Additive(jnp.full((2, 3), 0.3), jnp.full((2, 3), np.log(1.1 * 2.0**-5)))
     mean = wide.mean.at[0].set(0.0)
     log_var = wide.log_var.at[0].set(5.0)  # of what is cut: it must not count
     return {

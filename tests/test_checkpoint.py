@@ -11,10 +11,10 @@ from train_tasks import fit, make_split, make_task
 
 from vnets import checkpoint, train
 from vnets.checkpoint import Checkpoints, DamagedError
-from vnets.nodes import Gaussian, Point
+from vnets.nodes import Additive, Point
 
 ONES = jnp.ones((3, 4), jnp.float32)
-TREE = {"dense": {"kernel": Gaussian(ONES, ONES)}, "step": jnp.int32(3)}
+TREE = {"dense": {"kernel": Additive(ONES, ONES)}, "step": jnp.int32(3)}
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_named(folder, harm):
 
 
 OTHERS = {
-    "wider": TREE | {"dense": {"kernel": Gaussian(jnp.ones((3, 5)), ONES)}},
+    "wider": TREE | {"dense": {"kernel": Additive(jnp.ones((3, 5)), ONES)}},
     "a node less": TREE | {"dense": {"kernel": Point(ONES)}},
     "a layer more": TREE | {"dense2": {"kernel": Point(ONES)}},
 }

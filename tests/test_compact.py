@@ -17,7 +17,7 @@ from vnets import compact, plan
 from vnets.compact import predict
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
-from vnets.nodes import Dropout, Gaussian, Point, Scaled, ZeroMean
+from vnets.nodes import Additive, Dropout, Point, Scaled, ZeroMean
 from vnets.priors import soft_sharing
 
 
@@ -330,7 +330,7 @@ def test_a_unit_that_only_pads_is_kept():
 def test_means_of_noisy_weights_are_captured():
     kernel = np.arange(8, dtype=np.float32).reshape(4, 2)
     bias = np.zeros(2, np.float32)
-    weight = Gaussian(kernel, np.zeros_like(kernel))
+    weight = Additive(kernel, np.zeros_like(kernel))
     for node, wanted in (
         (weight, kernel),
         (Scaled(Dropout(0.5, 4), weight), kernel),

@@ -104,7 +104,7 @@ def test_the_op_is_that_of_flax(name):
 
 def drawn(name, estimator):
     _, op, x, w = problem(name)
-    node = nodes.Gaussian(w, jnp.full(w.shape, -1.0, jnp.float32))
+    node = nodes.Additive(w, jnp.full(w.shape, -1.0, jnp.float32))
     keys = random.split(random.key(2), DRAWS)
     draw = functools.partial(estimator, op, node, x)
     return np.asarray(jax.jit(jax.vmap(draw))(keys))
@@ -206,7 +206,7 @@ def test_an_empty_batch_gives_nothing_and_no_gradient(form):
     else:
         op, size, shape = EMPTY[form]
         x, w = jnp.zeros((0, *size), jnp.float32), jnp.ones(shape, jnp.float32)
-    node = nodes.Gaussian(w, w)
+    node = nodes.Additive(w, w)
 
     @jax.jit
     def run(x, node):

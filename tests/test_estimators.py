@@ -31,8 +31,8 @@ from vnets.estimators import (
 )
 from vnets.layers import Dense
 from vnets.nodes import (
+    Additive,
     Dropout,
-    Gaussian,
     Multiplicative,
     Point,
     Scaled,
@@ -156,7 +156,7 @@ def test_a_vanishing_alpha_is_a_point(case, estimator):
     op, q, x = problem(case, multiplicative(-60.0, "weight"))
     draw = jax.jit(functools.partial(run, estimator, op))
     expected = linear(op, x, q.mean)
-    for node in (q, Gaussian(q.mean, jnp.full(q.shape, -60.0, jnp.float32))):
+    for node in (q, Additive(q.mean, jnp.full(q.shape, -60.0, jnp.float32))):
         np.testing.assert_allclose(draw(node, x, random.key(0)), expected, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from vnets import estimators
 from vnets.edits import mean_only
 from vnets.layers import TEST, TRAIN, Conv, Dense, Mode, stochastic
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     Point,
     ZeroMean,
     dropout,
@@ -64,14 +64,14 @@ def paths(tree, **kwargs):
 def test_stochastic_keeps_the_paths_of_the_parameters(image, variables):
     net = stochastic(Theirs(), {"stem": gaussian(), "block/*": variance()})
     made = jax.eval_shape(net.init, random.key(0), image)
-    is_node = {"is_leaf": lambda node: isinstance(node, Gaussian | ZeroMean | Point)}
+    is_node = {"is_leaf": lambda node: isinstance(node, Additive | ZeroMean | Point)}
     assert paths(made, **is_node) == paths(variables)
     kinds = {
         name: type(made["params"]["block"][name]["kernel"])
         for name in ("conv1", "conv2", "conv3")
     }
     assert set(kinds.values()) == {ZeroMean}
-    assert type(made["params"]["stem"]["kernel"]) is Gaussian
+    assert type(made["params"]["stem"]["kernel"]) is Additive
     assert not isinstance(made["params"]["head"]["kernel"], Point)  # left as it was
 
 
@@ -132,7 +132,7 @@ def test_the_first_matching_pattern_counts(image):
     net = stochastic(Theirs(), {"block/conv2": variance(), "block/*": gaussian()})
     block = jax.eval_shape(net.init, random.key(0), image)["params"]["block"]
     kinds = [type(block[f"conv{i}"]["kernel"]) for i in (1, 2, 3)]
-    assert kinds == [Gaussian, ZeroMean, Gaussian]
+    assert kinds == [Additive, ZeroMean, Additive]
 
 
 def test_a_path_that_matches_nothing_is_refused(image):

@@ -21,7 +21,7 @@ from experiments.studies.gradient_noise import (
 from experiments.thresholds import layers_of
 from vnets.data import Split
 from vnets.nets import MLP
-from vnets.nodes import Gaussian, is_posterior
+from vnets.nodes import Additive, is_posterior
 from vnets.types import Params
 
 INPUTS, DRAWS = 6, 4000
@@ -33,7 +33,7 @@ def net():
     model = MLP((), 2, posteriors={})
     mean = random.normal(random.key(0), (INPUTS, 2))
     log_alpha = jnp.linspace(-12.0, -6.0, 2 * INPUTS).reshape(INPUTS, 2)
-    node = Gaussian(mean, log_alpha + 2 * jnp.log(jnp.abs(mean)))
+    node = Additive(mean, log_alpha + 2 * jnp.log(jnp.abs(mean)))
     params: Params = {"dense1": {"kernel": node, "bias": jnp.zeros(2)}}
     return Net(model, params, {})
 
@@ -91,7 +91,7 @@ def test_dropped_means_keep_their_noise_and_are_left_out(net):
     node = net.params["dense1"]["kernel"]
     idle = jnp.arange(node.mean.size).reshape(node.shape) % 2 == 1
     log_var = jnp.where(idle, -2.0, node.log_var)
-    dropped = Gaussian(jnp.where(idle, 0.0, node.mean), log_var)
+    dropped = Additive(jnp.where(idle, 0.0, node.mean), log_var)
     params: Params = {"dense1": {**net.params["dense1"], "kernel": dropped}}
     sparse = Net(net.model, params, {})
     both = [changed(sparse, form) for form in (additive, multiplicative)]

@@ -11,17 +11,14 @@ from scipy import integrate, stats
 
 from vnets import edits, nodes, priors
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     LogNormal,
     Multiplicative,
-    Point,
     Scaled,
-    ZeroMean,
     adaptive_binary_dropout,
     adaptive_dropout,
     dropout,
     gaussian,
-    variance,
 )
 from vnets.priors import (
     ScaledPrior,
@@ -95,7 +92,7 @@ def groups():
     """A Gaussian weight [2, 3, 4] whose units differ."""
     key = random.key(0)
     mean = random.normal(key, (2, 3, 4)) * jnp.exp(f32([[[0, -1, -2, 1]]]))
-    return Gaussian(mean, random.uniform(random.key(1), (2, 3, 4), minval=-4.0))
+    return Additive(mean, random.uniform(random.key(1), (2, 3, 4), minval=-4.0))
 
 
 @pytest.mark.parametrize("axis", ["unit", "in", "out"])
@@ -168,18 +165,6 @@ def test_errors():
     for scale in (0.0, -1.0):
         with pytest.raises(ValueError, match="must be positive"):
             half_cauchy(scale)
-    wrong = {
-        "group_ard": variance()(random.key(0), (3, 4)),
-        "structured": nodes.group_horseshoe()(random.key(0), (3, 4)),
-        "group_horseshoe": nodes.structured()(random.key(0), (3, 4)),
-        "group_normal_jeffreys": Scaled(
-            LogNormal(jnp.zeros(3), jnp.zeros(3)), Point(jnp.ones((3, 4))), "in"
-        ),
-    }
-    for name, node in wrong.items():
-        with pytest.raises(TypeError, match="does not fit"):
-            kl({"dense": {"kernel": node}}, priors.PRIORS[name]())
-    assert isinstance(wrong["group_ard"], ZeroMean)
 
 
 STACKED = {
@@ -234,7 +219,7 @@ def test_stacked_horseshoes_lose_their_units_apart():
     ],
 )
 def test_weights_below_units_are_standard_normal_unless_told_otherwise(make):
-    node = Gaussian(f32([[0.5, -1.0]]), f32([[-1.0, 0.5]]))
+    node = Additive(f32([[0.5, -1.0]]), f32([[-1.0, 0.5]]))
     units = LogNormal(f32([[0.5], [-0.5]]), f32([[-1.0], [0.0]]))
     for arguments, weight_scale in (({}, 1.0), ({"weight_scale": 0.5}, 0.5)):
         made = make(**arguments)

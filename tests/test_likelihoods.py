@@ -310,7 +310,7 @@ def test_a_net_of_latent_variables_is_a_prediction_with_their_kl():
     std, gain = 0.5, 1 / (1 + 0.5**2)  # q(z | x) = N(gain x, std^2 gain)
 
     def predict(params, state, batch, key):
-        q = nodes.Gaussian(params["gain"] * batch["input"], params["log_var"])
+        q = nodes.Additive(params["gain"] * batch["input"], params["log_var"])
         z = q.sample(key)
         kl_local = 0.5 * (jnp.square(q.mean) + jnp.exp(q.log_var) - q.log_var - 1)
         return Prediction(z[None], state.collections, latent_kl=kl_local.sum(1))

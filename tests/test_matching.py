@@ -10,7 +10,7 @@ from jax import random
 from vnets import tree
 from vnets.layers import Dense, stochastic
 from vnets.nets import MLP
-from vnets.nodes import Gaussian, Point, Posterior, gaussian, is_posterior
+from vnets.nodes import Additive, Point, Posterior, gaussian, is_posterior
 
 
 class Mixed(nn.Module):
@@ -53,7 +53,7 @@ def test_what_cannot_be_stochastic_is_an_error_that_names_it():
 def test_unless_it_is_allowed(allow):
     net = stochastic(Mixed(), {"*": gaussian()}, allow)
     params = start(net)
-    assert isinstance(params["head"]["kernel"], Gaussian)
+    assert isinstance(params["head"]["kernel"], Additive)
     assert not isinstance(params["embed"]["embedding"], Posterior)
     assert net.matched(params)["*"][-1] == "head"
 
@@ -122,7 +122,7 @@ def test_matched_lists_the_nodes_of_each_pattern():
 
 
 NO_FACTORIES = [
-    (Gaussian, "the class Gaussian"),
+    (Additive, "the class Additive"),
     (Point(jnp.ones((2, 2))), "a node, Point"),
 ]
 

@@ -150,6 +150,8 @@ def test_pruning_leaves_neither_mean_nor_noise():
             np.testing.assert_array_equal(after, np.where(kept, before, 0), name)
         if cut.bare.noisy:
             able += 1
+            silent = cut.bare.quieter(0.0)
+            assert not any(np.any(m[~kept]) for m in moments(silent)), name
             gone = np.broadcast_to(cut.pruned(), DENSE)
             np.testing.assert_array_equal(gone, ~kept, name)
             np.testing.assert_array_equal(
@@ -295,6 +297,8 @@ def test_means_are_carried_into_every_node_that_has_one():
                 edits.carry_means(*trees)
             continue
         new = edits.carry_means(*trees)
+        again = edits.carry_means({"a": {"kernel": moments(one.bare)[0]}}, new)
+        assert_same(again["a"]["kernel"], one)  # whose noise has stayed
         np.testing.assert_array_equal(moments(new["a"]["kernel"].bare)[0], mean)
 
 

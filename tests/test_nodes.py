@@ -11,13 +11,14 @@ from jax import export, random
 from node_table import CONV, node
 
 from vnets.nodes import (
+    Additive,
     Dropout,
-    Gaussian,
     Point,
     Posterior,
     Scaled,
     ZeroMean,
     adaptive_dropout,
+    additive,
     dropout,
     fan_in_uniform,
     gaussian,
@@ -87,10 +88,10 @@ def test_scaled_drops_whole_units():
 def test_the_variance_of_a_scaled_weight_does_not_cancel():
     """Noise of 1e-5 on units of scale 1 is below the rounding of E[w^2]."""
     log_var, mean = jnp.full((4,), -23.0, jnp.float32), jnp.ones((4,), jnp.float32)
-    weight = Gaussian(
+    weight = Additive(
         jnp.full((4, 2), 0.5, jnp.float32), jnp.full((4, 2), -25.0, jnp.float32)
     )
-    scale = Gaussian(mean, log_var)
+    scale = Additive(mean, log_var)
     _, var = Scaled(scale, weight).moments()
     expected = 0.25 * np.exp(-23.0) + np.exp(-25.0) + np.exp(-48.0)
     np.testing.assert_allclose(var, np.full((4, 2), expected), rtol=1e-5)
@@ -127,7 +128,7 @@ def test_log_alpha_at_the_ends():
     assert np.all(log_alpha(Point(ones)) == -np.inf)
     assert np.all(log_alpha(ZeroMean(ones)) == np.inf)
     assert log_alpha(ZeroMean(ones)).shape == DENSE
-    dead = Gaussian(jnp.zeros(DENSE, jnp.float32), jnp.zeros(DENSE, jnp.float32))
+    dead = Additive(jnp.zeros(DENSE, jnp.float32), jnp.zeros(DENSE, jnp.float32))
     assert np.all(np.isfinite(log_alpha(dead)))
     with pytest.raises(TypeError, match="Dropout"):
         log_alpha(Dropout(0.5, 3))
@@ -152,7 +153,7 @@ def test_fan_in_uniform_starts_as_the_authors_do():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gaussian(noise="gauss"), "gauss.*normal.*sign.*uniform"),
+        (lambda: additive(noise="gauss"), "gauss.*normal.*sign.*uniform"),
         (lambda: variance("binary"), "binary.*normal.*sign.*uniform"),
         (lambda: multiplicative(noise="x"), "'x'.*normal"),
         (lambda: multiplicative(per="row"), "row.*input.*layer.*output.*weight"),

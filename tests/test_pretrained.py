@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from jax import random
 
 from vnets import edits, layers, pretrained
-from vnets.nodes import Gaussian, Point, gaussian, log_alpha, variance
+from vnets.nodes import Additive, Point, gaussian, log_alpha, variance
 
 
 class Net(nn.Module):
@@ -124,8 +124,8 @@ def test_weights_become_gaussians_in_one_line():
     """Which the model runs as they are, and whose noise is a fraction of them."""
     params = trained()
     start = pretrained.from_weights(params, 0.2, layers=("one", "h*"))
-    assert isinstance(start["one"]["kernel"], Gaussian)
-    assert not isinstance(start["two"]["kernel"], Point | Gaussian)
+    assert isinstance(start["one"]["kernel"], Additive)
+    assert not isinstance(start["two"]["kernel"], Point | Additive)
     node = start["head"]["kernel"]
     np.testing.assert_allclose(log_alpha(node), 2 * np.log(0.2), rtol=1e-5)
     _, var = node.moments()

@@ -7,7 +7,7 @@ import pytest
 from jax import random
 
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     Multiplicative,
     Scaled,
     gaussian,
@@ -65,7 +65,7 @@ def test_clips_every_log_alpha_and_nothing_else(params):
 def test_log_alpha_of_additive_noise_is_clipped_by_its_variance(params):
     mean = jnp.asarray([[1.0, 0.1, 1e-3]], jnp.float32)
     log_var = jnp.asarray([[-20.0, 1.0, 1.0]], jnp.float32)
-    node = Gaussian(mean, log_var)  # log alpha is -20, 5.6, 14.8
+    node = Additive(mean, log_var)  # log alpha is -20, 5.6, 14.8
     params["additive"] = {"kernel": Scaled(params["scaled"]["kernel"].scale, node)}
     clipped = jax.jit(clip_log_alpha(-8, 8, additive=True))(params)
     weight = clipped["additive"]["kernel"].weight
@@ -80,7 +80,7 @@ def test_log_alpha_of_additive_noise_is_clipped_by_its_variance(params):
 
 
 def test_a_pruned_weight_stays_pruned_under_a_clip():
-    node = Gaussian(
+    node = Additive(
         jnp.zeros((1, 2), jnp.float32), jnp.asarray([[-jnp.inf, 9.0]], jnp.float32)
     )
     clipped = clip_log_alpha(high=8.0, additive=True)({"a": {"kernel": node}})
@@ -121,7 +121,7 @@ def test_a_chain_applies_from_left_to_right_and_passes_the_step(params):
 
 def test_idle_means_are_dropped_and_their_variances_stay(params):
     mean = jnp.asarray([[1.0, 0.1, -0.1, 0.0]], jnp.float32)
-    node = Gaussian(mean, jnp.zeros((1, 4), jnp.float32))
+    node = Additive(mean, jnp.zeros((1, 4), jnp.float32))
     # log alpha is -2 log |mean|: 0, 4.6, 4.6, and above any threshold.
     params |= {"additive": {"kernel": Scaled(params["scaled"]["kernel"].scale, node)}}
     dropped = jax.jit(drop_idle_means(3.0))(params)

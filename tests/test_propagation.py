@@ -15,6 +15,7 @@ from vnets.data import Split
 from vnets.layers import TRAIN
 from vnets.nets import MLP, VGG, Chain, LeNet5, ResNet
 from vnets.nodes import (
+    additive,
     dropout,
     gaussian,
     multiplicative,
@@ -28,7 +29,7 @@ SHAPE, K = (2, 3, 1), 3
 POSTERIORS = {
     "point": point(),
     "gaussian": gaussian(-2.0),
-    "sign": gaussian(-2.0, noise="sign"),
+    "sign": additive(-2.0, noise="sign"),
     "multiplicative": multiplicative(0.5),
     "variance": variance(),
     "binary": dropout(0.3),

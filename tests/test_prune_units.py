@@ -10,7 +10,7 @@ from vnets import edits, nodes
 from vnets.edits import prune_units
 from vnets.nets import MLP
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     Horseshoe,
     LogNormal,
     Point,
@@ -36,7 +36,7 @@ def scales_of_four():
     flat = LogNormal(jnp.zeros(2), jnp.full(2, -9.0))
     unit = jnp.stack([spread(0.0, -20.0), jnp.zeros(4)])
     return {
-        "gaussian": (Gaussian(jnp.ones(4), spread(-9.0, 3.0)), 0.0),
+        "gaussian": (Additive(jnp.ones(4), spread(-9.0, 3.0)), 0.0),
         "log_normal": (LogNormal(jnp.zeros(4), spread(-9.0, 1.0)), 0.0),
         "truncated": (TruncatedLogNormal(spread(0.0, -10.0), spread(-5.0, 3.0)), 0.0),
         "horseshoe": (Horseshoe(flat, LogNormal(unit, jnp.full((2, 4), -9.0))), 5.0),
@@ -143,7 +143,7 @@ def test_a_few_weights_in_use_keep_their_unit():
     mean = jnp.stack([live, jnp.zeros(500)]).astype(jnp.float32)
     # Of the first unit lambda^2 = (23 + 477 lambda^2) / 500, which is one.
     log_var = jnp.where(mean > 0, -8.0, 0.0)
-    cut = prune_units(3.0)({"a": {"kernel": Gaussian(mean, log_var)}})["a"]["kernel"]
+    cut = prune_units(3.0)({"a": {"kernel": Additive(mean, log_var)}})["a"]["kernel"]
     np.testing.assert_array_equal(cut.mean, mean)
     assert np.all(np.isfinite(cut.log_var[0]))
     assert np.all(np.isneginf(cut.log_var[1]))

@@ -16,7 +16,7 @@ from vnets import data
 from vnets.nets import MLP
 from vnets.nodes import (
     AdaptiveDropout,
-    Gaussian,
+    Additive,
     Point,
     Scaled,
     TruncatedLogNormal,
@@ -32,7 +32,7 @@ def net_of(log_var, mean=None):
     hot = np.zeros((PIXELS, K), np.float32)
     for k in range(K):
         hot[4 * k : 4 * k + 4, k] = 1
-    node = Gaussian(jnp.asarray(hot if mean is None else mean), log_var)
+    node = Additive(jnp.asarray(hot if mean is None else mean), log_var)
     params = {"dense1": {"kernel": node, "bias": jnp.zeros(K)}}
     return core.Net(MLP((), K), params, {})
 
@@ -79,7 +79,7 @@ def test_units_are_cut_where_weights_have_no_noise(kind, split):
     """Of each third two pixels have a noisy scale, and the other two are enough."""
     idle = jnp.arange(PIXELS) % 2 == 1
     scale = {
-        "gaussian": Gaussian(jnp.ones(PIXELS), jnp.where(idle, 4.0, -6.0)),
+        "gaussian": Additive(jnp.ones(PIXELS), jnp.where(idle, 4.0, -6.0)),
         "truncated": TruncatedLogNormal(
             jnp.where(idle, -10.0, 0.0), jnp.where(idle, 3.0, -5.0)
         ),
@@ -202,7 +202,7 @@ def layers_named(names, size, log_alpha=0.0):
 
 
 def test_layers_come_in_the_order_of_the_net():
-    kernel = Gaussian(jnp.ones((2, 2)), jnp.zeros((2, 2)))
+    kernel = Additive(jnp.ones((2, 2)), jnp.zeros((2, 2)))
     params = {name: {"kernel": kernel} for name in ("a", "b", "c", "d")}
     order = ("c", "none", "a", "d", "b")
     found = thresholds.layers_of(params, order=order)

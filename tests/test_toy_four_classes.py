@@ -221,7 +221,7 @@ def test_the_gallery_shows_the_extremes(trained, monkeypatch):
     [
         ({"model__posteriors": {}}, ["config.model.posteriors", "none"]),
         ({"model__widths": (8, 8, 3, 8)}, ["2 units", "dense3"]),
-        ({"model__posteriors": {"dense3": {"kind": "gaussian"}}}, ["Gaussian"]),
+        ({"model__posteriors": {"dense3": {"kind": "gaussian"}}}, ["Additive"]),
         ({"model__activation": "sine"}, ["sine", "leaky_relu", "tanh"]),
         ({"steps": 0}, ["config.steps"]),
         ({"evals__draws": 0}, ["config.evals.draws"]),

@@ -31,7 +31,7 @@ from vnets import (
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward, neg_elbo
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     Point,
     gaussian,
 )
@@ -43,7 +43,7 @@ def test_without_a_name_nothing_changes():
     default, params, x = net_and_params(dense1=WEIGHT)
     quiet, with_node, _ = net_and_params(dense1=WEIGHT, dense1_bias=gaussian(-jnp.inf))
     assert isinstance(params["dense1"]["bias"], jax.Array)
-    assert isinstance(with_node["dense1"]["bias"], Gaussian)
+    assert isinstance(with_node["dense1"]["bias"], Additive)
     arrays = edits.carry_means(with_node, params)
     jax.tree.map(np.testing.assert_array_equal, arrays, params)
     y = [
@@ -154,11 +154,11 @@ def test_an_edit_takes_a_vector_by_its_own_name():
     _, params, _ = net_and_params(**NOISY)
     edited = edits.edit(edits.mean_of, where="dense1/kernel")(params)
     assert isinstance(edited["dense1"]["kernel"], Point)
-    assert isinstance(edited["dense1"]["bias"], Gaussian)
+    assert isinstance(edited["dense1"]["bias"], Additive)
     edited = edits.edit(edits.mean_of, where="dense1/bias")(params)
-    assert isinstance(edited["dense1"]["kernel"], Gaussian)
+    assert isinstance(edited["dense1"]["kernel"], Additive)
     assert isinstance(edited["dense1"]["bias"], Point)
-    assert isinstance(edited["dense3"]["bias"], Gaussian)
+    assert isinstance(edited["dense3"]["bias"], Additive)
 
 
 def test_nodes_come_back_from_a_checkpoint(tmp_path):

@@ -28,7 +28,7 @@ from vnets import (
 from vnets.layers import TRAIN, Mode, stochastic
 from vnets.nets import MLP, LeNet5
 from vnets.nodes import (
-    Gaussian,
+    Additive,
     Point,
     dropout,
     gaussian,
@@ -233,8 +233,8 @@ def test_any_model_takes_noisy_vectors(assert_moments):
     net = stochastic(Theirs(), {"*/scale": VECTOR, "head/bias": VECTOR})
     variables = net.init(random.key(0), x, train=False)
     params = variables["params"]
-    assert isinstance(params["norm"]["scale"], Gaussian)
-    assert isinstance(params["head"]["bias"], Gaussian)
+    assert isinstance(params["norm"]["scale"], Additive)
+    assert isinstance(params["head"]["bias"], Additive)
     theirs = Theirs().init(random.key(0), x)
     for one in (params["stem"]["bias"], params["norm"]["bias"]):
         assert isinstance(one, jax.Array)

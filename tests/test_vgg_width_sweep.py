@@ -7,7 +7,7 @@ from jax import random
 from experiments import core
 from experiments.config_files import load_config
 from vnets import data
-from vnets.nodes import Gaussian, Point, Scaled
+from vnets.nodes import Additive, Point, Scaled
 
 
 def config(variant, scale="paper"):
@@ -54,7 +54,7 @@ def test_the_noisy_net_starts_from_the_means_of_the_dense_one():
         before, after = params[layer]["kernel"], started[layer]["kernel"]
         weight = before.weight if isinstance(before, Scaled) else before
         assert isinstance(weight, Point)
-        assert isinstance(after, Gaussian)
+        assert isinstance(after, Additive)
         assert after.mean.shape == weight.mean.shape
     assert started["norm1"].keys() == params["norm1"].keys()
     shapes, _ = jax.eval_shape(noisy.task.init, random.key(0))

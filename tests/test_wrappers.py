@@ -116,7 +116,7 @@ def test_gradients_are_finite_and_zeros_stay_zeros():
 
     params = variables["params"]
     gone = {**params, "inner": {**params["inner"]}}
-    gone["inner"]["kernel"] = made.Gaussian(jnp.zeros((6, 3)), jnp.full((6, 3), -9.0))
+    gone["inner"]["kernel"] = made.Additive(jnp.zeros((6, 3)), jnp.full((6, 3), -9.0))
     for one in (params, gone):
         grads = jax.jit(jax.grad(loss))(one)
         assert every(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))

@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from vnets import noise as noises
 from vnets import tree
-from vnets.nodes import LOG_FLOOR, Gaussian, is_noisy, is_posterior
+from vnets.nodes import LOG_FLOOR, Additive, is_noisy, is_posterior
 from vnets.types import Array, Params
 
 
@@ -135,7 +135,7 @@ def from_weights(
       noise: a family of `vnets.noise`.
 
     Returns:
-      The tree, with a `Gaussian` in the place of each of these kernels.
+      The tree, with a `Additive` in the place of each of these kernels.
 
     Raises:
       ValueError: a fraction that is not positive, a pattern of no kernel, or a kernel
@@ -154,7 +154,7 @@ def from_weights(
         mean = leaf.moments()[0] if is_posterior(leaf) else leaf
         mean = as_real(mean, place.leaf)
         log_square = jnp.log(jnp.square(mean) + LOG_FLOOR)
-        return Gaussian(mean, 2 * math.log(fraction) + log_square, noise)
+        return Additive(mean, 2 * math.log(fraction) + log_square, noise)
 
     return tree.change(make, params)
 

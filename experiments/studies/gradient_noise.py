@@ -27,7 +27,13 @@ from vnets import backend
 from vnets.evaluate import to_float
 from vnets.layers import TEST, Mode
 from vnets.likelihoods import Categorical
-from vnets.nodes import Gaussian, Multiplicative, Posterior, is_noisy, is_posterior
+from vnets.nodes import (
+    Additive,
+    Multiplicative,
+    Posterior,
+    is_noisy,
+    is_posterior,
+)
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -55,7 +61,7 @@ def additive(node: Posterior) -> Posterior:
     """The node with its log sigma^2 as the parameter; others as they are."""
     if not (is_noisy(node) and node.plain):
         return node
-    return Gaussian(_divisor(node.mean), node.log_variance(), node.noise)
+    return Additive(_divisor(node.mean), node.log_variance(), node.noise)
 
 
 def multiplicative(node: Posterior) -> Posterior:

@@ -73,7 +73,7 @@ def _divided(node: Any, divide, axes, module: nn.Module, name: str) -> Posterior
     while weight.dropout_of is not None:
         weight = weight.dropout_of
     if not weight.plain or len(node.shape) < 2:
-        what = type(weight).__name__ + (" vector" if len(node.shape) < 2 else "")
+        what = weight.kind + (" vector" if len(node.shape) < 2 else "")
         raise ValueError(
             f"{where(module)}: {kind} of {name!r}, a {what}, has no clear meaning; it "
             "takes gaussian, multiplicative and point weights, and dropout around them"

@@ -47,11 +47,12 @@ from vnets.nodes.units import (
 )
 from vnets.nodes.weights import (
     ALPHA_SHAPES,
-    Gaussian,
+    Additive,
     Masked,
     Multiplicative,
     Point,
     ZeroMean,
+    additive,
     around,
     fan_in_uniform,
     gaussian,

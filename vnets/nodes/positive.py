@@ -23,7 +23,7 @@ from jax.scipy.special import ndtr, ndtri
 from vnets import noise as noises
 from vnets.nodes.base import Factory, Posterior, node_type, resolve, static
 from vnets.nodes.units import Axis, Per, Scaled
-from vnets.nodes.weights import Gaussian, fan_in_uniform, gaussian, point
+from vnets.nodes.weights import Additive, fan_in_uniform, gaussian, point
 from vnets.types import Array, Initializer, Key, Shape, choose
 
 
@@ -338,9 +338,9 @@ def group_normal_jeffreys(
       ValueError: an axis or sharing that does not exist.
     """
 
-    def make_scale(key: Key, units: int) -> Gaussian:
+    def make_scale(key: Key, units: int) -> Additive:
         mean = 1.0 + 0.01 * random.normal(key, (units,), jnp.float32)
-        return Gaussian(mean, jnp.full((units,), scale_log_var, jnp.float32))
+        return Additive(mean, jnp.full((units,), scale_log_var, jnp.float32))
 
     return _scaled(make_scale, gaussian(log_var, init), axis, per)
 

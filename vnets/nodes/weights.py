@@ -99,8 +99,8 @@ class _AroundMean(Noisy):
 
 
 @node_type
-class Gaussian(_AroundMean):
-    """mean + exp(log_var / 2) * noise: a fully factorized posterior, additive noise.
+class Additive(_AroundMean):
+    """mean + exp(log_var / 2) * noise: a Gaussian, if the noise is normal.
 
     Attributes:
       mean: [..., I, O].
@@ -111,6 +111,10 @@ class Gaussian(_AroundMean):
     mean: Array
     log_var: Array
     noise: str = static(default="normal")
+
+    @property
+    def kind(self) -> str:
+        return "Gaussian" if self.noise == "normal" else "Additive"
 
     def location_scale(self):
         return self.mean, jnp.exp(0.5 * self.log_var)
@@ -131,29 +135,29 @@ class Gaussian(_AroundMean):
     def pruned(self):
         return (self.log_var == -jnp.inf) & (self.mean == 0)
 
-    def kept(self, keep: Array) -> "Gaussian":
+    def kept(self, keep: Array) -> "Additive":
         return self._with(
             mean=jnp.where(keep, self.mean, 0),
             log_var=jnp.where(keep, self.log_var, -jnp.inf),
         )
 
-    def quieter(self, factor: float) -> "Gaussian":
+    def quieter(self, factor: float) -> "Additive":
         return self._with(log_var=self.log_var + log_square(factor))
 
-    def times(self, factor: Array) -> "Gaussian":
+    def times(self, factor: Array) -> "Additive":
         log_var = self.log_var + 2 * jnp.log(factor)
         return self._with(mean=self.mean * factor, log_var=log_var)
 
-    def rescaled(self, mean: Array, factor: Array) -> "Gaussian":
+    def rescaled(self, mean: Array, factor: Array) -> "Additive":
         """The node around `mean`, its own mean times `factor` up to rounding, with the
         deviation times the same."""
         log_var = self.log_var + jnp.log(jnp.square(factor) + 1e-37)
         return self._with(mean=mean, log_var=log_var)
 
-    def change_noise(self, change: Callable[[Array], Array]) -> "Gaussian":
+    def change_noise(self, change: Callable[[Array], Array]) -> "Additive":
         return self._with(log_var=change(self.log_var))
 
-    def clipped(self, low: float, high: float, additive: bool) -> "Gaussian":
+    def clipped(self, low: float, high: float, additive: bool) -> "Additive":
         if not additive:
             return self
         held = log_alpha(self)
@@ -162,10 +166,10 @@ class Gaussian(_AroundMean):
         silent = jnp.isneginf(self.log_var)
         return self._with(log_var=jnp.where(silent, self.log_var, moved))
 
-    def without_idle_mean(self, threshold: float) -> "Gaussian":
+    def without_idle_mean(self, threshold: float) -> "Additive":
         return self._with(mean=jnp.where(log_alpha(self) > threshold, 0.0, self.mean))
 
-    def subset(self, mask: np.ndarray) -> "Gaussian":
+    def subset(self, mask: np.ndarray) -> "Additive":
         return self._with(mean=self.mean[mask], log_var=self.log_var[mask])
 
 
@@ -327,7 +331,7 @@ def around(mean: Moment, std: Array, noise: str = "normal") -> Noisy:
     if mean is None:
         return ZeroMean(std, noise)
     # log 0 only where the variance is 0: a gradient never passes through here.
-    return Gaussian(mean, 2 * jnp.log(jnp.abs(std)), noise)
+    return Additive(mean, 2 * jnp.log(jnp.abs(std)), noise)
 
 
 def fan_in_uniform(key: Key, shape: Shape) -> Array:
@@ -347,12 +351,19 @@ def point(init: Initializer = fan_in_uniform) -> Factory:
     return lambda key, shape: Point(init(key, shape))
 
 
-def gaussian(
+def gaussian(log_var: float = -10.0, init: Initializer = fan_in_uniform) -> Factory:
+    """Makes a fully factorized Gaussian (with log-uniform prior: sparse VD)."""
+    return lambda key, shape: Additive(
+        init(key, shape), jnp.full(shape, log_var, jnp.float32)
+    )
+
+
+def additive(
     log_var: float = -10.0, init: Initializer = fan_in_uniform, noise: str = "normal"
 ) -> Factory:
-    """Makes a fully factorized Gaussian (with log-uniform prior: sparse VD)."""
+    """Makes a mean with noise of a family of `vnets.noise`."""
     noises.sampler(noise)
-    return lambda key, shape: Gaussian(
+    return lambda key, shape: Additive(
         init(key, shape), jnp.full(shape, log_var, jnp.float32), noise
     )
 
