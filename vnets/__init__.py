@@ -35,6 +35,7 @@ _SUBMODULES = (
     "labels",
     "layers",
     "metrics",
+    "moments",
     "monitor",
     "names",
     "nets",
