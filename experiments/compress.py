@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments import build as parts
 from experiments import core, latency, running, structured, thresholds
+from experiments.bench import timing
 from experiments.build import ConfigError
 from vnets import compact, data, edits, priors, soft_sharing
 from vnets.checkpoint import WorkdirError
@@ -89,7 +90,7 @@ def compress_net(
         raise ConfigError(f"{out} is a folder; give a file")
     if not os.access(folder, os.W_OK):
         raise WorkdirError(f"not allowed to write into {folder}")
-    most = latency.cores()
+    most = timing.cores()
     if not 1 <= threads <= most:
         raise ConfigError(f"threads must be 1 to {most}, the cores there are")
     collections = net.collections

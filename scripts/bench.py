@@ -19,7 +19,7 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli, readme, table_specs, tables
-from experiments.bench import report, suite, timing
+from experiments.bench import measuring, report, suite
 from experiments.ranges import INDEX
 from vnets import results
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         valid = ", ".join(suite.MODULES)
         print(f"{wrong}: no such benchmark; --only takes {valid}", file=sys.stderr)
         return 2
-    timing.prepare()  # before JAX starts
+    measuring.prepare()  # before JAX starts
     try:
         report.require_writable(Path(OUT.value))
     except results.RecordError as error:
@@ -62,7 +62,7 @@ def _measure(name: str) -> int:
     try:
         measured = report.measure(name, quick=QUICK.value, rounds=ROUNDS.value)
         path = report.save(Path(OUT.value), measured)
-    except (timing.BenchError, results.RecordError) as error:
+    except (measuring.BenchError, results.RecordError) as error:
         print(error, file=sys.stderr)
         return 1
     console = Console()

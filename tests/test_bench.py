@@ -18,12 +18,10 @@ from claims import every
 from jax import random
 
 from experiments.bench import (
-    children,
     figures,
     forms,
-    noise,
+    measuring,
     report,
-    steps,
     suite,
     timing,
     torch_nets,
@@ -52,7 +50,7 @@ def _numbers(tree):
 @pytest.fixture
 def alone(monkeypatch):
     """Children answer at once; that they can is tested with a child."""
-    monkeypatch.setattr(children, "ask", lambda *_: ALONE)
+    monkeypatch.setattr(measuring, "ask", lambda *_: ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def tiny():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)  # as where it is not installed
-        patch.setattr(children, "ask", lambda *_: ALONE)
+        patch.setattr(measuring, "ask", lambda *_: ALONE)
         patch.setitem(workloads.WORKLOADS, "lenet5", workload)
         measured = report.measure("lenet5", quick=True, rounds=3, say=said.append)
     return json.loads(json.dumps(measured)), said
@@ -166,13 +164,17 @@ def test_optional_cases_that_fail_are_notes(alone):
     def succeed():
         return timing.Ready(lambda: None)
 
-    cases = {"a": timing.Case(succeed), "b": timing.Case(fail, optional=True)}
-    measured = timing.measure("any", cases, rounds=2, quick=True, say=lambda _: None)
-    assert set(measured.cases) == {"a"}
-    assert measured.notes == ["b could not be measured: no compiler here"]
-    assert timing.ratios(measured.times, {"b / a": ("b", "a")}) == {}
+    def measured(**cases):
+        pairs = {"b / a": ("b", "a")}
+        benchmark = measuring.Benchmark("", "", 2, cases, {}, pairs)
+        return measuring.measure("any", benchmark, rounds=2, say=lambda _: None)
+
+    found = measured(a=measuring.Case(succeed), b=measuring.Case(fail, optional=True))
+    assert set(found["cases"]) == {"a"}
+    assert found["notes"] == ["b could not be measured: no compiler here"]
+    assert found["ratios"] == {}
     with pytest.raises(RuntimeError, match="no compiler"):
-        timing.measure("any", {"b": timing.Case(fail)}, rounds=1, say=lambda _: None)
+        measured(b=measuring.Case(fail))
 
 
 # Compiling takes most of a minute.
@@ -181,7 +183,7 @@ def test_optional_cases_that_fail_are_notes(alone):
 def test_quick_form_reports_every_case_with_finite_numbers(name, alone, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     measured = report.measure(name, quick=True, rounds=2, say=lambda _: None)
-    cases = {c for c in suite.find(name).cases(True) if not c.startswith("torch")}
+    cases = {c for c in suite.find(name, True).cases if not c.startswith("torch")}
     assert set(measured["cases"]) == {c for c in cases if "matmul" not in c}
     assert measured["ratios"]
     for part in ("cases", "ratios", "values", "overview"):
@@ -268,7 +270,7 @@ def test_torch_is_in_the_report_with_its_fastest_form(torch, alone, monkeypatch)
         workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
     )
     monkeypatch.setitem(workloads.WORKLOADS, "lenet5", workload)
-    found = steps.run("lenet5", True, 2, lambda _: None)
+    found = report.measure("lenet5", quick=True, rounds=2, say=lambda _: None)
     torchs = {case for case in found["cases"] if case.startswith("torch")}
     assert len(torchs) == 4
     for method in ("deterministic", "LRT"):
@@ -278,7 +280,10 @@ def test_torch_is_in_the_report_with_its_fastest_form(torch, alone, monkeypatch)
         )
         assert f"vnets {method} / {best}" in found["ratios"]
         assert any(best in note for note in found["notes"])
-        assert found["overview"][method]["over PyTorch"] > 0
+        row = found["overview"][method]
+        layouts = [row[f"over PyTorch, {form}"] for form in size.forms]
+        assert row["over PyTorch"] in layouts
+        assert every(ratio > 0 for ratio in layouts)
 
 
 def test_rounds_interleave_the_cases_and_turn_around():
@@ -300,11 +305,20 @@ def test_summaries_and_ratios():
         "of_minima": 2.0,
     }
     assert timing.best(times, ["a", "b"]) == "b"
+    assert timing.ratio(times, "a", "b") == 2.0
+
+
+def test_rounds_end_with_their_time_but_not_before_the_least():
+    times = timing.interleave({"a": lambda: None}, 9, seconds=0.0, at_least=3)
+    assert len(times["a"]) == 3
+    calls = []
+    times = timing.interleave({"a": lambda: calls.append(0)}, 2, warmup=3)
+    assert (len(calls), len(times["a"])) == (5, 2)
 
 
 def test_a_case_that_fails_is_named_with_its_reason():
-    with pytest.raises(timing.BenchError, match=r"noise, case 'nothing': .*nothing"):
-        children.ask("noise", "nothing", quick=True)
+    with pytest.raises(measuring.BenchError, match=r"noise, case 'nothing': .*nothing"):
+        measuring.ask("noise", "nothing", quick=True)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +326,9 @@ def test_a_case_that_fails_is_named_with_its_reason():
 )
 def test_a_case_without_memory_is_told_from_one_that_fails(code, text, monkeypatch):
     done = subprocess.CompletedProcess([], code, "", text)
-    monkeypatch.setattr(children.subprocess, "run", lambda *_, **options: done)
-    with pytest.raises(timing.NoMemoryError):
-        children.ask("vgg", "any", quick=False)
+    monkeypatch.setattr(measuring.subprocess, "run", lambda *_, **options: done)
+    with pytest.raises(measuring.NoMemoryError):
+        measuring.ask("vgg", "any", quick=False)
 
 
 def _script(*arguments):
@@ -333,7 +347,7 @@ def test_script_measures_what_it_is_asked_and_prints_it(tmp_path):
     done = _script("--only=noise", "--quick", "--rounds=1", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"noise.json", "README.md"}
-    assert noise.TITLE in done.stdout
+    assert suite.find("noise").title in done.stdout
     assert "box_muller" in done.stdout
     cases = json.loads((tmp_path / "noise.json").read_text("utf-8"))["cases"]
     first, *others = cases.values()
@@ -370,7 +384,7 @@ def test_forms_differ_only_in_speed(alone):
 
 def test_the_memory_of_a_case_is_not_that_of_who_started_it():
     held = np.ones(60 * 2**20)  # 480 MiB, all of it touched
-    code = "from experiments.bench import children; print(children._max_rss())"
+    code = "from experiments.bench import measuring; print(measuring.max_rss())"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )

@@ -21,6 +21,7 @@ from experiments import (
     table_specs,
     workdirs,
 )
+from experiments.bench import timing
 from experiments.build import ConfigError
 from experiments.config_files import load_config
 from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
@@ -289,7 +290,7 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path, monkeypatch):
         compress.compress(folder, tmp_path / "net.vnz")
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="the cores there are"):
-        compress.compress(folder, tmp_path / "net.vnz", threads=latency.cores() + 1)
+        compress.compress(folder, tmp_path / "net.vnz", threads=timing.cores() + 1)
     with pytest.raises(ConfigError, match="no workdir"):
         compress.compress(tmp_path, tmp_path / "net.vnz")
     study = load_config("configs/diversity.py:dropout,quick")

@@ -1,12 +1,13 @@
 """What a benchmark measured, as JSON, and as Markdown generated from it."""
 
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import figures, suite
+from experiments.bench import figures, measuring, suite
 from vnets import results
 
 Report = dict[str, Any]
@@ -39,10 +40,12 @@ def measure(
       say: takes lines about what is being done.
     """
     environment = results.environment()  # before: by the end the files may be others
-    benchmark = suite.find(name)
+    benchmark = suite.find(name, quick)
     rounds = rounds or (2 if quick else benchmark.rounds)
-    outcome = benchmark.run(quick, rounds, say)
-    environment["versions"]["torch"] = _version("torch")
+    parts = measuring.measure(name, benchmark, rounds=rounds, quick=quick, say=say)
+    installed = importlib.util.find_spec("torch")
+    version = importlib.metadata.version("torch") if installed else None
+    environment["versions"]["torch"] = version
     return {
         "schema": SCHEMA,
         "name": name,
@@ -52,15 +55,8 @@ def measure(
         "rounds": rounds,
         "threads": environment["device"]["threads"],
         **environment,
-        **outcome,
+        **parts,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def require_writable(folder: Path) -> None:
@@ -141,24 +137,15 @@ def device(report: Report) -> str:
 def overview(report: Report) -> Table | None:
     """A few numbers a row, where the report has such rows: what is asked first."""
     rows = report.get("overview", {})
-    columns = [
-        column
-        for column in dict.fromkeys(c for row in rows.values() for c in row)
-        if any(row.get(column) is not None for row in rows.values())
-    ]
-    if not columns:
+    every = dict.fromkeys(column for row in rows.values() for column in row)
+    known = [c for c in every if any(row.get(c) is not None for row in rows.values())]
+    if not known:
         return None
     shown = [
-        [name, *(_cell(column, row.get(column)) for column in columns)]
+        [name, *(_number(row.get(c), c in PERCENT) for c in known)]
         for name, row in rows.items()
     ]
-    return ["", *columns], shown
-
-
-def _cell(column: str, value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{100 * value:.3g} %" if column in PERCENT else _number(value)
+    return ["", *known], shown
 
 
 def short(report: Report) -> list[Table]:
@@ -170,22 +157,20 @@ def short(report: Report) -> list[Table]:
 def tables(report: Report) -> list[Table]:
     """Cases, ratios and other values."""
     unit, cases = report["unit"], report["cases"]
-    columns = [
-        (f"{unit}, median [shortest]", _times, "median"),
-        ("quartiles", _range, "median"),
-        ("peak MiB", _peak, "peak_mib"),
-        ("compiling, s", lambda c: _known(c["compile_seconds"]), "compile_seconds"),
-        (
-            "images/s",
-            lambda c: _number(c["images_per_second"]),
-            "images_per_second",
+    columns = {
+        f"{unit}, median [shortest]": lambda c: (
+            f"{_number(c['median'])} [{_number(c['min'])}]"
         ),
-        ("of the peak", lambda c: _cell(PERCENT[0], c["of_peak"]), "of_peak"),
-    ]
-    # Older reports have fewer.
-    columns = [c for c in columns if all(c[2] in case for case in cases.values())]
+        "quartiles": _range,
+        "peak MiB": lambda c: _peak(c["peak_mib"]),
+        "compiling, s": lambda c: _number(c["compile_seconds"]),
+        "images/s": lambda c: _number(c["images_per_second"]),
+        "of the peak": lambda c: _number(c["of_peak"], percent=True),
+    }
+    rated = all("of_peak" in case for case in cases.values())  # of training steps only
+    columns = dict(list(columns.items())[: None if rated else -2])
     measured = [
-        [name, *(show_one(case) for _, show_one, _ in columns)]
+        [name, *(show_one(case) for show_one in columns.values())]
         for name, case in cases.items()
     ]
     ratios = [
@@ -194,35 +179,29 @@ def tables(report: Report) -> list[Table]:
     ]
     values = [[name, _number(v)] for name, v in report.get("values", {}).items()]
     every = [
-        (["case", *(header for header, _, _ in columns)], measured),
+        (["case", *columns], measured),
         (["ratio of times", "median", "quartiles", "of the shortest"], ratios),
         (["other", "value"], values),
     ]
     return [table for table in every if table[1]]
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1000 or not value else _big(value)
-
-
-def _big(value: float) -> str:
+def _number(value: float | None, percent: bool = False) -> str:
+    if value is None:
+        return NONE
+    if percent:
+        return f"{100 * value:.3g} %"
+    if 1e-3 <= abs(value) < 1000 or not value:
+        return f"{value:.3g}"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.2e}"
-
-
-def _times(case: dict) -> str:
-    return f"{_number(case['median'])} [{_number(case['min'])}]"
-
-
-def _known(value: float | None) -> str:
-    return NONE if value is None else _number(value)
 
 
 def _range(summary: dict) -> str:
     return f"{_number(summary['q1'])} to {_number(summary['q3'])}"
 
 
-def _peak(case: dict) -> str:
-    return "not measured" if case["peak_mib"] is None else f"{case['peak_mib']:.0f}"
+def _peak(mib: float | None) -> str:
+    return "not measured" if mib is None else f"{mib:.0f}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -237,18 +216,6 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def show(report: Report, console) -> None:
     """Prints a report on a rich console."""
-    from rich.table import Table as Grid
+    from rich.markdown import Markdown
 
-    console.print(
-        f"\n[bold]{report['title']}[/bold]\n{_where(report)}", highlight=False
-    )
-    first = overview(report)
-    for header, rows in [*([first] if first else []), *tables(report)]:
-        table = Grid()
-        for number, cell in enumerate(header):
-            table.add_column(cell, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    for note in report["notes"]:
-        console.print(note, markup=False)
+    console.print(Markdown(_section(report)))

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from experiments.bench import timing
+from experiments.bench.measuring import BenchError
 from experiments.bench.workloads import COMPILED
 from vnets import plan as steps
 
@@ -41,9 +42,9 @@ def load() -> ModuleType:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise timing.BenchError(MISSING) from error
+        raise BenchError(MISSING) from error
     if jax.default_backend() != "cpu" and not _on_gpu(torch):
-        raise timing.BenchError(ELSEWHERE)
+        raise BenchError(ELSEWHERE)
     torch.set_num_threads(timing.THREADS)
     if _on_gpu(torch):
         # As XLA does by default: TF32 for float32, and the fastest of all algorithms.
