@@ -58,9 +58,7 @@ def tiny():
     """The report of all methods on a perceptron, without PyTorch, and what was said."""
     said = []
     size = workloads.Size(nets.MLP((4,), 3), (3, 3, 1), 2, steps=2, forms=("NCHW",))
-    workload = dataclasses.replace(
-        workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
-    )
+    workload = dataclasses.replace(workloads.WORKLOADS["lenet5"], sizes={"quick": size})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)  # as where it is not installed
         patch.setattr(measuring, "ask", lambda *_: ALONE)
@@ -266,9 +264,7 @@ def test_torch_is_in_the_report_with_its_fastest_form(torch, alone, monkeypatch)
         remat=(),
         forms=("NCHW", "channels_last"),
     )
-    workload = dataclasses.replace(
-        workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
-    )
+    workload = dataclasses.replace(workloads.WORKLOADS["lenet5"], sizes={"quick": size})
     monkeypatch.setitem(workloads.WORKLOADS, "lenet5", workload)
     found = report.measure("lenet5", quick=True, rounds=2, say=lambda _: None)
     torchs = {case for case in found["cases"] if case.startswith("torch")}
