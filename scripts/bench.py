@@ -58,6 +58,7 @@ def _apart(name: str) -> int:
 def _measure(name: str) -> int:
     """Runs one benchmark here, writes and shows its report; returns an exit code."""
     from rich.console import Console
+    from rich.markdown import Markdown
 
     try:
         measured = report.measure(name, quick=QUICK.value, rounds=ROUNDS.value)
@@ -66,7 +67,7 @@ def _measure(name: str) -> int:
         print(error, file=sys.stderr)
         return 1
     console = Console()
-    report.show(measured, console)
+    console.print(Markdown(report.section(measured)))
     console.print(f"Written: {path}", markup=False)
     if Path(OUT.value).resolve() == readme.RESULTS / "bench":
         tables_there = tables.outcomes(table_specs.select(), "", readme.RESULTS)

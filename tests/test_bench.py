@@ -237,7 +237,7 @@ def test_torch_nets_compute_the_same(name, torch):
 @pytest.mark.parametrize("name", SMALL)
 def test_torch_nets_take_the_steps_asked_for(name, torch):
     net, shape = SMALL[name]
-    split = workloads.random_split(4, shape, net.classes)
+    split = workloads.Size(net, shape, batch=4).split(1)
     for kind in ("gaussian", "variance"):
         kinds = dict.fromkeys((net.layers[1], net.layers[-1]), kind)
         made = torch_nets._modules(torch)(net.plan, shape, kinds)

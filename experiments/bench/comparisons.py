@@ -1,46 +1,73 @@
-"""What training steps are compared with: names of cases, ratios and the overview."""
+"""Which ways of training a net are measured, and what each is compared with."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from experiments.bench import timing
-from experiments.bench.workloads import COMPILED, IN_TORCH, Size
+from experiments.bench.workloads import COMPILED, IN_TORCH, PLAIN, Size
 
 FULL, HALF = "float32", "bfloat16"
-PLAIN = "deterministic"
-LIBRARIES = ("vnets", "torch")
+LIBRARIES = OURS, THEIRS = ("vnets", "torch")
+REMAT = "remat"
 
 
-def label(method: str, precision: str = FULL, remat: bool = False) -> str:
-    """The name of a case of vnets."""
-    parts = [f"vnets {method}", precision * (precision != FULL), "remat" * remat]
-    return ", ".join(part for part in parts if part)
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A case: who trains, which method, in which precision and in which form.
+
+    Attributes:
+      library: of LIBRARIES.
+      method: of `workloads.METHODS`.
+      precision: FULL or HALF.
+      form: of PyTorch, of `workloads.FORMS`; of vnets "" or REMAT.
+    """
+
+    library: str
+    method: str
+    precision: str = FULL
+    form: str = ""
+
+    def __str__(self) -> str:
+        """The name of the case."""
+        half = self.precision if self.precision != FULL else ""
+        parts = (f"{self.library} {self.method}", self.form, half)
+        return ", ".join(filter(None, parts))
+
+    def against(self, torch: dict[str, str]) -> dict[str, str]:
+        """What a case of vnets is compared with, by the names of the columns.
+
+        Args:
+          torch: column to the case of PyTorch, of this method and precision.
+        """
+        if self.form == REMAT:
+            return {"over without remat": str(dataclasses.replace(self, form=""))}
+        others = {}
+        if self.method != PLAIN:
+            others["over deterministic"] = str(dataclasses.replace(self, method=PLAIN))
+        if self.precision != FULL:
+            others["over float32"] = str(dataclasses.replace(self, precision=FULL))
+        return others | torch
 
 
-def torch_label(method: str, form: str, precision: str = FULL) -> str:
-    """The name of a case of PyTorch."""
-    return f"torch {method}, {form}" + f", {precision}" * (precision != FULL)
+COLUMNS = ("over deterministic", "over float32", "over without remat", "over PyTorch")
+
+
+def ways(size: Size) -> Iterator[Way]:
+    """All cases of a net: those of vnets, then those of PyTorch."""
+    yield from (Way(OURS, method) for method in size.methods)
+    yield from (Way(OURS, method, HALF) for method in size.half)
+    yield from (Way(OURS, method, form=REMAT) for method in size.remat)
+    for method in (m for m in IN_TORCH if m in size.methods):
+        for form in size.forms:
+            if form != COMPILED or method in size.compiled:
+                yield Way(THEIRS, method, FULL, form)
+                if method in size.half:
+                    yield Way(THEIRS, method, HALF, form)
 
 
 def product_label(library: str, precision: str) -> str:
     """The name of a case that measures the device's peak."""
     return f"{library} matmul, {precision}"
-
-
-def ours(size: Size) -> Iterator[tuple[str, str, bool]]:
-    """Method, precision and remat of each case of vnets."""
-    yield from ((method, FULL, False) for method in size.methods)
-    yield from ((method, HALF, False) for method in size.half)
-    yield from ((method, FULL, True) for method in size.remat)
-
-
-def theirs(size: Size) -> Iterator[tuple[str, str, str]]:
-    """Method, form and precision of each case of PyTorch."""
-    for method in (m for m in IN_TORCH if m in size.methods):
-        for form in size.forms:
-            if form != COMPILED or method in size.compiled:
-                yield method, form, FULL
-                if method in size.half:
-                    yield method, form, HALF
 
 
 def finish(size: Size, product_flops: int, parts, times):
@@ -52,104 +79,69 @@ def finish(size: Size, product_flops: int, parts, times):
       parts: of the report so far.
       times: ms by round of each case.
     """
-    best = _best(size, times)
-    peaks = {
-        precision: 1e3 * product_flops / min(shortest)
-        for precision in (FULL, HALF)
-        if (shortest := _shortest(times, precision))
+    peaks = {}
+    for precision in (FULL, HALF):
+        products = (product_label(library, precision) for library in LIBRARIES)
+        shortest = [min(times[case]) for case in products if case in times]
+        if shortest:
+            peaks[precision] = 1e3 * product_flops / min(shortest)
+    made = [way for way in ways(size) if str(way) in times]
+    cases = {str(way): parts["cases"][str(way)] for way in made}
+    for way in made:
+        per_second = 1e3 / cases[str(way)]["median"]
+        cases[str(way)]["images_per_second"] = size.batch * per_second
+        rate = size.flops * per_second
+        cases[str(way)]["of_peak"] = rate / peaks[way.precision]
+    torch = _torch(made, times)
+    compared = {
+        way: way.against(torch.get((way.method, way.precision), {}))
+        for way in made
+        if way.library == OURS
     }
-    cases = {n: one for n, one in parts["cases"].items() if "matmul" not in n}
-    for case, summary in cases.items():
-        per_second = 1e3 / summary["median"]
-        peak = peaks[HALF if HALF in case else FULL]
-        summary["images_per_second"] = size.batch * per_second
-        summary["of_peak"] = size.flops * per_second / peak
-    ratios = timing.ratios(times, _pairs(size, best))
-    notes = parts["notes"]
-    if best:
-        forms = ", ".join(best.values())
-        notes.append(f"PyTorch's fastest forms: {forms}.")
-    return {
-        "cases": cases,
-        "overview": _overview(size, cases, ratios, best),
-        "ratios": ratios,
-        "values": {
-            "useful GFLOP of a step": size.flops / 1e9,
+    pairs = [(str(way), o) for way, others in compared.items() for o in others.values()]
+    best = {key: columns["over PyTorch"] for key, columns in torch.items()}
+    pairs += [
+        (case, best[PLAIN, precision])
+        for (method, precision), case in best.items()
+        if method != PLAIN and (PLAIN, precision) in best
+    ]
+    named = {f"{one} / {other}": (one, other) for one, other in pairs}
+    ratios = timing.ratios(times, named)
+    columns = [*COLUMNS, *(f"over PyTorch, {form}" for form in size.forms)]
+    overview = {}
+    for way, others in compared.items():
+        case = cases[str(way)]
+        overview[str(way).removeprefix(f"{OURS} ")] = {
+            "ms per step": case["median"],
+            "images per second": case["images_per_second"],
+            "of the peak": case["of_peak"],
+            "peak MiB": case["peak_mib"],
             **{
-                f"peak of matrix products, {precision}, GFLOP/s": rate / 1e9
-                for precision, rate in peaks.items()
-            },
-        },
-        "notes": notes,
-    }
-
-
-def _shortest(times, precision: str) -> list[float]:
-    """Of each library the shortest call of the matrix products."""
-    named = (product_label(library, precision) for library in LIBRARIES)
-    return [min(times[case]) for case in named if case in times]
-
-
-def _best(size: Size, times) -> dict[tuple[str, str], str]:
-    """(method, precision) to the fastest case of PyTorch, of those measured."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for method, form, precision in theirs(size):
-        case = torch_label(method, form, precision)
-        if case in times:
-            found.setdefault((method, precision), []).append(case)
-    return {key: timing.best(times, names) for key, names in found.items()}
-
-
-def _pairs(size: Size, best) -> dict[str, tuple[str, str]]:
-    """Pairs of cases whose times are compared, by the names of the ratios."""
-    pairs = []
-    for method, precision, remat in ours(size):
-        case, key = label(method, precision, remat), (method, precision)
-        pairs += [
-            (case, other) for other in _compared(size, *key, remat, best).values()
-        ]
-        if method != PLAIN and not remat and {key, (PLAIN, precision)} <= set(best):
-            pairs.append((best[key], best[PLAIN, precision]))
-    return {f"{one} / {other}": (one, other) for one, other in pairs}
-
-
-def _compared(
-    size: Size, method: str, precision: str, remat: bool, best
-) -> dict[str, str]:
-    """What a case of vnets is compared with, by the names of the columns."""
-    if remat:
-        return {"over without remat": label(method)}
-    others = {}
-    if method != PLAIN:
-        others["over deterministic"] = label(PLAIN, precision)
-    if precision != FULL:
-        others["over float32"] = label(method)
-    if (method, precision) in best:
-        others["over PyTorch"] = best[method, precision]
-        for form in (form for form in size.forms if form != COMPILED):
-            other = torch_label(method, form, precision)
-            others[f"over PyTorch, {form}"] = other
-    return others
-
-
-def _overview(size: Size, found, ratios, best) -> dict[str, dict[str, float | None]]:
-    """A row for each method and precision of vnets: what a reader asks first."""
-    columns = ["over deterministic", "over float32", "over without remat"]
-    columns += ["over PyTorch", *(f"over PyTorch, {form}" for form in size.forms)]
-    rows = {}
-    for method, precision, remat in ours(size):
-        case = label(method, precision, remat)
-        if case not in found:
-            continue
-        compared = _compared(size, method, precision, remat, best)
-        rows[case.removeprefix("vnets ")] = {
-            "ms per step": found[case]["median"],
-            "images per second": found[case]["images_per_second"],
-            "of the peak": found[case]["of_peak"],
-            "peak MiB": found[case]["peak_mib"],
-            **{
-                column: ratios.get(f"{case} / {compared.get(column)}", {}).get("median")
+                column: ratios.get(f"{way} / {others.get(column)}", {}).get("median")
                 for column in columns
             },
         }
-    return rows
+    forms = f"PyTorch's fastest forms: {', '.join(best.values())}."
+    gigaflops = {
+        f"peak of matrix products, {precision}, GFLOP/s": rate / 1e9
+        for precision, rate in peaks.items()
+    }
+    return {
+        "cases": cases,
+        "overview": overview,
+        "ratios": ratios,
+        "values": {"useful GFLOP of a step": size.flops / 1e9, **gigaflops},
+        "notes": parts["notes"] + [forms] * bool(best),
+    }
+
+
+def _torch(made: list[Way], times) -> dict[tuple[str, str], dict[str, str]]:
+    """(method, precision) to the cases of PyTorch: the fastest, and each layout."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for way in (way for way in made if way.library == THEIRS):
+        key = way.method, way.precision
+        found.setdefault(key, {})[f"over PyTorch, {way.form}"] = str(way)
+    return {
+        key: {"over PyTorch": timing.best(times, list(forms.values())), **forms}
+        for key, forms in found.items()
+    }

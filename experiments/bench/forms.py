@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 from experiments.bench import steps, timing, workloads
+from experiments.bench.comparisons import OURS, Way
 from experiments.bench.measuring import Benchmark, Case
 from vnets import backend
 
@@ -57,7 +58,7 @@ def benchmark(quick: bool) -> Benchmark:
 
 def _build(change: dict[str, Any], size: workloads.Size) -> timing.Ready:
     with backend.use(**change):
-        return steps.build("lenet5", size, "LRT")
+        return steps.build("lenet5", size, Way(OURS, "LRT"))
 
 
 BENCHMARKS = {"forms": benchmark}

@@ -1,7 +1,6 @@
 """What a benchmark measured, as JSON, and as Markdown generated from it."""
 
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ of the shortest times. Peak memory is that of a process that runs only this case
 its imports, compilation included.
 """
 DETAILS = "Every case, with quartiles, memory and compiling, and every ratio"
-NONE = "-"  # where there is no number
 PERCENT = ("of the peak",)  # columns of an overview that are shares
 
 
@@ -43,9 +41,8 @@ def measure(
     benchmark = suite.find(name, quick)
     rounds = rounds or (2 if quick else benchmark.rounds)
     parts = measuring.measure(name, benchmark, rounds=rounds, quick=quick, say=say)
-    installed = importlib.util.find_spec("torch")
-    version = importlib.metadata.version("torch") if installed else None
-    environment["versions"]["torch"] = version
+    installed = list(importlib.metadata.distributions(name="torch"))
+    environment["versions"]["torch"] = installed[0].version if installed else None
     return {
         "schema": SCHEMA,
         "name": name,
@@ -93,31 +90,29 @@ def read_all(folder: Path) -> list[Report]:
 
 def markdown(reports: Sequence[Report]) -> str:
     """The README: a function of the reports alone."""
-    return "\n".join([INTRODUCTION, *(_section(report) for report in reports)])
+    return "\n".join([INTRODUCTION, *map(section, reports)])
 
 
-def _section(report: Report) -> str:
+def section(report: Report) -> str:
+    """All of one report."""
     parts = [f"## {report['title']}", _where(report)]
     if report["quick"]:
         parts.append("**A quick run with tiny sizes: these numbers mean nothing.**")
     first, every = overview(report), [markdown_table(*t) for t in tables(report)]
+    drawn = report["name"] in figures.OF
+    image = [f"![{report['title']}]({report['name']}.png)"] * drawn
     if first:
-        parts.append(markdown_table(*first))
         summary = f"<details>\n<summary>{DETAILS}</summary>"
-        every = [summary, *every, "</details>"]
-    image = [f"![{report['title']}]({report['name']}.png)"]
-    image = image if report["name"] in figures.OF else []
-    parts += [*image, *every] if first else [*every, *image]
-    parts += report["notes"]
-    return "\n\n".join(parts) + "\n"
+        parts += [markdown_table(*first), *image, summary, *every, "</details>"]
+    else:
+        parts += [*every, *image]
+    return "\n\n".join(parts + report["notes"]) + "\n"
 
 
 def _where(report: Report) -> str:
     """Device, software and settings that all numbers of a report belong to."""
     versions, git = report["versions"], report["git"]
-    software = [
-        f"{name} {versions[name]}" for name in ("jax", "torch") if versions[name]
-    ]
+    software = [f"{n} {versions[n]}" for n in ("jax", "torch") if versions[n]]
     commit = git["commit"][:10] if git["commit"] else "none"
     changed = " with changes" if git["dirty"] and git["commit"] else ""
     settings = ", ".join(f"{k} {v}" for k, v in report["settings"].items())
@@ -130,8 +125,7 @@ def _where(report: Report) -> str:
 def device(report: Report) -> str:
     """The device and how much of it was used."""
     where = report["device"]
-    threads = f"{report['threads']} threads"
-    return f"{where['kind']} ({where['platform']}, {threads})"
+    return f"{where['kind']} ({where['platform']}, {report['threads']} threads)"
 
 
 def overview(report: Report) -> Table | None:
@@ -139,13 +133,11 @@ def overview(report: Report) -> Table | None:
     rows = report.get("overview", {})
     every = dict.fromkeys(column for row in rows.values() for column in row)
     known = [c for c in every if any(row.get(c) is not None for row in rows.values())]
-    if not known:
-        return None
     shown = [
         [name, *(_number(row.get(c), c in PERCENT) for c in known)]
         for name, row in rows.items()
     ]
-    return ["", *known], shown
+    return (["", *known], shown) if known else None
 
 
 def short(report: Report) -> list[Table]:
@@ -156,31 +148,29 @@ def short(report: Report) -> list[Table]:
 
 def tables(report: Report) -> list[Table]:
     """Cases, ratios and other values."""
-    unit, cases = report["unit"], report["cases"]
-    columns = {
-        f"{unit}, median [shortest]": lambda c: (
-            f"{_number(c['median'])} [{_number(c['min'])}]"
-        ),
-        "quartiles": _range,
-        "peak MiB": lambda c: _peak(c["peak_mib"]),
-        "compiling, s": lambda c: _number(c["compile_seconds"]),
-        "images/s": lambda c: _number(c["images_per_second"]),
-        "of the peak": lambda c: _number(c["of_peak"], percent=True),
-    }
-    rated = all("of_peak" in case for case in cases.values())  # of training steps only
-    columns = dict(list(columns.items())[: None if rated else -2])
+    cases, ratios = report["cases"], report["ratios"]
+    times = [f"{report['unit']}, median [shortest]", "quartiles"]
+    rates = {"images/s": "images_per_second", "of the peak": "of_peak"}  # of steps only
+    rates = {k: v for k, v in rates.items() if all(v in c for c in cases.values())}
     measured = [
-        [name, *(show_one(case) for show_one in columns.values())]
+        [
+            name,
+            f"{_number(case['median'])} [{_number(case['min'])}]",
+            _range(case),
+            "not measured" if case["peak_mib"] is None else f"{case['peak_mib']:.0f}",
+            _number(case["compile_seconds"]),
+            *(_number(case[key], column in PERCENT) for column, key in rates.items()),
+        ]
         for name, case in cases.items()
     ]
-    ratios = [
+    compared = [
         [name, _number(r["median"]), _range(r), _number(r["of_minima"])]
-        for name, r in report["ratios"].items()
+        for name, r in ratios.items()
     ]
     values = [[name, _number(v)] for name, v in report.get("values", {}).items()]
     every = [
-        (["case", *columns], measured),
-        (["ratio of times", "median", "quartiles", "of the shortest"], ratios),
+        (["case", *times, "peak MiB", "compiling, s", *rates], measured),
+        (["ratio of times", "median", "quartiles", "of the shortest"], compared),
         (["other", "value"], values),
     ]
     return [table for table in every if table[1]]
@@ -188,7 +178,7 @@ def tables(report: Report) -> list[Table]:
 
 def _number(value: float | None, percent: bool = False) -> str:
     if value is None:
-        return NONE
+        return "-"
     if percent:
         return f"{100 * value:.3g} %"
     if 1e-3 <= abs(value) < 1000 or not value:
@@ -200,10 +190,6 @@ def _range(summary: dict) -> str:
     return f"{_number(summary['q1'])} to {_number(summary['q3'])}"
 
 
-def _peak(mib: float | None) -> str:
-    return "not measured" if mib is None else f"{mib:.0f}"
-
-
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A table as Markdown; the first column is text, the others numbers."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
@@ -212,10 +198,3 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
         for line in lines
     )
-
-
-def show(report: Report, console) -> None:
-    """Prints a report on a rich console."""
-    from rich.markdown import Markdown
-
-    console.print(Markdown(_section(report)))

@@ -15,15 +15,13 @@ from jax import lax, random
 
 from experiments.bench import timing, torch_nets, workloads
 from experiments.bench.comparisons import (
-    FULL,
-    HALF,
-    LIBRARIES,
+    OURS,
+    REMAT,
+    THEIRS,
+    Way,
     finish,
-    label,
-    ours,
     product_label,
-    theirs,
-    torch_label,
+    ways,
 )
 from experiments.bench.measuring import Benchmark, Case
 from experiments.bench.workloads import METHODS, WORKLOADS, Size
@@ -48,24 +46,22 @@ def benchmark(name: str, quick: bool) -> Benchmark:
     """vnets, PyTorch and the matrix products on one net."""
     workload = WORKLOADS[name]
     size = workload.size(quick)
-    precisions = (FULL, HALF) if size.half else (FULL,)
-    cases = {}
-    for method, precision, remat in ours(size):
-        build_one = functools.partial(build, name, size, method, precision, remat)
-        made = Case(build_one, steps_of(size, method))
-        cases[label(method, precision, remat)] = made
-    for method, form, precision in theirs(size):
-        build_one = functools.partial(_build_torch, name, size, method, form, precision)
-        made = Case(build_one, size.steps, ("torch",), optional=True)
-        cases[torch_label(method, form, precision)] = made
     edge, products = PRODUCTS[workloads.device_kind(quick)]
-    peaks = {}
-    for precision in precisions:
-        for library, make in zip(LIBRARIES, BUILD_PRODUCTS, strict=True):
-            build_one = functools.partial(make, edge, products, precision)
-            foreign = library == "torch"
-            imports = ("torch",) if foreign else ("jax",)
-            made = Case(build_one, imports=imports, warmup=2, optional=foreign)
+    needs = {
+        OURS: {"imports": ("jax",)},
+        THEIRS: {"imports": ("torch",), "optional": True},
+    }
+    cases, peaks = {}, {}
+    for way in ways(size):
+        build_one = {OURS: build, THEIRS: _build_torch}[way.library]
+        calls = functools.partial(build_one, name, size, way)
+        steps = steps_of(size, way.method)
+        cases[str(way)] = Case(calls, steps, **needs[way.library])
+    for precision in dict.fromkeys(way.precision for way in ways(size)):
+        for library in (OURS, THEIRS):
+            make = {OURS: _build_product, THEIRS: torch_nets.build_product}[library]
+            calls = functools.partial(make, edge, products, precision)
+            made = Case(calls, warmup=2, **needs[library])
             peaks[product_label(library, precision)] = made
     height, width, channels = size.shape
     return Benchmark(
@@ -92,11 +88,6 @@ def steps_of(size: Size, method: str) -> int:
     return 1 if method == "per example" else size.steps
 
 
-def split_of(size: Size, steps: int):
-    """Random examples for so many steps."""
-    return workloads.random_split(size.batch * steps, size.shape, size.net.classes)
-
-
 def _weights(size: Size) -> int:
     init = functools.partial(size.net.init, x=jnp.zeros((1, *size.shape)))
     params = jax.eval_shape(init, random.key(0))["params"]
@@ -118,17 +109,13 @@ def _build_product(edge: int, products: int, precision: str) -> timing.Ready:
     return timing.ready(chain, a, b)
 
 
-BUILD_PRODUCTS = (_build_product, torch_nets.build_matmul)  # as LIBRARIES
-
-
-def build(
-    name: str, size: Size, method: str, precision: str = FULL, remat: bool = False
-) -> timing.Ready:
+def build(name: str, size: Size, way: Way) -> timing.Ready:
     """A compiled chunk of the net's training steps, ready to be called."""
-    workload, steps = WORKLOADS[name], steps_of(size, method)
-    model = workload.net(size.net, method)
-    mode = Mode(METHODS[method].estimator, "batch", precision, remat)
-    source = sources.Resident(split_of(size, steps), size.batch)
+    workload, steps = WORKLOADS[name], steps_of(size, way.method)
+    model = workload.net(size.net, way.method)
+    estimator = METHODS[way.method].estimator
+    mode = Mode(estimator, "batch", way.precision, way.form == REMAT)
+    source = sources.Resident(size.split(steps), size.batch)
 
     example = jnp.zeros((1, *size.shape), jnp.float32)
     init = train.initializer(model, example, mode=mode)
@@ -153,17 +140,15 @@ def build(
     return timing.Ready(call, seconds)
 
 
-def _build_torch(
-    name: str, size: Size, method: str, form: str, precision: str
-) -> timing.Ready:
+def _build_torch(name: str, size: Size, way: Way) -> timing.Ready:
     workload = WORKLOADS[name]
     return torch_nets.build(
         size.net.plan,
         size.shape,
-        workload.kinds(size.net, method),
-        form,
-        precision,
-        split_of(size, size.steps),
+        workload.kinds(size.net, way.method),
+        way.form,
+        way.precision,
+        size.split(size.steps),
         size.batch,
         workload.examples,
     )

@@ -7,17 +7,18 @@ which layers have which posterior, and by which estimator they are sampled.
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 
 from vnets import estimators, posteriors
+from vnets.data import Split
 from vnets.nets import VGG, LeNet5
 from vnets.nets.net import Net
 from vnets.nets.resnet import ResNet
 from vnets.plan import Shape, costs
 
+PLAIN = "deterministic"
 COMPILED = "compiled"
 FORMS = ("NCHW", "channels_last", COMPILED)  # of PyTorch
 GAUSSIAN, VARIANCE = "gaussian", "variance"
@@ -41,13 +42,13 @@ class Method:
 
 
 METHODS = {
-    "deterministic": Method(),
+    PLAIN: Method(),
     "variance": Method(VARIANCE, everywhere=False),
     "LRT": Method(GAUSSIAN),
     "per minibatch": Method(GAUSSIAN, estimators.weight_sampling),
     "per example": Method(GAUSSIAN, estimators.per_example_sampling),
 }
-IN_TORCH = ("deterministic", "variance", "LRT")
+IN_TORCH = (PLAIN, "variance", "LRT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,14 @@ class Size:
         """Useful operations of a step: the deterministic net's forward and backward."""
         adds = sum(c.multiply_adds for c in costs(self.net.plan, self.shape).values())
         return 2 * adds * (1 + BACKWARD) * self.batch
+
+    def split(self, steps: int) -> Split:
+        """Random images and labels of so many steps: it does not matter here."""
+        draw, n = np.random.default_rng(0), steps * self.batch
+        return Split(
+            draw.integers(0, 256, (n, *self.shape), np.uint8),
+            draw.integers(0, self.net.classes, n, np.int32),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,12 +204,3 @@ WORKLOADS = {
         rounds=4,
     ),
 }
-
-
-def random_split(n: int, shape: Shape, classes: int) -> SimpleNamespace:
-    """Random images and labels: nothing here depends on what is learned."""
-    generator = np.random.default_rng(0)
-    return SimpleNamespace(
-        image=generator.integers(0, 256, (n, *shape), np.uint8),
-        label=generator.integers(0, classes, n, np.int32),
-    )
