@@ -15,6 +15,7 @@ its results but for those that take the place of arguments, and its temporary bu
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -79,8 +80,9 @@ def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
         name: training_step(net, way, key, quiet=name == "none")
         for name, way in WAYS.items()
     }
-    runs = {
-        name: _repeated(thunk, 1 if name == SLOW else spec.steps)
+    calls = {name: 1 if name == SLOW else spec.steps for name in WAYS}
+    runs: dict[str, Thunk] = {
+        name: lambda thunk=thunk, n=calls[name]: [thunk() for _ in range(n)]
         for name, (thunk, _) in steps.items()
     }
     runs["forward"] = _forward(net, key)
@@ -90,7 +92,7 @@ def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
         runs[name] = alone.call
     times = timing.interleave(runs, spec.rounds, warmup=1)
     for name in WAYS:
-        times[name] = [t / (1 if name == SLOW else spec.steps) for t in times[name]]
+        times[name] = [t / calls[name] for t in times[name]]
     medians = {name: timing.summary(ms)["median"] for name, ms in times.items()}
     evals = {
         name: {
@@ -105,10 +107,8 @@ def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
     pairs["throughput"] = "draws", "forward"
     pairs["own_throughput"] = "own_draws", "forward"
     evals["ratios"] = {n: timing.ratio(times, *pair) for n, pair in pairs.items()}
-    memory = evals[SLOW]["peak_mib"] / evals["lrt"]["peak_mib"]
-    evals["ratios"]["memory"] = memory
-    per_example = sum(w.size for w in _weights(net, key))
-    draws = net.source.batch_size * per_example
+    evals["ratios"]["memory"] = steps[SLOW][1] / steps["lrt"][1]
+    draws = net.source.batch_size * sum(map(math.prod, shapes))
     return Measured(evals, _sweeps(spec, draws / medians["own_draws"], key))
 
 
@@ -146,14 +146,6 @@ def training_step(
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     planned = plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
     return thunk, planned / timing.MIB
-
-
-def _repeated(thunk: Thunk, times: int) -> Thunk:
-    def run():
-        for _ in range(times):
-            thunk()
-
-    return run
 
 
 def _weights(net: classifier.Classifier, key: Key) -> list[jax.ShapeDtypeStruct]:
