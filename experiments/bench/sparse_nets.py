@@ -5,6 +5,7 @@ does not depend on what was learned, but on what is left. The same net without z
 takes turns with them, in JAX and as one writes it in NumPy.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -19,16 +20,17 @@ from vnets import compact
 from vnets.nets import VGG
 from vnets.nets.net import Net
 from vnets.nets.resnet import ResNet
-from vnets.plan import Conv, Dense, Shape, placed
+from vnets.plan import Shape
 
 BITS = 8
 ZEROS = (0.8, 0.9, 0.95, 0.98)
+ALIVE = {"zero_last_scale": False}  # else a block is its shortcut at the start
 # Name of the net to itself, the shape of an image and the batches.
 Nets = dict[str, tuple[Net, Shape, tuple[int, ...]]]
 NETS: dict[str, Nets] = {
-    "quick": {"ResNet": (ResNet(3, stages=(1,), width=2), (16, 16, 3), (1, 2))},
+    "quick": {"ResNet": (ResNet(3, (1,), 2, **ALIVE), (16, 16, 3), (1, 2))},
     "full": {
-        "ResNet-50": (ResNet(), (224, 224, 3), (1, 8)),
+        "ResNet-50": (ResNet(**ALIVE), (224, 224, 3), (1, 8)),
         "VGG-like": (VGG(), (32, 32, 3), (1, 32)),
     },
 }
@@ -98,40 +100,19 @@ def benchmark(quick: bool) -> Benchmark:
 
 
 def sparse_graph(model: Net, shape: Shape, zeros: float) -> compact.Graph:
-    """A net of random weights, a share of them zero; its normalization does nothing.
+    """A net as it starts, a share of its weights zero.
 
-    Weights have the variance 2 / (inputs that are left), so that activations neither
-    vanish nor grow.
+    What is left grows as much as others were taken, so that activations do not vanish.
     """
-    draw = np.random.default_rng(0)
-    like = jax.eval_shape(
-        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    )
-    params = {
-        name: {
-            vector: np.full(value.shape, vector == "scale", np.float32)
-            for vector, value in layer.items()
-            if vector != "kernel"
-        }
-        for name, layer in like["params"].items()
+    x = jnp.zeros((1, *shape), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    graph = compact.fold_norms(compact.capture(model, variables, shape))
+    draw, grown = np.random.default_rng(0), np.float32(1 / math.sqrt(1 - zeros))
+    kernels = {
+        name: np.where(draw.random(kernel.shape) < zeros, np.float32(0), grown * kernel)
+        for name, kernel in graph.kernels.items()
     }
-    for step, before, _ in placed(model.plan, shape):
-        if isinstance(step, Conv | Dense):
-            taps = math.prod(step.kernel) if isinstance(step, Conv) else 1
-            kernel = like["params"][step.name]["kernel"]
-            alive = draw.random(kernel.shape) >= zeros
-            scale = math.sqrt(2 / (taps * before[-1] * (1 - zeros)))
-            weights = scale * draw.standard_normal(kernel.shape, np.float32)
-            params[step.name]["kernel"] = np.where(alive, weights, np.float32(0))
-    seen = {
-        name: {
-            "mean": np.zeros(norm["mean"].shape, np.float32),
-            "var": np.ones(norm["var"].shape, np.float32),
-        }
-        for name, norm in like.get("batch_stats", {}).items()
-    }
-    variables = {"params": params, "batch_stats": seen}
-    return compact.fold_norms(compact.capture(model, variables, shape))
+    return dataclasses.replace(graph, kernels=kernels)
 
 
 def content(model: Net, shape: Shape, zeros: float) -> bytes:
