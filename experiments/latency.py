@@ -10,7 +10,6 @@ the fastest calls are measured as well.
 import json
 import os
 import pickle
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -151,8 +150,9 @@ def _compare(graph: Graph, file: Path, seconds: float) -> dict:
         }
         least, most = ROUNDS
         taken = timing.interleave(contenders, most, 1, seconds, at_least=least)
-        found[f"batch_{batch}"] = {k: statistics.median(v) for k, v in taken.items()}
-        found[f"fastest_{batch}"] = {k: min(v) for k, v in taken.items()}
+        times = {name: timing.summary(ms) for name, ms in taken.items()}
+        for part, which in (("batch", "median"), ("fastest", "min")):
+            found[f"{part}_{batch}"] = {name: one[which] for name, one in times.items()}
     return found
 
 
