@@ -18,6 +18,7 @@ from claims import every
 from jax import random
 
 from experiments.bench import (
+    comparisons,
     figures,
     forms,
     measuring,
@@ -148,11 +149,52 @@ def test_sizes_are_for_the_device(monkeypatch):
                 layers = workload.kinds(size.net, "variance")
                 assert 0 < len(layers) < len(size.net.layers)
             assert set(workload.kinds(size.net, "LRT")) == set(size.net.layers)
+            if size is not workload.sizes["quick"]:  # both layouts, both precisions
+                assert {"NCHW", "channels_last"} <= set(size.forms)
+                assert "deterministic" in size.half
     assert workloads.device_kind(quick=False) == "cpu"
     monkeypatch.setattr(workloads.jax, "default_backend", lambda: "gpu")
     vgg = workloads.WORKLOADS["vgg"].size(quick=False)
     assert vgg.batch >= 1024
     assert vgg.flops == 6 * 1024 * 313_463_808  # 3 x 3 taps of VGG-16 at 32 x 32
+
+
+def test_pytorch_is_compared_by_precision_in_each_layout_and_its_fastest():
+    size = workloads.Size(
+        nets.MLP((4,), 3),
+        (3, 3, 1),
+        2,
+        methods=("deterministic", "LRT"),
+        half=("deterministic",),
+        remat=("LRT",),
+        forms=("NCHW", "channels_last"),
+    )
+    names = [str(way) for way in comparisons.ways(size)]
+    products = [
+        comparisons.product_label("vnets", precision)
+        for precision in ("float32", "bfloat16")
+    ]
+    times = {name: [2.0 + i] for i, name in enumerate([*names, *products])}
+    times["torch deterministic, channels_last, bfloat16"] = [1.0]
+    cases = {name: {"median": ms, "peak_mib": None} for name, [ms] in times.items()}
+    found = comparisons.finish(size, 10, {"cases": cases, "notes": []}, times)
+    assert set(found["cases"]) == set(names)
+    for case, best in (
+        ("deterministic", "torch deterministic, NCHW"),
+        ("deterministic, bfloat16", "torch deterministic, channels_last, bfloat16"),
+        ("LRT", "torch LRT, NCHW"),
+    ):
+        row, [mine] = found["overview"][case], times[f"vnets {case}"]
+        half = ", bfloat16" * ("bfloat16" in case)
+        for form in size.forms:
+            other = f"torch {case.removesuffix(half)}, {form}{half}"
+            assert row[f"over PyTorch, {form}"] == mine / times[other][0]
+        assert row["over PyTorch"] == mine / times[best][0]
+        assert best in found["notes"][0]
+    assert "torch LRT, NCHW / torch deterministic, NCHW" in found["ratios"]
+    remat = found["overview"]["LRT, remat"]
+    assert remat["over PyTorch"] is None
+    assert remat["over without remat"] == times["vnets LRT, remat"][0] / 3.0
 
 
 def test_optional_cases_that_fail_are_notes(alone):
