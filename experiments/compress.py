@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments import core, cuts, latency, running, thresholds
 from experiments import spec as parts
+from experiments.bench import timing
 from experiments.spec import ConfigError
 from vnets import compact, data, edits, priors
 from vnets.checkpoint import WorkdirError
@@ -87,7 +88,7 @@ def compress_net(
         raise ConfigError(f"{out} is a folder; give a file")
     if not os.access(folder, os.W_OK):
         raise WorkdirError(f"not allowed to write into {folder}")
-    most = latency.cores()
+    most = timing.cores()
     if not 1 <= threads <= most:
         raise ConfigError(f"threads must be 1 to {most}, the cores there are")
     collections = net.collections

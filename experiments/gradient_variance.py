@@ -76,10 +76,6 @@ class Variance:
     squares: np.ndarray
     batch_size: int
 
-    def times(self, factor: float) -> "Variance":
-        """The variance of what is sqrt(factor) as large."""
-        return Variance(self.value * factor, self.squares * factor, self.batch_size)
-
 
 # {layer: {kind: Variance}}
 Variances = dict[str, dict[str, Variance]]
@@ -255,54 +251,49 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
         return spread(one, names, mode, split, keys, batch_size, draws, centre)
 
     whole, centre = of("lrt", estimators.lrt, sizes[-1])
-    alone = {"none": of("none", estimators.lrt, 1)[0]}
-    alone |= {name: of(name, f, 1)[0] for name, f in OWN_NOISE.items()}
-    found = {name: {size: _over(alone[name], size) for size in sizes} for name in alone}
-    found |= {
-        name: {size: of(name, f, size, centre)[0] for size in sizes}
-        for name, f in SHARED_NOISE.items()
+    ways = {"none": estimators.lrt, **OWN_NOISE}
+    alone = {name: of(name, way, 1)[0] for name, way in ways.items()}
+    shared = {
+        name: {size: of(name, way, size, centre)[0] for size in sizes}
+        for name, way in SHARED_NOISE.items()
     }
     evals, curves = {}, {}
     for place, layer in layers.items():
-        at = {
-            name: {size: one[layer] for size, one in by_size.items()}
-            for name, by_size in found.items()
-        }
         single = {name: one[layer] for name, one in alone.items()}
+        at = {
+            # The mean of M independent examples varies by 1 / M of one.
+            **{name: {m: _over(one, m) for m in sizes} for name, one in single.items()},
+            **{name: {m: shared[name][m][layer] for m in sizes} for name in shared},
+        }
         evals[place] = _metrics(at, single, whole[layer], sizes[-1])
         curves[place] = _curve(at, single, sizes)
     return Measured(evals, curves)
 
 
-def _over(alone: Variances, size: int) -> Variances:
-    """The variance of the mean of `size` independent examples."""
+def _over(kinds: dict[str, Variance], m: int) -> dict[str, Variance]:
     return {
-        layer: {kind: one.times(1 / size) for kind, one in kinds.items()}
-        for layer, kinds in alone.items()
+        kind: Variance(one.value / m, one.squares / m, one.batch_size)
+        for kind, one in kinds.items()
     }
 
 
 def _metrics(at, alone, whole, size: int) -> dict[str, float]:
     """The cells of a table: at minibatches of `size`, and for one example."""
-    lrt = at["lrt"][size]
+    here = {name: by_size[size] for name, by_size in at.items()}
+    lrt = here.pop("lrt")
     metrics = {"lrt": lrt["theta"].value}
     # What the theory says is 1: minibatches of LRT drawn, over examples alone.
     metrics |= _ratio("independence", whole["theta"], lrt["theta"])
-    for name in at:
-        if name == "lrt":
-            continue
-        here = at[name][size]
-        metrics |= _ratio(name, here["theta"], lrt["theta"])
-        if name in SHARED_NOISE:
-            one = at["separate"][size]["theta"]
-            metrics[f"{name}_covariance"] = 1 - one.value / here["theta"].value
-            metrics |= _ratio(f"{name}_of_separate", here["theta"], one)
-        if name == "single":
-            for kind in KINDS[1:]:
-                metrics |= _ratio(f"{name}_{kind}", here[kind], lrt[kind])
+    for name, kinds in here.items():
+        metrics |= _ratio(name, kinds["theta"], lrt["theta"])
+    for name in SHARED_NOISE:
+        one, other = here[name]["theta"], here["separate"]["theta"]
+        metrics[f"{name}_covariance"] = 1 - other.value / one.value
+        metrics |= _ratio(f"{name}_of_separate", one, other)
     for kind in KINDS:
-        pair = alone["separate"][kind], alone["lrt"][kind]
-        metrics |= _ratio(f"one_{kind}", *pair)
+        metrics |= _ratio(f"one_{kind}", alone["separate"][kind], alone["lrt"][kind])
+        if kind != "theta":
+            metrics |= _ratio(f"single_{kind}", here["single"][kind], lrt[kind])
     return metrics
 
 

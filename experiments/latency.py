@@ -9,16 +9,15 @@ the fastest calls are measured as well.
 
 import json
 import os
-import statistics
+import pickle
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from experiments.bench import timing
 from experiments.config_files import ROOT
 from vnets import compact
 from vnets.compact import Graph
@@ -102,13 +101,6 @@ def _windows(x, size, strides, padding: str, beyond: float = 0.0) -> np.ndarray:
     return windows[:, :: strides[0], :: strides[1]]
 
 
-def cores() -> int:
-    """How many cores this process, and the one that measures, may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def measure(
     graph: Graph, file: Path | str, threads: int = 1, seconds: float = 2.0
 ) -> dict:
@@ -120,87 +112,52 @@ def measure(
     Args:
       graph: the dense net, without normalization.
       file: the .vnz of the same net.
-      threads: cores that the process is bound to, at most `cores()`.
+      threads: cores that the process is bound to, at most `timing.cores()`.
       seconds: for each batch size, all contenders together.
 
     Raises:
       RuntimeError: the process that measures failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dense.npz"
-        arrays = {f"kernels/{name}": value for name, value in graph.kernels.items()}
-        arrays |= {f"biases/{name}": value for name, value in graph.biases.items()}
-        np.savez(path, allow_pickle=False, **arrays)
-        module = [sys.executable, "-m", "experiments.latency"]
-        command = [*module, str(path), str(Path(file).absolute())]  # it runs in ROOT
-        settings = dict.fromkeys(THREAD_SETTINGS, str(threads))
-        done = subprocess.run(
-            [*command, str(threads), str(seconds)],
-            cwd=ROOT,
-            env={**os.environ, **settings, "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-        )
+    given = graph, Path(file).absolute(), seconds  # the process runs in ROOT
+    settings = dict.fromkeys(THREAD_SETTINGS, str(threads))
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.latency", str(threads)],
+        input=pickle.dumps(given),
+        cwd=ROOT,
+        env={**os.environ, **settings, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+    )
     if done.returncode:
-        raise RuntimeError(f"latency could not be measured: {done.stderr[-2000:]}")
+        reason = done.stderr.decode(errors="replace")[-2000:]
+        raise RuntimeError(f"latency could not be measured: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _in_turns(
-    contenders: dict, x: np.ndarray, seconds: float
-) -> dict[str, list[float]]:
-    """Milliseconds of each call of each."""
-    for run in contenders.values():
-        run(x)
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    least, most = ROUNDS
-    began = time.monotonic()
-    for number in range(most):
-        if number >= least and time.monotonic() - began > seconds:
-            break
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run(x)
-            taken[name].append(1e3 * (time.perf_counter() - start))
-    return taken
-
-
-def _main(dense: str, file: str, threads: str, seconds: str) -> None:
-    """The process that `measure` starts; prints one line of JSON."""
-    if hasattr(os, "sched_setaffinity"):
-        # Before JAX is imported: XLA makes as many threads as it may use cores.
-        cores = sorted(os.sched_getaffinity(0))[: int(threads)]
-        os.sched_setaffinity(0, cores)
+def _compare(graph: Graph, file: Path, seconds: float) -> dict:
+    """What `measure` returns but for the threads; in the process that it starts."""
     import jax
 
     predictor = compact.load(file)
-    graph = _dense_graph(dense, predictor.net)
     model, variables = graph.to_flax()
     apply = jax.jit(model.apply)
-    contenders = {
-        "compact": predictor,
-        "dense_numpy": lambda x: dense_numpy(graph, x),
-        "dense_jax": lambda x: jax.block_until_ready(apply(variables, x)),
-    }
-    draw = np.random.default_rng(0)
-    found: dict = {"threads": int(threads), "forms": predictor.forms}
+    found: dict = {"forms": predictor.forms}
     for batch in BATCHES:
-        x = draw.random((batch, *graph.shape), np.float32)
-        taken = _in_turns(contenders, x, float(seconds))
-        found[f"batch_{batch}"] = {k: statistics.median(v) for k, v in taken.items()}
-        found[f"fastest_{batch}"] = {k: min(v) for k, v in taken.items()}
-    print(json.dumps(found))
-
-
-def _dense_graph(path: str, net: compact.Compact) -> Graph:
-    """The arrays of `measure`, with the plan of the compact net at full width."""
-    with np.load(path, allow_pickle=False) as arrays:
-        parts: dict[str, dict[str, np.ndarray]] = {"kernels": {}, "biases": {}}
-        for key, value in arrays.items():
-            kind, _, name = key.partition("/")
-            parts[kind][name] = value
-    return Graph(net.plan, net.shape, **parts).with_own_widths()
+        x = np.random.default_rng(0).random((batch, *graph.shape), np.float32)
+        contenders = {
+            "compact": lambda x=x: predictor(x),
+            "dense_numpy": lambda x=x: dense_numpy(graph, x),
+            "dense_jax": lambda x=x: jax.block_until_ready(apply(variables, x)),
+        }
+        least, most = ROUNDS
+        taken = timing.interleave(contenders, most, 1, seconds, at_least=least)
+        times = {name: timing.summary(ms) for name, ms in taken.items()}
+        for part, which in (("batch", "median"), ("fastest", "min")):
+            found[f"{part}_{batch}"] = {name: one[which] for name, one in times.items()}
+    return found
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    cores = int(sys.argv[1])
+    timing.use_threads(cores)  # before JAX starts: XLA makes a thread for each core
+    made = _compare(*pickle.load(sys.stdin.buffer))
+    print(json.dumps({"threads": cores, **made}))

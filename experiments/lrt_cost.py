@@ -14,20 +14,23 @@ its results but for those that take the place of arguments, and its temporary bu
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax, random
+from jax import random
 from ml_collections import ConfigDict
 
 from experiments import spec as parts
 from experiments import trained
-from experiments.bench import timing
+from experiments.bench import lrt_layer, timing
+from experiments.bench.timing import Thunk
 from experiments.core import Measured, Study
 from experiments.kinds import classify
 from experiments.kinds.classify import Classify
-from vnets import backend, estimators, nodes, noise, ops, parallel, train
+from vnets import estimators, noise, ops, parallel, train
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
@@ -52,7 +55,6 @@ PLATFORMS = ("cpu", "gpu")
 PRODUCTS = 6  # matrix products in LRT and its gradient: two forward, four backward
 COUNTS = ("rounds", "steps")
 SWEEPS = ("widths", "batches")
-Thunk = Callable[[], None]
 
 
 def build(config) -> Study:
@@ -85,18 +87,19 @@ def _measure(spec, net: Classify, key: Key) -> Measured:
         name: training_step(net, way, key, quiet=name == "none")
         for name, way in WAYS.items()
     }
-    runs = {
-        name: _repeated(thunk, 1 if name == SLOW else spec.steps)
+    calls = {name: 1 if name == SLOW else spec.steps for name in WAYS}
+    runs: dict[str, Thunk] = {
+        name: lambda thunk=thunk, n=calls[name]: [thunk() for _ in range(n)]
         for name, (thunk, _) in steps.items()
     }
     runs["forward"] = _forward(net, key)
     shapes = [w.shape for w in _weights(net, key)]
     for name, draw in (("draws", random.normal), ("own_draws", noise.normal)):
-        runs[name] = _bare_draws(draw, shapes, net, key)
-    timing.interleave(runs, 1)  # the first calls do not count
-    times = timing.interleave(runs, spec.rounds)
+        alone = lrt_layer.bare_draws(draw, shapes, net.source.batch_size)
+        runs[name] = alone.call
+    times = timing.interleave(runs, spec.rounds, warmup=1)
     for name in WAYS:
-        times[name] = [t / (1 if name == SLOW else spec.steps) for t in times[name]]
+        times[name] = [t / calls[name] for t in times[name]]
     medians = {name: timing.summary(ms)["median"] for name, ms in times.items()}
     evals = {
         name: {
@@ -110,12 +113,9 @@ def _measure(spec, net: Classify, key: Key) -> Measured:
     # As many draws in both: time over time is throughput the other way round.
     pairs["throughput"] = "draws", "forward"
     pairs["own_throughput"] = "own_draws", "forward"
-    ratios = timing.ratios(times, pairs)
-    evals["ratios"] = {name: one["median"] for name, one in ratios.items()}
-    memory = evals[SLOW]["peak_mib"] / evals["lrt"]["peak_mib"]
-    evals["ratios"]["memory"] = memory
-    per_example = sum(w.size for w in _weights(net, key))
-    draws = net.source.batch_size * per_example
+    evals["ratios"] = {n: timing.ratio(times, *pair) for n, pair in pairs.items()}
+    evals["ratios"]["memory"] = steps[SLOW][1] / steps["lrt"][1]
+    draws = net.source.batch_size * sum(map(math.prod, shapes))
     return Measured(evals, _sweeps(spec, draws / medians["own_draws"], key))
 
 
@@ -144,27 +144,15 @@ def training_step(
         return train.step(task, mesh, state, arrays, item, key)[0]
 
     arguments = held[0], net.source.arrays, item, key
-    compiled = backend.jit(update, donate_argnums=0).lower(*arguments).compile()
+    compiled, _ = timing.compiled(update, *arguments, donate_argnums=0)
 
     def thunk():
         held[0] = jax.block_until_ready(compiled(held[0], *arguments[1:]))
 
-    return thunk, _planned_mib(compiled)
-
-
-def _planned_mib(compiled) -> float:
     plan = compiled.memory_analysis()
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
-    held = plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
-    return held / timing.MIB
-
-
-def _repeated(thunk: Thunk, times: int) -> Thunk:
-    def run():
-        for _ in range(times):
-            thunk()
-
-    return run
+    planned = plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
+    return thunk, planned / timing.MIB
 
 
 def _weights(net: Classify, key: Key) -> list[jax.ShapeDtypeStruct]:
@@ -191,26 +179,7 @@ def _forward(net: Classify, key: Key) -> Thunk:
         logits = net.model.apply(variables, image, mode=mode, rngs=rngs)
         return jnp.mean(Categorical().nll(logits, label))
 
-    return _compiled(loss, params, image, label, key)
-
-
-def _bare_draws(draw: Callable, shapes: Sequence, net: Classify, key: Key) -> Thunk:
-    """As many draws and nothing else, one example's weights after another's."""
-
-    def draws(key):
-        def one(key):
-            # Behind the barrier all are made and written, though one is returned.
-            made = [draw(stream(key, i), shape) for i, shape in enumerate(shapes)]
-            return sum(array.ravel()[0] for array in lax.optimization_barrier(made))
-
-        return lax.map(one, random.split(key, net.source.batch_size))
-
-    return _compiled(draws, key)
-
-
-def _compiled(function, *arguments) -> Thunk:
-    compiled = backend.jit(function).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(compiled(*arguments))
+    return timing.ready(loss, params, image, label, key).call
 
 
 def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[float]]]:
@@ -225,51 +194,37 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
     a, b = (
         random.normal(stream(key, i), (n, wide)) for i, n in enumerate((many, wide))
     )
-    product = {"product": _compiled(ops.matmul, a, b)}
-    timing.interleave(product, 1)
-    fastest = min(timing.interleave(product, 10)["product"])
+    product = {"product": timing.ready(ops.matmul, a, b).call}
+    fastest = min(timing.interleave(product, 10, warmup=1)["product"])
     rate = many * wide * wide / fastest  # multiply-adds per ms
     sweeps = {
         "width": [(w, many) for w in widths],
         "batch": [(wide, m) for m in batches],
     }
-    curves, fastest_ms = {}, {}  # the sweeps cross in the largest layer
-    for name, sizes in sweeps.items():
-        curve: dict[str, list[float]] = {
-            name: [],
-            "lrt_theory": [],
-            "separate_theory": [],
+
+    @functools.cache  # the sweeps cross in the largest layer
+    def fastest_ms(width: int, batch: int) -> dict[str, float]:
+        runs = {
+            way: lrt_layer.layer(estimator, batch, width).call
+            for way, estimator in WAYS.items()
+            if way != "none"
         }
+        times = timing.interleave(runs, spec.rounds, warmup=1)
+        return {way: min(ms) for way, ms in times.items()}
+
+    curves = {}
+    for name, sizes in sweeps.items():
+        rows = []
         for width, batch in sizes:
-            if (width, batch) not in fastest_ms:
-                runs = {
-                    way: _layer(estimator, width, batch, key)
-                    for way, estimator in WAYS.items()
-                    if way != "none"
-                }
-                timing.interleave(runs, 1)
-                times = timing.interleave(runs, spec.rounds)
-                fastest_ms[width, batch] = {way: min(ms) for way, ms in times.items()}
-            for way, ms in fastest_ms[width, batch].items():
-                curve.setdefault(way, []).append(ms)
             products = batch * width * width / rate
             drawn = batch * width / draws_per_ms
-            curve[name].append(float(width if name == "width" else batch))
-            curve["lrt_theory"].append(PRODUCTS * products + drawn)
             # What fits a block is kept for the gradient and not drawn again.
             kept = batch * width * width <= estimators.WEIGHTS_AT_ONCE
-            curve["separate_theory"].append((1 if kept else 2) * width * drawn)
-        curves[name] = curve
+            theory = {
+                "lrt_theory": PRODUCTS * products + drawn,
+                "separate_theory": (1 if kept else 2) * width * drawn,
+            }
+            size = {name: float(width if name == "width" else batch)}
+            rows.append(size | theory | fastest_ms(width, batch))
+        curves[name] = {axis: [row[axis] for row in rows] for axis in rows[0]}
     return curves
-
-
-def _layer(estimator, width: int, batch: int, key: Key) -> Thunk:
-    """A dense layer of `width` units in and out, and its gradient."""
-    node = nodes.gaussian()(key, (width, width))
-    x = random.normal(stream(key, "x"), (batch, width))
-
-    def loss(node, x, key):
-        # Depends on the output, so that nothing can be left out.
-        return 0.5 * jnp.sum(jnp.square(estimator(ops.DENSE, node, x, key)))
-
-    return _compiled(jax.grad(loss, argnums=(0, 1)), node, x, key)

@@ -19,7 +19,7 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
-from experiments.bench import report, suite, timing
+from experiments.bench import measuring, report, suite
 from experiments.ranges import INDEX
 from experiments.tables import outcomes, pages, reading
 from vnets import files
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         valid = ", ".join(suite.MODULES)
         print(f"{wrong}: no such benchmark; --only takes {valid}", file=sys.stderr)
         return 2
-    timing.prepare()  # before JAX starts
+    measuring.prepare()  # before JAX starts
     try:
         report.require_writable(Path(OUT.value))
     except files.FileError as error:
@@ -59,15 +59,16 @@ def _apart(name: str) -> int:
 def _measure(name: str) -> int:
     """Runs one benchmark here, writes and shows its report; returns an exit code."""
     from rich.console import Console
+    from rich.markdown import Markdown
 
     try:
         measured = report.measure(name, quick=QUICK.value, rounds=ROUNDS.value)
         path = report.save(Path(OUT.value), measured)
-    except (timing.BenchError, files.FileError) as error:
+    except (measuring.BenchError, files.FileError) as error:
         print(error, file=sys.stderr)
         return 1
     console = Console()
-    report.show(measured, console)
+    console.print(Markdown(report.section(measured)))
     console.print(f"Written: {path}", markup=False)
     if Path(OUT.value).resolve() == pages.RESULTS / "bench":
         tables_there = outcomes.all_of(reading.select(), "", pages.RESULTS)

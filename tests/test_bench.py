@@ -18,12 +18,11 @@ from claims import every
 from jax import random
 
 from experiments.bench import (
-    children,
+    comparisons,
     figures,
     forms,
-    noise,
+    measuring,
     report,
-    steps,
     suite,
     timing,
     torch_nets,
@@ -52,7 +51,7 @@ def _numbers(tree):
 @pytest.fixture
 def alone(monkeypatch):
     """Children answer at once; that they can is tested with a child."""
-    monkeypatch.setattr(children, "ask", lambda *_: ALONE)
+    monkeypatch.setattr(measuring, "ask", lambda *_: ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +59,10 @@ def tiny():
     """The report of all methods on a perceptron, without PyTorch, and what was said."""
     said = []
     size = workloads.Size(nets.MLP((4,), 3), (3, 3, 1), 2, steps=2, forms=("NCHW",))
-    workload = dataclasses.replace(
-        workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
-    )
+    workload = dataclasses.replace(workloads.WORKLOADS["lenet5"], sizes={"quick": size})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)  # as where it is not installed
-        patch.setattr(children, "ask", lambda *_: ALONE)
+        patch.setattr(measuring, "ask", lambda *_: ALONE)
         patch.setitem(workloads.WORKLOADS, "lenet5", workload)
         measured = report.measure("lenet5", quick=True, rounds=3, say=said.append)
     return json.loads(json.dumps(measured)), said
@@ -152,11 +149,52 @@ def test_sizes_are_for_the_device(monkeypatch):
                 layers = workload.kinds(size.net, "variance")
                 assert 0 < len(layers) < len(size.net.layers)
             assert set(workload.kinds(size.net, "LRT")) == set(size.net.layers)
+            if size is not workload.sizes["quick"]:  # both layouts, both precisions
+                assert {"NCHW", "channels_last"} <= set(size.forms)
+                assert "deterministic" in size.half
     assert workloads.device_kind(quick=False) == "cpu"
     monkeypatch.setattr(workloads.jax, "default_backend", lambda: "gpu")
     vgg = workloads.WORKLOADS["vgg"].size(quick=False)
     assert vgg.batch >= 1024
     assert vgg.flops == 6 * 1024 * 313_463_808  # 3 x 3 taps of VGG-16 at 32 x 32
+
+
+def test_pytorch_is_compared_by_precision_in_each_layout_and_its_fastest():
+    size = workloads.Size(
+        nets.MLP((4,), 3),
+        (3, 3, 1),
+        2,
+        methods=("deterministic", "LRT"),
+        half=("deterministic",),
+        remat=("LRT",),
+        forms=("NCHW", "channels_last"),
+    )
+    names = [str(way) for way in comparisons.ways(size)]
+    products = [
+        comparisons.product_label("vnets", precision)
+        for precision in ("float32", "bfloat16")
+    ]
+    times = {name: [2.0 + i] for i, name in enumerate([*names, *products])}
+    times["torch deterministic, channels_last, bfloat16"] = [1.0]
+    cases = {name: {"median": ms, "peak_mib": None} for name, [ms] in times.items()}
+    found = comparisons.finish(size, 10, {"cases": cases, "notes": []}, times)
+    assert set(found["cases"]) == set(names)
+    for case, best in (
+        ("deterministic", "torch deterministic, NCHW"),
+        ("deterministic, bfloat16", "torch deterministic, channels_last, bfloat16"),
+        ("LRT", "torch LRT, NCHW"),
+    ):
+        row, [mine] = found["overview"][case], times[f"vnets {case}"]
+        half = ", bfloat16" * ("bfloat16" in case)
+        for form in size.forms:
+            other = f"torch {case.removesuffix(half)}, {form}{half}"
+            assert row[f"over PyTorch, {form}"] == mine / times[other][0]
+        assert row["over PyTorch"] == mine / times[best][0]
+        assert best in found["notes"][0]
+    assert "torch LRT, NCHW / torch deterministic, NCHW" in found["ratios"]
+    remat = found["overview"]["LRT, remat"]
+    assert remat["over PyTorch"] is None
+    assert remat["over without remat"] == times["vnets LRT, remat"][0] / 3.0
 
 
 def test_optional_cases_that_fail_are_notes(alone):
@@ -166,13 +204,17 @@ def test_optional_cases_that_fail_are_notes(alone):
     def succeed():
         return timing.Ready(lambda: None)
 
-    cases = {"a": timing.Case(succeed), "b": timing.Case(fail, optional=True)}
-    measured = timing.measure("any", cases, rounds=2, quick=True, say=lambda _: None)
-    assert set(measured.cases) == {"a"}
-    assert measured.notes == ["b could not be measured: no compiler here"]
-    assert timing.ratios(measured.times, {"b / a": ("b", "a")}) == {}
+    def measured(**cases):
+        pairs = {"b / a": ("b", "a")}
+        benchmark = measuring.Benchmark("", "", 2, cases, {}, pairs)
+        return measuring.measure("any", benchmark, rounds=2, say=lambda _: None)
+
+    found = measured(a=measuring.Case(succeed), b=measuring.Case(fail, optional=True))
+    assert set(found["cases"]) == {"a"}
+    assert found["notes"] == ["b could not be measured: no compiler here"]
+    assert found["ratios"] == {}
     with pytest.raises(RuntimeError, match="no compiler"):
-        timing.measure("any", {"b": timing.Case(fail)}, rounds=1, say=lambda _: None)
+        measured(b=measuring.Case(fail))
 
 
 # Compiling takes most of a minute.
@@ -181,7 +223,7 @@ def test_optional_cases_that_fail_are_notes(alone):
 def test_quick_form_reports_every_case_with_finite_numbers(name, alone, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     measured = report.measure(name, quick=True, rounds=2, say=lambda _: None)
-    cases = {c for c in suite.find(name).cases(True) if not c.startswith("torch")}
+    cases = {c for c in suite.find(name, True).cases if not c.startswith("torch")}
     assert set(measured["cases"]) == {c for c in cases if "matmul" not in c}
     assert measured["ratios"]
     for part in ("cases", "ratios", "values", "overview"):
@@ -237,7 +279,7 @@ def test_torch_nets_compute_the_same(name, torch):
 @pytest.mark.parametrize("name", SMALL)
 def test_torch_nets_take_the_steps_asked_for(name, torch):
     net, shape = SMALL[name]
-    split = workloads.random_split(4, shape, net.classes)
+    split = workloads.Size(net, shape, batch=4).split(1)
     for kind in ("gaussian", "variance"):
         kinds = dict.fromkeys((net.layers[1], net.layers[-1]), kind)
         made = torch_nets._modules(torch)(net.plan, shape, kinds)
@@ -264,11 +306,9 @@ def test_torch_is_in_the_report_with_its_fastest_form(torch, alone, monkeypatch)
         remat=(),
         forms=("NCHW", "channels_last"),
     )
-    workload = dataclasses.replace(
-        workloads.WORKLOADS["lenet5"], sizes=workloads.sizes(quick=size)
-    )
+    workload = dataclasses.replace(workloads.WORKLOADS["lenet5"], sizes={"quick": size})
     monkeypatch.setitem(workloads.WORKLOADS, "lenet5", workload)
-    found = steps.run("lenet5", True, 2, lambda _: None)
+    found = report.measure("lenet5", quick=True, rounds=2, say=lambda _: None)
     torchs = {case for case in found["cases"] if case.startswith("torch")}
     assert len(torchs) == 4
     for method in ("deterministic", "LRT"):
@@ -278,7 +318,10 @@ def test_torch_is_in_the_report_with_its_fastest_form(torch, alone, monkeypatch)
         )
         assert f"vnets {method} / {best}" in found["ratios"]
         assert any(best in note for note in found["notes"])
-        assert found["overview"][method]["over PyTorch"] > 0
+        row = found["overview"][method]
+        layouts = [row[f"over PyTorch, {form}"] for form in size.forms]
+        assert row["over PyTorch"] in layouts
+        assert every(ratio > 0 for ratio in layouts)
 
 
 def test_rounds_interleave_the_cases_and_turn_around():
@@ -300,11 +343,20 @@ def test_summaries_and_ratios():
         "of_minima": 2.0,
     }
     assert timing.best(times, ["a", "b"]) == "b"
+    assert timing.ratio(times, "a", "b") == 2.0
+
+
+def test_rounds_end_with_their_time_but_not_before_the_least():
+    times = timing.interleave({"a": lambda: None}, 9, seconds=0.0, at_least=3)
+    assert len(times["a"]) == 3
+    calls = []
+    times = timing.interleave({"a": lambda: calls.append(0)}, 2, warmup=3)
+    assert (len(calls), len(times["a"])) == (5, 2)
 
 
 def test_a_case_that_fails_is_named_with_its_reason():
-    with pytest.raises(timing.BenchError, match=r"noise, case 'nothing': .*nothing"):
-        children.ask("noise", "nothing", quick=True)
+    with pytest.raises(measuring.BenchError, match=r"noise, case 'nothing': .*nothing"):
+        measuring.ask("noise", "nothing", quick=True)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +364,9 @@ def test_a_case_that_fails_is_named_with_its_reason():
 )
 def test_a_case_without_memory_is_told_from_one_that_fails(code, text, monkeypatch):
     done = subprocess.CompletedProcess([], code, "", text)
-    monkeypatch.setattr(children.subprocess, "run", lambda *_, **options: done)
-    with pytest.raises(timing.NoMemoryError):
-        children.ask("vgg", "any", quick=False)
+    monkeypatch.setattr(measuring.subprocess, "run", lambda *_, **options: done)
+    with pytest.raises(measuring.NoMemoryError):
+        measuring.ask("vgg", "any", quick=False)
 
 
 def _script(*arguments):
@@ -333,7 +385,7 @@ def test_script_measures_what_it_is_asked_and_prints_it(tmp_path):
     done = _script("--only=noise", "--quick", "--rounds=1", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"noise.json", "README.md"}
-    assert noise.TITLE in done.stdout
+    assert suite.find("noise").title in done.stdout
     assert "box_muller" in done.stdout
     cases = json.loads((tmp_path / "noise.json").read_text("utf-8"))["cases"]
     first, *others = cases.values()
@@ -370,7 +422,7 @@ def test_forms_differ_only_in_speed(alone):
 
 def test_the_memory_of_a_case_is_not_that_of_who_started_it():
     held = np.ones(60 * 2**20)  # 480 MiB, all of it touched
-    code = "from experiments.bench import children; print(children._max_rss())"
+    code = "from experiments.bench import measuring; print(measuring.max_rss())"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )

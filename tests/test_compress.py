@@ -12,6 +12,7 @@ from claims import every
 from jax import random
 
 from experiments import compress, core, latency, running, show, workdirs
+from experiments.bench import timing
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
 from experiments.studies import artifact
@@ -282,7 +283,7 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path, monkeypatch):
         compress.compress(folder, tmp_path / "net.vnz")
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="the cores there are"):
-        compress.compress(folder, tmp_path / "net.vnz", threads=latency.cores() + 1)
+        compress.compress(folder, tmp_path / "net.vnz", threads=timing.cores() + 1)
     with pytest.raises(ConfigError, match="no workdir"):
         compress.compress(tmp_path, tmp_path / "net.vnz")
     study = load_config("configs/diversity.py:dropout,quick")

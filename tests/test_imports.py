@@ -27,7 +27,7 @@ LAYERS = (
     ("nets",),
     ("compact",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
-    ("uncertainty", "attacks", "curvature", "propagation"),
+    ("uncertainty", "attacks", "curvature", "moments", "propagation"),
     ("train",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
@@ -104,6 +104,46 @@ def test_the_walk_sees_imports(tmp_path):
     file.write_text("import absl.flags\ndef f():\n    from vnets import train, types\n")
     assert set(imported(file)) == {"absl.flags", "vnets.train", "vnets.types"}
     assert within(file) == {"train", "types"}
+
+
+def circle(arrows):
+    """Names that lead from one back to itself by its arrows, or none."""
+    done = set()
+
+    def search(name, path):
+        if name in path:
+            return path[path.index(name) :]
+        if name not in done:
+            found = next(
+                filter(None, (search(n, [*path, name]) for n in arrows[name])), []
+            )
+            done.add(name)
+            return found
+        return []
+
+    return next(filter(None, (search(name, []) for name in arrows)), [])
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """Imports within functions count, too: they hide a circle and do not undo it."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for package in ("vnets", "experiments")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+    def target(dotted):
+        """`a.b` for a.b.name where a.b is a module, and for a.b itself."""
+        return dotted if dotted in modules else dotted.rpartition(".")[0]
+
+    arrows = {
+        name: sorted({target(d) for d in imported(path)} & modules.keys() - {name})
+        for name, path in modules.items()
+    }
+    assert circle(arrows) == []
+    assert set(circle({"a": ["b"], "b": ["c"], "c": ["b"]})) == {"b", "c"}
 
 
 def test_importing_vnets_is_light():

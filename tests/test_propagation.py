@@ -1,7 +1,5 @@
 """Laws of moment propagation: Monte Carlo where exact, the plain net where quiet."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,26 +8,26 @@ import scipy.special
 from flax import linen as nn
 from jax import lax, random
 
-from vnets import edits, evaluate, ops, plan, propagation
+from vnets import evaluate, moments, ops, plan, propagation
 from vnets.data import Split
 from vnets.layers import TRAIN
-from vnets.nets import MLP, VGG, Chain, LeNet5, ResNet
+from vnets.moments import Moments
+from vnets.nets import MLP, VGG, Chain, LeNet5, ResNet, StridedCNN, WhitenedCNN
 from vnets.nodes import (
-    additive,
     dropout,
     gaussian,
     multiplicative,
     point,
     variance,
 )
-from vnets.propagation import Moments
+from vnets.pooling import ACTIVATIONS, window_max_pool
 
 DRAWS = 5_000
 SHAPE, K = (2, 3, 1), 3
 POSTERIORS = {
     "point": point(),
     "gaussian": gaussian(-2.0),
-    "sign": additive(-2.0, noise="sign"),
+    "sign": gaussian(-2.0, noise="sign"),
     "multiplicative": multiplicative(0.5),
     "variance": variance(),
     "binary": dropout(0.3),
@@ -74,7 +72,7 @@ def covariance(draws):
 @jax.jit
 def linear_and_joint(q, h, key):
     """Both, and draws of the weights."""
-    y, both = propagation.linear(ops.DENSE, q, h), propagation.joint(q, h)
+    y, both = moments.linear(ops.DENSE, q, h), moments.joint(q, h)
     return y, both, q.sample(key, (DRAWS, 2))
 
 
@@ -109,26 +107,41 @@ def test_convolution_agrees_with_monte_carlo(assert_moments):
     h = random_moments((2, 2, 2, 3))
     op = ops.conv((2, 2), (2, 2), (3, 4), padding="VALID")
 
-    y = propagation.linear(op, q, h)
+    y = moments.linear(op, q, h)
     assert y.mean.shape == (2, 1, 1, 4)
     w = jax.jit(lambda key: q.sample(key, (DRAWS, 2)))(random.key(2))
     draws = np.einsum("nbhwi,nbhwio->nbo", draws_of(h, 3), w)
     assert_moments(draws, y.mean[:, 0, 0], y.var[:, 0, 0])
 
 
+def relu(h):
+    return moments.activation("relu", h)
+
+
+def relu_pool(h):
+    return relu(moments.max_pool(h))
+
+
 def test_relu_and_maximum_agree_with_monte_carlo(assert_moments):
     h, other = random_moments((5, 6)), random_moments((5, 6), seed=1)
     draws = draws_of(h, 10)
-    y = propagation.relu(h)
+    y = relu(h)
     assert_moments(np.maximum(draws, 0), y.mean, y.var)
-    y = propagation.maximum(h, other)
+    y = moments.maximum(h, other)
     largest = np.maximum(draws, draws_of(other, 11))
     assert_moments(largest, y.mean, y.var)
 
 
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_agree_with_monte_carlo(kind, assert_moments):
+    h = random_moments((5, 6))
+    y = jax.jit(lambda h: moments.activation(kind, h))(h)
+    assert_moments(ACTIVATIONS[kind](draws_of(h, 10)), y.mean, y.var)
+
+
 def test_relu_of_a_variance_layers_output_is_in_closed_form():
     var = jnp.asarray([[1e-6, 0.5, 2.0, 1e6]], jnp.float32)
-    y = propagation.relu(Moments(jnp.zeros_like(var), var))
+    y = relu(Moments(jnp.zeros_like(var), var))
     np.testing.assert_allclose(y.mean, np.sqrt(var / (2 * np.pi)), rtol=1e-6)
     np.testing.assert_allclose(y.var, var * (1 - 1 / np.pi) / 2, rtol=1e-6)
 
@@ -138,7 +151,7 @@ def test_relu_far_from_its_kink_loses_no_digits(ratio):
     """In float32 the textbook second moment minus squared mean would be noise."""
     std = 1e-3
     mean = jnp.asarray([[ratio * std]], jnp.float32)
-    y = propagation.relu(Moments(mean, jnp.full((1, 1), std**2, jnp.float32)))
+    y = relu(Moments(mean, jnp.full((1, 1), std**2, jnp.float32)))
     np.testing.assert_allclose(y.mean, np.maximum(mean, 0), atol=1e-9 * 1e3)
     np.testing.assert_allclose(y.var / std**2, float(ratio > 0), atol=1e-6)
 
@@ -150,17 +163,18 @@ def test_no_variance_is_the_plain_operation():
     pooled = lax.reduce_window(zero.mean, -np.inf, lax.max, window, window, "VALID")
     expected = np.maximum(pooled, 0)
     for h in (zero, none):
-        y = jax.jit(propagation.relu_pool)(h)
+        y = jax.jit(relu_pool)(h)
         np.testing.assert_array_equal(y.mean, expected)
-        relu = jax.jit(propagation.relu)
-        np.testing.assert_array_equal(relu(h).mean, np.maximum(h.mean, 0))
+        np.testing.assert_array_equal(jax.jit(relu)(h).mean, np.maximum(h.mean, 0))
         assert (y.var is None) if h.var is None else not np.any(y.var)
 
 
 def test_gradients_are_finite_without_variance():
     def total(mean, var):
-        y = propagation.maximum(Moments(mean, var), Moments(-mean, var))
-        return jnp.sum(y.mean) + jnp.sum(y.var)
+        h = Moments(mean, var)
+        found = [moments.maximum(h, Moments(-mean, var))]
+        found += [moments.activation(kind, h) for kind in ACTIVATIONS]
+        return sum(jnp.sum(y.mean) + jnp.sum(y.var) for y in found)
 
     mean = jnp.asarray([0.0, 1.0, -2.0], jnp.float32)
     for gradient in jax.jit(jax.grad(total, (0, 1)))(mean, jnp.zeros_like(mean)):
@@ -170,7 +184,7 @@ def test_gradients_are_finite_without_variance():
 def test_pooling_of_independent_pixels_is_near_monte_carlo():
     """What `relu_pool` says of its error, with room for the 5000 draws (0.014)."""
     h = random_moments((64, 2, 2, 1))
-    y = jax.jit(propagation.relu_pool)(h)
+    y = jax.jit(relu_pool)(h)
     draws = draws_of(h, 3)
     pooled = np.maximum(draws.max(axis=(2, 3)), 0)[:, :, 0]
     error = (y.mean[:, 0, 0, 0] - pooled.mean(axis=0)) / pooled.std(axis=0)
@@ -178,20 +192,44 @@ def test_pooling_of_independent_pixels_is_near_monte_carlo():
     assert np.max(np.abs(error)) < 0.16 + 3 * 0.014
 
 
-def test_pools_and_sums_of_independent_pixels_agree_with_monte_carlo(assert_moments):
-    """Windows of two pixels, of which no maximum is taken of a maximum."""
-    h = random_moments((2, 4, 2, 3))
-    draws = draws_of(h, 4)
-    y = propagation.hidden((plan.MeanPool(),), propagation.Layers({}), h)
-    assert_moments(draws.mean(axis=(2, 3)), y.mean, y.var)
-    pair = plan.WindowMaxPool(size=2, stride=2, padding="SAME")
-    column = jax.tree.map(lambda x: x[:, :, :1], h)
-    y = propagation.window_pool(column, pair)  # the other column is outside
-    pooled = draws[:, :, :, :1].reshape(DRAWS, 2, 2, 2, 3).max(axis=3)[:, :, :, None]
-    assert_moments(pooled, y.mean, y.var)
-    moved = plan.Standardize((0.5,), (2.0,))
-    y = propagation.hidden((moved,), propagation.Layers({}), h)
-    assert_moments((draws - 0.5) / 2.0, y.mean, y.var)
+def test_overlapping_padded_windows_are_near_monte_carlo():
+    """Nine independent pixels at most; what lies beyond the edge never wins."""
+    h = random_moments((64, 4, 4, 1))
+    y = jax.jit(lambda h: moments.max_pool(h, 3, 2, "SAME"))(h)
+    assert y.mean.shape == (64, 2, 2, 1)
+    draws = jnp.asarray(draws_of(h, 3), jnp.float32).reshape(-1, 4, 4, 1)
+    pooled = np.asarray(window_max_pool(draws, 3, 2, "SAME")).reshape(DRAWS, 64, 2, 2)
+    std = pooled.std(axis=0)
+    error = (y.mean[..., 0] - pooled.mean(axis=0)) / std
+    assert np.sqrt(np.mean(np.square(error))) < 0.1
+    np.testing.assert_allclose(np.sqrt(y.var[..., 0]), std, rtol=1 / 3)
+
+
+def test_means_and_constants_are_exact(assert_moments):
+    h = random_moments((2, 3, 4, 3))
+    chain = (plan.Standardize((0.1, 0.2, 0.3), (0.5,)), plan.MeanPool())
+    y = propagation.Layers({}).run(chain, h)
+    x = (draws_of(h, 3) - np.asarray([0.1, 0.2, 0.3])) / 0.5
+    assert_moments(x.mean(axis=(2, 3)), y.mean, y.var)
+
+
+def test_a_residual_step_adds_what_its_sides_say(assert_moments):
+    """Exact for a quiet input, whatever noise either side has."""
+    sides = [{"kernel": POSTERIORS["gaussian"](random.key(i), (4, 4))} for i in (0, 1)]
+    params = dict(zip(("a", "b"), sides, strict=True))
+    step = plan.Residual((plan.Dense("a", 4, False),), (plan.Dense("b", 4, False),))
+    x = random_moments((2, 4)).mean
+    y = propagation.Layers({"params": params}).run((step,), Moments(x))
+    w = sum(
+        side["kernel"].sample(random.key(9 + i), (DRAWS, 2))
+        for i, side in enumerate(sides)
+    )
+    assert_moments(jnp.einsum("bi,nbio->nbo", x, w), y.mean, y.var)
+    quiet = plan.Residual((plan.Dense("a", 4, False),))
+    y = propagation.Layers({"params": params}).run((quiet,), Moments(x))
+    alone = moments.linear(ops.DENSE, sides[0]["kernel"], Moments(x))
+    np.testing.assert_array_equal(y.mean, alone.mean + x)
+    np.testing.assert_array_equal(y.var, alone.var)
 
 
 def noisy_logits(scale):
@@ -206,7 +244,7 @@ def noisy_logits(scale):
 def test_softmax_of_logits_without_noise_is_the_softmax():
     mean, zero = random_moments((5, 4)).mean, jnp.zeros((5, 4, 4), jnp.float32)
     plain = jax.nn.log_softmax(mean)
-    expected_softmax = jax.jit(propagation.log_expected_softmax)
+    expected_softmax = jax.jit(moments.log_expected_softmax)
     np.testing.assert_array_equal(expected_softmax(mean, None), plain)
     np.testing.assert_allclose(expected_softmax(mean, zero), plain, atol=1e-6)
     # Noise that all logits share moves no probability.
@@ -217,7 +255,7 @@ def test_softmax_of_logits_without_noise_is_the_softmax():
 def test_expected_softmax_is_near_monte_carlo(scale, error):
     """Its stated errors (0.0006, 0.006, 0.03), and nearer than the plain softmax."""
     mean, cov, expected = noisy_logits(scale)
-    p = np.exp(jax.jit(propagation.log_expected_softmax)(mean, cov))
+    p = np.exp(jax.jit(moments.log_expected_softmax)(mean, cov))
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
     gap, plain = (
         np.sqrt(np.mean(np.square(q - expected))) for q in (p, jax.nn.softmax(mean))
@@ -231,7 +269,7 @@ def test_expected_softmax_is_right_to_first_order_in_the_covariance():
     small = 1e-2 * cov[:5]
     hessians = jax.jit(jax.vmap(jax.hessian(jax.nn.softmax)))(mean[:5])
     step = 0.5 * np.einsum("bij,bkij->bk", small, hessians)
-    p = np.exp(jax.jit(propagation.log_expected_softmax)(mean[:5], small))
+    p = np.exp(jax.jit(moments.log_expected_softmax)(mean[:5], small))
     moved = p - jax.nn.softmax(mean[:5])
     assert np.abs(step).max() > 1e-4
     # The next order is cov times smaller: 1e-2 of `step`, and rounding of p itself.
@@ -265,40 +303,49 @@ def test_logits_of_noise_in_the_last_hidden_layer_are_exact(
     assert_mean(covariance(np.asarray(draws, np.float64)), logits.cov)
 
 
-BRANCH = (plan.Conv("b", 3, (1, 1)), plan.Activation(), plan.Norm("norm_b"))
-STEPS = (
-    plan.Standardize((0.2,), (0.5,)),
-    *(plan.Conv("a", 3, (3, 3), (2, 2)), plan.Norm("norm_a"), plan.MaxPool()),
-    *(plan.Residual(BRANCH), plan.Activation(), plan.WindowMaxPool(size=2)),
-    *(plan.MeanPool(), plan.Dense("c", 4), plan.Activation(), plan.Dense("d", K)),
-)
-NETS = {
-    "lenet": (functools.partial(LeNet5, batch_norm=True), (16, 16, 1)),
-    "vgg": (functools.partial(VGG, width=0.1, blocks=2), (8, 8, 3)),
-    "resnet": (functools.partial(ResNet, 4, (1,), 2), (8, 8, 3)),
-    "chain": (functools.partial(Chain, steps=STEPS), (16, 16, 1)),
-}
-
-
-def noisy_net(name):
-    """A net with batch norm and noise in every layer, on a batch of two."""
-    make, shape = NETS[name]
-    net = make(posteriors=dict.fromkeys(make().layers, multiplicative(-2.0)))
+@pytest.fixture(scope="module")
+def lenet():
+    """LeNet-5 with batch norm and noise in every layer, on a batch of two."""
+    shape, names = (16, 16, 1), ("conv1", "conv2", "dense1", "dense2")
+    net = LeNet5(batch_norm=True, posteriors=dict.fromkeys(names, multiplicative(-2.0)))
     x = random.uniform(random.key(0), (2, *shape), jnp.float32)
     return net, start(net, shape), x
 
 
+CHAIN = (
+    plan.Conv("conv", 4, (3, 3), (2, 2)),
+    plan.WindowMaxPool(),
+    plan.Activation("abs"),
+    plan.MaxPool(),
+    plan.Flatten(),
+    plan.Dense("top", K),
+)
+NETS = {
+    "perceptron": (MLP((5, 4), K, activation="tanh", batch_norm=True), SHAPE),
+    "lenet5": (LeNet5(activation="leaky_relu", batch_norm=True), (17, 16, 1)),
+    "vgg": (VGG(K, 0.05, blocks=2, input_std=(0.5,)), (8, 8, 3)),
+    "resnet": (ResNet(K, (1, 1), 2, zero_last_scale=False), (17, 16, 3)),
+    "strided": (StridedCNN(K), (8, 8, 3)),
+    "whitened": (WhitenedCNN(K, widths=(4, 4), hidden=5, last_pool=3), (16, 16, 3)),
+    "chain": (Chain(steps=CHAIN), (16, 16, 3)),
+}
+
+
 @pytest.mark.parametrize("name", NETS)
-def test_without_noise_any_plan_is_the_net_itself(name):
-    """Operation by operation, and so bit for bit; with noise there is a variance."""
-    net, variables, x = noisy_net(name)
-    noisy = jax.jit(lambda v: propagation.moments(net, v, x))(variables)
-    assert np.all(np.isfinite(noisy.mean))
-    assert np.all(np.asarray(noisy.var) > 0)
-    quiet = {**variables, "params": edits.mean_only(variables["params"])}
-    logits = propagation.moments(net, quiet, x)
+def test_without_noise_it_is_the_net_itself_and_noise_makes_variance(name):
+    """Operation by operation, and so bit for bit."""
+    net, shape = NETS[name]
+    variables = start(net, shape)
+    x = random.uniform(random.key(0), (2, *shape), jnp.float32)
+    logits = propagation.moments(net, variables, x)
     assert logits.cov is None
-    np.testing.assert_array_equal(logits.mean, net.apply(quiet, x))
+    np.testing.assert_array_equal(logits.mean, net.apply(variables, x))
+    noisy = net.clone(posteriors={net.layers[0]: multiplicative(-9.0)})
+    noisy = propagation.moments(noisy, start(noisy, shape), x)
+    assert np.all(np.isfinite(noisy.cov))
+    assert np.all(noisy.var > 0)
+    # So little noise moves the means little: by some of its standard deviations.
+    assert np.all(np.abs(noisy.mean - logits.mean) < 3 * np.sqrt(noisy.var))
 
 
 def test_normalization_without_scale_and_shift_is_not_left_out():
@@ -315,19 +362,19 @@ def test_a_normalization_has_the_epsilon_of_its_net():
     norm = nn.BatchNorm(use_running_average=True, epsilon=0.5)
     variables = norm.init(random.key(0), x)
     named = {kind: {"norm1": held} for kind, held in variables.items()}
-    h = propagation.Moments(x, jnp.ones_like(x))
+    h = moments.Moments(x, jnp.ones_like(x))
     got = propagation.Layers(named).norm("norm1", h, epsilon=0.5)
     np.testing.assert_allclose(got.mean, norm.apply(variables, x), rtol=1e-6)
     np.testing.assert_allclose(got.var, np.full(x.shape, 1 / 1.5), rtol=1e-6)
 
 
 @pytest.mark.slow
-def test_lenet_with_noise_everywhere_is_near_its_samples():
+def test_lenet_with_noise_everywhere_is_near_its_samples(lenet):
     """Approximate: correlated pixels, and ReLU and pooling of what is not Gaussian.
 
     A quarter of a standard deviation allows the 0.16 of pooling twice in squares.
     """
-    net, variables, x = noisy_net("lenet")
+    net, variables, x = lenet
     logits = jax.jit(lambda v: propagation.moments(net, v, x))(variables)
     many = jnp.repeat(x, 400, axis=0)
     draws = jax.jit(net.apply)(variables, many, rngs={"noise": random.key(1)})
@@ -357,13 +404,10 @@ def test_it_is_tested_as_any_model_is():
         model.apply(variables, x, mode=TRAIN)
 
 
-def test_unknown_nets_are_named():
-    with pytest.raises(TypeError, match="object: it has no plan"):
-        propagation.moments(object(), {}, jnp.zeros((1, 1)))
-    for net, shape in (
-        (MLP((4,), K, activation="tanh"), SHAPE),
-        (LeNet5(activation="tanh"), (16, 16, 1)),
-    ):
-        x = jnp.zeros((1, *shape), jnp.float32)
-        with pytest.raises(ValueError, match="relu, not 'tanh'"):
-            propagation.moments(net, start(net, shape), x)
+def test_models_without_moments_are_named():
+    x = jnp.zeros((1, 4), jnp.float32)
+    with pytest.raises(TypeError, match=r"Dense has no plan.*Chain"):
+        propagation.moments(nn.Dense(3), {}, x)
+    net = Chain(steps=(plan.Dense("top", K), plan.Activation()))
+    with pytest.raises(ValueError, match="end with Dense, not Activation"):
+        propagation.moments(net, {}, x)

@@ -22,6 +22,7 @@ from vnets import (
     edits,
     estimators,
     layers,
+    moments,
     propagation,
     tree,
 )
@@ -153,7 +154,7 @@ def test_a_perceptron_with_normalization():
 def test_moments_of_noisy_scales_and_biases_go_through_normalization(assert_moments):
     _, variables, _ = normalized_net()
     net = propagation.Layers(variables)
-    h = propagation.Moments(
+    h = moments.Moments(
         random.normal(random.key(1), (2, 1, 1, 20)),
         random.uniform(random.key(2), (2, 1, 1, 20)),
     )

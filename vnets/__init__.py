@@ -39,6 +39,7 @@ _SUBMODULES = (
     "layers",
     "likelihoods",
     "loss",
+    "moments",
     "monitor",
     "nets",
     "nodes",

@@ -5,18 +5,15 @@ computed once for all draws: most of the net where the last layers alone are noi
 """
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from jax import random
 
-from experiments.bench import compiling, timing, workloads
+from experiments.bench import timing, workloads
+from experiments.bench.measuring import Benchmark, Case
 from experiments.bench.workloads import WORKLOADS
 from vnets.predictor import Member, Predictor
 
-TITLE = "Ensembles: predictions averaged over S draws"
-UNIT = "ms per image"
-ROUNDS = 10
 SAMPLES = (1, 2, 5, 10, 20, 50)
 METHODS = ("variance", "LRT")
 # Net to batch; S times as many images are in memory, up to `predictor.AT_ONCE`.
@@ -27,27 +24,41 @@ BATCHES = {
 }
 
 
-def sizes(quick: bool) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Batch of each net, and numbers of draws."""
-    return BATCHES[workloads.device_kind(quick)], SAMPLES[:2] if quick else SAMPLES
-
-
-def label(net: str, method: str, samples: int) -> str:
-    """The name of a case."""
-    return f"{net} {method}, S = {samples}"
-
-
-def cases(quick: bool) -> dict[str, timing.Case]:
-    """Each net and method at each number of draws."""
-    batches, samples = sizes(quick)
-    return {
-        label(net, method, s): timing.Case(
-            functools.partial(_build, net, method, batch, s, quick), batch, warmup=1
+def benchmark(quick: bool) -> Benchmark:
+    """Each net and method at each number of draws; memory at the largest only."""
+    batches = BATCHES[workloads.device_kind(quick)]
+    samples = SAMPLES[:2] if quick else SAMPLES
+    curves = [(net, method) for net in batches for method in METHODS]
+    cases = {
+        f"{net} {method}, S = {s}": Case(
+            functools.partial(_build, net, method, batches[net], s, quick), batches[net]
         )
-        for net, batch in batches.items()
-        for method in METHODS
+        for net, method in curves
         for s in samples
     }
+    last, names = samples[-1], [f"{net} {method}" for net, method in curves]
+    return Benchmark(
+        title="Ensembles: predictions averaged over S draws",
+        unit="ms per image",
+        rounds=10,
+        cases=cases,
+        settings={
+            **{f"batch of {net}": batch for net, batch in batches.items()},
+            "dtype": "float32",
+        },
+        pairs={
+            f"{name}: S = {last} / S = 1": (f"{name}, S = {last}", f"{name}, S = 1")
+            for name in names
+        },
+        overview={
+            f"S = {s}": {name: f"{name}, S = {s}" for name in names} for s in samples
+        },
+        memory_of=[f"{name}, S = {last}" for name in names],
+        notes=(
+            "variance: the layers of the papers' variance networks are noisy; LRT: all "
+            "layers are. A batch is predicted at once, in milliseconds for each image.",
+        ),
+    )
 
 
 def _build(net: str, method: str, batch: int, samples: int, quick: bool):
@@ -61,51 +72,7 @@ def _build(net: str, method: str, batch: int, samples: int, quick: bool):
     def predict(variables, x, key):
         return Predictor(Member(model, variables), samples=samples).log_mean(x, key)
 
-    return compiling.ready(predict, variables, x, key)
+    return timing.ready(predict, variables, x, key)
 
 
-def run(quick: bool, rounds: int, say: timing.Say) -> dict[str, Any]:
-    """Measures all cases; the memory of the largest ensembles only."""
-    batches, samples = sizes(quick)
-    curves = [(net, method) for net in batches for method in METHODS]
-    measured = timing.measure(
-        "ensembles",
-        cases(quick),
-        rounds=rounds,
-        quick=quick,
-        say=say,
-        memory_of=[label(*curve, samples[-1]) for curve in curves],
-    )
-    pairs = {
-        f"{net} {method}: S = {s} / S = 1": (
-            label(net, method, s),
-            label(net, method, 1),
-        )
-        for net, method in curves
-        for s in samples[-1:]
-    }
-    overview = {
-        f"S = {s}": {
-            f"{net} {method}": measured.cases[label(net, method, s)]["median"]
-            for net, method in curves
-            if label(net, method, s) in measured.cases
-        }
-        for s in samples
-    }
-    return {
-        "settings": {
-            **{f"batch of {net}": batch for net, batch in batches.items()},
-            "dtype": "float32",
-        },
-        "cases": measured.cases,
-        "overview": overview,
-        "ratios": timing.ratios(measured.times, pairs),
-        "notes": [
-            "variance: the layers of the papers' variance networks are noisy; LRT: all "
-            "layers are. A batch is predicted at once, in milliseconds for each image.",
-            *measured.notes,
-        ],
-    }
-
-
-BENCHMARKS = {"ensembles": timing.Benchmark(TITLE, UNIT, ROUNDS, cases, run)}
+BENCHMARKS = {"ensembles": benchmark}

@@ -6,44 +6,42 @@ from typing import Any
 
 import numpy as np
 
-from experiments.style import write_figure
+from experiments import style
 
-# Okabe and Ito's palette: told apart with any colour vision; markers say it again.
-COLOURS = {"vnets": "#0072B2", "torch": "#D55E00"}
-MARKERS = {"vnets": "o", "torch": "s"}
-CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-CURVE_MARKERS = ("o", "s", "^", "D")
+LOOKS = {"vnets": (style.colour(0), "o"), "torch": (style.colour(1), "s")}
+MARKERS = ("o", "s", "^", "D")
 FAR = 20  # times the shortest: from here on the axis is logarithmic
+OF = {"lenet5": "times", "vgg": "times", "resnet50": "times", "ensembles": "curves"}
 
 
 def save(report: Mapping[str, Any], title: str, path: Path) -> None:
     """Draws a report of `OF` as a PNG, whole or not at all."""
-    figure = OF[report["name"]](report, title)
-    write_figure(figure, path)
+    import matplotlib
+
+    with matplotlib.rc_context(style.STYLE):
+        draw = {"times": times, "curves": curves}[OF[report["name"]]]
+        style.write_figure(draw(report, title), path)
 
 
-def _figure(height: float, title: str):
+def _axes(height: float, title: str):
     from matplotlib.figure import Figure  # not pyplot: no state is shared
 
     figure = Figure(figsize=(7.5, height), dpi=160, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=9)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def times(report: Mapping[str, Any], title: str):
     """Median, quartiles and shortest time of each case."""
     cases = report["cases"]
-    figure, axes = _figure(1.5 + 0.27 * len(cases), title)
+    figure, axes = _axes(1.5 + 0.27 * len(cases), title)
     longest = max(case["q3"] for case in cases.values())
     far = longest > FAR * min(case["min"] for case in cases.values())
     for row, (name, case) in enumerate(cases.items()):
-        library = name.split()[0]
-        colour = COLOURS.get(library, "#222222")
+        colour, marker = LOOKS.get(name.split()[0], ("#222222", "o"))
         axes.plot([case["q1"], case["q3"]], [row, row], color=colour, linewidth=2)
-        axes.plot(case["median"], row, MARKERS.get(library, "o"), color=colour)
+        axes.plot(case["median"], row, marker, color=colour)
         axes.plot(case["min"], row, "|", color=colour, markersize=11)
         axes.annotate(
             np.format_float_positional(case["median"], 3, fractional=False, trim="-"),
@@ -53,20 +51,17 @@ def times(report: Mapping[str, Any], title: str):
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(range(len(cases)), list(cases), fontsize=9)
+    axes.set_yticks(range(len(cases)), list(cases))
     axes.set_ylim(len(cases) - 0.5, -0.5)
     if far:
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis)
-        axes.set_xlim(right=1.6 * longest)
-    else:
-        axes.set_xlim(0, 1.12 * longest)
+    axes.set_xlim(None if far else 0, (1.6 if far else 1.12) * longest)
     axes.set_xlabel(
         f"{report['unit']}{', logarithmic' * far}: median and quartiles; tick: "
-        f"shortest of {report['rounds']} rounds",
-        fontsize=8,
+        f"shortest of {report['rounds']} rounds"
     )
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return figure
@@ -74,33 +69,22 @@ def times(report: Mapping[str, Any], title: str):
 
 def curves(report: Mapping[str, Any], title: str):
     """Each column of the overview against the number in the names of its rows."""
-    rows = report["overview"]
-    figure, axes = _figure(4.0, title)
-    counts = [int(name.split("=")[1]) for name in rows]
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    rows = {int(name.split("=")[1]): row for name, row in report["overview"].items()}
+    figure, axes = _axes(4.0, title)
+    names = dict.fromkeys(name for row in rows.values() for name in row)
     for number, name in enumerate(names):
-        points = [
-            (count, row[name])
-            for count, row in zip(counts, rows.values(), strict=True)
-            if name in row
-        ]
-        style = {
-            "color": CURVES[number % len(CURVES)],
-            "marker": CURVE_MARKERS[number % len(CURVE_MARKERS)],
-        }
-        axes.plot(*zip(*points, strict=True), label=name, markersize=5, **style)
+        points = [(count, row[name]) for count, row in rows.items() if name in row]
+        marker = MARKERS[number % len(MARKERS)]
+        look = style.of(number) | {"marker": marker, "markersize": 5}
+        axes.plot(*zip(*points, strict=True), label=name, **look)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xticks(list(rows), [str(count) for count in rows])
     axes.minorticks_off()
-    axes.set_xlabel("draws S", fontsize=8)
-    axes.set_ylabel(f"{report['unit']}, both logarithmic", fontsize=8)
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel("draws S")
+    axes.set_ylabel(f"{report['unit']}, both logarithmic")
+    axes.legend(frameon=False)
     return figure
-
-
-OF = {"lenet5": times, "vgg": times, "resnet50": times, "ensembles": curves}
 
 
 def _plain_ticks(axis) -> None:

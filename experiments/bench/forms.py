@@ -9,11 +9,9 @@ import functools
 from typing import Any
 
 from experiments.bench import steps, timing, workloads
+from experiments.bench.comparisons import OURS, Way
+from experiments.bench.measuring import Benchmark, Case
 from vnets import backend
-
-TITLE = "The forms of vnets.backend, LRT step of LeNet-5"
-UNIT = "ms per step"
-ROUNDS = 7  # XLA's convolution in a compiled loop takes seconds a call
 
 
 def _without(name: str) -> dict[str, Any]:
@@ -36,50 +34,31 @@ ACCELERATOR: dict[str, dict[str, Any]] = {
 }
 
 
-def changes() -> dict[str, dict[str, Any]]:
-    """What is changed on the device at hand."""
-    return CPU if backend.forms() == backend.CPU else ACCELERATOR
-
-
-def cases(quick: bool) -> dict[str, timing.Case]:
+def benchmark(quick: bool) -> Benchmark:
     """The step of `steps` with all layers LRT, under each change."""
-    size = _size(quick)
-    return {
-        name: timing.Case(functools.partial(_build, change, size), size.steps, warmup=1)
-        for name, change in changes().items()
-    }
-
-
-def _size(quick: bool) -> workloads.Size:
-    return workloads.WORKLOADS["lenet5"].size(quick)
-
-
-def _build(change: dict[str, Any], size: workloads.Size) -> timing.Ready:
-    with backend.use(**change):
-        return steps.build("lenet5", size, "LRT")
-
-
-def run(quick: bool, rounds: int, say: timing.Say) -> dict[str, Any]:
-    """Measures all cases."""
-    measured = timing.measure(
-        "forms", cases(quick), rounds=rounds, quick=quick, say=say
-    )
-    size = _size(quick)
-    pairs = {
-        f"{name} / as chosen": (name, "as chosen")
-        for name, change in changes().items()
-        if change
-    }
-    return {
-        "settings": {
+    size = workloads.WORKLOADS["lenet5"].size(quick)
+    changes = CPU if backend.forms() == backend.CPU else ACCELERATOR
+    first, *others = changes
+    return Benchmark(
+        title="The forms of vnets.backend, LRT step of LeNet-5",
+        unit="ms per step",
+        rounds=7,  # XLA's convolution in a compiled loop takes seconds a call
+        cases={
+            name: Case(functools.partial(_build, change, size), size.steps)
+            for name, change in changes.items()
+        },
+        settings={
             "batch": size.batch,
             "steps_per_call": size.steps,
             "dtype": "float32",
         },
-        "cases": measured.cases,
-        "ratios": timing.ratios(measured.times, pairs),
-        "notes": measured.notes,
-    }
+        pairs={f"{name} / {first}": (name, first) for name in others},
+    )
 
 
-BENCHMARKS = {"forms": timing.Benchmark(TITLE, UNIT, ROUNDS, cases, run)}
+def _build(change: dict[str, Any], size: workloads.Size) -> timing.Ready:
+    with backend.use(**change):
+        return steps.build("lenet5", size, Way(OURS, "LRT"))
+
+
+BENCHMARKS = {"forms": benchmark}

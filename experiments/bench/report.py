@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import records
-from experiments.bench import figures, suite
+from experiments.bench import figures, measuring, suite
 from vnets import files
 
 Report = dict[str, Any]
@@ -24,7 +24,6 @@ of the shortest times. Peak memory is that of a process that runs only this case
 its imports, compilation included.
 """
 DETAILS = "Every case, with quartiles, memory and compiling, and every ratio"
-NONE = "-"  # where there is no number
 PERCENT = ("of the peak",)  # columns of an overview that are shares
 
 
@@ -40,10 +39,11 @@ def measure(
       say: takes lines about what is being done.
     """
     environment = records.environment()  # before: by the end the files may be others
-    benchmark = suite.find(name)
+    benchmark = suite.find(name, quick)
     rounds = rounds or (2 if quick else benchmark.rounds)
-    outcome = benchmark.run(quick, rounds, say)
-    environment["versions"]["torch"] = _version("torch")
+    parts = measuring.measure(name, benchmark, rounds=rounds, quick=quick, say=say)
+    installed = list(importlib.metadata.distributions(name="torch"))
+    environment["versions"]["torch"] = installed[0].version if installed else None
     return {
         "schema": SCHEMA,
         "name": name,
@@ -53,15 +53,8 @@ def measure(
         "rounds": rounds,
         "threads": environment["device"]["threads"],
         **environment,
-        **outcome,
+        **parts,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def require_writable(folder: Path) -> None:
@@ -98,31 +91,29 @@ def read_all(folder: Path) -> list[Report]:
 
 def markdown(reports: Sequence[Report]) -> str:
     """The README: a function of the reports alone."""
-    return "\n".join([INTRODUCTION, *(_section(report) for report in reports)])
+    return "\n".join([INTRODUCTION, *map(section, reports)])
 
 
-def _section(report: Report) -> str:
+def section(report: Report) -> str:
+    """All of one report."""
     parts = [f"## {report['title']}", _where(report)]
     if report["quick"]:
         parts.append("**A quick run with tiny sizes: these numbers mean nothing.**")
     first, every = overview(report), [markdown_table(*t) for t in tables(report)]
+    drawn = report["name"] in figures.OF
+    image = [f"![{report['title']}]({report['name']}.png)"] * drawn
     if first:
-        parts.append(markdown_table(*first))
         summary = f"<details>\n<summary>{DETAILS}</summary>"
-        every = [summary, *every, "</details>"]
-    image = [f"![{report['title']}]({report['name']}.png)"]
-    image = image if report["name"] in figures.OF else []
-    parts += [*image, *every] if first else [*every, *image]
-    parts += report["notes"]
-    return "\n\n".join(parts) + "\n"
+        parts += [markdown_table(*first), *image, summary, *every, "</details>"]
+    else:
+        parts += [*every, *image]
+    return "\n\n".join(parts + report["notes"]) + "\n"
 
 
 def _where(report: Report) -> str:
     """Device, software and settings that all numbers of a report belong to."""
     versions, git = report["versions"], report["git"]
-    software = [
-        f"{name} {versions[name]}" for name in ("jax", "torch") if versions[name]
-    ]
+    software = [f"{n} {versions[n]}" for n in ("jax", "torch") if versions[n]]
     commit = git["commit"][:10] if git["commit"] else "none"
     changed = " with changes" if git["dirty"] and git["commit"] else ""
     settings = ", ".join(f"{k} {v}" for k, v in report["settings"].items())
@@ -135,31 +126,19 @@ def _where(report: Report) -> str:
 def device(report: Report) -> str:
     """The device and how much of it was used."""
     where = report["device"]
-    threads = f"{report['threads']} threads"
-    return f"{where['kind']} ({where['platform']}, {threads})"
+    return f"{where['kind']} ({where['platform']}, {report['threads']} threads)"
 
 
 def overview(report: Report) -> Table | None:
     """A few numbers a row, where the report has such rows: what is asked first."""
     rows = report.get("overview", {})
-    columns = [
-        column
-        for column in dict.fromkeys(c for row in rows.values() for c in row)
-        if any(row.get(column) is not None for row in rows.values())
-    ]
-    if not columns:
-        return None
+    every = dict.fromkeys(column for row in rows.values() for column in row)
+    known = [c for c in every if any(row.get(c) is not None for row in rows.values())]
     shown = [
-        [name, *(_cell(column, row.get(column)) for column in columns)]
+        [name, *(_number(row.get(c), c in PERCENT) for c in known)]
         for name, row in rows.items()
     ]
-    return ["", *columns], shown
-
-
-def _cell(column: str, value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{100 * value:.3g} %" if column in PERCENT else _number(value)
+    return (["", *known], shown) if known else None
 
 
 def short(report: Report) -> list[Table]:
@@ -170,60 +149,46 @@ def short(report: Report) -> list[Table]:
 
 def tables(report: Report) -> list[Table]:
     """Cases, ratios and other values."""
-    unit, cases = report["unit"], report["cases"]
-    columns = [
-        (f"{unit}, median [shortest]", _times, "median"),
-        ("quartiles", _range, "median"),
-        ("peak MiB", _peak, "peak_mib"),
-        ("compiling, s", lambda c: _known(c["compile_seconds"]), "compile_seconds"),
-        (
-            "images/s",
-            lambda c: _number(c["images_per_second"]),
-            "images_per_second",
-        ),
-        ("of the peak", lambda c: _cell(PERCENT[0], c["of_peak"]), "of_peak"),
-    ]
-    # Older reports have fewer.
-    columns = [c for c in columns if all(c[2] in case for case in cases.values())]
+    cases, ratios = report["cases"], report["ratios"]
+    times = [f"{report['unit']}, median [shortest]", "quartiles"]
+    rates = {"images/s": "images_per_second", "of the peak": "of_peak"}  # of steps only
+    rates = {k: v for k, v in rates.items() if all(v in c for c in cases.values())}
     measured = [
-        [name, *(show_one(case) for _, show_one, _ in columns)]
+        [
+            name,
+            f"{_number(case['median'])} [{_number(case['min'])}]",
+            _range(case),
+            "not measured" if case["peak_mib"] is None else f"{case['peak_mib']:.0f}",
+            _number(case["compile_seconds"]),
+            *(_number(case[key], column in PERCENT) for column, key in rates.items()),
+        ]
         for name, case in cases.items()
     ]
-    ratios = [
+    compared = [
         [name, _number(r["median"]), _range(r), _number(r["of_minima"])]
-        for name, r in report["ratios"].items()
+        for name, r in ratios.items()
     ]
     values = [[name, _number(v)] for name, v in report.get("values", {}).items()]
     every = [
-        (["case", *(header for header, _, _ in columns)], measured),
-        (["ratio of times", "median", "quartiles", "of the shortest"], ratios),
+        (["case", *times, "peak MiB", "compiling, s", *rates], measured),
+        (["ratio of times", "median", "quartiles", "of the shortest"], compared),
         (["other", "value"], values),
     ]
     return [table for table in every if table[1]]
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1000 or not value else _big(value)
-
-
-def _big(value: float) -> str:
+def _number(value: float | None, percent: bool = False) -> str:
+    if value is None:
+        return "-"
+    if percent:
+        return f"{100 * value:.3g} %"
+    if 1e-3 <= abs(value) < 1000 or not value:
+        return f"{value:.3g}"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.2e}"
-
-
-def _times(case: dict) -> str:
-    return f"{_number(case['median'])} [{_number(case['min'])}]"
-
-
-def _known(value: float | None) -> str:
-    return NONE if value is None else _number(value)
 
 
 def _range(summary: dict) -> str:
     return f"{_number(summary['q1'])} to {_number(summary['q3'])}"
-
-
-def _peak(case: dict) -> str:
-    return "not measured" if case["peak_mib"] is None else f"{case['peak_mib']:.0f}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -234,22 +199,3 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
         for line in lines
     )
-
-
-def show(report: Report, console) -> None:
-    """Prints a report on a rich console."""
-    from rich.table import Table as Grid
-
-    console.print(
-        f"\n[bold]{report['title']}[/bold]\n{_where(report)}", highlight=False
-    )
-    first = overview(report)
-    for header, rows in [*([first] if first else []), *tables(report)]:
-        table = Grid()
-        for number, cell in enumerate(header):
-            table.add_column(cell, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    for note in report["notes"]:
-        console.print(note, markup=False)

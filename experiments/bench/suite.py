@@ -1,8 +1,15 @@
-"""All benchmarks by name. Their modules load JAX: each is imported when it is run."""
+"""All benchmarks by name. Their modules load JAX: each is imported when it is run.
+
+    python -m experiments.bench.suite <benchmark> <case> [--quick]
+
+builds one case and prints what it takes, for `measuring.ask`.
+"""
 
 import importlib
+import json
+import sys
 
-from experiments.bench.timing import Benchmark
+from experiments.bench import measuring
 
 MODULES = {
     "lenet5": "steps",
@@ -16,8 +23,8 @@ MODULES = {
 }
 
 
-def find(name: str) -> Benchmark:
-    """The benchmark of a name.
+def find(name: str, quick: bool = False) -> measuring.Benchmark:
+    """The benchmark of a name, for the device at hand.
 
     Raises:
       ValueError: there is none; the message lists those that are.
@@ -25,4 +32,10 @@ def find(name: str) -> Benchmark:
     if name not in MODULES:
         raise ValueError(f"unknown benchmark {name!r}; choose from {list(MODULES)}")
     module = importlib.import_module(f"experiments.bench.{MODULES[name]}")
-    return module.BENCHMARKS[name]
+    return module.BENCHMARKS[name](quick)
+
+
+if __name__ == "__main__":
+    benchmark, case = (a for a in sys.argv[1:] if a != "--quick")
+    cases = find(benchmark, "--quick" in sys.argv).cases
+    print(json.dumps(measuring.alone(cases[case])))

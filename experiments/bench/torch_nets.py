@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from experiments.bench import timing
+from experiments.bench.measuring import BenchError
 from experiments.bench.workloads import COMPILED
 from vnets import plan as steps
 
@@ -41,9 +42,9 @@ def load() -> ModuleType:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise timing.BenchError(MISSING) from error
+        raise BenchError(MISSING) from error
     if jax.default_backend() != "cpu" and not _on_gpu(torch):
-        raise timing.BenchError(ELSEWHERE)
+        raise BenchError(ELSEWHERE)
     torch.set_num_threads(timing.THREADS)
     if _on_gpu(torch):
         # As XLA does by default: TF32 for float32, and the fastest of all algorithms.
@@ -66,7 +67,7 @@ def _wait(torch) -> None:
         torch.cuda.synchronize()
 
 
-def build_matmul(edge: int, products: int, precision: str) -> timing.Ready:
+def build_product(edge: int, products: int, precision: str) -> timing.Ready:
     """A chain of square matrix products, ready to be timed."""
     torch = load()
     options = {"dtype": getattr(torch, precision), "device": _device(torch)}
@@ -147,6 +148,7 @@ def build(
 def _modules(torch) -> Any:
     """The class of a net: (plan, shape, kinds) -> module on [B, C, H, W], with `kl`."""
     nn, functional = torch.nn, torch.nn.functional
+    activations = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh}
 
     class Linear(nn.Module):
         """A convolution or a dense layer; local reparameterization if it is noisy."""
@@ -206,21 +208,12 @@ def _modules(torch) -> Any:
             tail = 0.63576 * torch.sigmoid(-(1.87320 + 1.48695 * log_alpha))
             return (tail + 0.5 * functional.softplus(-log_alpha)).sum()
 
-    class Chain(nn.Module):
+    class Chain(nn.Sequential):
         """The steps of a plan."""
 
         def __init__(self, plan: steps.Plan, shape: Sequence[int], kinds):
-            super().__init__()
-            before = steps.shapes(plan, tuple(shape))
-            made = (
-                _module(step, s, kinds) for step, s in zip(plan, before, strict=False)
-            )
-            self.steps = nn.ModuleList(made)
-
-        def forward(self, x):
-            for step in self.steps:
-                x = step(x)
-            return x
+            places = zip(plan, steps.shapes(plan, tuple(shape)), strict=False)
+            super().__init__(*(module(step, before, kinds) for step, before in places))
 
         def kl(self):
             return sum(m.kl() for m in self.modules() if isinstance(m, Linear))
@@ -234,28 +227,15 @@ def _modules(torch) -> Any:
         def forward(self, x):
             return self.body(x) + self.shortcut(x)
 
-    class MaxPool(nn.Module):
-        def __init__(self, size: int, stride: int, pads):
+    class Apply(nn.Module):
+        """A function of x that learns nothing."""
+
+        def __init__(self, function):
             super().__init__()
-            self.size, self.stride, self.pads = size, stride, pads
+            self.function = function
 
         def forward(self, x):
-            x, padding = _padded(functional, x, self.pads, -math.inf)
-            return functional.max_pool2d(x, self.size, self.stride, padding)
-
-    class MeanPool(nn.Module):
-        def forward(self, x):
-            return x.mean((2, 3))
-
-    class Standardize(nn.Module):
-        def __init__(self, step):
-            super().__init__()
-            for name in ("mean", "std"):
-                values = torch.tensor(getattr(step, name)).reshape(1, -1, 1, 1)
-                self.register_buffer(name, values)
-
-        def forward(self, x):
-            return (x - self.mean) / self.std
+            return self.function(x)
 
     def norm(step, before):
         if step.affine and not step.scale:
@@ -266,35 +246,40 @@ def _modules(torch) -> Any:
             nn.init.zeros_(made.weight)
         return made
 
-    def window_pool(step, before):
-        size, stride = (step.size,) * 2, (step.stride,) * 2
-        pads = steps.pads(before[:2], size, stride, step.padding)
-        return MaxPool(step.size, step.stride, pads)
+    def standardize(step, x):
+        mean, std = (
+            x.new_tensor(v).reshape(1, -1, 1, 1) for v in (step.mean, step.std)
+        )
+        return (x - mean) / std
 
-    def activation(step, before):
-        kinds = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh}
-        return kinds[step.kind]()
+    def window_pool(step, pads, x):
+        x, padding = _padded(functional, x, pads, -math.inf)
+        return functional.max_pool2d(x, step.size, step.stride, padding)
 
-    def _module(step, before, kinds):
-        if isinstance(step, steps.Conv | steps.Dense):
-            return Linear(step, before, kinds.get(step.name))
-        if isinstance(step, steps.Residual):
-            return Residual(step, before, kinds)
-        make = {
-            steps.Norm: norm,
-            steps.Activation: activation,
-            steps.MaxPool: lambda *_: MaxPool(steps.POOL, steps.POOL, NO_PADS),
-            steps.WindowMaxPool: window_pool,
-            steps.MeanPool: lambda *_: MeanPool(),
-            steps.Flatten: lambda *_: nn.Flatten(),
-            steps.Standardize: lambda step, _: Standardize(step),
-        }
-        return make[type(step)](step, before)
+    def module(step, before, kinds):
+        match step:
+            case steps.Conv() | steps.Dense():
+                return Linear(step, before, kinds.get(step.name))
+            case steps.Norm():
+                return norm(step, before)
+            case steps.Activation(kind) if kind in activations:
+                return activations[kind]()
+            case steps.MaxPool():
+                return nn.MaxPool2d(steps.POOL)
+            case steps.WindowMaxPool():
+                pads = steps.pads(before[:2], step.kernel, step.strides, step.padding)
+                return Apply(functools.partial(window_pool, step, pads))
+            case steps.MeanPool():
+                return Apply(lambda x: x.mean((2, 3)))
+            case steps.Flatten():
+                return nn.Flatten()
+            case steps.Standardize():
+                return Apply(functools.partial(standardize, step))
+            case steps.Residual():
+                return Residual(step, before, kinds)
+        raise ValueError(f"{step} has no form in PyTorch here")
 
     return Chain
-
-
-NO_PADS = ((0, 0), (0, 0))
 
 
 def _padded(functional, x, pads, value: float):

@@ -7,7 +7,6 @@ which layers have which posterior, and by which estimator they are sampled.
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from vnets.nets.net import Net
 from vnets.nets.resnet import ResNet
 from vnets.plan import Shape, costs
 
+PLAIN = "deterministic"
 COMPILED = "compiled"
 FORMS = ("NCHW", "channels_last", COMPILED)  # of PyTorch
 GAUSSIAN, VARIANCE = "gaussian", "variance"
@@ -42,13 +42,13 @@ class Method:
 
 
 METHODS = {
-    "deterministic": Method(),
+    PLAIN: Method(),
     "variance": Method(VARIANCE, everywhere=False),
     "LRT": Method(GAUSSIAN),
     "per minibatch": Method(GAUSSIAN, estimators.weight_sampling),
     "per example": Method(GAUSSIAN, estimators.per_example_sampling),
 }
-IN_TORCH = ("deterministic", "variance", "LRT")
+IN_TORCH = (PLAIN, "variance", "LRT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +61,11 @@ class Size:
       batch: B.
       steps: updates that are compiled as one and timed together.
       methods: of METHODS.
-      half: those of them that are measured in bfloat16, too.
+      half: those of them that are measured in bfloat16, too, in PyTorch as well.
       remat: those that are measured with `Mode(remat=True)`, too.
       forms: of PyTorch, of FORMS.
       compiled: methods that COMPILED is measured with, if it is among `forms`:
         on a CPU its compiler takes most of a minute for each.
-      torch_half: PyTorch is measured in bfloat16 where vnets is.
     """
 
     net: Net
@@ -78,13 +77,20 @@ class Size:
     remat: tuple[str, ...] = ("LRT",)
     forms: tuple[str, ...] = FORMS
     compiled: tuple[str, ...] = ("deterministic", "LRT")
-    torch_half: bool = False
 
     @property
     def flops(self) -> int:
         """Useful operations of a step: the deterministic net's forward and backward."""
         adds = sum(c.multiply_adds for c in costs(self.net.plan, self.shape).values())
         return 2 * adds * (1 + BACKWARD) * self.batch
+
+    def split(self, steps: int) -> Split:
+        """Random images and labels of so many steps: it does not matter here."""
+        draw, n = np.random.default_rng(0), steps * self.batch
+        return Split(
+            draw.integers(0, 256, (n, *self.shape), np.uint8),
+            draw.integers(0, self.net.classes, n, np.int32),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,12 +142,7 @@ def device_kind(quick: bool) -> str:
     return "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
 
-def sizes(**by_kind: Size) -> Mapping[str, Size]:
-    """Sizes by kind of device, all three."""
-    return MappingProxyType(by_kind)
-
-
-ALL = {"half": IN_TORCH, "compiled": IN_TORCH, "torch_half": True}
+ALL = {"half": IN_TORCH, "compiled": IN_TORCH}
 # Compiling is all that a quick run waits for: together they show each thing once.
 QUICK = {"half": (), "remat": (), "forms": ("NCHW",)}
 
@@ -150,21 +151,21 @@ WORKLOADS = {
         "LeNet-5",
         60_000,
         ("dense1",),
-        sizes(
-            quick=Size(
+        {
+            "quick": Size(
                 LeNet5(), (28, 28, 1), 4, 2, ("deterministic", "per example"), **QUICK
             ),
-            cpu=Size(LeNet5(), (28, 28, 1), 200, 5),
-            accelerator=Size(LeNet5(), (28, 28, 1), 1024, 50, **ALL),
-        ),
+            "cpu": Size(LeNet5(), (28, 28, 1), 200, 5),
+            "accelerator": Size(LeNet5(), (28, 28, 1), 1024, 50, **ALL),
+        },
         rounds=10,
     ),
     "vgg": Workload(
         "the VGG-like net",
         50_000,
         ("conv11", "conv12", "conv13", "dense1"),
-        sizes(
-            quick=Size(
+        {
+            "quick": Size(
                 VGG(width=0.05, blocks=1),
                 (8, 8, 3),
                 4,
@@ -173,42 +174,33 @@ WORKLOADS = {
                 remat=("variance",),
                 forms=("NCHW",),
             ),
-            cpu=Size(VGG(width=0.25), (32, 32, 3), 100),
-            accelerator=Size(VGG(), (32, 32, 3), 1024, 5, **ALL),
-        ),
+            "cpu": Size(VGG(width=0.25), (32, 32, 3), 100),
+            "accelerator": Size(VGG(), (32, 32, 3), 1024, 5, **ALL),
+        },
         rounds=6,
     ),
     "resnet50": Workload(
         "ResNet-50",
         1_281_167,
         ("stage4_block3_conv*",),  # as in VGG the last block: the papers have no ResNet
-        sizes(
-            quick=Size(
+        {
+            "quick": Size(
                 ResNet(classes=3, stages=(1,), width=2),
                 (16, 16, 3),
                 2,
                 methods=("deterministic", "LRT"),
                 **QUICK,
             ),
-            cpu=Size(
+            "cpu": Size(
                 ResNet(),
                 (224, 224, 3),
                 2,
                 methods=IN_TORCH,
-                half=(),
+                half=("deterministic",),
                 forms=("NCHW", "channels_last"),
             ),
-            accelerator=Size(ResNet(), (224, 224, 3), 128, **ALL),
-        ),
+            "accelerator": Size(ResNet(), (224, 224, 3), 128, **ALL),
+        },
         rounds=4,
     ),
 }
-
-
-def random_split(n: int, shape: Shape, classes: int) -> Split:
-    """Random images and classes: nothing here depends on what is learned."""
-    generator = np.random.default_rng(0)
-    return Split(
-        generator.integers(0, 256, (n, *shape), np.uint8),
-        generator.integers(0, classes, n, np.int32),
-    )

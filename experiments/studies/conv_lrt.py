@@ -97,10 +97,9 @@ def _cost(config, trained: Classify, key: Key) -> dict[str, float]:
     steps = {
         name: lrt_cost.training_step(trained, way, key)[0] for name, way in ways.items()
     }
-    timing.interleave(steps, 1)  # the first calls do not count
-    times = timing.interleave(steps, config.cost.rounds)
-    pair = timing.ratios(times, {"of_lrt": ("this", "lrt")})["of_lrt"]
-    return {"ms": timing.summary(times["this"])["median"], "of_lrt": pair["median"]}
+    times = timing.interleave(steps, config.cost.rounds, warmup=1)
+    ms = timing.summary(times["this"])["median"]
+    return {"ms": ms, "of_lrt": timing.ratio(times, "this", "lrt")}
 
 
 def noisy_convolutions(net: Net) -> list[str]:

@@ -95,7 +95,6 @@ def _cost(function, grid, key: Key) -> float:
         return lambda: jax.block_until_ready(run(log_alpha))
 
     runs = {"this": thunk(function), "standard": thunk(PER_WEIGHT[STANDARD])}
-    timing.interleave(runs, WARM_UP)
-    times = timing.interleave(runs, grid.rounds)
+    times = timing.interleave(runs, grid.rounds, WARM_UP)
     ratio = timing.ratios(times, {"cost": ("this", "standard")})["cost"]
     return ratio["of_minima"]

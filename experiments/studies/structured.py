@@ -66,12 +66,10 @@ def _measure(
     images = test.inputs[: config.latency.batch_size].astype(np.float32) / 255
     for code, run in RUNNERS.items():
         runs = {name: run(graph, images) for name, graph in graphs.items()}
-        timing.interleave(runs, WARM_UP)
-        times = timing.interleave(runs, config.latency.rounds)
+        times = timing.interleave(runs, config.latency.rounds, WARM_UP)
         for name, values in times.items():
             evals[name][f"{code}_ms"] = timing.summary(values)["median"]
-        ratio = timing.ratios(times, {"speed": ("full", "cut")})["speed"]
-        evals["cut"][f"{code}_speedup"] = ratio["median"]
+        evals["cut"][f"{code}_speedup"] = timing.ratio(times, "full", "cut")
     return Measured(evals)
 
 
