@@ -1,0 +1,25 @@
+"""The small variance net of the page in `docs/demo`: LeNet-5 of 8 and 16 maps, 64 units.
+
+    configs/demo.py:VARIANT[,SCALE]
+
+Variant: variance (dense1 is a variance layer). All but the widths is as in
+`configs/lenet5_mnist.py`, and so are the scales; short is what the page has.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lenet5_mnist
+
+SCALES = lenet5_mnist.SCALES
+VARIANTS = ("variance",)
+sweep = lenet5_mnist.all_of(VARIANTS)
+WIDTHS = (8, 16, 64)
+
+
+def get_config(which: str = "variance") -> ConfigDict:
+    """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
+    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    config = lenet5_mnist.base(variant, scale)
+    config.model.widths = WIDTHS
+    config.model.posteriors = lenet5_mnist.DENSE1_VARIANCE
+    return config
