@@ -1,4 +1,4 @@
-"""The small variance net of the page in `docs/demo`: LeNet-5 of 8 and 16 maps, 64 units.
+"""The variance net of the page in `docs/demo`: a LeNet-5 of 8 and 24 maps, 128 units.
 
     configs/demo.py:VARIANT[,SCALE]
 
@@ -13,7 +13,7 @@ from configs import lenet5_mnist
 SCALES = lenet5_mnist.SCALES
 VARIANTS = ("variance",)
 sweep = lenet5_mnist.all_of(VARIANTS)
-WIDTHS = (8, 16, 64)
+WIDTHS = (8, 24, 128)
 
 
 def get_config(which: str = "variance") -> ConfigDict:
