@@ -63,8 +63,9 @@ def dumps(net: Compact) -> bytes:
             f"a file holds a Compact, not a {type(net).__name__}; quantize it"
         )
     check(net)
+    content = written(net)
     limits.check_work(net.plan, net.shape)
-    return written(net)
+    return content
 
 
 def written(net: Compact) -> bytes:

@@ -11,6 +11,7 @@ own; a stream has its own table where that takes fewer bytes.
 No decoder rounds anything: every machine and language reads the same numbers.
 """
 
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
@@ -94,7 +95,9 @@ class Reader:
         heads = [self._head(source, kept, *one) for one in streams if one[1]]
         self._streams = iter(heads)
         words = source.take(2 * source.varint())
-        self._words = np.frombuffer(words, "<u2").tolist()
+        self._words = array(
+            "H", np.frombuffer(words, "<u2").astype(np.uint16).tobytes()
+        )
         if len(self._words) < 2:
             raise ValueError("words are cut off")
         self._state = self._words[0] << 16 | self._words[1]

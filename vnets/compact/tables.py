@@ -5,6 +5,7 @@ See `streams` for what a token is.
 
 import dataclasses
 import functools
+from array import array
 
 import numpy as np
 
@@ -47,12 +48,15 @@ class Table:
         """Where each token's slots begin among the 4096."""
         return np.cumsum(self.frequencies) - self.frequencies
 
-    def slots(self) -> tuple[bytes, list[int], list[int]]:
+    def slots(self) -> tuple[bytes, array, array]:
         """Token, frequency of the token, and place within the token, of each slot."""
         tokens = np.repeat(np.arange(len(self.sizes)), self.frequencies)
         places = np.arange(TOTAL) - self.starts[tokens]
         owned = self.frequencies[tokens]
-        return tokens.astype(np.uint8).tobytes(), owned.tolist(), places.tolist()
+        owned, places = (
+            array("H", n.astype(np.uint16).tobytes()) for n in (owned, places)
+        )
+        return tokens.astype(np.uint8).tobytes(), owned, places
 
     @functools.cached_property
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
