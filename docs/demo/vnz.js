@@ -54,9 +54,9 @@ class Bytes {
     return new TextDecoder("utf-8", { fatal: true }).decode(this.take(size));
   }
 
-  float32(short) {
+  float32(long) {
     const bytes = new Uint8Array(4);
-    bytes.set(this.take(short ? 2 : 4), short ? 2 : 0);
+    bytes.set(this.take(long ? 4 : 2), long ? 0 : 2);
     return new DataView(bytes.buffer).getFloat32(0, true);
   }
 
@@ -302,16 +302,16 @@ function readHead(source, step) {
     if (!(value > 0 && value <= LARGEST_NUMBER)) refuse(`a grid has the step ${value}`);
     return value;
   };
-  const stepSize = positive(source.float32(!(flags & 32)));
+  const stepSize = positive(source.float32(flags & 32));
   const halved = Math.fround(stepSize * 2 ** -(flags & 15));
-  const biasStep = positive(flags & 16 ? source.float32(false) : halved);
+  const biasStep = positive(flags & 16 ? source.float32(true) : halved);
   let noise = null;
   if (flags & 64) {
     const noisy = source.varint();
-    noise = { count: noisy, step: positive(source.float32(!(flags & 128))) };
+    noise = { count: noisy, step: positive(source.float32(flags & 32)) };
   }
   within(Math.max(count, noise?.count ?? 0), 0, size(step.shape), "a number of weights");
-  return { step, count, stepSize, biasStep, noise };
+  return { step, count, stepSize, biasStep, noise, turned: flags & 128 };
 }
 
 function streamsOf({ step, count, noise }) {
@@ -320,12 +320,17 @@ function streamsOf({ step, count, noise }) {
   return [...gaps(count), ["levels", count], ...noisy, ["biases", step.features]];
 }
 
-function readLayer(streams, { step, count, stepSize, biasStep, noise }) {
-  const total = size(step.shape);
+function readLayer(streams, { step, count, stepSize, biasStep, noise, turned }) {
+  const total = size(step.shape), inputs = total / step.features;
   const positions = (number) => {
-    if (number === total) return Array.from({ length: number }, (_, i) => i);
+    const ordered = (at) =>
+      turned ? (at % inputs) * step.features + Math.floor(at / inputs) : at;
+    if (number === total) return Array.from({ length: number }, (_, i) => ordered(i));
     let last = -1;
-    return streams.next(number, (gap) => within((last += gap + 1), 0, total - 1, "a position"));
+    return streams.next(number, (gap) => {
+      last = within(last + gap + 1, 0, total - 1, "a position");
+      return ordered(last);
+    });
   };
   const values = (number, by, most, level) =>
     Float32Array.from(
@@ -351,7 +356,8 @@ function entries(step, positions, values) {
 }
 
 /** The net of a file's bytes; throws an Error that says what is wrong with them. */
-export function read(content) {
+export function read(file) {
+  const content = new Uint8Array(file); // a copy; what Node reads is no plain array
   const source = new Bytes(content);
   if (String.fromCharCode(...content.subarray(0, 4)) !== "VNZ\x1a") {
     throw new Error("not a .vnz file");

@@ -32,15 +32,10 @@ def shortened(value: np.float32) -> np.float32:
     return np.float32(found)
 
 
-def float32(value: np.float32) -> bytes:
-    """Its upper two bytes where the others are zero, else all four."""
+def float32(value: np.float32, long: bool) -> bytes:
+    """All four bytes, or the upper two of a value that `is_short`."""
     packed = struct.pack("<f", value)
-    return packed[2:] if is_short(value) else packed
-
-
-def long_float32(value: np.float32) -> bytes:
-    """All four bytes."""
-    return struct.pack("<f", value)
+    return packed if long else packed[2:]
 
 
 def float64(value: float) -> bytes:
@@ -91,9 +86,9 @@ class Bytes:
             raise ValueError("a text is too long")
         return self.take(size).decode()  # UnicodeDecodeError is a ValueError
 
-    def float32(self, short: bool) -> np.float32:
+    def float32(self, long: bool) -> np.float32:
         """Inverts `float32`."""
-        packed = bytes(2) + self.take(2) if short else self.take(4)
+        packed = self.take(4) if long else bytes(2) + self.take(2)
         return np.float32(struct.unpack("<f", packed)[0])
 
     def float64(self) -> float:

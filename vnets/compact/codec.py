@@ -5,9 +5,11 @@
     layers        for each linear layer: numbers of weights, steps of its grids
     streams       positions as gaps, levels, biases (`streams`)
 
-Where all weights of a kernel are there it has no stream of gaps. A step is two bytes
-where a bfloat16 holds it; that of biases is the weights' times 2^-s, 0 <= s < 16, where
-it can be. Whole numbers of a variable length have seven bits a byte, the lowest first.
+Where all weights of a kernel are there it has no stream of gaps. Weights are in the
+order of the kernel or, where that is shorter, of each output in turn. A step is two
+bytes where a bfloat16 holds it; that of biases is the weights' times 2^-s, 0 <= s < 16,
+where it can be. Whole numbers of a variable length have seven bits a byte, the lowest
+first.
 
 A reader trusts nothing: what the checksum does not refuse (it can be made anew) the
 parser does. Every size is checked before memory is taken for it; a number in a stream
@@ -22,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from vnets import files
-from vnets.compact import binary, description, limits, version1
+from vnets.compact import binary, description, limits, tables, version1
 from vnets.compact.binary import Bytes, varint
 from vnets.compact.graph import kernel_shapes
 from vnets.compact.layers import (
@@ -48,8 +50,9 @@ HEAD = len(MAGIC) + 2  # bytes of magic and version, in every version
 CHECKSUM = 4  # bytes
 LARGEST_FILE = 2**30
 # Bits of a layer's first byte; the lowest four are s of its biases' step.
-BIAS_STEP, LONG_STEP, NOISY, LONG_DEVIATION = 16, 32, 64, 128
+BIAS_STEP, LONG_STEPS, NOISY, TURNED = 16, 32, 64, 128
 FINER = 16  # values of s
+INTEGERS = {MOST_LEVEL: np.int8, MOST_DEVIATION: np.uint8, MOST_BIAS: np.int16}
 
 
 def dumps(net: Compact) -> bytes:
@@ -70,18 +73,22 @@ def dumps(net: Compact) -> bytes:
 
 def written(net: Compact) -> bytes:
     """The file of a net that nobody checked."""
-    writer, layers = Writer(), b""
+    writer, heads = Writer(), b""
     for name, shape in kernel_shapes(net.plan, net.shape).items():
-        layer = net.layers[name]
-        layers += _packed(layer)
-        _write_positions(writer, layer.positions, math.prod(shape))
-        writer.write("levels", zigzag(layer.levels) - 1)
-        if layer.deviations is not None:
-            _write_positions(writer, layer.deviations.positions, math.prod(shape))
-            writer.write("deviations", layer.deviations.levels - 1)
+        layer, noise = net.layers[name], net.layers[name].deviations
+        grids = [(layer.positions, "levels", zigzag(layer.levels) - 1)]
+        if noise is not None:
+            grids.append((noise.positions, "deviations", noise.levels - 1))
+        turned = _is_turned([positions for positions, _, _ in grids], shape)
+        heads += _packed(layer, turned)
+        for positions, kind, numbers in grids:
+            positions, order = _ordered(positions, shape, turned)
+            if positions.size < math.prod(shape):
+                writer.write("gaps", _gaps(positions))
+            writer.write(kind, numbers[order])
         writer.write("biases", zigzag(layer.bias_levels))
     described = description.pack(net.plan, net.shape, net.about)
-    rest = described + layers + writer.content()
+    rest = described + heads + writer.content()
     size = HEAD + CHECKSUM + len(rest)
     numbers = sum(layer.numbers() for layer in net.layers.values())
     rest += bytes(max(0, -(-numbers // NUMBERS_PER_BYTE) - size))
@@ -144,22 +151,43 @@ def read(path: Path | str) -> Compact:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _write_positions(writer: Writer, positions: np.ndarray, size: int) -> None:
-    """As the gaps between them; of a kernel that has all its weights not at all."""
-    if positions.size < size:
-        writer.write("gaps", np.diff(positions, prepend=-1) - 1)
+def _gaps(positions: np.ndarray) -> np.ndarray:
+    return np.diff(positions, prepend=-1) - 1
 
 
-def _packed(layer: Quantized) -> bytes:
-    """How many numbers a layer has, and the steps of its grids."""
-    flags, noise = _finer(layer), layer.deviations
-    flags |= 0 if binary.is_short(layer.step) else LONG_STEP
-    found = varint(layer.positions.size) + binary.float32(layer.step)
+def _ordered(positions: np.ndarray, shape: Shape, turned: bool):
+    """Rising positions in the order of a file, and which comes when."""
+    if not turned:
+        return positions, slice(None)
+    into, out = np.divmod(positions.astype(np.int64), shape[-1])
+    found = out * (math.prod(shape) // shape[-1]) + into
+    order = np.argsort(found)
+    return found[order], order
+
+
+def _is_turned(grids: list[np.ndarray], shape: Shape) -> bool:
+    """Whether gaps take fewer bits along the inputs of each output."""
+    partial = [one for one in grids if 0 < one.size < math.prod(shape)]
+
+    def bits(turned: bool) -> float:
+        gaps = (_gaps(_ordered(one, shape, turned)[0]) for one in partial)
+        return sum(tables.bits_alone(one) for one in gaps)
+
+    return bits(True) < bits(False)
+
+
+def _packed(layer: Quantized, turned: bool) -> bytes:
+    """How many numbers a layer has, their order, and the steps of its grids."""
+    noise = layer.deviations
+    steps = [layer.step, *([] if noise is None else [noise.step])]
+    long = not all(map(binary.is_short, steps))
+    flags = _finer(layer) | (LONG_STEPS if long else 0) | (TURNED if turned else 0)
+    found = varint(layer.positions.size) + binary.float32(layer.step, long)
     if flags & BIAS_STEP:
-        found += binary.long_float32(layer.bias_step)
+        found += binary.float32(layer.bias_step, long=True)
     if noise is not None:
-        flags |= NOISY | (0 if binary.is_short(noise.step) else LONG_DEVIATION)
-        found += varint(noise.positions.size) + binary.float32(noise.step)
+        flags |= NOISY
+        found += varint(noise.positions.size) + binary.float32(noise.step, long)
     return bytes([flags]) + found
 
 
@@ -174,16 +202,17 @@ def _finer(layer: Quantized) -> int:
 def _unpacked(source: Bytes, shape: Shape) -> "_Head":
     """Inverts `_packed`."""
     flags, count = source.byte(), source.varint()
-    step = source.float32(short=not flags & LONG_STEP)
+    long = bool(flags & LONG_STEPS)
+    step = source.float32(long)
     if flags & BIAS_STEP:
-        bias_step = source.float32(short=False)
+        bias_step = source.float32(long=True)
     else:
         bias_step = step * np.float32(2.0 ** -(flags % FINER))
     noise = None
     if flags & NOISY:
         number = source.varint()
-        noise = number, source.float32(short=not flags & LONG_DEVIATION)
-    return _Head(shape, count, step, bias_step, noise)
+        noise = number, source.float32(long)
+    return _Head(shape, count, step, bias_step, noise, bool(flags & TURNED))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +224,7 @@ class _Head:
     step: np.float32
     bias_step: np.float32
     noise: tuple[int, np.float32] | None
+    turned: bool
 
     def numbers(self) -> int:
         """How many its streams have, positions not counted."""
@@ -209,15 +239,13 @@ class _Head:
 
     def read(self, reader: Reader) -> Quantized:
         """The layer from its streams."""
-        positions = self._positions(reader, self.count)
-        levels = _read(reader, self.count, MOST_LEVEL, np.int8, _not_zero)
+        positions, levels = self._grid(reader, self.count, MOST_LEVEL, _not_zero)
         deviations = None
         if self.noise:
             count, step = self.noise
-            at = self._positions(reader, count)
-            found = _read(reader, count, MOST_DEVIATION, np.uint8, _above_zero)
-            deviations = Deviations(at, found, step)
-        biases = _read(reader, self.shape[-1], MOST_BIAS, np.int16, unzigzag)
+            grid = self._grid(reader, count, MOST_DEVIATION, _above_zero)
+            deviations = Deviations(*grid, step)
+        biases = _read(reader, self.shape[-1], MOST_BIAS, unzigzag)
         return Quantized(
             positions, levels, self.step, biases, self.bias_step, deviations
         )
@@ -225,14 +253,24 @@ class _Head:
     def _gaps(self, count: int) -> list[tuple[str, int]]:
         return [] if count == math.prod(self.shape) else [("gaps", count)]
 
-    def _positions(self, reader: Reader, count: int) -> np.ndarray:
-        if not self._gaps(count):
-            return np.arange(count, dtype=np.int32)
-        return read_positions(reader.parts(count), count, math.prod(self.shape))
+    def _grid(self, reader: Reader, count: int, most: int, level):
+        """Positions and levels of the weights that are there."""
+        size, inputs = math.prod(self.shape), math.prod(self.shape[:-1])
+        if self._gaps(count):
+            positions = read_positions(reader.parts(count), count, size)
+        else:
+            positions = np.arange(count, dtype=np.int32)
+        levels = _read(reader, count, most, level)
+        if self.turned:
+            out, into = np.divmod(positions, np.int32(inputs))
+            positions = into * np.int32(self.shape[-1]) + out
+            order = np.argsort(positions)
+            positions, levels = positions[order], levels[order]
+        return positions, levels
 
 
-def _read(reader: Reader, count: int, most: int, kind: type, level) -> np.ndarray:
-    return read_levels(reader.parts(count), count, most, kind, level)
+def _read(reader: Reader, count: int, most: int, level) -> np.ndarray:
+    return read_levels(reader.parts(count), count, most, INTEGERS[most], level)
 
 
 def _not_zero(numbers: np.ndarray) -> np.ndarray:

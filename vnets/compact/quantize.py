@@ -10,7 +10,7 @@ import numpy as np
 
 from vnets.compact.binary import shortened
 from vnets.compact.graph import LARGEST, Graph, Linear, kernel_shapes
-from vnets.compact.shrink import shrink
+from vnets.compact.shrink import by_weights, shrink
 from vnets.plan import Plan, Shape
 
 MOST_BITS = 8  # of a weight, and of a deviation, which has no sign
@@ -176,7 +176,8 @@ def quantize(
         if name in graph.deviations:
             noise_steps[name] = _step(graph.deviations[name], 2**width - 1)
             deviations[name] = _on_grid(graph.deviations[name], noise_steps[name])
-    shrunk = shrink(dataclasses.replace(graph, kernels=kernels, deviations=deviations))
+    graph = dataclasses.replace(graph, kernels=kernels, deviations=deviations)
+    shrunk = by_weights(shrink(graph))
     layers = {}
     for name in shrunk.kernels:
         layer, noise = shrunk.linear(name), None

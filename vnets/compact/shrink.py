@@ -1,5 +1,6 @@
 """The same function with fewer units: normalization folded away, dead units cut out."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -122,6 +123,23 @@ def shrink(graph: Graph) -> Graph:
     return shrunk.with_own_widths()
 
 
+def by_weights(graph: Graph) -> Graph:
+    """The same function, the units of each layer in falling order of their weights.
+
+    A file's gaps between weights are then more alike where they follow one another. Of
+    units that cannot be cut (`shrink`) the order stays.
+    """
+    kernels, biases = dict(graph.kernels), dict(graph.biases)
+    noise = dict(graph.deviations)
+    for this, after, _ in _pairs(graph.plan):
+        units = biases[this.name].size
+        into = _by_unit(_weighs(kernels, noise, after.name), units)
+        out = _weighs(kernels, noise, this.name).reshape(-1, units)
+        order = np.argsort(-(into.sum(axis=(0, 2)) + out.sum(axis=0)), kind="stable")
+        _choose(kernels, biases, noise, this.name, after.name, order)
+    return dataclasses.replace(graph, kernels=kernels, biases=biases, deviations=noise)
+
+
 def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, ...]]]:
     """Each linear layer whose units can be cut, the one that alone reads them, and the
     activations between the two."""
@@ -179,12 +197,22 @@ def _drop_unused(kernels, biases, noise, this: str, after: str) -> None:
     used = np.any(_by_unit(_weighs(kernels, noise, after), units), axis=(0, 2))
     silent = not used.any()
     used[0] |= silent
-    biases[this] = biases[this][used] * np.float32(not silent)
+    _choose(kernels, biases, noise, this, after, used)
+    if silent:
+        for arrays in (kernels, biases, noise):
+            if this in arrays:
+                arrays[this] = np.zeros_like(arrays[this])
+
+
+def _choose(kernels, biases, noise, this: str, after: str, chosen: np.ndarray) -> None:
+    """Some units of a layer, or in another order, and what another has for them."""
+    units = biases[this].size
+    biases[this] = biases[this][chosen]
     for arrays in (kernels, noise):
         if this in arrays:
-            arrays[this] = arrays[this][..., used] * np.float32(not silent)
+            arrays[this] = arrays[this][..., chosen]
         if after in arrays:
-            kept, shape = _by_unit(arrays[after], units)[:, used], arrays[after].shape
+            kept, shape = _by_unit(arrays[after], units)[:, chosen], arrays[after].shape
             inputs = shape[-2] // units * kept.shape[1]
             arrays[after] = kept.reshape((*shape[:-2], inputs, shape[-1]))
 

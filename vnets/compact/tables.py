@@ -129,6 +129,11 @@ class _Counted:
         return int(mean + 1).bit_length() - 1
 
 
+def bits_alone(numbers: np.ndarray) -> float:
+    """What a stream takes with a table of its own."""
+    return _best_table([_Counted(*np.unique(numbers, return_counts=True))])[2]
+
+
 def chosen(streams: list[np.ndarray]) -> list[tuple[int, int, Table]]:
     """k, which table and the table for each stream of a kind, for fewest bytes."""
     counted = [_Counted(*np.unique(one, return_counts=True)) for one in streams]
