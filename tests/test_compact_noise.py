@@ -8,12 +8,14 @@ from jax import random
 
 from vnets import compact, posteriors
 from vnets.edits import mean_only
+from vnets.estimators import weight_sampling
 from vnets.layers import Mode
 from vnets.nets import MLP, LeNet5
 
 
 def captured(model, shape, **options):
-    variables = model.init(random.key(0), np.zeros((1, *shape), np.float32))
+    x, mode = np.zeros((1, *shape), np.float32), Mode(weight_sampling)
+    variables = model.init(random.key(0), x, mode=mode)
     graph = compact.capture(model, variables, shape, **options)
     return variables, compact.fold_norms(graph)
 

@@ -278,18 +278,21 @@ def _mean(node) -> np.ndarray:
 
 def _deviations(name: str, layer: Mapping) -> dict[str, np.ndarray]:
     """The deviations of a layer's kernel by its name, if it has any."""
+    found = {}
     for leaf, node in layer.items():
-        noisy = hasattr(node, "moments") and node.moments()[1] is not None
-        if not noisy:
+        if not hasattr(node, "moments") or node.moments()[1] is None:
             continue
-        kind = getattr(node, "noise", None)
+        try:
+            std, kind = node.location_scale()[1], node.noise
+        except TypeError:  # noise that weights share, as that of units
+            std, kind = None, "shared"
         if leaf != "kernel" or kind != "normal":
             raise ValueError(
                 f"{name}/{leaf} has noise of another kind than a file can hold: "
                 "independent and normal, of weights"
             )
-        return {name: np.sqrt(np.asarray(node.moments()[1], np.float32))}
-    return {}
+        found[name] = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
+    return found
 
 
 def _statistics(step: Norm, seen: Mapping, affine: Mapping) -> Statistics:
