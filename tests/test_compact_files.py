@@ -14,6 +14,7 @@ from vnets import compact, plan
 from vnets.compact import codec, description, layers, tables, version1
 from vnets.compact import streams as streams_
 from vnets.compact.binary import Bytes, varint
+from vnets.compact.graph import kernel_shapes
 from vnets.nets import MLP, lenet_300_100
 
 
@@ -275,7 +276,11 @@ class Parts:
         packed = description.pack(net.plan, net.shape, net.about)
         plan = packed[len(shape) :]
         steps = description.pack(net.plan, net.shape, {})[len(shape) : -1]
-        heads = [codec._packed(layer) for layer in net.layers.values()]
+        kernels = kernel_shapes(net.plan, net.shape)
+        heads = [
+            codec._packed(layer, codec._is_turned(layer, kernels[name]))
+            for name, layer in net.layers.items()
+        ]
         begin = codec.HEAD + codec.CHECKSUM + len(packed) + sum(map(len, heads))
         count = varint(len(net.plan))
         parts = cls(

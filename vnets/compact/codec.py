@@ -79,7 +79,7 @@ def written(net: Compact) -> bytes:
         grids = [(layer.positions, "levels", zigzag(layer.levels) - 1)]
         if noise is not None:
             grids.append((noise.positions, "deviations", noise.levels - 1))
-        turned = _is_turned([positions for positions, _, _ in grids], shape)
+        turned = _is_turned(layer, shape)
         heads += _packed(layer, turned)
         for positions, kind, numbers in grids:
             positions, order = _ordered(positions, shape, turned)
@@ -165,8 +165,10 @@ def _ordered(positions: np.ndarray, shape: Shape, turned: bool):
     return found[order], order
 
 
-def _is_turned(grids: list[np.ndarray], shape: Shape) -> bool:
+def _is_turned(layer: Quantized, shape: Shape) -> bool:
     """Whether gaps take fewer bits along the inputs of each output."""
+    noise = layer.deviations
+    grids = [layer.positions, *([] if noise is None else [noise.positions])]
     partial = [one for one in grids if 0 < one.size < math.prod(shape)]
 
     def bits(turned: bool) -> float:
