@@ -1,10 +1,14 @@
 """The page in docs/demo reads what Python reads, and shows what records say."""
 
+import functools
 import html.parser
+import http.server
 import json
 import pathlib
+import re
 import shutil
 import subprocess
+import threading
 
 import golden_files
 import numpy as np
@@ -182,3 +186,32 @@ console.log(JSON.stringify([asMnist(new Float32Array(100), 10, 10), ...found]));
             assert mass @ places / mass.sum() == pytest.approx(14, abs=0.02)
         np.testing.assert_array_equal(np.flatnonzero(image.sum(1) > 0.1), range(4, 24))
         assert image.max() <= 1 + 1e-6
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="Chromium opens the page")
+def test_the_page_runs_in_a_browser():
+    """It begins with a four that is drawn for the reader: seen by draws alone."""
+    handler = functools.partial(QuietHandler, directory=PAGE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu"]
+        command = [str(BROWSER), *flags, "--virtual-time-budget=8000", "--dump-dom"]
+        done = subprocess.run([*command, address], capture_output=True, text=True)
+        server.shutdown()
+    assert 'data-ready="yes"' in done.stdout
+    assert re.search(r'<p id="notice"[^>]*hidden', done.stdout)
+    answers = dict(re.findall(r'aria-label="([^":]+): (\d) with', done.stdout))
+    assert answers["One draw"] == answers["Average of 20 draws"] == "4"
+    assert re.search(r'aria-label="Noise off: \d with [12]\d %"', done.stdout)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves the page and says nothing."""
+
+    def log_message(self, format, *args):
+        pass

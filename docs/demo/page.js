@@ -178,7 +178,8 @@ function svg(tag, attributes, text = "") {
 
 /** A panel of lines over the epochs; returns what moves its mark to one of them. */
 function panel(place, title, epochs, lines, [low, high], marks) {
-  const width = 640, height = 180, left = 44, right = 12, top = 26, bottom = 26;
+  const width = place.clientWidth || 640; // of its own, that its letters keep their size
+  const height = 180, left = 44, right = 12, top = 26, bottom = 26;
   const x = (epoch) => left + ((width - left - right) * (epoch - 1)) / (epochs - 1);
   const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low);
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
@@ -283,8 +284,8 @@ async function start() {
   net = read(new Uint8Array(file));
   for (const note of document.querySelectorAll("[data-accuracy]")) {
     const { accuracy, samples } = data.file;
-    const of = note.dataset.accuracy === "ens" ? ` (${samples} draws)` : "";
-    note.textContent = `${percent(accuracy[note.dataset.accuracy])} of MNIST's test digits${of}`;
+    const of = note.dataset.accuracy === "ens" ? ` with ${samples} draws` : "";
+    note.textContent = `right on ${percent(accuracy[note.dataset.accuracy])} of MNIST's test digits${of}`;
   }
   $("net-source").textContent =
     `The net is a file of ${data.file.bytes.toLocaleString("en")} bytes, weights and scales of ` +
