@@ -40,8 +40,8 @@ TESTS = {
     **{
         f"compact/{name}": COMPACT
         for name in (
-            *("codec", "description", "entropy", "graph"),
-            *("predict", "quantize", "shrink"),
+            *("binary", "codec", "description", "graph", "layers"),
+            *("predict", "quantize", "shrink", "streams", "tables"),
         )
     },
 }

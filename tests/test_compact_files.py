@@ -299,6 +299,13 @@ class Parts:
         return codec.sealed(described + b"".join(self.heads) + self.streams)
 
 
+def test_a_header_is_short():
+    """Checksum, plan, counts and steps of four layers; a name of the net's run."""
+    content, net = lenet5()
+    assert len(net.layers) == 4
+    assert len(content) - len(Parts.of(content).streams) < 80
+
+
 def garbled(content, draw):
     """Some bytes changed, a part cut out, or doubled."""
     changed = bytearray(content)

@@ -238,7 +238,7 @@ def _nothing() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load(path: Path | str) -> Predictor:
-    """The predictor of a .vnz file; needs NumPy, SciPy and constriction, not JAX.
+    """The predictor of a .vnz file; needs NumPy and SciPy, not JAX.
 
     Raises:
       ValueError: the file is no .vnz, of a newer version, damaged or malformed.

@@ -121,7 +121,12 @@ class _Reader:
 @functools.cache
 def _constriction():
     """constriction's queue coder and models."""
-    import constriction
+    try:
+        import constriction
+    except ImportError as error:
+        raise ValueError(
+            "version 1, which is read with constriction: pip install constriction"
+        ) from error
 
     # Its submodules are made by the compiled extension: type checkers see none.
     stream = constriction.stream  # type: ignore[attr-defined]
