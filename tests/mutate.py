@@ -25,7 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPACT = ("test_golden", "test_properties", "test_compact", "test_compact_files")
+COMPACT = (
+    *("test_golden", "test_properties", "test_compact", "test_compact_files"),
+    "test_compact_noise",
+)
 # Module under vnets to the files of tests that are about it, the quickest first.
 TESTS = {
     "posteriors": ("test_posteriors", "test_estimators", "test_matching"),
@@ -40,7 +43,7 @@ TESTS = {
     **{
         f"compact/{name}": COMPACT
         for name in (
-            *("binary", "codec", "description", "graph", "layers"),
+            *("binary", "codec", "description", "graph", "layers", "operations"),
             *("predict", "quantize", "shrink", "streams", "tables"),
         )
     },

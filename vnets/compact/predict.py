@@ -15,12 +15,12 @@ import numpy as np
 import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 
+from vnets.compact import operations
 from vnets.compact.codec import read
 from vnets.compact.graph import Graph, Linear
 from vnets.compact.quantize import Compact
 from vnets.compact.shrink import activated
 from vnets.plan import (
-    POOL,
     Activation,
     Conv,
     Dense,
@@ -69,16 +69,16 @@ class Predictor:
             raise ValueError(f"unknown form {form!r}; choose auto, sparse or dense")
         self.net = net
         self.forms: dict[str, str] = {}
-        self._enter, plan = _batch_last, net.plan
+        self._enter, plan = operations.batch_last, net.plan
         flat = isinstance(plan[0], Flatten)  # inputs are in the order of their units
         if flat:
-            plan, self._enter = plan[1:], functools.partial(_chosen, None)
+            plan, self._enter = plan[1:], functools.partial(operations.chosen, None)
         shape = shapes(net.plan[: int(flat)], net.shape)[-1]
         self._steps: list[Run] = []
         if plan and isinstance(plan[0], Dense):
             # What no weight reads is left out before anything is copied.
             product = self._product(plan[0].name, form, _by_output)
-            self._enter = functools.partial(_chosen, product.live)
+            self._enter = functools.partial(operations.chosen, product.live)
             self._steps = [product]
             shape, plan = (plan[0].features,), plan[1:]
         self._steps += self._chain(plan, shape, form)
@@ -128,7 +128,7 @@ class Predictor:
         """
         if samples < 1:
             raise ValueError(f"an ensemble has at least one draw, not {samples}")
-        draws = (_softmax(self(x, noise)) for _ in range(samples))
+        draws = (operations.softmax(self(x, noise)) for _ in range(samples))
         return functools.reduce(np.add, draws) / np.float32(samples)
 
     def _run(self, x: np.ndarray, noise: Noise) -> np.ndarray:
@@ -155,23 +155,23 @@ class Predictor:
                 maps = None
             elif isinstance(step, Flatten):
                 maps = before if len(before) == 3 else maps
-                found.append(_quiet(_flatten))
+                found.append(_quiet(operations.flatten))
             elif isinstance(step, Activation):
                 pool = _pooling(after[0]) if _pools_first(step, after) else None
                 act = functools.partial(activated, step.kind)
                 found += map(_quiet, [pool, act] if pool else [act])
             elif isinstance(step, MeanPool):
-                found.append(_quiet(_mean_pool))
+                found.append(_quiet(operations.mean_pool))
             elif isinstance(step, Standardize | Residual):
                 if maps:
-                    found.append(_quiet(functools.partial(_in_order, maps)))
+                    found.append(_quiet(functools.partial(operations.in_order, maps)))
                     maps = None
                 found.append(self._in_their_order(step, before, form))
             elif isinstance(step, Norm):
                 raise ValueError("fold the Norm step first")
             elif not (last and _pools_first(last[0], (step,))):
                 found.append(_quiet(_pooling(step)))
-        last = [_quiet(functools.partial(_in_order, maps))] if maps else []
+        last = [_quiet(functools.partial(operations.in_order, maps))] if maps else []
         return found + last
 
     def _in_their_order(
@@ -179,7 +179,7 @@ class Predictor:
     ) -> Run:
         """What computes a step that takes units in their order alone."""
         if isinstance(step, Standardize):
-            return _quiet(functools.partial(_standardize, step))
+            return _quiet(functools.partial(operations.standardize, step))
         sides = (self._chain(side, shape, form) for side in (step.body, step.shortcut))
         return functools.partial(_sum, *sides)
 
@@ -263,8 +263,8 @@ def _pools_first(step: Step, after: Sequence[Step]) -> bool:
 
 def _pooling(step: Step) -> Callable[[np.ndarray], np.ndarray]:
     if isinstance(step, WindowMaxPool):
-        return functools.partial(_window_max_pool, step)
-    return _max_pool
+        return functools.partial(operations.window_max_pool, step)
+    return operations.max_pool
 
 
 def _images_at_once(plan: Plan, shape: Shape) -> int | None:
@@ -292,79 +292,9 @@ def _sum(body: Sequence[Run], shortcut: Sequence[Run], h, noise: Noise) -> np.nd
     return _in_turn(body, h, noise) + _in_turn(shortcut, h, noise)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return likely / likely.sum(axis=1, keepdims=True)
-
-
-def _batch_last(x: np.ndarray) -> np.ndarray:
-    """[B, H, W, C] -> [C, H, W, B], or [B, I] -> [I, B]."""
-    return np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)
-
-
-def _chosen(live: np.ndarray | None, x: np.ndarray) -> np.ndarray:
-    """[B, ...] -> [live inputs, B], a view; None stands for all."""
-    flat = x.reshape(len(x), math.prod(x.shape[1:]))
-    every = live is None or live.size == flat.shape[1]
-    return (flat if every else flat[:, live]).T
-
-
 def _dense(product: _Product, h: np.ndarray, noise: Noise) -> np.ndarray:
     live = product.live
     return product(h if live.size == len(h) else h[live], noise)
-
-
-def _standardize(step: Standardize, h: np.ndarray) -> np.ndarray:
-    """(h - mean) / std of each channel, [C, ..., B]."""
-    mean, std = (
-        np.asarray(values, h.dtype).reshape(-1, *(1,) * (h.ndim - 1))
-        for values in (step.mean, step.std)
-    )
-    return (h - mean) / std
-
-
-def _flatten(h: np.ndarray) -> np.ndarray:
-    return h.reshape(math.prod(h.shape[:-1]), h.shape[-1])
-
-
-def _in_order(maps: Shape, h: np.ndarray) -> np.ndarray:
-    """Flattened maps, [C H W, B], in the order of units, [H W C, B]."""
-    height, width, channels = maps
-    return h.reshape(channels, height * width, -1).swapaxes(0, 1).reshape(h.shape)
-
-
-def _mean_pool(h: np.ndarray) -> np.ndarray:
-    return h.mean(axis=(1, 2))
-
-
-def _window_max_pool(step: WindowMaxPool, h: np.ndarray) -> np.ndarray:
-    """The maximum over rows, then that over columns."""
-    margins = pads(h.shape[1:3], step.kernel, step.strides, step.padding)
-    for axis, margin in enumerate(margins, 1):
-        h = _highest(step, h, axis, margin)
-    return h
-
-
-def _highest(step: WindowMaxPool, h: np.ndarray, axis: int, margin) -> np.ndarray:
-    """The maximum over windows along an axis. Margins are counted, not made: of a small
-    map in large windows they would be most."""
-    (low, high), size, stride = margin, h.shape[axis], step.stride
-    count = (low + size + high - step.size) // stride + 1
-    found = np.full((*h.shape[:axis], count, *h.shape[axis + 1 :]), -np.inf, h.dtype)
-    highest, seen = found.swapaxes(0, axis), h.swapaxes(0, axis)
-    for place in range(-low, step.size - low):  # of the first window
-        first = max(0, -(place // stride))  # of the windows that have it in the map
-        last = min(count, -((place - size) // stride))
-        if first < last:
-            part = seen[first * stride + place : last * stride + place : stride]
-            np.maximum(highest[first:last], part, out=highest[first:last])
-    return found
-
-
-def _max_pool(h: np.ndarray) -> np.ndarray:
-    height, width = (n // POOL * POOL for n in h.shape[1:3])
-    corners = [h[:, i:height:POOL, j:width:POOL] for i in (0, 1) for j in (0, 1)]
-    return np.maximum(np.maximum(*corners[:2]), np.maximum(*corners[2:]))
 
 
 class _Convolution:

@@ -141,15 +141,16 @@ def chosen(streams: list[np.ndarray]) -> list[tuple[int, int, Table]]:
     if len(counted) < 2:
         return [(lows[0], NEW, table) for table, lows, _ in own]
     shared, lows, _ = _best_table(counted)
-    found, kept = [], False
-    for one, low, (table, own_low, own_bits) in zip(counted, lows, own, strict=True):
+    found = [(low[0], OWN, table) for table, low, _ in own]
+    sharing = []
+    for i, (one, low) in enumerate(zip(counted, lows, strict=True)):
         near = range(max(0, low - 2), min(low + 3, MOST_LOW + 1))
         bits, low = min((one.bits(k, shared), k) for k in near)
-        if bits <= own_bits:
-            found.append((low, SHARED if kept else NEW, shared))
-            kept = True
-        else:
-            found.append((own_low[0], OWN, table))
+        if bits <= own[i][2]:
+            sharing.append((i, low))
+    if len(sharing) > 1:
+        for number, (i, low) in enumerate(sharing):
+            found[i] = (low, SHARED if number else NEW, shared)
     return found
 
 

@@ -124,8 +124,9 @@ def _constriction():
     try:
         import constriction
     except ImportError as error:
-        raise ValueError(
-            "version 1, which is read with constriction: pip install constriction"
+        raise ImportError(
+            "a .vnz file of version 1 is read with constriction, which is not "
+            "installed; write the net anew, or pip install constriction"
         ) from error
 
     # Its submodules are made by the compiled extension: type checkers see none.
