@@ -17,9 +17,9 @@ MOST_BITS = 8  # of a weight, and of a deviation, which has no sign
 BIAS_BITS = 16  # at most
 MOST_LEVEL, MOST_BIAS = 2 ** (MOST_BITS - 1) - 1, 2 ** (BIAS_BITS - 1) - 1
 MOST_DEVIATION = 2**MOST_BITS - 1
-# The largest bias has this many levels at least where the step of the weights, halved
-# as often as a file can say, allows for it: nine bits for nets of fewer.
-BIAS_LEVELS, MOST_HALVINGS = 2**9, 15
+# The largest bias has so many times the levels of the largest weight at least, where
+# the step of the weights, halved as often as a file can say, allows for it.
+BIAS_FINER, MOST_HALVINGS = 8, 15
 Scalar = str | int | float | bool
 
 
@@ -166,11 +166,12 @@ def quantize(
     """
     if isinstance(bits, Mapping) and set(bits) != set(graph.kernels):
         raise ValueError(f"bits are of {sorted(graph.kernels)}, not {sorted(bits)}")
-    steps, kernels, noise_steps, deviations = {}, {}, {}, {}
+    widths, steps, kernels, noise_steps, deviations = {}, {}, {}, {}, {}
     for name, kernel in graph.kernels.items():
         width = bits[name] if isinstance(bits, Mapping) else operator.index(bits)
         if not 2 <= width <= MOST_BITS:
             raise ValueError(f"bits must be 2 to {MOST_BITS}, not {width}")
+        widths[name] = width
         steps[name] = _step(kernel, 2 ** (width - 1) - 1)
         kernels[name] = _on_grid(kernel, steps[name])
         if name in graph.deviations:
@@ -181,7 +182,7 @@ def quantize(
     layers = {}
     for name in shrunk.kernels:
         layer, noise = shrunk.linear(name), None
-        bias_step = _bias_step(layer.bias, steps[name])
+        bias_step = _bias_step(layer.bias, steps[name], widths[name])
         if layer.deviations is not None:
             positions, values = layer.deviations
             levels = _levels(values, noise_steps[name])
@@ -229,15 +230,19 @@ def _step(values: np.ndarray, levels: int) -> np.float32:
     return shortened(step) if step > 0 else np.float32(1)
 
 
-def _bias_step(bias: np.ndarray, step: np.float32) -> np.float32:
+def _bias_step(bias: np.ndarray, step: np.float32, width: int) -> np.float32:
     """That of the weights, halved until the biases have enough levels."""
-    largest = float(_step(bias, 1)) if bias.any() else 0.0
+    if not bias.any():
+        return step
+    largest, levels = (
+        float(np.abs(bias).max(initial=0.0)),
+        BIAS_FINER * 2 ** (width - 1),
+    )
     for halvings in range(MOST_HALVINGS + 1):
         finer = step * np.float32(2.0**-halvings)
-        if finer * BIAS_LEVELS >= largest and halvings < MOST_HALVINGS:
-            continue
-        return finer if largest <= finer * MOST_BIAS else _step(bias, MOST_BIAS)
-    raise AssertionError
+        if largest >= finer * levels:
+            break
+    return finer if largest <= finer * MOST_BIAS else _step(bias, MOST_BIAS)
 
 
 def _on_grid(values: np.ndarray, step: np.float32) -> np.ndarray:
