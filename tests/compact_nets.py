@@ -1,5 +1,6 @@
 """Sparse nets of every kind of step, for the tests of compact nets and their files."""
 
+import dataclasses
 import functools
 
 import jax
@@ -159,3 +160,31 @@ def lenet5():
     graph = compact.capture(LeNet5(), sparse(LeNet5(), SHAPE, KEPT), SHAPE)
     net = compact.quantize(compact.shrink(graph), 6, {"run": "made up"})
     return compact.dumps(net), net
+
+
+def noisy(name="lenet5"):
+    """The graph of a net of `NETS` with deviations: of two layers, most of them zero,
+    one of which has no means."""
+    graph = case(name)[0]
+    draw = np.random.default_rng(2)
+    first, second = list(graph.kernels)[-3:-1]
+    deviations = {
+        layer: (draw.random(shape) < 0.1) * draw.uniform(0.1, 1, shape)
+        for layer in (first, second)
+        for shape in (graph.kernels[layer].shape,)
+    }
+    return dataclasses.replace(
+        graph,
+        kernels=graph.kernels | {second: np.zeros_like(graph.kernels[second])},
+        deviations={k: v.astype(np.float32) for k, v in deviations.items()},
+    )
+
+
+class Same:
+    """In place of a generator: noise that is always what it is."""
+
+    def __init__(self, value=1.0):
+        self.value = value
+
+    def standard_normal(self, shape, dtype):
+        return np.full(shape, self.value, dtype)

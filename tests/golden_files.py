@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent / "golden"
 EXPECTED = "expected.json"
 # Of `compact_nets.NETS`: all kinds of steps, both kinds of inputs.
 NAMES = ("mlp-tanh", "same", "sides", "units", "maps")
+NOISY = {"noisy": "mlp"}  # name of the file: that of the net
 
 
 def versions() -> list[int]:
@@ -31,7 +32,10 @@ def folder(version: int) -> Path:
 
 
 def expected(version: int) -> dict:
-    """name: {"logits": [3, K], "nonzeros": {layer: number}, "about": {...}}."""
+    """name: {"logits": [3, K], "nonzeros": {layer: number}, "about": {...}}.
+
+    Of noisy nets also "draw": [3, K], where all noise is 1.
+    """
     return json.loads((folder(version) / EXPECTED).read_text(encoding="utf-8"))
 
 
@@ -47,23 +51,29 @@ def make() -> None:
     Raises:
       FileExistsError: there are files of it.
     """
-    from tests.compact_nets import NETS, case
+    from tests.compact_nets import Same, case, noisy
 
     into = folder(codec.VERSION)
     into.mkdir(parents=True)
     found = {}
-    for name in NAMES:
-        graph = compact.shrink(case(name)[0])
+    for name in (*NAMES, *NOISY):
+        graph = noisy(NOISY[name]) if name in NOISY else case(name)[0]
         net = compact.quantize(graph, 5, {"run": name, "epochs": 3, "det": 0.5})
         compact.save(into / f"{name}.vnz", net)
-        logits = compact.Predictor(net.graph(), "dense")(inputs(NETS[name][1]))
+        predictor, x = compact.Predictor(net.graph(), "dense"), inputs(net.shape)
         found[name] = {
-            "logits": [[float(f"{y:.6g}") for y in row] for row in logits],
+            "logits": _digits(predictor(x)),
             "nonzeros": net.nonzeros(),
             "about": dict(net.about),
         }
+        if name in NOISY:
+            found[name]["draw"] = _digits(predictor(x, Same()))
     text = json.dumps(found, indent=1) + "\n"
     (into / EXPECTED).write_text(text, encoding="utf-8")
+
+
+def _digits(logits: np.ndarray) -> list[list[float]]:
+    return [[float(f"{y:.6g}") for y in row] for row in logits]
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ MODULES = (
     ("compact/limits", "test_limits test_compact_files"),
     (
         "compact/[!_]*",
-        "test_golden test_properties test_compact test_compact_files",
+        "test_golden test_properties test_compact test_compact_files"
+        " test_compact_noise",
     ),
 )
 # (function, line before, line after): why no test can tell the two apart.

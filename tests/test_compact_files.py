@@ -4,74 +4,115 @@ import dataclasses
 import math
 import time
 import tracemalloc
-import zlib
 
+import golden_files
 import numpy as np
 import pytest
-from compact_nets import SHAPE, case, lenet5, sparse
+from compact_nets import SHAPE, case, lenet5, noisy, sparse
 
 from vnets import compact, plan
-from vnets.compact import codec, description, entropy
+from vnets.compact import codec, description, layers, tables, version1
+from vnets.compact import streams as streams_
+from vnets.compact.binary import Bytes, varint
+from vnets.compact.graph import kernel_shapes
 from vnets.nets import MLP, lenet_300_100
+
+
+def reader_of(content, *streams):
+    return streams_.Reader(Bytes(content), list(streams))
+
+
+def read(reader, count):
+    return np.concatenate([np.zeros(0, np.int64), *reader.parts(count)])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_streams_come_back(seed):
     draw = np.random.default_rng(seed)
-    streams = [
-        draw.geometric(0.01, 5000),
-        np.zeros(70, np.int64),
-        draw.integers(0, 2**31, 50),
-        np.asarray([2**31 - 1]),
-        np.zeros(0, np.int64),
-        entropy.zigzag(draw.integers(-(2**14), 2**14, 300)),
-        np.arange(40),
+    held = [
+        ("gaps", draw.geometric(0.01, 5000)),
+        ("gaps", draw.geometric(0.1, 50)),
+        ("gaps", np.zeros(70, np.int64)),
+        ("levels", draw.integers(0, 2**31, 50)),
+        ("levels", np.asarray([2**31 - 1])),
+        ("levels", np.zeros(0, np.int64)),
+        ("biases", streams_.zigzag(draw.integers(-(2**14), 2**14, 300))),
+        ("deviations", np.arange(streams_.AT_ONCE + 40)),
     ]
-    writer = entropy.Writer()
-    for stream in streams:
-        writer.write(stream)
-    reader = entropy.Reader(*writer.sections())
-    for stream in streams:
-        np.testing.assert_array_equal(reader.read(stream.size), stream)
+    writer = streams_.Writer()
+    for kind, stream in held:
+        writer.write(kind, stream)
+    content = writer.content()
+    counts = [(kind, stream.size) for kind, stream in held]
+    reader = reader_of(content, *counts)
+    for _, stream in held:
+        np.testing.assert_array_equal(read(reader, stream.size), stream)
     reader.finish()
     with pytest.raises(ValueError, match="cut off"):
-        reader.read(1)
+        reader_of(content[:20], *counts)
     with pytest.raises(ValueError, match="within"):
-        writer.write(np.asarray([-1]))
+        writer.write("gaps", np.asarray([-1]))
     numbers = np.arange(-5, 6)
-    back = entropy.unzigzag(entropy.zigzag(numbers))
-    np.testing.assert_array_equal(back, numbers, strict=True)
-
-
-@pytest.mark.parametrize("table", [b"\0\0", b"\0\1\xf0", b"\0\2\0"])
-def test_a_table_of_fewer_than_two_tokens_or_of_none_that_occurs_is_refused(table):
-    with pytest.raises(ValueError, match="a stream has no tokens"):
-        entropy.Reader(table, bytes(8), b"").read(1)
+    np.testing.assert_array_equal(streams_.unzigzag(streams_.zigzag(numbers)), numbers)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_nothing_but_zeros_may_follow_the_streams(count):
     """Wherever it lies: in the last byte that has bits, and in each one after it."""
     numbers = np.full(count, 2**20 + 5)  # raw bits that end within a byte, or with it
-    writer = entropy.Writer()
-    writer.write(numbers)
-    tables, words, bits = writer.sections()
+    writer = streams_.Writer()
+    writer.write("gaps", numbers)
+    content = writer.content()
 
-    def read(bits, tables=tables):
-        reader = entropy.Reader(tables, words, bits)
-        np.testing.assert_array_equal(reader.read(count), numbers)
+    def finished(content):
+        reader = reader_of(content, ("gaps", count))
+        np.testing.assert_array_equal(read(reader, count), numbers)
         reader.finish()
         return reader
 
-    used = read(bits + bytes(3))._used
+    used = finished(content + bytes(3))._bits._used
     for more in (b"\1", b"\0\1", b"\0\0\1", b"\x80", b"\0\x80\0"):
         with pytest.raises(ValueError, match="more than the streams"):
-            read(bits + more)
+            finished(content + more)
     for bit in range(-used % 8):
         with pytest.raises(ValueError, match="more than the streams"):
-            read(bits[:-1] + bytes([bits[-1] | 1 << bit]))
-    with pytest.raises(ValueError, match="more than the streams"):
-        read(bits, tables + b"\0")
+            finished(content[:-1] + bytes([content[-1] | 1 << bit]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frequencies_sum_to_their_total(seed):
+    """All tokens that are there have slots, in whole numbers of them."""
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(0, 16, draw.integers(2, 256)) * (draw.random() < 0.8)
+    sizes[0] = 1 + seed
+    table = tables.Table(3, tuple(sizes.tolist()))
+    assert table.frequencies.sum() == tables.TOTAL
+    np.testing.assert_array_equal(table.frequencies > 0, sizes > 0)
+    tokens, owned, places = table.slots()
+    np.testing.assert_array_equal(
+        np.bincount([*tokens]), table.frequencies[: max(tokens) + 1]
+    )
+    assert all(0 <= place < own for place, own in zip(places, owned, strict=True))
+
+
+def test_streams_share_a_table_where_it_pays():
+    """Gaps of layers that differ in density alone do; others have their own."""
+    draw = np.random.default_rng(0)
+
+    def which(streams):
+        return [one for _, one, _ in tables.chosen(streams)]
+
+    def size(*streams):
+        writer = streams_.Writer()
+        for stream in streams:
+            writer.write("gaps", stream)
+        return len(writer.content())
+
+    alike = [draw.geometric(p, 300) - 1 for p in (0.3, 0.04, 0.005)]
+    assert which(alike) == [tables.NEW, tables.SHARED, tables.SHARED]
+    assert size(*alike) < sum(map(size, alike)) - 10
+    unlike = [draw.geometric(0.05, 3000), draw.choice([1, 77], 3000)]
+    assert tables.OWN in which(unlike)
 
 
 @pytest.mark.parametrize("inputs", [40, 41, 42, 43])
@@ -83,7 +124,7 @@ def test_a_file_has_a_byte_for_every_few_numbers(inputs):
     graph = compact.Graph(steps, (inputs,), kernels, biases)
     content = compact.dumps(compact.quantize(graph, 4))
     numbers = (inputs + 1) * 101
-    assert len(content) == math.ceil(numbers / codec.NUMBERS_PER_BYTE)
+    assert len(content) == math.ceil(numbers / layers.NUMBERS_PER_BYTE)
     assert compact.loads(content).nonzeros() == {"dense1": inputs * 101}
 
 
@@ -91,23 +132,25 @@ def test_streams_are_near_their_entropy():
     """Frequencies in octaves and raw bits cost less than a tenth of a bit."""
     draw = np.random.default_rng(0)
     p = 0.02
-    writer = entropy.Writer()
-    writer.write(draw.geometric(p, 20_000) - 1)
-    bits = 8 * sum(map(len, writer.sections())) / 20_000
+    writer = streams_.Writer()
+    writer.write("gaps", draw.geometric(p, 20_000) - 1)
+    bits = 8 * len(writer.content()) / 20_000
     ideal = -(np.log2(p) + (1 - p) / p * np.log2(1 - p))
     assert ideal - 0.05 < bits < ideal + 0.1
 
 
 def resealed(content):
     """The content with a checksum that fits."""
-    head = codec.PREFIX.pack(codec.MAGIC, codec.VERSION, codec.digest(content[22:]))
-    return head + content[22:]
+    first = content[4:6] == b"\1\0"
+    begin = codec.HEAD + (version1.CHECKSUM if first else codec.CHECKSUM)
+    return (version1 if first else codec).sealed(content[begin:])
 
 
 def test_bad_files_are_refused(tmp_path):
     content, _ = lenet5()
-    assert codec.PREFIX.size == 22
     assert resealed(content) == content
+    old = (golden_files.folder(1) / "same.vnz").read_bytes()
+    assert resealed(old) == old
     newer = content[:4] + (codec.VERSION + 1).to_bytes(2, "little") + content[6:]
     altered = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
     for bad, message in (
@@ -115,13 +158,16 @@ def test_bad_files_are_refused(tmp_path):
         (b"\x80\x04N.", "not a .vnz"),
         (b"PK\x03\x04" + content[4:], "not a .vnz"),
         (content[:4], "cut off after 4 bytes"),
-        (content[:37], "cut off after 37 bytes"),
-        (newer, f"version {codec.VERSION + 1}.*reads version {codec.VERSION}"),
+        (content[:9], "cut off after 9 bytes"),
+        (old[:21], "cut off after 21 bytes"),
+        (old[:-1], "damaged"),
+        (resealed(old + b"\0"), "malformed.*sections"),
+        (newer, f"version {codec.VERSION + 1}.*reads up to {codec.VERSION}"),
         (content[:-1], "damaged"),
         (content + b"\0", "damaged"),
         (altered, "damaged"),
-        (resealed(content[:-1]), "malformed.*sections"),
-        (resealed(content + b"\0"), "malformed.*sections"),
+        (resealed(content[:-1]), "malformed.*cut off"),
+        (resealed(content + b"\1"), "malformed.*more than the streams"),
     ):
         (tmp_path / "bad.vnz").write_bytes(bad)
         with pytest.raises(ValueError, match=rf"bad.vnz: .*{message}"):
@@ -212,20 +258,52 @@ def test_what_no_file_holds_is_refused():
         compact.capture(MLP((5,), 3), sparse(MLP((5,), 3), (4,), 1.0), (6,))
 
 
-def sections(content):
-    """Description (as text), layers and tables, words, bits."""
-    at, found = codec.PREFIX.size + codec.SIZES.size, []
-    for size in codec.SIZES.unpack_from(content, codec.PREFIX.size):
-        found.append(content[at : at + size])
-        at += size
-    return [zlib.decompress(found[0]), *found[1:]]
+@dataclasses.dataclass
+class Parts:
+    """What a file of the current version is made of, as bytes."""
+
+    shape: bytes
+    count: int
+    steps: bytes
+    about: bytes
+    heads: list[bytes]
+    streams: bytes
+
+    @classmethod
+    def of(cls, content):
+        net = compact.loads(content)
+        shape = bytes([len(net.shape)]) + b"".join(map(varint, net.shape))
+        packed = description.pack(net.plan, net.shape, net.about)
+        plan = packed[len(shape) :]
+        steps = description.pack(net.plan, net.shape, {})[len(shape) : -1]
+        kernels = kernel_shapes(net.plan, net.shape)
+        heads = [
+            codec._packed(layer, codec._is_turned(layer, kernels[name]))
+            for name, layer in net.layers.items()
+        ]
+        begin = codec.HEAD + codec.CHECKSUM + len(packed) + sum(map(len, heads))
+        count = varint(len(net.plan))
+        parts = cls(
+            shape,
+            len(net.plan),
+            steps[len(count) :],
+            plan[len(steps) :],
+            heads,
+            content[begin:],
+        )
+        assert parts.file() == content
+        return parts
+
+    def file(self):
+        described = self.shape + varint(self.count) + self.steps + self.about
+        return codec.sealed(described + b"".join(self.heads) + self.streams)
 
 
-def rebuilt(parts):
-    """A file of such sections, sizes and checksum made to fit."""
-    parts = [zlib.compress(bytes(parts[0])), *map(bytes, parts[1:])]
-    rest = codec.SIZES.pack(*map(len, parts)) + b"".join(parts)
-    return resealed(bytes(codec.PREFIX.size) + rest)
+def test_a_header_is_short():
+    """Checksum, plan, counts and steps of four layers; a name of the net's run."""
+    content, net = lenet5()
+    assert len(net.layers) == 4
+    assert len(content) - len(Parts.of(content).streams) < 80
 
 
 def garbled(content, draw):
@@ -245,7 +323,7 @@ def garbled(content, draw):
 
 def mutated(content, other, draw, number):
     """In turn: garbled as a whole; cut; spliced with another file; each of the two
-    with a checksum that fits; one section garbled; another digit in the description.
+    with a checksum that fits; then, of its first bytes, one changed or a few.
     """
     at, end = sorted(draw.integers(0, len(content) + 1, 2))
     kind = number % 8
@@ -256,19 +334,11 @@ def mutated(content, other, draw, number):
             lambda: content[:at] + other[at:end] + content[end:],
         )[kind // 2]()
         return resealed(bad) if kind % 2 else bad
-    parts = sections(content)
-    if kind == 6:
-        which = draw.integers(0, len(parts))
-        parts[which] = garbled(parts[which], draw)
-    else:
-        digits = [i for i, c in enumerate(parts[0]) if chr(c).isdigit()]
-        text = bytearray(parts[0])
-        place = digits[draw.integers(0, len(digits))]
-        text[place : place + 1] = str(
-            draw.integers(0, 10 ** draw.integers(1, 9))
-        ).encode()
-        parts[0] = text
-    return rebuilt(parts)
+    bad = bytearray(content)
+    for _ in range(1 if kind == 6 else draw.integers(1, 5)):
+        special = (0, 1, 2, 127, 128, 255, draw.integers(0, 256))
+        bad[draw.integers(6, min(160, len(bad)))] = special[draw.integers(0, 7)]
+    return resealed(bytes(bad))
 
 
 def file_of(graph):
@@ -321,6 +391,8 @@ def _fuzz(content, count):
 FILES = {
     "lenet5": lambda: lenet5()[0],
     "sides": lambda: file_of(case("sides")[0]),  # plans within plans
+    "noisy": lambda: file_of(noisy()),
+    "version1": lambda: (golden_files.folder(1) / "sides.vnz").read_bytes(),
 }
 
 

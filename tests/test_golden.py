@@ -3,6 +3,7 @@
 import golden_files
 import numpy as np
 import pytest
+from compact_nets import Same
 
 from vnets import compact
 from vnets.compact import codec
@@ -27,7 +28,11 @@ def test_a_golden_file_predicts_what_it_did(version, name):
     wanted = golden_files.expected(version)[name]
     assert predictor.net.nonzeros() == wanted["nonzeros"]
     assert predictor.net.about == wanted["about"]
-    found = predictor(golden_files.inputs(predictor.net.shape))
-    logits = np.asarray(wanted["logits"], np.float32)
-    # Sums of some hundred terms in another order, and six digits of the file.
-    np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-5 * np.ptp(logits))
+    x = golden_files.inputs(predictor.net.shape)
+    found = {"logits": predictor(x), "draw": predictor(x, Same())}
+    assert ("draw" in wanted) == bool(np.any(found["logits"] != found["draw"]))
+    for name in {"logits", "draw"} & set(wanted):
+        logits = np.asarray(wanted[name], np.float32)
+        # Sums of some hundred terms in another order, and six digits of the file.
+        close = {"rtol": 1e-5, "atol": 1e-5 * np.ptp(logits)}
+        np.testing.assert_allclose(found[name], logits, **close)

@@ -11,7 +11,9 @@ from jax import random
 from node_table import DENSE, every_node, node
 from scipy import stats
 
-from vnets import edits, estimators, layers, nets, nodes, objectives, priors
+from vnets import edits, estimators, layers, nets, nodes, priors
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState, forward, neg_elbo
 from vnets.priors import closed, fitted
 from vnets.rng import stream
 
@@ -177,10 +179,10 @@ def test_a_density_is_evaluated_at_the_draw_that_the_net_runs_with(estimator):
     net = nets.MLP((3,), 2, posteriors={"dense1": nodes.gaussian(-1.0)})
     x, key = random.normal(random.key(0), (4, 5)), random.key(7)
     params = net.init({"params": random.key(1), "noise": key}, x)["params"]
-    prior, state = priors.scale_mixture(), objectives.ModelState(jnp.int32(0), {})
+    prior, state = priors.scale_mixture(), ModelState(jnp.int32(0), {})
     mode = dataclasses.replace(layers.TRAIN, estimator=estimator)
-    loss = objectives.classification_loss(net, prior, 10, mode=mode)
-    batch = {"image": x, "label": jnp.array([0, 1, 0, 1], jnp.int32)}
+    loss = neg_elbo(forward(net, mode), Categorical(), prior, 10)
+    batch = {"input": x, "target": jnp.array([0, 1, 0, 1], jnp.int32)}
     _, (_, metrics) = jax.jit(loss)(params, state, batch, key)
     drawn = priors.one_draw(params, prior, estimator, key)
     assert (drawn is None) == (estimator is estimators.lrt)
@@ -188,5 +190,5 @@ def test_a_density_is_evaluated_at_the_draw_that_the_net_runs_with(estimator):
     np.testing.assert_allclose(metrics["kl"], expected, rtol=1e-5)
     if drawn is not None:
         logits = net.apply({"params": drawn}, x, mode)
-        nll = jnp.mean(objectives.cross_entropy(logits, batch["label"]))
+        nll = jnp.mean(Categorical().nll(logits, batch["target"]))
         np.testing.assert_allclose(metrics["nll"], nll, rtol=1e-5)

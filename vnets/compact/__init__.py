@@ -2,12 +2,13 @@
 
     graph = compact.shrink(compact.fold_norms(compact.capture(net, variables, shape)))
     compact.save("net.vnz", compact.quantize(graph, bits=6))
-    predictor = compact.load("net.vnz")     # NumPy, SciPy and constriction only
+    predictor = compact.load("net.vnz")     # NumPy and SciPy only
     logits = predictor(images)
     model, variables = predictor.net.to_flax()
 
 Deep compression (Han, Mao and Dally 2016) is of this form: prune, quantize, code; here
-with range coding in place of Huffman's, and with the dead units cut out first.
+with range coding (rANS) in place of Huffman's, and with the dead units cut out first.
+Files of version 1 are read, too, if constriction is installed.
 """
 
 from vnets.compact.codec import dumps, loads, read, save

@@ -1,36 +1,58 @@
-"""The .vnz file: a header, a description, and the weights in entropy-coded streams.
+"""The .vnz file: a description, and the weights in entropy-coded streams.
 
-    magic VNZ, version, checksum (BLAKE2b of all the rest), sizes of the sections
-    description   canonical JSON by zlib: plan, shape, what the net is
-    layers        for each linear layer: number of weights, steps of its two grids
-    tables        frequencies of the streams' tokens
-    words         tokens by range coding: positions as gaps, levels, biases
-    bits          the numbers' remaining bits
+    magic VNZ, version, checksum (CRC-32 of both and of all the rest)
+    description   shape of the inputs, plan, what the net is (`description`)
+    layers        for each linear layer: numbers of weights, steps of its grids
+    streams       positions as gaps, levels, biases (`streams`)
+
+Where all weights of a kernel are there it has no stream of gaps. Weights are in the
+order of the kernel or, where that is shorter, of each output in turn. A step is two
+bytes where a bfloat16 holds it; that of biases is the weights' times 2^-s, 0 <= s < 16,
+where it can be. Whole numbers of a variable length have seven bits a byte, the lowest
+first.
 
 A reader trusts nothing: what the checksum does not refuse (it can be made anew) the
 parser does. Every size is checked before memory is taken for it; a number in a stream
 must have at least two bits of file, and the writer pads a file that has less.
 """
 
-import hashlib
+import dataclasses
 import math
-import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from vnets import files
-from vnets.compact import description, limits
-from vnets.compact.entropy import Reader, Writer, unzigzag, zigzag
+from vnets.compact import binary, description, limits, tables, version1
+from vnets.compact.binary import Bytes, varint
 from vnets.compact.graph import kernel_shapes
-from vnets.compact.quantize import BIAS_BITS, MOST_BITS, Compact, Quantized
+from vnets.compact.layers import (
+    NUMBERS_PER_BYTE,
+    check,
+    check_numbers,
+    read_levels,
+    read_positions,
+)
+from vnets.compact.quantize import (
+    MOST_BIAS,
+    MOST_DEVIATION,
+    MOST_LEVEL,
+    Compact,
+    Deviations,
+    Quantized,
+)
+from vnets.compact.streams import Reader, Writer, unzigzag, zigzag
+from vnets.plan import Shape
 
-MAGIC, VERSION = b"VNZ\x1a", 1
-PREFIX = struct.Struct("<4sH16s")
-SIZES = struct.Struct("<IIII")
-LAYER = struct.Struct("<Iff")
+MAGIC, VERSION = b"VNZ\x1a", 2
+HEAD = len(MAGIC) + 2  # bytes of magic and version, in every version
+CHECKSUM = 4  # bytes
 LARGEST_FILE = 2**30
-NUMBERS_PER_BYTE = 4
+# Bits of a layer's first byte; the lowest four are s of its biases' step.
+BIAS_STEP, LONG_STEPS, NOISY, TURNED = 16, 32, 64, 128
+FINER = 16  # values of s
+INTEGERS = {MOST_LEVEL: np.int8, MOST_DEVIATION: np.uint8, MOST_BIAS: np.int16}
 
 
 def dumps(net: Compact) -> bytes:
@@ -44,24 +66,39 @@ def dumps(net: Compact) -> bytes:
             f"a file holds a Compact, not a {type(net).__name__}; quantize it"
         )
     check(net)
-    writer = Writer()
-    layers = b""
-    for layer in net.layers.values():
-        layers += LAYER.pack(layer.positions.size, layer.step, layer.bias_step)
-        writer.write(np.diff(layer.positions, prepend=-1) - 1)
-        writer.write(zigzag(layer.levels))
-        writer.write(zigzag(layer.bias_levels))
-    tables, words, bits = writer.sections()
-    described = description.pack(net.plan, net.shape, net.about)
+    content = written(net)
     limits.check_work(net.plan, net.shape)
-    sections = [described, layers + tables, words, bits]
-    size = PREFIX.size + SIZES.size + sum(map(len, sections))
-    numbers = sum(
-        layer.positions.size + layer.bias_levels.size for layer in net.layers.values()
-    )
-    sections[-1] += bytes(max(0, -(-numbers // NUMBERS_PER_BYTE) - size))
-    rest = SIZES.pack(*map(len, sections)) + b"".join(sections)
-    return PREFIX.pack(MAGIC, VERSION, digest(rest)) + rest
+    return content
+
+
+def written(net: Compact) -> bytes:
+    """The file of a net that nobody checked."""
+    writer, heads = Writer(), b""
+    for name, shape in kernel_shapes(net.plan, net.shape).items():
+        layer, noise = net.layers[name], net.layers[name].deviations
+        grids = [(layer.positions, "levels", zigzag(layer.levels) - 1)]
+        if noise is not None:
+            grids.append((noise.positions, "deviations", noise.levels - 1))
+        turned = _is_turned(layer, shape)
+        heads += _packed(layer, turned)
+        for positions, kind, numbers in grids:
+            positions, order = _ordered(positions, shape, turned)
+            if positions.size < math.prod(shape):
+                writer.write("gaps", _gaps(positions))
+            writer.write(kind, numbers[order])
+        writer.write("biases", zigzag(layer.bias_levels))
+    described = description.pack(net.plan, net.shape, net.about)
+    rest = described + heads + writer.content()
+    size = HEAD + CHECKSUM + len(rest)
+    numbers = sum(layer.numbers() for layer in net.layers.values())
+    rest += bytes(max(0, -(-numbers // NUMBERS_PER_BYTE) - size))
+    return sealed(rest)
+
+
+def sealed(rest: bytes) -> bytes:
+    """A file of what follows its checksum."""
+    head = MAGIC + VERSION.to_bytes(2, "little")
+    return head + zlib.crc32(head + rest).to_bytes(CHECKSUM, "little") + rest
 
 
 def loads(content: bytes) -> Compact:
@@ -73,20 +110,24 @@ def loads(content: bytes) -> Compact:
     """
     if not content.startswith(MAGIC):
         raise ValueError("not a .vnz file")
-    if len(content) < PREFIX.size + SIZES.size:
-        raise ValueError(f"the .vnz file is cut off after {len(content)} bytes")
-    _, version, checksum = PREFIX.unpack_from(content)
-    if version != VERSION:
+    version = int.from_bytes(content[len(MAGIC) : HEAD], "little")
+    if version > VERSION:
         raise ValueError(
-            f"a .vnz file of version {version}; this vnets reads version {VERSION}"
+            f"a .vnz file of version {version}; this vnets reads up to {VERSION}"
         )
-    rest = content[PREFIX.size :]
-    if digest(rest) != checksum:
+    current = version == VERSION
+    begin = HEAD + (CHECKSUM if current else version1.CHECKSUM)
+    if not version or len(content) < begin:
+        raise ValueError(f"the .vnz file is cut off after {len(content)} bytes")
+    rest = content[begin:]
+    if content != (sealed(rest) if current else version1.sealed(rest)):
         raise ValueError("the .vnz file is damaged: its checksum does not fit")
     try:
-        return _parse(rest, len(content))
+        net = (_parse if current else version1.parse)(rest, len(content))
+        check(net)
     except ValueError as error:
         raise ValueError(f"the .vnz file is malformed: {error}") from error
+    return net
 
 
 def save(path: Path | str, net: Compact) -> int:
@@ -110,109 +151,147 @@ def read(path: Path | str) -> Compact:
         raise ValueError(f"{path}: {error}") from error
 
 
-def digest(rest: bytes) -> bytes:
-    """The checksum of what follows it; of the version too, so that it cannot change."""
-    head = MAGIC + VERSION.to_bytes(2, "little")
-    return hashlib.blake2b(head + rest, digest_size=16).digest()
+def _gaps(positions: np.ndarray) -> np.ndarray:
+    return np.diff(positions, prepend=-1) - 1
 
 
-def check(net: Compact) -> None:
-    """Refuses what a file cannot hold, or must not.
-
-    Raises:
-      ValueError: the message says what.
-    """
-    shapes = kernel_shapes(net.plan, net.shape)
-    if list(shapes) != list(net.layers):
-        raise ValueError(f"the plan's layers are {list(shapes)}")
-    for name, layer in net.layers.items():
-        _check_layer(name, layer, shapes[name])
+def _ordered(positions: np.ndarray, shape: Shape, turned: bool):
+    """Rising positions in the order of a file, and which comes when."""
+    if not turned:
+        return positions, slice(None)
+    into, out = np.divmod(positions.astype(np.int64), shape[-1])
+    found = out * (math.prod(shape) // shape[-1]) + into
+    order = np.argsort(found)
+    return found[order], order
 
 
-def _check_layer(name: str, layer: Quantized, shape) -> None:
-    positions, levels = layer.positions, layer.levels
-    bounds = (
-        (levels, 2 ** (MOST_BITS - 1)),
-        (layer.bias_levels, 2 ** (BIAS_BITS - 1)),
-    )
-    for numbers, bound in bounds:
-        if numbers.size and np.abs(numbers).max() >= bound:
-            raise ValueError(f"levels of {name!r} lie beyond {bound}")
-    if positions.size and not (
-        positions[0] >= 0
-        and positions[-1] < math.prod(shape)
-        and (np.diff(positions) > 0).all()
-    ):
-        raise ValueError(f"positions of {name!r} are not of its kernel")
-    if levels.shape != positions.shape or not levels.all():
-        raise ValueError(f"layer {name!r} needs a level for each position, none zero")
-    if layer.bias_levels.shape != (shape[-1],):
-        raise ValueError(f"layer {name!r} needs {shape[-1]} biases")
-    for step in (layer.step, layer.bias_step):
-        limits.check_step_size(name, float(step))
+def _is_turned(layer: Quantized, shape: Shape) -> bool:
+    """Whether gaps take fewer bits along the inputs of each output."""
+    noise = layer.deviations
+    grids = [layer.positions, *([] if noise is None else [noise.positions])]
+    partial = [one for one in grids if 0 < one.size < math.prod(shape)]
+
+    def bits(turned: bool) -> float:
+        gaps = (_gaps(_ordered(one, shape, turned)[0]) for one in partial)
+        return sum(tables.bits_alone(one) for one in gaps)
+
+    return bits(True) < bits(False)
+
+
+def _packed(layer: Quantized, turned: bool) -> bytes:
+    """How many numbers a layer has, their order, and the steps of its grids."""
+    noise = layer.deviations
+    steps = [layer.step, *([] if noise is None else [noise.step])]
+    long = not all(map(binary.is_short, steps))
+    flags = _finer(layer) | (LONG_STEPS if long else 0) | (TURNED if turned else 0)
+    found = varint(layer.positions.size) + binary.float32(layer.step, long)
+    if flags & BIAS_STEP:
+        found += binary.float32(layer.bias_step, long=True)
+    if noise is not None:
+        flags |= NOISY
+        found += varint(noise.positions.size) + binary.float32(noise.step, long)
+    return bytes([flags]) + found
+
+
+def _finer(layer: Quantized) -> int:
+    """The s of the biases' step, or the flag that says that there is none."""
+    for finer in range(FINER):
+        if layer.step * np.float32(2.0**-finer) == layer.bias_step:
+            return finer
+    return BIAS_STEP
+
+
+def _unpacked(source: Bytes, shape: Shape) -> "_Head":
+    """Inverts `_packed`."""
+    flags, count = source.byte(), source.varint()
+    long = bool(flags & LONG_STEPS)
+    step = source.float32(long)
+    if flags & BIAS_STEP:
+        bias_step = source.float32(long=True)
+    else:
+        bias_step = step * np.float32(2.0 ** -(flags % FINER))
+    noise = None
+    if flags & NOISY:
+        number = source.varint()
+        noise = number, source.float32(long)
+    return _Head(shape, count, step, bias_step, noise, bool(flags & TURNED))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """What the file says of a layer before its numbers."""
+
+    shape: Shape
+    count: int
+    step: np.float32
+    bias_step: np.float32
+    noise: tuple[int, np.float32] | None
+    turned: bool
+
+    def numbers(self) -> int:
+        """How many its streams have, positions not counted."""
+        return self.count + (self.noise[0] if self.noise else 0) + self.shape[-1]
+
+    def streams(self) -> list[tuple[str, int]]:
+        """Kind and count of each of its streams."""
+        found = [*self._gaps(self.count), ("levels", self.count)]
+        if self.noise:
+            found += [*self._gaps(self.noise[0]), ("deviations", self.noise[0])]
+        return [*found, ("biases", self.shape[-1])]
+
+    def read(self, reader: Reader) -> Quantized:
+        """The layer from its streams."""
+        positions, levels = self._grid(reader, self.count, MOST_LEVEL, _not_zero)
+        deviations = None
+        if self.noise:
+            count, step = self.noise
+            grid = self._grid(reader, count, MOST_DEVIATION, _above_zero)
+            deviations = Deviations(*grid, step)
+        biases = _read(reader, self.shape[-1], MOST_BIAS, unzigzag)
+        return Quantized(
+            positions, levels, self.step, biases, self.bias_step, deviations
+        )
+
+    def _gaps(self, count: int) -> list[tuple[str, int]]:
+        return [] if count == math.prod(self.shape) else [("gaps", count)]
+
+    def _grid(self, reader: Reader, count: int, most: int, level):
+        """Positions and levels of the weights that are there."""
+        size, inputs = math.prod(self.shape), math.prod(self.shape[:-1])
+        if self._gaps(count):
+            positions = read_positions(reader.parts(count), count, size)
+        else:
+            positions = np.arange(count, dtype=np.int32)
+        levels = _read(reader, count, most, level)
+        if self.turned:
+            out, into = np.divmod(positions, np.int32(inputs))
+            positions = into * np.int32(self.shape[-1]) + out
+            order = np.argsort(positions)
+            positions, levels = positions[order], levels[order]
+        return positions, levels
+
+
+def _read(reader: Reader, count: int, most: int, level) -> np.ndarray:
+    return read_levels(reader.parts(count), count, most, INTEGERS[most], level)
+
+
+def _not_zero(numbers: np.ndarray) -> np.ndarray:
+    return unzigzag(numbers + 1)
+
+
+def _above_zero(numbers: np.ndarray) -> np.ndarray:
+    return numbers + 1
 
 
 def _parse(rest: bytes, file_size: int) -> Compact:
-    sizes = SIZES.unpack_from(rest)
-    if SIZES.size + sum(sizes) != len(rest):
-        raise ValueError("its sections are not as long as it says")
-    at, sections = SIZES.size, []
-    for size in sizes:
-        sections.append(rest[at : at + size])
-        at += size
-    described, tables, words, bits = sections
-    plan, shape, about = description.unpack(described)
+    source = Bytes(rest)
+    plan, shape, about = description.unpack(source)
     shapes = kernel_shapes(plan, shape)
     limits.check_work(plan, shape)
-    counts = [
-        LAYER.unpack_from(tables, i * LAYER.size)
-        for i in range(len(shapes))
-        if len(tables) >= (i + 1) * LAYER.size
-    ]
-    if len(counts) != len(shapes):
-        raise ValueError("layers are missing")
-    numbers = sum(count for count, _, _ in counts)
-    numbers += sum(kernel[-1] for kernel in shapes.values())
-    if numbers > NUMBERS_PER_BYTE * file_size:
-        raise ValueError("it speaks of more weights than it can hold")
-    reader = Reader(tables[len(counts) * LAYER.size :], words, bits)
-    layers = {}
-    for (name, kernel), (count, step, bias_step) in zip(
-        shapes.items(), counts, strict=True
-    ):
-        layers[name] = Quantized(
-            _positions(reader, count, math.prod(kernel)),
-            _levels(reader, count, MOST_BITS, np.int8),
-            np.float32(step),
-            _levels(reader, kernel[-1], BIAS_BITS, np.int16),
-            np.float32(bias_step),
-        )
+    heads = {name: _unpacked(source, one) for name, one in shapes.items()}
+    check_numbers(sum(head.numbers() for head in heads.values()), file_size)
+    streams = [one for head in heads.values() for one in head.streams()]
+    reader = Reader(source, streams)
+    layers = {name: head.read(reader) for name, head in heads.items()}
     reader.finish()
-    net = Compact(plan, shape, layers, about)
-    check(net)
-    return net
-
-
-def _positions(reader: Reader, count: int, size: int) -> np.ndarray:
-    """Positions in a kernel of `size` weights, int32 [count]; its stream has gaps."""
-    found, at, last = np.empty(count, np.int32), 0, -1
-    for gaps in reader.parts(count):
-        places = np.cumsum(gaps + 1) + last
-        last = int(places[-1])
-        if last >= size:
-            raise ValueError("positions are not of their kernel")
-        found[at : at + gaps.size] = places
-        at += gaps.size
-    return found
-
-
-def _levels(reader: Reader, count: int, bits: int, kind: type) -> np.ndarray:
-    """Levels of a grid of so many bits, [count], in a type that just holds them."""
-    found, at, bound = np.empty(count, kind), 0, 2 ** (bits - 1)
-    for numbers in reader.parts(count):
-        levels = unzigzag(numbers)
-        if np.abs(levels).max() >= bound:
-            raise ValueError(f"levels lie beyond {bound}")
-        found[at : at + levels.size] = levels
-        at += levels.size
-    return found
+    return Compact(plan, shape, layers, about)

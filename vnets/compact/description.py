@@ -1,12 +1,17 @@
-"""What a .vnz file says of its net, as JSON: plan, shape of the inputs, and more."""
+"""What a .vnz file says of its net: the shape of its inputs, its plan, and more.
 
-import dataclasses
+A step is a byte of its kind and its fields; a name is empty where it is the one that
+counts layers of its kind ("conv1", "conv2", "dense1"). What else is said stands in
+lines of a text, a name and, after a tab, a text or, after a carriage return, a number.
+"""
+
 import json
 import math
-import zlib
+from collections import Counter
 from collections.abc import Mapping
 
 from vnets.compact import limits
+from vnets.compact.binary import Bytes, float64, text, varint
 from vnets.plan import (
     ACTIVATIONS,
     Activation,
@@ -23,7 +28,7 @@ from vnets.plan import (
     WindowMaxPool,
 )
 
-LARGEST = 2**16  # bytes of JSON
+LARGEST = 2**16  # bytes
 ABOUT_ENTRIES, ABOUT_CHARACTERS = 32, 256
 STEPS, DEPTH, FEATURES, EXTENT = 1024, 8, 2**20, 64
 KINDS = {
@@ -37,88 +42,174 @@ KINDS = {
     "flatten": Flatten,
     "standardize": Standardize,
 }
+PADDINGS = ("SAME", "VALID")
+# Bytes of the kinds; of those with a padding the next one is for "VALID".
+BARE: dict[int, type] = {0: Flatten, 1: MaxPool, 2: MeanPool}
+WINDOW, STANDARDIZE, RESIDUAL, DENSE, CONV, ACTIVATION = 3, 5, 6, 7, 8, 16
 
 
 def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
-    """The description as canonical JSON, by zlib.
+    """The description of a net.
 
     Raises:
       ValueError: a step, a shape or an entry that no file holds, or too much of them.
     """
     check_about(about)
-    _check_shape(shape)
-    steps = _packed(plan, DEPTH)
-    _check_count(plan)
-    held = {"plan": steps, "shape": list(shape), "about": dict(about)}
-    text = json.dumps(held, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    if len(text) > LARGEST:
+    check_shape(shape)
+    steps = _packed(plan, DEPTH, Counter())
+    check_count(plan)
+    lines = (
+        f"{key}\t{value}"
+        if isinstance(value, str)
+        else f"{key}\r{json.dumps(value, allow_nan=False)}"
+        for key, value in sorted(about.items())
+    )
+    found = bytes([len(shape)]) + b"".join(map(varint, shape))
+    found += steps + text("\n".join(lines))
+    if len(found) > LARGEST:
         raise ValueError(
-            f"its description takes {len(text)} bytes, more than {LARGEST}: long lists "
-            "of constants, or very many steps"
+            f"its description takes {len(found)} bytes, more than {LARGEST}: long "
+            "lists of constants, or very many steps"
         )
-    return zlib.compress(text.encode(), 9)
+    return found
 
 
-def _packed(plan: Plan, depth: int) -> list:
-    """Each step as its kind and its fields; a field that is a plan likewise."""
-    _check_depth(depth)
-    kinds = {kind: name for name, kind in KINDS.items()}
-    held = []
+def _packed(plan: Plan, depth: int, seen: Counter) -> bytes:
+    """How many steps there are, and each."""
+    check_depth(depth)
+    found = varint(len(plan))
     for step in plan:
         check_step(step)
-        fields = (getattr(step, field.name) for field in dataclasses.fields(step))
-        if isinstance(step, Residual):
-            fields = (_packed(side, depth - 1) for side in fields)
-        held.append([kinds[type(step)], *fields])
-    return held
+        found += _packed_step(step, depth, seen)
+    return found
 
 
-def unpack(section: bytes) -> tuple[Plan, Shape, dict]:
+def _packed_step(step: Step, depth: int, seen: Counter) -> bytes:
+    for kind, bare in BARE.items():
+        if isinstance(step, bare):
+            return bytes([kind])
+    if isinstance(step, Activation):
+        return bytes([ACTIVATION + ACTIVATIONS.index(step.kind)])
+    if isinstance(step, Residual):
+        sides = (_packed(side, depth - 1, seen) for side in (step.body, step.shortcut))
+        return bytes([RESIDUAL]) + b"".join(sides)
+    if isinstance(step, Standardize):
+        lists = (
+            varint(len(v)) + b"".join(map(float64, v)) for v in (step.mean, step.std)
+        )
+        return bytes([STANDARDIZE]) + b"".join(lists)
+    if isinstance(step, WindowMaxPool):
+        kind = WINDOW + PADDINGS.index(step.padding)
+        return bytes([kind, step.size, step.stride])
+    assert isinstance(step, Conv | Dense)
+    usual = _usual_name(step, seen)
+    named = text("" if step.name == usual else step.name) + varint(step.features)
+    if isinstance(step, Dense):
+        return bytes([DENSE]) + named
+    kind = CONV + PADDINGS.index(step.padding)
+    return bytes([kind]) + named + bytes([*step.kernel, *step.strides])
+
+
+def _usual_name(step: Conv | Dense | type, seen: Counter) -> str:
+    """By which a layer counts those of its kind."""
+    kind = "conv" if step is Conv or isinstance(step, Conv) else "dense"
+    seen[kind] += 1
+    return f"{kind}{seen[kind]}"
+
+
+def unpack(source: Bytes) -> tuple[Plan, Shape, dict]:
     """Plan, shape and further description; nothing in them is trusted.
 
     Raises:
       ValueError: it is no such description.
     """
-    unpacker = zlib.decompressobj()
-    try:
-        text = unpacker.decompress(section, LARGEST)
-        if not unpacker.eof or unpacker.unused_data:
-            raise ValueError("its description is too long or cut off")
-        held = json.loads(text.decode(), parse_constant=_no_constant)
-    except (zlib.error, RecursionError) as error:
-        raise ValueError("its description cannot be read") from error
-    if not isinstance(held, dict) or set(held) != {"plan", "shape", "about"}:
-        raise ValueError("its description has other fields")
-    plan, shape, about = held["plan"], held["shape"], held["about"]
-    if not isinstance(shape, list):
-        raise ValueError("its inputs have no shape")
-    _check_shape(shape)
-    if not isinstance(about, dict):
-        raise ValueError("its description has no names")
+    shape = tuple(source.varint() for _ in range(min(source.byte(), 4)))
+    check_shape(shape)
+    plan = _unpacked(source, DEPTH, Counter())
+    lines = filter(None, source.text(LARGEST).split("\n"))
+    about = dict(map(_entry, lines))
     check_about(about)
-    steps = _unpacked(plan, DEPTH)
-    _check_count(steps)
-    return steps, tuple(shape), about
+    return plan, shape, about
 
 
-def _unpacked(held, depth: int) -> Plan:
-    _check_depth(depth)
-    if not isinstance(held, list):
-        raise ValueError("a plan is no list of steps")
-    return tuple(_step(one, depth) for one in held)
+def _entry(line: str) -> tuple:
+    """Name and value."""
+    key, tab, value = line.partition("\t")
+    if tab:
+        return key, value
+    key, number, value = line.partition("\r")
+    if not number:
+        raise ValueError("its description has a line without a value")
+    return key, parsed(value)
 
 
-def _check_shape(shape) -> None:
+def parsed(held: str):
+    """JSON that somebody else wrote.
+
+    Raises:
+      ValueError: it is none, or not finite, or nested too deep.
+    """
+    try:
+        return json.loads(held, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("its description cannot be read") from error
+
+
+def _unpacked(source: Bytes, depth: int, seen: Counter) -> Plan:
+    check_depth(depth)
+    count = source.varint()
+    seen["step"] += count
+    if seen["step"] > STEPS:
+        raise ValueError(f"a plan has {STEPS} steps at most")
+    return tuple(_step(source, depth, seen) for _ in range(count))
+
+
+def _step(source: Bytes, depth: int, seen: Counter) -> Step:
+    kind = source.byte()
+    if kind in BARE:
+        return BARE[kind]()
+    if ACTIVATION <= kind < ACTIVATION + len(ACTIVATIONS):
+        return Activation(ACTIVATIONS[kind - ACTIVATION])
+    if kind == RESIDUAL:
+        return Residual(*(_unpacked(source, depth - 1, seen) for _ in range(2)))
+    if kind == STANDARDIZE:
+        step = Standardize(*(tuple(_floats(source)) for _ in range(2)))
+    elif kind in (WINDOW, WINDOW + 1):
+        step = WindowMaxPool(source.byte(), source.byte(), PADDINGS[kind - WINDOW])
+    elif kind == DENSE:
+        usual = _usual_name(Dense, seen)
+        step = Dense(source.text() or usual, source.varint())
+    elif kind in (CONV, CONV + 1):
+        usual = _usual_name(Conv, seen)
+        name, features = source.text() or usual, source.varint()
+        (height, width), (down, right) = source.take(2), source.take(2)
+        padding = PADDINGS[kind - CONV]
+        step = Conv(name, features, (height, width), (down, right), padding)
+    else:
+        raise ValueError(f"unknown step {kind}")
+    check_step(step)
+    return step
+
+
+def _floats(source: Bytes) -> list[float]:
+    """A list of floats; the caller's file has eight bytes for each."""
+    return [source.float64() for _ in range(source.varint())]
+
+
+def check_shape(shape) -> None:
+    """Refuses what is no shape of an example."""
     if not (len(shape) in (1, 3) and all(_whole(n, FEATURES) for n in shape)):
         raise ValueError(f"inputs are [I] or [H, W, C], each 1 to {FEATURES}")
 
 
-def _check_depth(depth: int) -> None:
+def check_depth(depth: int) -> None:
+    """Refuses a plan within too many others."""
     if not depth:
         raise ValueError(f"a plan is nested {DEPTH} deep at most")
 
 
-def _check_count(plan: Plan) -> None:
+def check_count(plan: Plan) -> None:
+    """Refuses too many steps."""
     if _count(plan) > STEPS:
         raise ValueError(f"a plan has {STEPS} steps at most")
 
@@ -129,21 +220,6 @@ def _count(plan: Plan) -> int:
         side for s in plan if isinstance(s, Residual) for side in (s.body, s.shortcut)
     )
     return len(plan) + sum(map(_count, sides))
-
-
-def _step(held, depth: int) -> Step:
-    if not (isinstance(held, list) and held and isinstance(held[0], str)):
-        raise ValueError("a step has no kind")
-    kind = KINDS.get(held[0])
-    if kind is None:
-        raise ValueError(f"unknown step {held[0]!r}; there are {list(KINDS)}")
-    if len(held) - 1 != len(dataclasses.fields(kind)):
-        raise ValueError(f"a {held[0]} step has other fields")
-    if kind is Residual:
-        return Residual(*(_unpacked(side, depth - 1) for side in held[1:]))
-    step = kind(*(tuple(v) if isinstance(v, list) else v for v in held[1:]))
-    check_step(step)
-    return step
 
 
 def check_step(step: Step) -> None:

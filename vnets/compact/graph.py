@@ -41,12 +41,15 @@ class Linear:
       positions: of the nonzero weights in the flattened kernel, int64 [n], rising.
       values: float32 [n].
       bias: float32 [O].
+      deviations: positions and values of the weights' deviations that are not zero;
+        None: it has no noise.
     """
 
     shape: Shape
     positions: np.ndarray
     values: np.ndarray
     bias: np.ndarray
+    deviations: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ class Graph:
       kernels: layer to [I, O] or [kh, kw, I, O], float32.
       biases: layer to [O], float32; zero where a layer has none.
       norms: normalization to its slope and shift.
+      deviations: noisy layer to the standard deviation of each weight, as its kernel;
+        the noise is normal.
     """
 
     plan: Plan
@@ -66,13 +71,16 @@ class Graph:
     kernels: Mapping[str, np.ndarray]
     biases: Mapping[str, np.ndarray]
     norms: Mapping[str, Statistics] = dataclasses.field(default_factory=dict)
+    deviations: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def linear(self, name: str) -> Linear:
         """A layer by its nonzero weights."""
-        flat = self.kernels[name].ravel()
-        positions = np.flatnonzero(flat)
+        kernel, noise = self.kernels[name], self.deviations.get(name)
         return Linear(
-            self.kernels[name].shape, positions, flat[positions], self.biases[name]
+            kernel.shape,
+            *_nonzero(kernel),
+            self.biases[name],
+            None if noise is None else _nonzero(noise),
         )
 
     def nonzeros(self) -> dict[str, int]:
@@ -101,16 +109,31 @@ class Graph:
         import jax.numpy as jnp
 
         from vnets.nets.chain import Chain
-        from vnets.nodes import Point
+        from vnets.nodes import Additive, Point, ZeroMean
+
+        def node(name: str):
+            kernel = jnp.asarray(self.kernels[name])
+            if name not in self.deviations:
+                return Point(kernel)
+            deviations = jnp.asarray(self.deviations[name])
+            if not self.kernels[name].any():
+                return ZeroMean(deviations)
+            return Additive(kernel, 2 * jnp.log(deviations))  # log 0: no noise
 
         if self.norms:
             raise ValueError("fold the normalization first")
         params = {
-            name: {"kernel": Point(jnp.asarray(kernel)), "bias": jnp.asarray(bias)}
-            for name, kernel in self.kernels.items()
-            for bias in (self.biases[name],)
+            name: {"kernel": node(name), "bias": jnp.asarray(bias)}
+            for name, bias in self.biases.items()
         }
         return Chain(steps=replaced(self.plan, biased)), {"params": params}
+
+
+def _nonzero(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in the flattened kernel, and values."""
+    flat = kernel.ravel()
+    positions = np.flatnonzero(flat)
+    return positions, flat[positions]
 
 
 def biased(step: Step) -> Step:
@@ -152,7 +175,7 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     return found
 
 
-def capture(model, variables: Mapping, shape: Shape) -> Graph:
+def capture(model, variables: Mapping, shape: Shape, *, noise: bool = False) -> Graph:
     """A net of `vnets.nets` as NumPy arrays, by the means of all that is a node.
 
     Args:
@@ -161,12 +184,14 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
         nested.
       variables: "params" after whatever edit, and "batch_stats" where it normalizes.
       shape: of one example.
+      noise: with the deviations of weights of independent normal noise.
 
     Raises:
       ValueError: a model without a plan, one that does not fit the shape, or one that
         names other modules than the parameters have; a kernel of another shape, as of a
         convolution that is 1-D, 3-D or grouped. One that is dilated, transposed or
-        circular has no step either, and a kernel that looks like any other's.
+        circular has no step either, and a kernel that looks like any other's. With
+        `noise`, a weight whose noise is of another kind, or a noisy bias.
     """
     if not hasattr(model, "plan"):  # perhaps within `layers.stochastic`
         model = getattr(model, "model", model)
@@ -184,7 +209,7 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
     params = _by_path(variables["params"])
     seen = _by_path(variables.get("batch_stats", {}))
     _check_names(plan, params, seen)
-    kernels, biases, norms = {}, {}, {}
+    kernels, biases, norms, deviations = {}, {}, {}, {}
     for step in every(plan):
         if isinstance(step, Conv | Dense):
             kernels[step.name] = _mean(params[step.name]["kernel"])
@@ -194,6 +219,8 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
                     f"examples of shape {shape} need {expected[step.name]} (a step's "
                     "convolution is 2-D, of one group)"
                 )
+            if noise:
+                deviations |= _deviations(step.name, params[step.name])
             bias = params[step.name].get("bias")
             if bias is not None and not step.bias:
                 raise ValueError(f"layer {step.name!r} has a bias, its step has none")
@@ -203,7 +230,7 @@ def capture(model, variables: Mapping, shape: Shape) -> Graph:
             learned = {k: _mean(v) for k, v in params.get(step.name, {}).items()}
             affine = {"scale": 1.0, "bias": 0.0, **learned}
             norms[step.name] = _statistics(step, seen[step.name], affine)
-    return Graph(plan, tuple(shape), kernels, biases, norms)
+    return Graph(plan, tuple(shape), kernels, biases, norms, deviations)
 
 
 def _by_path(collection: Mapping, path: str = "") -> dict[str, Mapping]:
@@ -247,6 +274,25 @@ def _mean(node) -> np.ndarray:
         return np.asarray(node, np.float32)
     mean, _ = node.moments()
     return np.zeros(node.shape, np.float32) if mean is None else np.asarray(mean)
+
+
+def _deviations(name: str, layer: Mapping) -> dict[str, np.ndarray]:
+    """The deviations of a layer's kernel by its name, if it has any."""
+    found = {}
+    for leaf, node in layer.items():
+        if not hasattr(node, "moments") or node.moments()[1] is None:
+            continue
+        try:
+            std, kind = node.location_scale()[1], node.noise
+        except TypeError:  # noise that weights share, as that of units
+            std, kind = None, "shared"
+        if leaf != "kernel" or kind != "normal":
+            raise ValueError(
+                f"{name}/{leaf} has noise of another kind than a file can hold: "
+                "independent and normal, of weights"
+            )
+        found[name] = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
+    return found
 
 
 def _statistics(step: Norm, seen: Mapping, affine: Mapping) -> Statistics:

@@ -15,12 +15,12 @@ import numpy as np
 import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 
+from vnets.compact import operations
 from vnets.compact.codec import read
 from vnets.compact.graph import Graph, Linear
 from vnets.compact.quantize import Compact
 from vnets.compact.shrink import activated
 from vnets.plan import (
-    POOL,
     Activation,
     Conv,
     Dense,
@@ -45,7 +45,8 @@ SPARSE_BELOW = 0.1
 AT_ONCE = 32  # images in a convolutional net: their patches stay in the cache
 AT_ONCE_BYTES = 2**26  # of a layer's patches or outputs, but for those of one image
 Form = Literal["auto", "sparse", "dense"]
-Run = Callable[[np.ndarray], np.ndarray]
+Noise = np.random.Generator | None  # None: the means alone
+Run = Callable[[np.ndarray, Noise], np.ndarray]
 
 
 class Predictor:
@@ -68,16 +69,16 @@ class Predictor:
             raise ValueError(f"unknown form {form!r}; choose auto, sparse or dense")
         self.net = net
         self.forms: dict[str, str] = {}
-        self._enter, plan = _batch_last, net.plan
+        self._enter, plan = operations.batch_last, net.plan
         flat = isinstance(plan[0], Flatten)  # inputs are in the order of their units
         if flat:
-            plan, self._enter = plan[1:], functools.partial(_chosen, None)
+            plan, self._enter = plan[1:], functools.partial(operations.chosen, None)
         shape = shapes(net.plan[: int(flat)], net.shape)[-1]
         self._steps: list[Run] = []
         if plan and isinstance(plan[0], Dense):
             # What no weight reads is left out before anything is copied.
-            live, product = self._product(plan[0].name, form, _by_output)
-            self._enter = functools.partial(_chosen, live)
+            product = self._product(plan[0].name, form, _by_output)
+            self._enter = functools.partial(operations.chosen, product.live)
             self._steps = [product]
             shape, plan = (plan[0].features,), plan[1:]
         self._steps += self._chain(plan, shape, form)
@@ -87,8 +88,13 @@ class Predictor:
         forms = ", ".join(f"{name} {form}" for name, form in self.forms.items())
         return f"Predictor of {self.net!r}\n  as {forms}"
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: np.ndarray, noise: Noise = None) -> np.ndarray:
         """Outputs [B, K] for inputs [B, *shape]; uint8 pixels are divided by 255.
+
+        Args:
+          x: inputs.
+          noise: what draws the noise of the weights, for each example anew, as a layer
+            does by local reparameterization; None: the means predict alone.
 
         Raises:
           ValueError: inputs of another shape, or that are neither uint8 nor floats:
@@ -108,13 +114,28 @@ class Predictor:
                 f"{one if x.shape == tuple(self.net.shape) else ''}"
             )
         size = self._at_once or max(len(x), 1)
-        parts = [self._run(x[i : i + size]) for i in range(0, max(len(x), 1), size)]
+        starts = range(0, max(len(x), 1), size)
+        parts = [self._run(x[i : i + size], noise) for i in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _run(self, x: np.ndarray) -> np.ndarray:
+    def ensemble(
+        self, x: np.ndarray, samples: int, noise: np.random.Generator
+    ) -> np.ndarray:
+        """Class probabilities [B, K], averaged over draws of the noise.
+
+        Raises:
+          ValueError: no draws, or inputs as in a call.
+        """
+        if samples < 1:
+            raise ValueError(f"an ensemble has at least one draw, not {samples}")
+        draws = (operations.softmax(self(x, noise)) for _ in range(samples))
+        return functools.reduce(np.add, draws) / np.float32(samples)
+
+    def _run(self, x: np.ndarray, noise: Noise) -> np.ndarray:
         if x.dtype == np.uint8:
             x = x.astype(np.float32) / np.float32(255)
-        h = _in_turn(self._steps, self._enter(x.astype(np.float32, copy=False)))
+        h = self._enter(x.astype(np.float32, copy=False))
+        h = _in_turn(self._steps, h, noise)
         return np.ascontiguousarray(h.T)
 
     def _chain(self, plan: Plan, shape: Shape, form: Form) -> list[Run]:
@@ -125,73 +146,99 @@ class Predictor:
         for number, (step, before) in enumerate(zip(plan, held, strict=False)):
             last, after = plan[number - 1 : number], plan[number + 1 :]
             if isinstance(step, Conv):
-                multiply = self._product(step.name, form, _by_output)
-                found.append(_Convolution(step, before[-1], *multiply))
+                product = self._product(step.name, form, _by_output)
+                found.append(_Convolution(step, before[-1], product))
             elif isinstance(step, Dense):
                 order = functools.partial(_by_output, maps=maps)
-                found.append(
-                    functools.partial(_dense, *self._product(step.name, form, order))
-                )
+                product = self._product(step.name, form, order)
+                found.append(functools.partial(_dense, product))
                 maps = None
             elif isinstance(step, Flatten):
                 maps = before if len(before) == 3 else maps
-                found.append(_flatten)
+                found.append(_quiet(operations.flatten))
             elif isinstance(step, Activation):
                 pool = _pooling(after[0]) if _pools_first(step, after) else None
                 act = functools.partial(activated, step.kind)
-                found += [pool, act] if pool else [act]
+                found += map(_quiet, [pool, act] if pool else [act])
             elif isinstance(step, MeanPool):
-                found.append(_mean_pool)
+                found.append(_quiet(operations.mean_pool))
             elif isinstance(step, Standardize | Residual):
                 if maps:
-                    found.append(functools.partial(_in_order, maps))
+                    found.append(_quiet(functools.partial(operations.in_order, maps)))
                     maps = None
                 found.append(self._in_their_order(step, before, form))
             elif isinstance(step, Norm):
                 raise ValueError("fold the Norm step first")
             elif not (last and _pools_first(last[0], (step,))):
-                found.append(_pooling(step))
-        return found + ([functools.partial(_in_order, maps)] if maps else [])
+                found.append(_quiet(_pooling(step)))
+        last = [_quiet(functools.partial(operations.in_order, maps))] if maps else []
+        return found + last
 
     def _in_their_order(
         self, step: Standardize | Residual, shape: Shape, form: Form
     ) -> Run:
         """What computes a step that takes units in their order alone."""
         if isinstance(step, Standardize):
-            return functools.partial(_standardize, step)
+            return _quiet(functools.partial(operations.standardize, step))
         sides = (self._chain(side, shape, form) for side in (step.body, step.shortcut))
         return functools.partial(_sum, *sides)
 
-    def _product(self, name: str, form: Form, by_output):
-        """The inputs that a layer uses, and its product with them, bias included."""
+    def _product(self, name: str, form: Form, by_output) -> "_Product":
+        """The product of a layer's weights with the inputs that it uses."""
         linear = self.net.linear(name)
-        out, into = by_output(linear)
+        product = _Product(linear, form, by_output)
+        self.forms[name] = product.form
+        return product
+
+
+class _Product:
+    """Means, and variances if there are any, of a layer's outputs, bias included."""
+
+    def __init__(self, linear: Linear, form: Form, by_output):
         outputs = linear.shape[-1]
-        live = np.unique(into)
+        out, into = by_output(linear.positions, linear.shape)
+        positions, deviations = linear.deviations or _nothing()
+        noisy_out, noisy_into = by_output(positions, linear.shape)
+        self.live = np.union1d(into, noisy_into)
         if form == "auto":
-            sparse = linear.values.size < SPARSE_BELOW * live.size * outputs
+            numbers = max(out.size, noisy_out.size)
+            sparse = numbers < SPARSE_BELOW * self.live.size * outputs
             form = "sparse" if sparse else "dense"
-        self.forms[name] = form
-        column = np.searchsorted(live, into)
-        if form == "dense":
-            matrix = np.zeros((outputs, live.size), np.float32)
-            matrix[out, column] = linear.values
-        else:
-            entries = (linear.values, (out, column))
-            matrix = scipy.sparse.csr_array(entries, (outputs, live.size))
-        bias = linear.bias[:, None]
+        self.form, self._bias = form, linear.bias[:, None]
+        self._means = self._matrix(out, into, linear.values, outputs)
+        self._vars = None
+        if noisy_out.size:
+            var = np.square(deviations)
+            self._vars = self._matrix(noisy_out, noisy_into, var, outputs)
 
-        def product(h: np.ndarray) -> np.ndarray:
-            # BLAS takes a transposed view as it is, a sparse matrix needs whole rows.
-            y = matrix @ (np.ascontiguousarray(h) if form == "sparse" else h)
-            y += bias
-            return y
+    def _matrix(self, out, into, values: np.ndarray, outputs: int):
+        column = np.searchsorted(self.live, into)
+        if self.form == "sparse":
+            entries = (values, (out, column))
+            return scipy.sparse.csr_array(entries, (outputs, self.live.size))
+        matrix = np.zeros((outputs, self.live.size), np.float32)
+        matrix[out, column] = values
+        return matrix
 
-        return live, product
+    def __call__(self, h: np.ndarray, noise: Noise = None) -> np.ndarray:
+        """[live, N] -> [O, N]."""
+        # BLAS takes a transposed view as it is, a sparse matrix needs whole rows.
+        h = np.ascontiguousarray(h) if self.form == "sparse" else h
+        y = self._means @ h
+        y += self._bias
+        if noise is not None and self._vars is not None:
+            std = np.sqrt(self._vars @ np.square(h))
+            y += std * noise.standard_normal(std.shape, np.float32)
+        return y
+
+
+def _nothing() -> tuple[np.ndarray, np.ndarray]:
+    """Positions and values of a layer without noise."""
+    return np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
 def load(path: Path | str) -> Predictor:
-    """The predictor of a .vnz file; needs NumPy, SciPy and constriction, not JAX.
+    """The predictor of a .vnz file; needs NumPy and SciPy, not JAX.
 
     Raises:
       ValueError: the file is no .vnz, of a newer version, damaged or malformed.
@@ -199,9 +246,9 @@ def load(path: Path | str) -> Predictor:
     return Predictor(read(path))
 
 
-def _by_output(linear: Linear, maps=None) -> tuple[np.ndarray, np.ndarray]:
+def _by_output(positions, shape: Shape, maps=None) -> tuple[np.ndarray, np.ndarray]:
     """Output and input of each weight; inputs in the order in which they arrive."""
-    into, out = np.divmod(linear.positions, linear.shape[-1])
+    into, out = np.divmod(positions, shape[-1])
     if maps is not None:
         place, channel = np.divmod(into, maps[2])
         into = channel * (maps[0] * maps[1]) + place
@@ -214,10 +261,10 @@ def _pools_first(step: Step, after: Sequence[Step]) -> bool:
     return monotone and bool(after) and isinstance(after[0], MaxPool | WindowMaxPool)
 
 
-def _pooling(step: Step) -> Run:
+def _pooling(step: Step) -> Callable[[np.ndarray], np.ndarray]:
     if isinstance(step, WindowMaxPool):
-        return functools.partial(_window_max_pool, step)
-    return _max_pool
+        return functools.partial(operations.window_max_pool, step)
+    return operations.max_pool
 
 
 def _images_at_once(plan: Plan, shape: Shape) -> int | None:
@@ -230,93 +277,34 @@ def _images_at_once(plan: Plan, shape: Shape) -> int | None:
     return min(AT_ONCE, max(1, AT_ONCE_BYTES // max(sizes))) if sizes else None
 
 
-def _in_turn(steps: Sequence[Run], h: np.ndarray) -> np.ndarray:
+def _in_turn(steps: Sequence[Run], h: np.ndarray, noise: Noise) -> np.ndarray:
     for step in steps:
-        h = step(h)
+        h = step(h, noise)
     return h
 
 
-def _sum(body: Sequence[Run], shortcut: Sequence[Run], h: np.ndarray) -> np.ndarray:
-    return _in_turn(body, h) + _in_turn(shortcut, h)
+def _quiet(run: Callable[[np.ndarray], np.ndarray]) -> Run:
+    """A step without weights, which has no noise."""
+    return lambda h, noise: run(h)
 
 
-def _batch_last(x: np.ndarray) -> np.ndarray:
-    """[B, H, W, C] -> [C, H, W, B], or [B, I] -> [I, B]."""
-    return np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)
+def _sum(body: Sequence[Run], shortcut: Sequence[Run], h, noise: Noise) -> np.ndarray:
+    return _in_turn(body, h, noise) + _in_turn(shortcut, h, noise)
 
 
-def _chosen(live: np.ndarray | None, x: np.ndarray) -> np.ndarray:
-    """[B, ...] -> [live inputs, B], a view; None stands for all."""
-    flat = x.reshape(len(x), math.prod(x.shape[1:]))
-    every = live is None or live.size == flat.shape[1]
-    return (flat if every else flat[:, live]).T
-
-
-def _dense(live, product, h: np.ndarray) -> np.ndarray:
-    return product(h if live.size == len(h) else h[live])
-
-
-def _standardize(step: Standardize, h: np.ndarray) -> np.ndarray:
-    """(h - mean) / std of each channel, [C, ..., B]."""
-    mean, std = (
-        np.asarray(values, h.dtype).reshape(-1, *(1,) * (h.ndim - 1))
-        for values in (step.mean, step.std)
-    )
-    return (h - mean) / std
-
-
-def _flatten(h: np.ndarray) -> np.ndarray:
-    return h.reshape(math.prod(h.shape[:-1]), h.shape[-1])
-
-
-def _in_order(maps: Shape, h: np.ndarray) -> np.ndarray:
-    """Flattened maps, [C H W, B], in the order of units, [H W C, B]."""
-    height, width, channels = maps
-    return h.reshape(channels, height * width, -1).swapaxes(0, 1).reshape(h.shape)
-
-
-def _mean_pool(h: np.ndarray) -> np.ndarray:
-    return h.mean(axis=(1, 2))
-
-
-def _window_max_pool(step: WindowMaxPool, h: np.ndarray) -> np.ndarray:
-    """The maximum over rows, then that over columns."""
-    margins = pads(h.shape[1:3], step.kernel, step.strides, step.padding)
-    for axis, margin in enumerate(margins, 1):
-        h = _highest(step, h, axis, margin)
-    return h
-
-
-def _highest(step: WindowMaxPool, h: np.ndarray, axis: int, margin) -> np.ndarray:
-    """The maximum over windows along an axis. Margins are counted, not made: of a small
-    map in large windows they would be most."""
-    (low, high), size, stride = margin, h.shape[axis], step.stride
-    count = (low + size + high - step.size) // stride + 1
-    found = np.full((*h.shape[:axis], count, *h.shape[axis + 1 :]), -np.inf, h.dtype)
-    highest, seen = found.swapaxes(0, axis), h.swapaxes(0, axis)
-    for place in range(-low, step.size - low):  # of the first window
-        first = max(0, -(place // stride))  # of the windows that have it in the map
-        last = min(count, -((place - size) // stride))
-        if first < last:
-            part = seen[first * stride + place : last * stride + place : stride]
-            np.maximum(highest[first:last], part, out=highest[first:last])
-    return found
-
-
-def _max_pool(h: np.ndarray) -> np.ndarray:
-    height, width = (n // POOL * POOL for n in h.shape[1:3])
-    corners = [h[:, i:height:POOL, j:width:POOL] for i in (0, 1) for j in (0, 1)]
-    return np.maximum(np.maximum(*corners[:2]), np.maximum(*corners[2:]))
+def _dense(product: _Product, h: np.ndarray, noise: Noise) -> np.ndarray:
+    live = product.live
+    return product(h if live.size == len(h) else h[live], noise)
 
 
 class _Convolution:
     """A convolution of [I, H, W, B]: the product of its weights with live patches."""
 
-    def __init__(self, step: Conv, channels: int, live, product):
+    def __init__(self, step: Conv, channels: int, product: _Product):
         self._step, self._product = step, product
-        self._live = np.unravel_index(live, (*step.kernel, channels))
+        self._live = np.unravel_index(product.live, (*step.kernel, channels))
 
-    def __call__(self, h: np.ndarray) -> np.ndarray:
+    def __call__(self, h: np.ndarray, noise: Noise) -> np.ndarray:
         step = self._step
         margins = pads(h.shape[1:3], step.kernel, step.strides, step.padding)
         if any(map(any, margins)):
@@ -330,17 +318,18 @@ class _Convolution:
         columns = min(width, max(1, AT_ONCE_BYTES // (4 * taps)))
         rows = min(height, max(1, AT_ONCE_BYTES // (4 * taps * columns)))
         if (rows, columns) == (height, width):
-            return self._of(windows)
+            return self._of(windows, noise)
         y = np.empty((step.features, height, width, batch), h.dtype)
         for i in range(0, height, rows):
             for j in range(0, width, columns):
                 places = np.s_[..., i : i + rows, j : j + columns, :]
-                y[places] = self._of(windows[places])
+                y[places] = self._of(windows[places], noise)
         return y
 
-    def _of(self, windows: np.ndarray) -> np.ndarray:
+    def _of(self, windows: np.ndarray, noise: Noise) -> np.ndarray:
         """Outputs [O, H, W, B] of some windows [kh, kw, I, H, W, B]."""
         patches = windows[self._live]
         # Not -1: of a layer without weights no tap is live, and 0 has any quotient.
-        y = self._product(patches.reshape(len(patches), math.prod(patches.shape[1:])))
+        flat = patches.reshape(len(patches), math.prod(patches.shape[1:]))
+        y = self._product(flat, noise)
         return y.reshape(self._step.features, *patches.shape[1:])

@@ -8,13 +8,34 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from vnets.compact.binary import shortened
 from vnets.compact.graph import LARGEST, Graph, Linear, kernel_shapes
-from vnets.compact.shrink import shrink
+from vnets.compact.shrink import by_weights, shrink
 from vnets.plan import Plan, Shape
 
-MOST_BITS = 8  # of a weight
-BIAS_BITS = 16
+MOST_BITS = 8  # of a weight, and of a deviation, which has no sign
+BIAS_BITS = 16  # at most
+MOST_LEVEL, MOST_BIAS = 2 ** (MOST_BITS - 1) - 1, 2 ** (BIAS_BITS - 1) - 1
+MOST_DEVIATION = 2**MOST_BITS - 1
+# The largest bias has so many times the levels of the largest weight at least, where
+# the step of the weights, halved as often as a file can say, allows for it.
+BIAS_FINER, MOST_HALVINGS = 8, 15
 Scalar = str | int | float | bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deviations:
+    """Standard deviations of a layer's weights on their grid, step * level.
+
+    Attributes:
+      positions: of those that are not zero in the flattened kernel, whole [n], rising.
+      levels: whole numbers [n], 1 to 255.
+      step: of the grid, a float32.
+    """
+
+    positions: np.ndarray
+    levels: np.ndarray
+    step: np.float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +48,7 @@ class Quantized:
       step: of the weights' grid, a float32.
       bias_levels: whole numbers [O].
       bias_step: of the biases' grid, a float32.
+      deviations: of the weights' normal noise; None: there is none.
     """
 
     positions: np.ndarray
@@ -34,6 +56,12 @@ class Quantized:
     step: np.float32
     bias_levels: np.ndarray
     bias_step: np.float32
+    deviations: Deviations | None = None
+
+    def numbers(self) -> int:
+        """How many a file has for it, positions not counted."""
+        noise = 0 if self.deviations is None else self.deviations.positions.size
+        return self.positions.size + noise + self.bias_levels.size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,18 +84,22 @@ class Compact:
         """What one wants to know of a file at sight; the numbers are in `layers`."""
         lines = [f"Compact net of inputs [B, {', '.join(map(str, self.shape))}]"]
         for name, shape in kernel_shapes(self.plan, self.shape).items():
-            left = self.layers[name].levels.size
+            layer = self.layers[name]
+            left, noise = layer.levels.size, layer.deviations
             lines.append(f"  {name}: {list(shape)}, {left} of {math.prod(shape)} left")
+            if noise is not None:
+                lines[-1] += f", {noise.levels.size} noisy"
         return "\n".join([*lines, *(f"  {k}: {v}" for k, v in self.about.items())])
 
     def linear(self, name: str) -> Linear:
         """A layer by its nonzero weights."""
-        held = self.layers[name]
+        held, noise = self.layers[name], self.layers[name].deviations
         return Linear(
             self._kernel_shapes[name],
             held.positions,
             held.step * held.levels.astype(np.float32),
             held.bias_step * held.bias_levels.astype(np.float32),
+            noise and (noise.positions, noise.step * noise.levels.astype(np.float32)),
         )
 
     @functools.cached_property
@@ -92,13 +124,21 @@ class Compact:
                 f"dense, the net has {weights} weights, more than {LARGEST}; "
                 "a Predictor takes those that are not zero"
             )
-        kernels, biases = {}, {}
-        for name in self.layers:
-            layer = self.linear(name)
-            kernel = np.zeros(layer.shape, np.float32)
-            kernel.ravel()[layer.positions] = layer.values
-            kernels[name], biases[name] = kernel, layer.bias
-        return Graph(self.plan, self.shape, kernels, biases)
+        layers = {name: self.linear(name) for name in self.layers}
+        return Graph(
+            self.plan,
+            self.shape,
+            {
+                n: _dense(one.shape, one.positions, one.values)
+                for n, one in layers.items()
+            },
+            {n: one.bias for n, one in layers.items()},
+            deviations={
+                n: _dense(one.shape, *one.deviations)
+                for n, one in layers.items()
+                if one.deviations is not None
+            },
+        )
 
     def to_flax(self):
         """The dense net in Flax; see `Graph.to_flax`."""
@@ -113,7 +153,8 @@ def quantize(
     """Puts the weights on grids of 2^bits - 1 levels and cuts out what that killed.
 
     The grid spans the layer's largest weight; a weight within half a step of zero
-    becomes zero. Biases get 16 bits.
+    becomes zero. Deviations have a grid of 2^bits levels. The step of the biases is
+    that of the weights, halved until they have enough levels.
 
     Args:
       graph: without normalization (`fold_norms`).
@@ -125,25 +166,34 @@ def quantize(
     """
     if isinstance(bits, Mapping) and set(bits) != set(graph.kernels):
         raise ValueError(f"bits are of {sorted(graph.kernels)}, not {sorted(bits)}")
-    steps, kernels = {}, {}
+    widths, steps, kernels, noise_steps, deviations = {}, {}, {}, {}, {}
     for name, kernel in graph.kernels.items():
         width = bits[name] if isinstance(bits, Mapping) else operator.index(bits)
         if not 2 <= width <= MOST_BITS:
             raise ValueError(f"bits must be 2 to {MOST_BITS}, not {width}")
-        steps[name] = _step(kernel, width)
-        levels = np.rint(kernel / steps[name])
-        kernels[name] = (steps[name] * levels).astype(np.float32)
-    shrunk = shrink(dataclasses.replace(graph, kernels=kernels))
+        widths[name] = width
+        steps[name] = _step(kernel, 2 ** (width - 1) - 1)
+        kernels[name] = _on_grid(kernel, steps[name])
+        if name in graph.deviations:
+            noise_steps[name] = _step(graph.deviations[name], 2**width - 1)
+            deviations[name] = _on_grid(graph.deviations[name], noise_steps[name])
+    graph = dataclasses.replace(graph, kernels=kernels, deviations=deviations)
+    shrunk = by_weights(shrink(graph))
     layers = {}
     for name in shrunk.kernels:
-        layer = shrunk.linear(name)
-        bias_step = _step(layer.bias, BIAS_BITS)
+        layer, noise = shrunk.linear(name), None
+        bias_step = _bias_step(layer.bias, steps[name], widths[name])
+        if layer.deviations is not None:
+            positions, values = layer.deviations
+            levels = _levels(values, noise_steps[name])
+            noise = Deviations(positions, levels, noise_steps[name])
         layers[name] = Quantized(
             layer.positions,
-            np.rint(layer.values / steps[name]).astype(np.int64),
+            _levels(layer.values, steps[name]),
             steps[name],
-            np.rint(layer.bias / bias_step).astype(np.int64),
+            _levels(layer.bias, bias_step),
             bias_step,
+            noise,
         )
     return Compact(shrunk.plan, shrunk.shape, layers, dict(about or {}))
 
@@ -171,10 +221,39 @@ def fewest_bits(
     return bits
 
 
-def _step(values: np.ndarray, bits: int) -> np.float32:
-    """The grid's step, so that the largest value is its last level; 1 for zeros."""
+def _step(values: np.ndarray, levels: int) -> np.float32:
+    """The step of a grid whose last level reaches the largest value; 1 for zeros."""
     largest = np.abs(values).max(initial=0.0)
     if not np.isfinite(largest):
         raise ValueError("weights and biases must be finite")
-    step = np.float32(largest / (2 ** (bits - 1) - 1))
-    return step if step > 0 else np.float32(1)
+    step = np.float32(largest / levels)
+    return shortened(step) if step > 0 else np.float32(1)
+
+
+def _bias_step(bias: np.ndarray, step: np.float32, width: int) -> np.float32:
+    """That of the weights, halved until the biases have enough levels."""
+    if not bias.any():
+        return step
+    largest, levels = (
+        float(np.abs(bias).max(initial=0.0)),
+        BIAS_FINER * 2 ** (width - 1),
+    )
+    for halvings in range(MOST_HALVINGS + 1):
+        finer = step * np.float32(2.0**-halvings)
+        if largest >= finer * levels:
+            break
+    return finer if largest <= finer * MOST_BIAS else _step(bias, MOST_BIAS)
+
+
+def _on_grid(values: np.ndarray, step: np.float32) -> np.ndarray:
+    return (step * np.rint(values / step)).astype(np.float32)
+
+
+def _levels(values: np.ndarray, step: np.float32) -> np.ndarray:
+    return np.rint(values / step).astype(np.int64)
+
+
+def _dense(shape: Shape, positions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    found = np.zeros(shape, np.float32)
+    found.ravel()[positions] = values
+    return found

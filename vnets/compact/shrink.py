@@ -1,5 +1,6 @@
 """The same function with fewer units: normalization folded away, dead units cut out."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -33,11 +34,12 @@ def fold_norms(graph: Graph) -> Graph:
         convolution whose padding it does not see.
     """
     kernels, biases = dict(graph.kernels), dict(graph.biases)
-    plan = _without_norms(graph.plan, graph.norms, kernels, biases)
-    return Graph(plan, graph.shape, kernels, biases)
+    noise = dict(graph.deviations)
+    plan = _without_norms(graph.plan, graph.norms, kernels, biases, noise)
+    return Graph(plan, graph.shape, kernels, biases, deviations=noise)
 
 
-def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
+def _without_norms(plan: Plan, norms, kernels, biases, noise) -> Plan:
     """A chain whose normalizations have moved into these arrays."""
     steps = without_flatten(plan)
     folded: list[Step] = []
@@ -53,6 +55,12 @@ def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
             name = before.name
             kernels[name] = _float32(kernels[name] * norm.slope)
             biases[name] = _float32(biases[name] * norm.slope + norm.shift)
+            if name in noise:
+                noise[name] = _float32(noise[name] * np.abs(norm.slope))
+        elif isinstance(after, Conv | Dense) and after.name in noise:
+            raise ValueError(
+                f"{step.name!r} cannot be folded into the noise of {after.name!r}"
+            )
         elif isinstance(after, Conv | Dense) and not _pads(after):
             name = after.name
             by_unit = _by_unit(kernels[name], units)
@@ -67,8 +75,8 @@ def _without_norms(plan: Plan, norms, kernels, biases) -> Plan:
             )
     return tuple(
         Residual(
-            _without_norms(step.body, norms, kernels, biases),
-            _without_norms(step.shortcut, norms, kernels, biases),
+            _without_norms(step.body, norms, kernels, biases, noise),
+            _without_norms(step.shortcut, norms, kernels, biases, noise),
         )
         if isinstance(step, Residual)
         else biased(step)
@@ -102,15 +110,34 @@ def shrink(graph: Graph) -> Graph:
     if any(isinstance(step, Norm) for step in every(graph.plan)):
         raise ValueError("fold the normalization before shrinking")
     kernels, biases = dict(graph.kernels), dict(graph.biases)
+    noise = dict(graph.deviations)
     pairs = list(_pairs(graph.plan))
     while True:
         widths = [bias.size for bias in biases.values()]
         for this, after, kinds in pairs:
-            _fold_constants(kernels, biases, this, after, kinds)
-            _drop_unused(kernels, biases, this.name, after.name)
+            _fold_constants(kernels, biases, noise, this, after, kinds)
+            _drop_unused(kernels, biases, noise, this.name, after.name)
         if widths == [bias.size for bias in biases.values()]:
             break
-    return Graph(graph.plan, graph.shape, kernels, biases).with_own_widths()
+    shrunk = Graph(graph.plan, graph.shape, kernels, biases, deviations=noise)
+    return shrunk.with_own_widths()
+
+
+def by_weights(graph: Graph) -> Graph:
+    """The same function, the units of each layer in falling order of their weights.
+
+    A file's gaps between weights are then more alike where they follow one another. Of
+    units that cannot be cut (`shrink`) the order stays.
+    """
+    kernels, biases = dict(graph.kernels), dict(graph.biases)
+    noise = dict(graph.deviations)
+    for this, after, _ in _pairs(graph.plan):
+        units = biases[this.name].size
+        into = _by_unit(_weighs(kernels, noise, after.name), units)
+        out = _weighs(kernels, noise, this.name).reshape(-1, units)
+        order = np.argsort(-(into.sum(axis=(0, 2)) + out.sum(axis=0)), kind="stable")
+        _choose(kernels, biases, noise, this.name, after.name, order)
+    return dataclasses.replace(graph, kernels=kernels, biases=biases, deviations=noise)
 
 
 def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, ...]]]:
@@ -132,16 +159,18 @@ def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, 
             this, kinds = step, ()
 
 
-def _fold_constants(kernels, biases, this, after, kinds) -> None:
+def _fold_constants(kernels, biases, noise, this, after, kinds) -> None:
     """Moves what constant units send on into the next layer's bias; cuts them off."""
-    constant = ~np.any(
-        kernels[this.name], axis=tuple(range(kernels[this.name].ndim - 1))
-    )
+    weighs = _weighs(kernels, noise, this.name)
+    constant = ~np.any(weighs, axis=tuple(range(weighs.ndim - 1)))
     sent = biases[this.name].astype(np.float64)
     for kind in kinds:
         sent = activated(kind, sent)
     if _pads(after):
         constant &= sent == 0
+    if after.name in noise:  # what a constant meets there varies
+        varies = np.any(_by_unit(noise[after.name], sent.size), axis=(0, 2))
+        constant &= (sent == 0) | ~varies
     if not constant.any():
         return
     by_unit = _by_unit(kernels[after.name], sent.size).copy()
@@ -151,20 +180,41 @@ def _fold_constants(kernels, biases, this, after, kinds) -> None:
     by_unit[:, constant] = 0
     biases[after.name] = _float32(biases[after.name] + moved)
     kernels[after.name] = by_unit.reshape(kernels[after.name].shape)
+    if after.name in noise:
+        by_unit = _by_unit(noise[after.name], sent.size).copy()
+        by_unit[:, constant] = 0
+        noise[after.name] = by_unit.reshape(noise[after.name].shape)
 
 
-def _drop_unused(kernels, biases, this: str, after: str) -> None:
+def _weighs(kernels, noise, name: str) -> np.ndarray:
+    """Which weights of a layer are not zero."""
+    return (kernels[name] != 0) | (noise.get(name, 0) != 0)
+
+
+def _drop_unused(kernels, biases, noise, this: str, after: str) -> None:
     """Removes units with no outgoing weight; if all are such one stays, as a zero."""
     units = biases[this].size
-    by_unit = _by_unit(kernels[after], units)
-    used = np.any(by_unit, axis=(0, 2))
+    used = np.any(_by_unit(_weighs(kernels, noise, after), units), axis=(0, 2))
     silent = not used.any()
     used[0] |= silent
-    kernels[this] = kernels[this][..., used] * np.float32(not silent)
-    biases[this] = biases[this][used] * np.float32(not silent)
-    kept, shape = by_unit[:, used], kernels[after].shape
-    inputs = shape[-2] // units * kept.shape[1]
-    kernels[after] = kept.reshape((*shape[:-2], inputs, shape[-1]))
+    _choose(kernels, biases, noise, this, after, used)
+    if silent:
+        for arrays in (kernels, biases, noise):
+            if this in arrays:
+                arrays[this] = np.zeros_like(arrays[this])
+
+
+def _choose(kernels, biases, noise, this: str, after: str, chosen: np.ndarray) -> None:
+    """Some units of a layer, or in another order, and what another has for them."""
+    units = biases[this].size
+    biases[this] = biases[this][chosen]
+    for arrays in (kernels, noise):
+        if this in arrays:
+            arrays[this] = arrays[this][..., chosen]
+        if after in arrays:
+            kept, shape = _by_unit(arrays[after], units)[:, chosen], arrays[after].shape
+            inputs = shape[-2] // units * kept.shape[1]
+            arrays[after] = kept.reshape((*shape[:-2], inputs, shape[-1]))
 
 
 def activated(kind: str, x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from vnets.types import choose
 
 
 class LeNet5(Net):
-    """Valid 5 x 5 convolutions of 20 and 50 maps, 500 units; [B, 28, 28, 1] -> [B, K].
+    """Two valid 5 x 5 convolutions and a hidden layer; [B, 28, 28, 1] -> [B, K].
 
     conv1 (norm1) ReLU pool, conv2 (norm2) ReLU pool, dense1 (norm3) ReLU, dense2.
 
@@ -20,12 +20,14 @@ class LeNet5(Net):
         authors does. A layer that is normalized has no bias of its own.
       norm_affine: batch normalization has a learned scale and bias.
       activation: a name in `pooling.ACTIVATIONS`, in place of each ReLU.
+      widths: maps of conv1 and conv2, units of dense1.
     """
 
     classes: int = 10
     batch_norm: bool = False
     norm_affine: bool = True
     activation: str = "relu"
+    widths: tuple[int, int, int] = (20, 50, 500)
 
     def __post_init__(self):
         check_counts(classes=self.classes)
@@ -37,12 +39,12 @@ class LeNet5(Net):
         norm = self.batch_norm
         act = Activation(self.activation)
         maps = []
-        for number, features in enumerate((20, 50), start=1):
+        for number, features in enumerate(self.widths[:2], start=1):
             conv = Conv(
                 f"conv{number}", features, (5, 5), padding="VALID", bias=not norm
             )
             maps += [conv, *self._norm(number), act, MaxPool()]
-        hidden = [Dense("dense1", 500, bias=not norm), *self._norm(3), act]
+        hidden = [Dense("dense1", self.widths[2], bias=not norm), *self._norm(3), act]
         return (*maps, Flatten(), *hidden, Dense("dense2", self.classes))
 
     def _norm(self, number: int) -> list[Norm]:

@@ -1,0 +1,114 @@
+"""What the page in `docs/demo` shows: a small variance net, and recorded trainings.
+
+The page has no numbers of its own. Its net is a run's, as a file, with the run's record
+beside it; accuracies are those of the file; what epochs did comes from records in
+`results/`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import running
+from vnets import compact, nets, plan, results
+
+NET, RECORD, DATA = "net.vnz", "record.json", "data.json"
+TRANSITION = "results/phase_transition/short/accelerated-seed0.json"
+DYING = "results/sparse_vd/short/lenet5_sparse_vd-seed0.json"
+COLUMNS = ("det", "stoch", "ens", "zero_mean_ens")
+SAMPLES = 20  # draws of the ensemble that is tested
+AT_ONCE = 500
+
+
+def write(workdir: Path | str, folder: Path | str, bits: int) -> dict[str, Any]:
+    """Writes the net of a run, its record, and all that the page shows.
+
+    Args:
+      workdir: of a finished run of a classifier with independent normal noise.
+      folder: of the page.
+      bits: of each weight and deviation.
+
+    Returns:
+      The numbers that the page shows.
+
+    Raises:
+      ValueError: a net whose noise no file can hold.
+    """
+    folder = Path(folder)
+    config, experiment, net = running.restore(workdir)
+    test = experiment.dataset.test
+    variables = {"params": net.params, **net.collections}
+    graph = compact.capture(net.model, variables, test.shape, noise=True)
+    about = {"run": f"{config.variant} {config.scale}", "dataset": config.dataset.name}
+    small = compact.quantize(compact.shrink(compact.fold_norms(graph)), bits, about)
+    size = compact.save(folder / NET, small)
+    shutil.copyfile(Path(workdir) / RECORD, folder / RECORD)
+    file = {"bytes": size, "bits": bits, **accuracies(folder / NET, test)}
+    data = {"file": file, **shown(folder)}
+    results.write_text(folder / DATA, json.dumps(data, indent=1) + "\n")
+    return data
+
+
+def accuracies(path: Path, test) -> dict[str, Any]:
+    """Of a file on test images: noise off, one draw, and an ensemble."""
+    predictor, noise = compact.load(path), np.random.default_rng(0)
+    right = dict.fromkeys(("det", "stoch", "ens"), 0)
+    for start in range(0, len(test.label), AT_ONCE):
+        x, label = (one[start : start + AT_ONCE] for one in (test.image, test.label))
+        guesses = {
+            "det": predictor(x),
+            "stoch": predictor(x, noise),
+            "ens": predictor.ensemble(x, SAMPLES, noise),
+        }
+        for name, guess in guesses.items():
+            right[name] += int(np.sum(np.argmax(guess, -1) == label))
+    total = len(test.label)
+    accuracy = {name: count / total for name, count in right.items()}
+    return {"examples": total, "samples": SAMPLES, "accuracy": accuracy}
+
+
+def shown(folder: Path | str) -> dict[str, Any]:
+    """What the page shows of records: that of its net, and of two trainings."""
+    record = results.read(Path(folder) / RECORD)
+    net = {"run": f"{record['run']},{record['scale']}", **_commit(record)}
+    return {"net": net, "transition": _transition(), "dying": _dying()}
+
+
+def _transition() -> dict[str, Any]:
+    """Log alpha and accuracies of each epoch, while means fall idle."""
+    record = _record(TRANSITION)
+    history = record["history"]
+    columns = {name: [epoch[name] for epoch in history] for name in COLUMNS}
+    log_alpha = [epoch["log_alpha/dense1"] for epoch in history]
+    begin = {"record": TRANSITION, **_commit(record), "epochs": len(history)}
+    return {**begin, "log_alpha": log_alpha, **columns}
+
+
+def _dying() -> dict[str, Any]:
+    """How many weights each layer has left after each epoch."""
+    record = _record(DYING)
+    history = record["history"]
+    costs = plan.costs(nets.LeNet5().plan, (28, 28, 1))
+    weights = {layer: cost.weights for layer, cost in costs.items()}
+    left = {
+        layer: [round(all_ * (1 - epoch[f"sparsity/{layer}"])) for epoch in history]
+        for layer, all_ in weights.items()
+    }
+    begin = {"record": DYING, **_commit(record), "epochs": len(history)}
+    pruned = [epoch["pruned"] for epoch in history]
+    return {**begin, "weights": weights, "left": left, "pruned": pruned}
+
+
+def _record(path: str) -> results.Record:
+    record = results.read(Path(__file__).resolve().parents[1] / path)
+    epochs = [epoch["epoch"] for epoch in record["history"]]
+    if epochs != list(range(1, len(epochs) + 1)):
+        raise ValueError(f"{path} lacks epochs: the page shows each")
+    return record
+
+
+def _commit(record: results.Record) -> dict[str, str]:
+    return {"commit": record["git"]["commit"]}

@@ -1,0 +1,131 @@
+"""A file's noise: deviations come back, and draws are those of the net."""
+
+import jax
+import numpy as np
+import pytest
+from compact_nets import SHAPE, Same, inputs, noisy
+from jax import random
+
+from vnets import compact, posteriors
+from vnets.edits import mean_only
+from vnets.estimators import weight_sampling
+from vnets.layers import Mode
+from vnets.nets import MLP, LeNet5
+
+
+def captured(model, shape, **options):
+    x, mode = np.zeros((1, *shape), np.float32), Mode(weight_sampling)
+    variables = model.init(random.key(0), x, mode=mode)
+    graph = compact.capture(model, variables, shape, **options)
+    return variables, compact.fold_norms(graph)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "sides", "mlp"])
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_noise_survives_shrinking_and_the_file(name, form):
+    """With the same noise everywhere a draw is a function like any other."""
+    graph = noisy(name)
+    x = inputs(graph.shape, 5)
+    wanted = compact.Predictor(graph, form)(x, Same())
+    assert np.abs(wanted - compact.Predictor(graph, form)(x)).max() > 0.1
+    small = compact.shrink(graph)
+    shrunk = compact.Predictor(small, form)(x, Same())
+    np.testing.assert_allclose(shrunk, wanted, rtol=1e-4, atol=1e-4 * np.ptp(wanted))
+    net = compact.quantize(small, 8)
+    loaded = compact.loads(compact.dumps(net))
+    for layer, held in net.layers.items():
+        back = loaded.layers[layer]
+        assert (held.deviations is None) == (back.deviations is None)
+        if held.deviations is not None:
+            for field in ("positions", "levels", "step"):
+                np.testing.assert_array_equal(
+                    getattr(back.deviations, field), getattr(held.deviations, field)
+                )
+    dense = compact.Predictor(net.graph(), "dense")(x, Same())
+    got = compact.Predictor(loaded, form)(x, Same())
+    np.testing.assert_allclose(got, dense, rtol=1e-4, atol=1e-4 * np.ptp(dense))
+
+
+def test_draws_are_those_of_the_layer():
+    """One dense layer of each posterior: mean and variance by the node's moments."""
+    kinds = {
+        "variance": posteriors.variance(),
+        "gaussian": posteriors.gaussian(log_var=-3.0),
+        "per unit": posteriors.multiplicative(log_alpha=-1.0, per="output"),
+    }
+    x = inputs((30,), 1)
+    for name, kind in kinds.items():
+        model = MLP((), 4, posteriors={"dense1": kind})
+        variables, graph = captured(model, (30,), noise=True)
+        mean, var = variables["params"]["dense1"]["kernel"].moments()
+        predictor = compact.Predictor(graph)
+        draws = predictor(np.repeat(x, 20_000, 0), np.random.default_rng(0))
+        wanted = np.square(x) @ np.asarray(var)
+        means = 0 * wanted if mean is None else x @ np.asarray(mean)
+        np.testing.assert_allclose(predictor(x), means, atol=1e-5, err_msg=name)
+        error = 5 * np.sqrt(wanted[0] / 20_000)
+        assert (np.abs(draws.mean(0) - means[0]) < error).all(), name
+        np.testing.assert_allclose(draws.var(0), wanted[0], rtol=5 * np.sqrt(2 / 2e4))
+
+
+def test_a_net_with_norms_predicts_as_in_jax():
+    """Noise off; with noise the ensemble of the file and of the net agree."""
+    net = LeNet5(
+        batch_norm=True, widths=(4, 6, 50), posteriors={"dense1": posteriors.variance()}
+    )
+    variables, graph = captured(net, SHAPE, noise=True)
+    assert set(graph.deviations) == {"dense1"}
+    x = inputs(SHAPE, 3)
+    quiet = {**variables, "params": mean_only(variables["params"], random.key(0))}
+    wanted = np.asarray(net.apply(quiet, x))
+    predictor = compact.Predictor(compact.shrink(graph))
+    np.testing.assert_allclose(predictor(x), wanted, rtol=1e-4, atol=1e-4)
+
+    @jax.jit
+    def draws(keys):
+        def draw(key):
+            logits = net.apply(variables, x, mode=Mode(), rngs={"noise": key})
+            return jax.nn.softmax(logits)
+
+        return jax.vmap(draw)(keys)
+
+    found = np.asarray(draws(random.split(random.key(1), 2000)))
+    got = predictor.ensemble(x, 2000, np.random.default_rng(0))
+    np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
+    error = 5 * found.std(0) * np.sqrt(2 / 2000)
+    assert (np.abs(got - found.mean(0)) < error).all()
+
+
+def test_without_noise_a_draw_is_the_prediction():
+    graph = compact.shrink(noisy("mlp"))
+    quiet = compact.Graph(graph.plan, graph.shape, graph.kernels, graph.biases)
+    x = inputs(graph.shape, 4)
+    predictor = compact.Predictor(quiet)
+    np.testing.assert_array_equal(predictor(x), predictor(x, np.random.default_rng(0)))
+
+
+def test_a_noisy_net_goes_back_to_flax():
+    net = compact.quantize(noisy("mlp"), 8)
+    model, variables = net.to_flax()
+    kernels = {n: layer["kernel"] for n, layer in variables["params"].items()}
+    for name, std in net.graph().deviations.items():
+        _, var = kernels[name].moments()
+        np.testing.assert_allclose(var, np.square(std), rtol=1e-5)
+    x = inputs(net.shape, 3)
+    quiet = {"params": mean_only(variables["params"], random.key(0))}
+    wanted = compact.Predictor(net)(x)
+    np.testing.assert_allclose(model.apply(quiet, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_other_noise_is_refused():
+    for kind in (posteriors.dropout(0.5), posteriors.variance(noise="sign")):
+        model = MLP((), 4, posteriors={"dense1": kind})
+        with pytest.raises(ValueError, match="dense1/kernel has noise of another kind"):
+            captured(model, (30,), noise=True)
+        captured(model, (30,))
+    model = MLP((), 4, posteriors={"dense1/bias": posteriors.gaussian()})
+    with pytest.raises(ValueError, match="dense1/bias has noise"):
+        captured(model, (30,), noise=True)
+    predictor = compact.Predictor(noisy("mlp"))
+    with pytest.raises(ValueError, match="at least one draw"):
+        predictor.ensemble(inputs((6, 6, 1), 1), 0, np.random.default_rng(0))

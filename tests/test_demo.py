@@ -1,0 +1,217 @@
+"""The page in docs/demo reads what Python reads, and shows what records say."""
+
+import functools
+import html.parser
+import http.server
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import threading
+
+import golden_files
+import numpy as np
+import pytest
+from compact_nets import Same
+from test_compact_files import resealed
+
+from experiments import demo
+from vnets import compact, data, results
+from vnets.compact import codec
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "demo"
+MOST = 150_000  # bytes of the whole page
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="Node runs the page's reader")
+
+
+def javascript(path, inputs, tmp_path, noise=None):
+    """What the page's reader says of a file, and predicts from it."""
+    (tmp_path / "inputs").write_bytes(np.asarray(inputs, "<f4").tobytes())
+    options = [] if noise is None else [str(noise)]
+    script = ROOT / "tests" / "read_vnz.mjs"
+    arguments = [script, PAGE / "vnz.js", path, tmp_path / "inputs", *options]
+    command = [str(NODE), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def run_javascript(code):
+    command = [str(NODE), "--input-type=module", "-e", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PAGE)
+    return json.loads(done.stdout)
+
+
+@needs_node
+@pytest.mark.parametrize("name", golden_files.expected(codec.VERSION))
+def test_both_readers_predict_alike(name, tmp_path):
+    """Every kind of step; the noisy one with the same noise everywhere."""
+    path = golden_files.folder(codec.VERSION) / f"{name}.vnz"
+    predictor = compact.load(path)
+    x = golden_files.inputs(predictor.net.shape)
+    for noise in (None, 0.75):
+        wanted = predictor(x, noise and Same(noise))
+        got = javascript(path, x, tmp_path, noise)
+        assert got["about"] == predictor.net.about
+        scale = np.ptp(wanted)
+        np.testing.assert_allclose(got["outputs"], wanted, atol=1e-5 * scale)
+
+
+@needs_node
+def test_the_page_refuses_what_python_refuses(tmp_path):
+    content = (golden_files.folder(codec.VERSION) / "noisy.vnz").read_bytes()
+    old = (golden_files.folder(1) / "same.vnz").read_bytes()
+    x = golden_files.inputs((6, 6, 1))
+    draw = np.random.default_rng(0)
+    bad = [b"", content[:-1], content + b"\1", resealed(content[:-1])]
+    for _ in range(8):
+        changed = bytearray(content)
+        changed[draw.integers(10, len(content))] ^= 1 << int(draw.integers(0, 8))
+        bad.append(resealed(bytes(changed)))
+    (tmp_path / "old.vnz").write_bytes(old)
+    assert "version 1" in javascript(tmp_path / "old.vnz", x, tmp_path)["error"]
+    refused = 0
+    for number, one in enumerate(bad):
+        path = tmp_path / f"{number}.vnz"
+        path.write_bytes(one)
+        try:
+            predictor = compact.load(path)
+        except ValueError:
+            predictor = None
+        got = javascript(path, x, tmp_path)
+        assert ("error" in got) == (predictor is None), number
+        refused += predictor is None
+        if predictor is not None:
+            wanted = predictor(x)
+            error = 1e-4 * np.abs(wanted).max()
+            np.testing.assert_allclose(got["outputs"], wanted, atol=error)
+    assert 4 <= refused < len(bad)
+
+
+@pytest.mark.slow
+@needs_node
+def test_a_thousand_digits_are_read_alike(tmp_path):
+    """The page's own net: the same class, and logits within 1e-4."""
+    try:
+        test = data.load("mnist").test.take(slice(1000))
+    except (OSError, RuntimeError, ValueError) as error:
+        pytest.skip(f"no MNIST here: {error}")
+    x = (test.image / np.float32(255)).astype(np.float32)
+    predictor = compact.load(PAGE / demo.NET)
+    for noise in (None, 0.5, -0.5):
+        wanted = predictor(x, noise and Same(noise))
+        got = np.asarray(javascript(PAGE / demo.NET, x, tmp_path, noise)["outputs"])
+        np.testing.assert_allclose(got, wanted, atol=1e-4)
+        np.testing.assert_array_equal(got.argmax(1), wanted.argmax(1))
+
+
+def test_the_page_shows_what_records_say():
+    shown = json.loads((PAGE / demo.DATA).read_text())
+    file = shown.pop("file")
+    assert shown == json.loads(json.dumps(demo.shown(PAGE)))
+    assert file["bytes"] == (PAGE / demo.NET).stat().st_size
+    record = results.read(PAGE / demo.RECORD)
+    assert not record["git"]["dirty"]
+    net = compact.load(PAGE / demo.NET).net
+    assert net.about["run"] == f"{record['variant']} {record['scale']}"
+    # Quantizing costs little: within four standard errors of 10,000 digits.
+    for name, accuracy in file["accuracy"].items():
+        trained = record["evals"][name]["accuracy"]
+        error = 4 * np.sqrt(trained * (1 - trained) / file["examples"])
+        assert abs(accuracy - trained) < error + 0.002, name
+
+
+def test_the_page_is_small_and_whole():
+    parts = [path for path in PAGE.iterdir() if path.name != demo.RECORD]
+    assert sum(path.stat().st_size for path in parts) < MOST
+    text = "".join(path.read_text() for path in parts if path.suffix != ".vnz")
+    assert "https://" not in text.replace("http://www.w3.org", "")
+    for name in (demo.NET, demo.DATA, "vnz.js", "digit.js", "page.js", "style.css"):
+        assert name in text
+
+
+class Controls(html.parser.HTMLParser):
+    """What can be operated, and whether a name stands at it."""
+
+    def __init__(self):
+        super().__init__()
+        self.unnamed, self.inside, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag not in ("meta", "link", "input"):
+            self.open.append(tag)
+        named = "aria-label" in attributes or "label" in self.open
+        if tag in ("input", "canvas") and not named:
+            self.unnamed.append(attributes.get("id"))
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            del self.open[len(self.open) - 1 - self.open[::-1].index(tag)]
+
+
+def test_controls_have_names():
+    controls = Controls()
+    controls.feed((PAGE / "index.html").read_text())
+    assert not controls.unnamed
+    page = (PAGE / "index.html").read_text()
+    assert 'lang="en"' in page
+    assert "width=device-width" in page
+
+
+@needs_node
+def test_a_drawing_is_scaled_and_centred_as_in_mnist():
+    """A bar anywhere, of any size, becomes 20 high, its mass in the middle."""
+    code = """
+import { asMnist } from "./digit.js";
+const found = [[30, 40, 10, 60], [100, 180, 20, 44], [250, 10, 25, 260]].map((box) => {
+  const [x, y, width, height] = box, ink = new Float32Array(280 * 280);
+  for (let i = 0; i < ink.length; i++) {
+    const row = Math.floor(i / 280) - y, column = (i % 280) - x;
+    ink[i] = row >= 0 && row < height && column >= 0 && column < width ? 1 : 0;
+  }
+  return [...asMnist(ink, 280, 280)];
+});
+console.log(JSON.stringify([asMnist(new Float32Array(100), 10, 10), ...found]));
+"""
+    empty, *drawn = run_javascript(code)
+    assert empty is None
+    for pixels in drawn:
+        image = np.asarray(pixels).reshape(28, 28)
+        places = np.arange(28) + 0.5
+        for axis in (0, 1):
+            mass = image.sum(axis)
+            assert mass @ places / mass.sum() == pytest.approx(14, abs=0.02)
+        np.testing.assert_array_equal(np.flatnonzero(image.sum(1) > 0.1), range(4, 24))
+        assert image.max() <= 1 + 1e-6
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="Chromium opens the page")
+def test_the_page_runs_in_a_browser():
+    """It begins with a four that is drawn for the reader: seen by draws alone."""
+    handler = functools.partial(QuietHandler, directory=PAGE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu"]
+        command = [str(BROWSER), *flags, "--virtual-time-budget=8000", "--dump-dom"]
+        done = subprocess.run([*command, address], capture_output=True, text=True)
+        server.shutdown()
+    assert 'data-ready="yes"' in done.stdout
+    assert re.search(r'<p id="notice"[^>]*hidden', done.stdout)
+    answers = dict(re.findall(r'aria-label="([^":]+): (\d) with', done.stdout))
+    assert answers["One draw"] == answers["Average of 20 draws"] == "4"
+    assert re.search(r'aria-label="Noise off: \d with [12]\d %"', done.stdout)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves the page and says nothing."""
+
+    def log_message(self, format, *args):
+        pass
