@@ -28,7 +28,16 @@ LAYERS = (
     ("train",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
-APART = ("files", "data", "checkpoint", "monitor", "results", "parallel", "plan")
+APART = (
+    "data",
+    "checkpoint",
+    "extras",
+    "files",
+    "monitor",
+    "parallel",
+    "plan",
+    "results",
+)
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}
 FORBIDDEN = {
