@@ -24,7 +24,7 @@ LAYERS = (
     ("nets",),
     ("compact",),
     ("bits", "objectives", "metrics", "overview", "evaluate", "sources"),
-    ("uncertainty", "attacks", "curvature", "propagation"),
+    ("uncertainty", "attacks", "calibration", "curvature", "propagation"),
     ("train",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
