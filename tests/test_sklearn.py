@@ -11,14 +11,23 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from vnets import extras
 from vnets.sklearn import ROWS, BayesClassifier, BayesRegressor
 
+CENTRES = np.asarray([[0.0, 0.0], [4.0, 0.0], [2.0, 4.0]])
 FEW = {"hidden": (8,), "updates": 100, "random_state": 0}  # a fit is mostly compiling
 
 
 @pytest.fixture(scope="module")
 def classes():
     """Three overlapping clouds, with labels that are words."""
-    x, y = make_blobs(300, centers=3, cluster_std=2.0, random_state=0)
+    x, y = make_blobs(300, centers=CENTRES, cluster_std=2.0, random_state=0)
     return x, np.asarray(["ash", "beech", "oak"])[y]
+
+
+def least(x, y):
+    """The accuracy of who knows the centres, less five standard errors of the share of
+    examples, a tenth, that two good classifiers may differ on."""
+    nearest = np.linalg.norm(x[:, None] - CENTRES, axis=-1).argmin(-1)
+    right = np.mean(np.asarray(["ash", "beech", "oak"])[nearest] == y)
+    return right - 5 * np.sqrt(0.1 / len(x))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def regressor(line):
 
 def test_classifier_knows_the_classes_and_its_doubt(classes, classifier):
     x, y = classes
-    assert classifier.score(x, y) >= 0.85
+    assert classifier.score(x, y) >= least(x, y)
     assert classifier.classes_.tolist() == ["ash", "beech", "oak"]
     p = classifier.predict_proba(x)
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-12)
@@ -99,7 +108,7 @@ def test_predictions_follow_the_units_of_the_targets(line, regressor):
 def test_other_kinds_classify_as_well(kind, classes):
     x, y = classes
     model = BayesClassifier(kind=kind, random_state=0).fit(x, y)
-    assert model.score(x, y) >= 0.85
+    assert model.score(x, y) >= least(x, y)
     assert pickle.loads(pickle.dumps(model)).score(x, y) == model.score(x, y)
     names = {type(node["kernel"]).__name__ for node in model.params_.values()}
     assert ("ZeroMean" in names) == (kind == "variance")
