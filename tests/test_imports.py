@@ -26,6 +26,7 @@ LAYERS = (
     ("bits", "objectives", "metrics", "overview", "evaluate", "sources"),
     ("uncertainty", "attacks", "calibration", "curvature", "propagation"),
     ("train",),
+    ("sklearn",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
 APART = (

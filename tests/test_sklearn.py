@@ -60,7 +60,8 @@ def test_classifier_knows_the_classes_and_its_doubt(classes, classifier):
     sure = p.max(-1)
     right = classifier.predict(x) == y
     assert sure[right].mean() > sure[~right].mean() + 0.1
-    assert abs(sure.mean() - right.mean()) < 0.05  # calibrated, on what it has seen
+    error = right.std() / np.sqrt(len(x))  # of the share that is right
+    assert abs(sure.mean() - right.mean()) < 5 * error
 
 
 def test_draws_average_to_the_prediction_and_differ(classes, classifier):
