@@ -13,10 +13,12 @@ import tomllib
 import documents
 import numpy as np
 import pytest
+import yaml
 from compact_nets import SHAPE, close, inputs, lenet5
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import vnets
 from vnets import compact, extras
 
 ROOT = documents.ROOT
@@ -207,3 +209,24 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path):
     assert typed.is_file()
     with pytest.raises(AssertionError, match=r"vnets\[tensorboard\]"):
         call(python, "-c", "from vnets import extras; extras.need('tensorboardX')")
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == PROJECT["version"] == vnets.__version__
+    assert cited["license"] == PROJECT["license"]
+    assert {one["url"] for one in cited["references"]} == set(_urls())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*")))
+def test_issue_templates_ask_for_something(path):
+    form = yaml.safe_load(path.read_text("utf-8"))
+    if path.stem == "config":
+        assert form.keys() <= {"blank_issues_enabled", "contact_links"}
+        return
+    assert form["name"]
+    assert form["description"]
+    asked = [part for part in form["body"] if part["type"] != "markdown"]
+    assert any(part.get("validations", {}).get("required") for part in asked)
+    labels = [part["attributes"]["label"] for part in asked]
+    assert len(set(labels)) == len(labels)
