@@ -92,11 +92,6 @@ def _draw(model, params, x, keys):
 class _Bayes(BaseEstimator):
     """What the classifier and the regressor share."""
 
-    def __new__(cls, *args, **kwargs):
-        del args, kwargs
-        extras.need("sklearn")
-        return super().__new__(cls)
-
     def __init__(
         self,
         hidden: tuple[int, ...] = (50, 50),
@@ -110,6 +105,7 @@ class _Bayes(BaseEstimator):
         random_state=None,
         verbose: bool = False,
     ):
+        extras.need("sklearn")
         self.hidden = hidden
         self.kind = kind
         self.kl_weight = kl_weight
@@ -263,7 +259,8 @@ class BayesClassifier(ClassifierMixin, _Bayes):
 
     def predict(self, X) -> np.ndarray:
         """The most likely labels, [N]."""
-        return self.classes_[self.predict_proba(X).argmax(-1)]
+        p = self.predict_proba(X)
+        return self.classes_[p.argmax(-1)]
 
 
 class BayesRegressor(RegressorMixin, _Bayes):
