@@ -31,7 +31,9 @@ from vnets.types import choose
 if TYPE_CHECKING or importlib.util.find_spec("sklearn"):
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 else:  # `need` says so when an estimator is made
-    BaseEstimator = ClassifierMixin = RegressorMixin = object
+    BaseEstimator, ClassifierMixin, RegressorMixin = (
+        type(name, (), {}) for name in ("Estimator", "Classifier", "Regressor")
+    )
 
 STEPS = 50  # of an epoch of the trainer, at least: few examples are in it repeatedly
 ROWS = 256  # predicted at once; fewer are filled up, so that sums have one order
