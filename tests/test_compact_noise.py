@@ -6,7 +6,7 @@ import pytest
 from compact_nets import SHAPE, Same, inputs, noisy
 from jax import random
 
-from vnets import compact, posteriors
+from vnets import compact, nodes
 from vnets.edits import mean_only
 from vnets.estimators import weight_sampling
 from vnets.layers import Mode
@@ -49,9 +49,9 @@ def test_noise_survives_shrinking_and_the_file(name, form):
 def test_draws_are_those_of_the_layer():
     """One dense layer of each posterior: mean and variance by the node's moments."""
     kinds = {
-        "variance": posteriors.variance(),
-        "gaussian": posteriors.gaussian(log_var=-3.0),
-        "per unit": posteriors.multiplicative(log_alpha=-1.0, per="output"),
+        "variance": nodes.variance(),
+        "gaussian": nodes.gaussian(log_var=-3.0),
+        "per unit": nodes.multiplicative(log_alpha=-1.0, per="output"),
     }
     x = inputs((30,), 1)
     for name, kind in kinds.items():
@@ -71,7 +71,7 @@ def test_draws_are_those_of_the_layer():
 def test_a_net_with_norms_predicts_as_in_jax():
     """Noise off; with noise the ensemble of the file and of the net agree."""
     net = LeNet5(
-        batch_norm=True, widths=(4, 6, 50), posteriors={"dense1": posteriors.variance()}
+        batch_norm=True, widths=(4, 6, 50), posteriors={"dense1": nodes.variance()}
     )
     variables, graph = captured(net, SHAPE, noise=True)
     assert set(graph.deviations) == {"dense1"}
@@ -118,12 +118,12 @@ def test_a_noisy_net_goes_back_to_flax():
 
 
 def test_other_noise_is_refused():
-    for kind in (posteriors.dropout(0.5), posteriors.variance(noise="sign")):
+    for kind in (nodes.dropout(0.5), nodes.variance(noise="sign")):
         model = MLP((), 4, posteriors={"dense1": kind})
         with pytest.raises(ValueError, match="dense1/kernel has noise of another kind"):
             captured(model, (30,), noise=True)
         captured(model, (30,))
-    model = MLP((), 4, posteriors={"dense1/bias": posteriors.gaussian()})
+    model = MLP((), 4, posteriors={"dense1/bias": nodes.gaussian()})
     with pytest.raises(ValueError, match="dense1/bias has noise"):
         captured(model, (30,), noise=True)
     predictor = compact.Predictor(noisy("mlp"))

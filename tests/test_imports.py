@@ -27,11 +27,15 @@ LAYERS = (
     ("nets",),
     ("compact",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
-    ("uncertainty", "attacks", "curvature", "moments", "propagation"),
+    ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("train",),
+    ("sklearn",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
-APART = ("files", "data", "checkpoint", "monitor", "parallel", "plan", "renamed")
+APART = (
+    *("files", "data", "checkpoint", "monitor", "parallel", "plan", "renamed"),
+    "extras",
+)
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}
 FORBIDDEN = {

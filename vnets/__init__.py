@@ -18,52 +18,14 @@ Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
 
 import importlib
+import pkgutil
 
 from vnets import renamed
 
 __version__ = "0.1.0"
 
-_SUBMODULES = (
-    "attacks",
-    "augment",
-    "backend",
-    "bits",
-    "checkpoint",
-    "columns",
-    "compact",
-    "curvature",
-    "data",
-    "edits",
-    "estimators",
-    "evaluate",
-    "layers",
-    "likelihoods",
-    "loss",
-    "moments",
-    "monitor",
-    "nets",
-    "nodes",
-    "noise",
-    "ops",
-    "overview",
-    "parallel",
-    "plan",
-    "pooling",
-    "predictor",
-    "pretrained",
-    "priors",
-    "projections",
-    "propagation",
-    "pruning",
-    "rng",
-    "sources",
-    "targets",
-    "train",
-    "tree",
-    "types",
-    "uncertainty",
-    "vectors",
-)
+# All of them, so that none can be left out; finding their names imports nothing.
+_SUBMODULES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 _FUNCTIONS = {"summary": "overview"}  # name to the submodule that has it
 

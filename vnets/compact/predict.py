@@ -1,4 +1,4 @@
-"""Predictions of a compact net with NumPy and SciPy.
+"""Predictions of a compact net with NumPy, and with SciPy where it is installed.
 
 Arrays inside are [C, H, W, B] or [I, B], the batch last: a row of a sparse matrix then
 adds whole rows of the batch, and flattening a map is free. Convolutions multiply the
@@ -6,13 +6,13 @@ patches of those taps only that have a weight.
 """
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 
 from vnets.compact import operations
@@ -55,6 +55,7 @@ class Predictor:
     Args:
       net: a compact net, or a graph without normalization.
       form: of the layers' weights: "sparse", "dense", or what is faster for each.
+        Sparse matrices are SciPy's; "auto" is "dense" where it is not installed.
 
     Attributes:
       net: as given.
@@ -203,6 +204,7 @@ class _Product:
         if form == "auto":
             numbers = max(out.size, noisy_out.size)
             sparse = numbers < SPARSE_BELOW * self.live.size * outputs
+            sparse = sparse and importlib.util.find_spec("scipy") is not None
             form = "sparse" if sparse else "dense"
         self.form, self._bias = form, linear.bias[:, None]
         self._means = self._matrix(out, into, linear.values, outputs)
@@ -214,6 +216,8 @@ class _Product:
     def _matrix(self, out, into, values: np.ndarray, outputs: int):
         column = np.searchsorted(self.live, into)
         if self.form == "sparse":
+            import scipy.sparse  # here, since NumPy alone is enough for dense ones
+
             entries = (values, (out, column))
             return scipy.sparse.csr_array(entries, (outputs, self.live.size))
         matrix = np.zeros((outputs, self.live.size), np.float32)
@@ -238,7 +242,7 @@ def _nothing() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load(path: Path | str) -> Predictor:
-    """The predictor of a .vnz file; needs NumPy and SciPy, not JAX.
+    """The predictor of a .vnz file; needs NumPy and constriction, SciPy if there.
 
     Raises:
       ValueError: the file is no .vnz, of a newer version, damaged or malformed.

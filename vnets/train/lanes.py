@@ -35,6 +35,7 @@ class Options:
     show_progress: bool
     stop: Callable[[], bool]
     early: EarlyStopping | None
+    log: Callable[[int, dict], None] | None
     mesh: Any
 
 

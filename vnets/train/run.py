@@ -150,6 +150,8 @@ class Run(Lanes):
         if self._probed(row["epoch"]):
             row |= self._probe(number, row["epoch"] - 1)
         self.logs[number].add(row)
+        if self.options.log is not None and parallel.is_first():
+            self.options.log(self.seeds[number], dict(row))
         if self.best is not None:
             rows, lane = self.logs[number].rows, self.lane
             self.best.see(number, rows, functools.partial(lane, number))
