@@ -30,11 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # Modules under vnets, by pattern, and the files of tests that are about them, the
 # quickest first. A module belongs to the first row that matches it.
 MODULES = (
-    ("posteriors", "test_posteriors test_estimators test_matching"),
+    (
+        "posteriors",
+        "test_posteriors test_estimators test_matching test_pruned test_priors",
+    ),
     ("scales", "test_scales"),
     ("priors", "test_priors test_group_priors"),
-    ("normal_priors", "test_normal_priors"),
-    ("group_priors", "test_group_priors test_priors"),
+    ("normal_priors", "test_normal_priors test_pruned test_priors"),
+    ("group_priors", "test_group_priors test_pruned test_priors"),
     ("student_t", "test_priors"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     ("edits", "test_edits test_prune_units test_vector_walks"),
@@ -49,7 +52,20 @@ MODULES = (
     ),
 )
 # (module, function, line before, line after): why no test can tell the two apart.
-EQUIVALENT: dict[tuple[str, str, str, str], str] = {}
+_ENDS = "low, high = np.arcsinh((mean + np.array([[[{}]], [[{}]]]) * _TAIL) / t ** 0.5)"
+EQUIVALENT: dict[tuple[str, str, str, str], str] = {
+    ("student_t", "_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(*ends)): (
+        "an integral from farther out, over a tail that is nothing in float32"
+    )
+    for ends in ((-2, 1), (-1, 2))
+} | {
+    (
+        "estimators",
+        "per_example_sampling",
+        "one = jax.checkpoint(one, prevent_cse=False)",
+        "one = jax.checkpoint(one, prevent_cse=True)",
+    ): "it is slower, and the values are the same",
+}
 COMPARED = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
     **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is},

@@ -20,6 +20,17 @@ from vnets.nets.chain import Chain
 from vnets.posteriors import Dropout, Gaussian, Point, Scaled, ZeroMean
 
 
+def test_parts_of_nets_do_not_change_and_are_compared_by_identity():
+    net = MLP((3,), 2, batch_norm=True)
+    graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
+    small = compact.quantize(compact.fold_norms(graph), 8)
+    layer = graph.linear("dense1")
+    for one in (graph, graph.norms["norm1"], layer, small, small.layers["dense1"]):
+        assert len({one, dataclasses.replace(one)}) == 2
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(one, dataclasses.fields(one)[0].name, None)
+
+
 def test_units_between_which_constants_stand_are_not_cut():
     steps = (plan.Dense("a", 3), plan.Standardize((1.0,), (2.0,)), plan.Dense("b", 2))
     graph = compact.capture(

@@ -234,3 +234,24 @@ def test_stacked_horseshoes_lose_their_units_apart():
         np.testing.assert_allclose(got, np.stack(expected), rtol=1e-6)
     assert not np.any(got[1, 2])
     assert np.all(got[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        group_priors.structured,
+        group_priors.group_normal_jeffreys,
+        group_priors.group_horseshoe,
+    ],
+)
+def test_weights_below_units_are_standard_normal_unless_told_otherwise(make):
+    node = Gaussian(f32([[0.5, -1.0]]), f32([[-1.0, 0.5]]))
+    units = LogNormal(f32([[0.5], [-0.5]]), f32([[-1.0], [0.0]]))
+    for arguments, weight_scale in (({}, 1.0), ({"weight_scale": 0.5}, 0.5)):
+        made = make(**arguments)
+        assert made.weight(node) == standard_normal(weight_scale)(node)
+    if make is group_priors.group_horseshoe:
+        horseshoe = scales.Horseshoe(
+            LogNormal(units.log_mean[:, 0], units.log_var[:, 0]), units
+        )
+        assert make().scale(horseshoe) == half_cauchy(1.0)(horseshoe)

@@ -280,3 +280,15 @@ def test_kl_needs_a_prior_for_the_scale():
     q = scales.structured()(random.key(0), (3, 4))
     with pytest.raises(TypeError, match="TruncatedLogNormal"):
         kl({"dense": {"kernel": q}}, log_uniform)
+
+
+@pytest.mark.parametrize("name", make_scales())
+def test_an_axis_of_layers_is_that_of_their_moments(name):
+    """As under nn.scan: each layer has the moments it has alone."""
+    one = make_scales()[name]
+    layers = [one, jax.tree.map(lambda leaf: leaf - 0.1, one)]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    assert together.shape == (2, 3)
+    alone = zip(*(layer.moments() for layer in layers), strict=True)
+    for found, parts in zip(together.moments(), alone, strict=True):
+        np.testing.assert_allclose(found, np.stack(parts), rtol=1e-5)
