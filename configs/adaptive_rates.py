@@ -31,9 +31,9 @@ import math
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, vd_mnist
+from configs import common, vd_mnist
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 LAYERS = ("dense1", "dense2", "dense3", "dense4")
 SHARINGS = {"a": ("layer", "unit"), "b": ("layer", "input", "output", "weight")}
 VARIANTS = (
@@ -47,7 +47,7 @@ VARIANTS = (
     "b_weight_polynomial",
     "a_unit_once",
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 RATE = 0.1  # dropout rate that alpha starts from
 WIDTHS = {"quick": 100, "short": 250, "paper": 250}
 EPOCHS = {"quick": 20, "short": 30, "paper": 200}
@@ -55,9 +55,9 @@ EPOCHS = {"quick": 20, "short": 30, "paper": 200}
 
 def get_config(which: str = "b_layer_bounded") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     kind, sharing, bound = variant.split("_")
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     posteriors = dict.fromkeys(LAYERS, noise(kind, sharing))
     config.model = {"name": "mlp", "widths": (WIDTHS[scale],) * 3}
     config.model.posteriors = posteriors

@@ -24,9 +24,9 @@ and the step, at paper, half a level of a pixel.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 DROPOUT = "configs/lenet5_mnist.py:dropout"
 VARIANCE = "configs/lenet5_mnist.py:variance"
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
@@ -48,19 +48,15 @@ NETS |= {
     for name, (run, members, averaged) in NETS.items()
 }
 VARIANTS = tuple(NETS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "variance_ensemble") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     run, members, averaged = NETS[variant]
-    config = ConfigDict()
-    config.experiment = "adversarial"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
-    config.dataset = {"name": "mnist", "labels": "", "validation": 0}
+    config = common.start("adversarial", variant, scale)
+    config.dataset = common.mnist(scale)
     config.nets = {"net": {"run": run, "members": members}}
     config.samples = {"quick": 20, "short": 20, "paper": 100}[scale] if averaged else 1
     # The first images of the test set; those classified correctly count.
@@ -76,9 +72,7 @@ def get_config(which: str = "variance_ensemble") -> ConfigDict:
     }
     config.unbounded = {"epsilon": 1.0, "step": {"quick": 0.1}.get(scale, 0.05)}
     if variant.startswith("vgg_"):
-        config.dataset.name = "cifar10"
+        config.dataset.name = "digits_8x8" if scale == "quick" else "cifar10"
         config.attack.epsilon = 8 / 255
         config.attack.step = {"quick": 2, "short": 1, "paper": 0.5}[scale] / 255
-    if scale == "quick":
-        config.dataset.name = "digits_8x8" if variant.startswith("vgg_") else "digits"
     return config

@@ -13,25 +13,24 @@ and in JAX.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, sparse_vd, structured
+from configs import common, sparse_vd, structured
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 NETS = {
     "lenet_300_100_sparse_vd": sparse_vd,
     "lenet5_sparse_vd": sparse_vd,
     "lenet5_gnj": structured,
 }
 VARIANTS = tuple(NETS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "lenet5_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     file = NETS[variant].__name__.rpartition(".")[2]
     net = NETS[variant].get_config(f"{variant},{scale}")
-    config = ConfigDict({"experiment": "artifact", "variant": variant, "scale": scale})
-    config.seed = 0
+    config = common.start("artifact", variant, scale)
     config.dataset = net.dataset.copy_and_resolve_references()
     config.nets = {"net": {"run": f"configs/{file}.py:{variant}"}}
     config.tolerance = 0.001

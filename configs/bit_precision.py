@@ -9,16 +9,16 @@ that are missing; `significands` are those that all layers are rounded to in tur
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, structured_speed
+from configs import common, structured_speed
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 VARIANTS = ("gnj", "ghs", "group_ard", "sparse_vd")
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "gnj") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = structured_speed.base("bit_precision", f"lenet5_{variant}", scale)
     config.variant = variant
     config.significands = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)

@@ -31,9 +31,9 @@ how that was found.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, phase_transition, vgg_cifar
+from configs import common, phase_transition
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse"}
 METHODS = ("dropout", "variance", "vd")
 VARIANTS = tuple(f"{data}_{method}" for data in DATA for method in METHODS)
@@ -50,7 +50,7 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "cifar10_variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     data, method = variant.split("_")
     config = base(variant, scale, data)
     nodes = config.model.posteriors
@@ -81,7 +81,7 @@ def get_config(which: str = "cifar10_variance") -> ConfigDict:
 
 def base(variant: str, scale: str, data: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.dataset = {"name": data, "labels": DATA[data], "validation": 0}
     config.dataset.augment = {
         "pad": CROP_PIXELS,
@@ -93,8 +93,8 @@ def base(variant: str, scale: str, data: str) -> ConfigDict:
         "name": "whitened_cnn",
         "widths": (64, 256, 256),
         "hidden": 1024,
-        "input_mean": vgg_cifar.MEAN,
-        "input_std": vgg_cifar.STD,
+        "input_mean": common.CIFAR_MEAN,
+        "input_std": common.CIFAR_STD,
         "posteriors": {},
     }
     config.epochs = EPOCHS[scale]

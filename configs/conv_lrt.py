@@ -15,9 +15,9 @@ On the digits the KL counts 1/40, as in `configs/gradient_variance.py`.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 ESTIMATORS = {
     "lrt": "lrt",
     "separate": "per_example_sampling",
@@ -26,18 +26,17 @@ ESTIMATORS = {
 }
 NETS = tuple(f"net_{way}" for way in ESTIMATORS)
 VARIANTS = (*NETS, *ESTIMATORS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 4, "short": 5, "paper": 100}
 NOISE = {"kind": "multiplicative", "per": "weight", "log_alpha": -1.0}
 
 
 def get_config(which: str = "lrt") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     if variant in NETS:
         return net(variant, scale)
-    config = ConfigDict({"experiment": "conv_lrt", "variant": variant})
-    config.scale, config.seed = scale, 0
+    config = common.start("conv_lrt", variant, scale)
     config.way = variant
     config.nets = {"net": {"run": f"configs/conv_lrt.py:net_{variant}"}}
     config.training = net(f"net_{variant}", scale)
@@ -52,7 +51,7 @@ def get_config(which: str = "lrt") -> ConfigDict:
 
 def net(variant: str, scale: str) -> ConfigDict:
     """LeNet-5 with noise on its convolutions."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.estimator = ESTIMATORS[variant.removeprefix("net_")]
     config.model = {
         "name": "lenet5",

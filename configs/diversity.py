@@ -15,9 +15,9 @@ all noise.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, uncertainty
+from configs import common, uncertainty
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 # How the nets were trained with a magnitude in place of the signed noise.
 ESTIMATORS = {"abs_eps": "magnitude", "abs_gaussian": "magnitude_gaussian"}
 NETS = {
@@ -28,7 +28,7 @@ NETS = {
     **{name: (f"configs/variance_lenet5.py:{name}", 1) for name in ESTIMATORS},
 }
 VARIANTS = tuple(NETS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 FACTORS = {
     "quick": (0.0, 0.5, 1.0, 2.0, 4.0),
     "short": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),
@@ -38,7 +38,7 @@ FACTORS = {
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = uncertainty.base("diversity", variant, scale, *NETS[variant])
     config.estimator = ESTIMATORS.get(variant, "lrt")
     config.deterministic = {"estimator": "lrt", "edit": "mean_only"}

@@ -30,9 +30,9 @@ that nets with different deterministic parameters do not compare by it.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 FIXED = {"fixed_005": 0.05, "fixed_01": 0.1, "fixed_03": 0.3, "fixed_1": 1.0}
 PRIORS = {
     **{name: {"kind": "standard_normal", "scale": s} for name, s in FIXED.items()},
@@ -51,7 +51,7 @@ VECTORS = {
     ),
 }
 VARIANTS = ("deterministic", *PRIORS, "norm_empirical", *VECTORS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 LAYERS = ("dense1", "dense2", "dense3")
 GAUSSIAN = {"kind": "gaussian", "log_var": -10.0}
 WIDTHS = {"quick": (100, 50), "short": (300, 100), "paper": (300, 100)}
@@ -60,8 +60,8 @@ EPOCHS = {"quick": 20, "short": 20, "paper": 100}
 
 def get_config(which: str = "empirical") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
-    config = lenet5_mnist.base(variant, scale)
+    variant, scale = common.split(which, VARIANTS)
+    config = common.classifier(variant, scale)
     noisy = variant != "deterministic"
     weights = dict.fromkeys(LAYERS, GAUSSIAN if noisy else {"kind": "point"})
     vectors = dict.fromkeys(VECTORS.get(variant, ()), GAUSSIAN)

@@ -18,14 +18,14 @@ import math
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 EPOCHS = {"10": 10, "100": 100}
 NETS = tuple(f"net_{epochs}" for epochs in EPOCHS)
 STUDIES = tuple(f"epochs_{epochs}" for epochs in EPOCHS)
 VARIANTS = (*NETS, *STUDIES)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 HIDDEN_LAYERS = 3
 WIDTHS = {"quick": 64, "short": 300, "paper": 1024}
 BATCHES = {"quick": 100, "short": 1000, "paper": 1000}
@@ -41,16 +41,14 @@ DRAWS = {"quick": (800, 60), "short": (20_000, 400), "paper": (60_000, 1000)}
 
 def get_config(which: str = "epochs_10") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     kind, _, epochs = variant.partition("_")
     if kind == "net":
         config = net(variant, scale)
         config.epochs = EPOCHS[epochs]
         return config
-    config = ConfigDict({"experiment": "gradient_variance", "variant": variant})
-    config.scale, config.seed = scale, 0
-    name = "digits" if scale == "quick" else "mnist"
-    config.dataset = {"name": name, "labels": "", "validation": 0}
+    config = common.start("gradient_variance", variant, scale)
+    config.dataset = common.mnist(scale)
     config.nets = {"net": {"run": f"configs/gradient_variance.py:net_{epochs}"}}
     examples, minibatches = DRAWS[scale]
     config.gradient = {"batch_sizes": SIZES[scale]}
@@ -60,7 +58,7 @@ def get_config(which: str = "epochs_10") -> ConfigDict:
 
 def net(variant: str, scale: str) -> ConfigDict:
     """The perceptron under type B noise on every layer."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     widths = (WIDTHS[scale],) * HIDDEN_LAYERS
     config.model = {"name": "mlp", "widths": widths, "posteriors": posteriors()}
     config.prior = "log_uniform_2015"

@@ -37,7 +37,7 @@ pieces fit, and nothing else.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
 SCALES = ("quick", "paper")
 # c of the KL's weight c / N, first and last step of its ramp, label smoothing.
@@ -88,7 +88,7 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "sparse_vd_90") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS, SCALES)
+    variant, scale = common.split(which, VARIANTS, SCALES)
     config = base(variant, scale)
     if variant == DENSE:
         return config
@@ -105,7 +105,7 @@ def get_config(which: str = "sparse_vd_90") -> ConfigDict:
 
 def base(variant: str, scale: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.experiment = "sparsity"
     config.dataset = {"name": "imagenet2012", "labels": "", "validation": 0}
     config.dataset.image_size = 224

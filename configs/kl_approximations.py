@@ -12,9 +12,9 @@ the same run. Nothing is trained, and there are no data: the scales are alike.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 VARIANTS = (
     "log_uniform_2015",
     "log_uniform_2016",
@@ -22,17 +22,13 @@ VARIANTS = (
     "log_uniform_rational",
     "ard",
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "log_uniform_rational") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
-    config = ConfigDict()
-    config.experiment = "kl_approximations"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
+    variant, scale = common.split(which, VARIANTS)
+    config = common.start("kl_approximations", variant, scale)
     config.dataset = {"name": "none"}
     config.approximation = variant
     config.grid = {"range": (-10.0, 10.0), "points": 2001}

@@ -24,9 +24,9 @@ At the end of a run with learned rates both gradients are drawn at its parameter
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 LAYERS = ("dense2", "dense3", "dense4")
 GRID = (0, 10, 20, 30, 50, 70)
 GRADIENTS = {
@@ -37,7 +37,7 @@ VARIANTS = (
     *(f"fixed_{percent}" for percent in GRID),
     *(f"{name}_{sharing}" for name in GRADIENTS for sharing in ("layer", "unit")),
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 START = 0.2
 WIDTHS = {"quick": 100, "short": 250, "paper": 250}
 EPOCHS = {"quick": 20, "short": 30, "paper": 200}
@@ -47,9 +47,9 @@ DRAWS = {"quick": 100, "short": 1000, "paper": 1000}
 
 def get_config(which: str = "concrete_layer") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     name, _, how = variant.partition("_")
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.experiment = "learned_rates"
     config.dataset.validation = HELD_OUT[scale]
     noise = {"kind": "adaptive_binary_dropout", "rate": START, "alpha": how}

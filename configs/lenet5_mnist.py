@@ -1,4 +1,4 @@
-"""LeNet-5 on MNIST: dropout and variance layers; the base of the other LeNet-5 configs.
+"""LeNet-5 on MNIST: dropout and variance layers.
 
     configs/lenet5_mnist.py:VARIANT[,SCALE]
 
@@ -15,11 +15,11 @@ expected log likelihood than a constant prediction. We test with running statist
 batch normalization, the authors with those of the test batch.
 """
 
-from collections.abc import Callable, Sequence
-
 from ml_collections import ConfigDict
 
-SCALES = ("quick", "short", "paper")
+from configs import common
+
+SCALES = common.SCALES
 DENSE1_VARIANCE = {"dense1": {"kind": "variance", "noise": "normal"}}
 POSTERIORS = {
     "dropout": {"dense1": {"kind": "dropout", "rate": 0.5}},
@@ -30,81 +30,12 @@ POSTERIORS = {
     },
 }
 VARIANTS = tuple(POSTERIORS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = split(which, VARIANTS)
-    config = base(variant, scale)
+    variant, scale = common.split(which, VARIANTS)
+    config = common.classifier(variant, scale)
     config.model.posteriors = POSTERIORS[variant]
-    return config
-
-
-def split(
-    which: str, variants: Sequence[str], scales: Sequence[str] = SCALES
-) -> tuple[str, str]:
-    """ "VARIANT[,SCALE]" as the two; both must be known."""
-    variant, _, scale = which.partition(",")
-    scale = scale or "paper"
-    if variant not in variants:
-        raise ValueError(f"unknown variant {variant!r}; choose from {tuple(variants)}")
-    if scale not in scales:
-        raise ValueError(f"unknown scale {scale!r}; choose from {tuple(scales)}")
-    return variant, scale
-
-
-def all_of(variants: Sequence[str]) -> Callable[..., tuple[str, ...]]:
-    """The `sweep` of a config whose variants are all worth running at every scale."""
-
-    def sweep(scale: str = "paper") -> tuple[str, ...]:
-        """The variants that a launch at a scale runs."""
-        del scale
-        return tuple(variants)
-
-    return sweep
-
-
-sweep = all_of(VARIANTS)
-
-
-def base(variant: str, scale: str) -> ConfigDict:
-    """What all LeNet-5 configs share; every layer is a point still."""
-    config = ConfigDict()
-    config.experiment = "variance_networks"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
-    config.dataset = {"name": "mnist", "labels": "", "validation": 0}
-    config.model = {
-        "name": "lenet5",
-        "batch_norm": True,
-        "posteriors": {},
-    }
-    config.prior = "log_uniform"
-    # Schedules are (fraction of the run, value) knots.
-    config.kl_weight = ((0.0, 1.0),)
-    config.epochs = {"quick": 12, "short": 12, "paper": 200}[scale]
-    config.batch_size = 200
-    config.chunk_steps = 50
-    config.precision = "float32"  # or bfloat16, with variances in float32
-    config.remat = False  # compute again what a layer keeps for its gradient
-    config.optimizer = {
-        "name": "adam",
-        "learning_rate": ((0.0, 1e-3), (1.0, 0.0)),
-        "b1": 0.9,
-        "log_alpha_rate": 1.0,
-        "accumulate": 1,  # batches for one update
-    }
-    config.max_log_alpha = float("inf")
-    config.evals = {"samples": 20, "batch_size": 500, "threshold": 3.0}
-    config.probe = {"every": 1, "samples": 5}
-
-    if scale == "quick":
-        config.dataset.name = "digits"
-        config.batch_size = 50
-        config.optimizer.learning_rate = ((0.0, 2e-3), (1.0, 0.0))
-        config.probe.every, config.probe.samples = 10, 20
-    if scale == "paper":
-        config.evals.samples = 100
-        config.probe.samples = 20
     return config

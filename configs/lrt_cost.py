@@ -11,9 +11,9 @@ are of a single layer. Nothing is trained to the end.
 
 from ml_collections import ConfigDict
 
-from configs import gradient_variance, lenet5_mnist
+from configs import common, gradient_variance
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 VARIANTS = ("cpu", "gpu")
 ROUNDS = {"quick": 2, "short": 3, "paper": 5}
 STEPS = {"quick": 2, "short": 5, "paper": 5}
@@ -26,9 +26,8 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "cpu") -> ConfigDict:
     """The config of "PLATFORM" (at scale paper) or "PLATFORM,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
-    config = ConfigDict({"experiment": "lrt_cost", "variant": variant})
-    config.scale, config.seed = scale, 0
+    variant, scale = common.split(which, VARIANTS)
+    config = common.start("lrt_cost", variant, scale)
     config.platform = variant
     config.training = training(scale)
     config.dataset = config.training.dataset.copy_and_resolve_references()

@@ -13,9 +13,9 @@ first `kappa.images` training images and scaled to the whole training set.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 TRANSITION = "configs/phase_transition.py:accelerated"
 # "net" is tested; of the others, kappa is measured too.
 NETS = {
@@ -28,20 +28,16 @@ NETS = {
     "dropout": {"net": "configs/lenet5_mnist.py:dropout"},
 }
 VARIANTS = tuple(NETS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 # log10 of kappa0: a wide grid, and where the authors' slides give accuracies.
 THRESHOLDS = (*(step / 2 for step in range(-8, 7)), 2.4, 2.6, 2.8)
 
 
 def get_config(which: str = "vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
-    config = ConfigDict()
-    config.experiment = "mean_propagation"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
-    config.dataset = {"name": "mnist", "labels": "", "validation": 0}
+    variant, scale = common.split(which, VARIANTS)
+    config = common.start("mean_propagation", variant, scale)
+    config.dataset = common.mnist(scale)
     config.nets = {
         name: {"run": run, "members": 1} for name, run in NETS[variant].items()
     }
@@ -55,6 +51,4 @@ def get_config(which: str = "vd") -> ConfigDict:
         "thresholds": tuple(sorted(THRESHOLDS)),
         "histogram": {"low": -10.0, "high": 4.0, "bins": 140},
     }
-    if scale == "quick":
-        config.dataset.name = "digits"
     return config

@@ -31,9 +31,9 @@ validation digits: 0.98 ended at 6.4, whatever the weight of the KL.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 LAYERS = ("conv1", "conv2", "dense1", "dense2")
 PRIORS = {"ard": "ard", "student_t": {"kind": "student_t", "nu": 1e-8}}
 STOPPED = {"accelerated_early": 0.25, "accelerated_middle": 0.5}
@@ -47,7 +47,7 @@ VARIANTS = (
     "continued",
     "variance",
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted")
 EPOCHS = {"quick": 16, "short": 8, "paper": 200}
 AUTHORS_EPOCHS = {"quick": 16, "short": 60, "paper": 200}
@@ -56,7 +56,7 @@ CONTINUED_EPOCHS = {"quick": 4, "short": 4, "paper": 50}
 
 def get_config(which: str = "accelerated") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = base(variant, scale)
     layers = LAYERS if variant == "all_layers" else ("dense1",)
     config.model.posteriors = {
@@ -92,7 +92,7 @@ def get_config(which: str = "accelerated") -> ConfigDict:
 
 def like_the_authors(config: ConfigDict, scale: str) -> None:
     """Undoes what makes the transition faster."""
-    fresh = lenet5_mnist.base(config.variant, scale)
+    fresh = common.classifier(config.variant, scale)
     config.optimizer, config.kl_weight = fresh.optimizer, fresh.kl_weight
     config.model.posteriors.dense1.log_alpha = -5.0
     config.epochs = AUTHORS_EPOCHS[scale]
@@ -109,7 +109,7 @@ def base(variant: str, scale: str) -> ConfigDict:
     and the KL counts 12 times until 70 %, from there linearly down to once: the run
     ends on the ELBO itself.
     """
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     rate = config.optimizer.learning_rate[0][1]
     config.epochs = EPOCHS[scale]
     config.optimizer.learning_rate = ((0.0, rate), (0.6, rate), (1.0, 0.0))

@@ -25,14 +25,14 @@ a run at 1e-3 whose loss on the training labels stood still.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, vgg_width_sweep
+from configs import common, vgg_width_sweep
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 METHODS = ("dropout", "sparse_vd")
 VARIANTS = tuple(
     f"{net}_{method}" for net in ("mnist_fc", "cifar10_vgg") for method in METHODS
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 SEED = 74632
 RATE = 0.1
 EPOCHS = {
@@ -45,7 +45,7 @@ EPOCHS = {
 
 def get_config(which: str = "mnist_fc_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = fc(variant, scale) if "fc" in variant else vgg(variant, scale)
     config.epochs = EPOCHS[variant][scale]
     config.dataset.random_labels_seed = SEED
@@ -60,7 +60,7 @@ def get_config(which: str = "mnist_fc_sparse_vd") -> ConfigDict:
 
 def fc(variant: str, scale: str) -> ConfigDict:
     """A perceptron of two hidden layers."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.experiment = "sparsity"
     units = 1536
     if scale == "quick":

@@ -25,9 +25,9 @@ and number of updates were not tried.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 # CartPole of version 0 ends after 200 steps, as the published returns do.
 GAMES = {"cartpole": "CartPole-v0", "acrobot": "Acrobot-v1"}
 NOISY = {"kind": "gaussian", "log_var": -8.15}  # 2 log 0.017
@@ -37,18 +37,14 @@ POSTERIORS = {
     "noisy": dict.fromkeys(("dense1", "dense2", "dense3"), NOISY),
 }
 VARIANTS = tuple(f"{game}_{policy}" for game in GAMES for policy in POSTERIORS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "cartpole_variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     game, policy = variant.split("_")
-    config = ConfigDict()
-    config.experiment = "policy_gradient"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
+    config = common.start("policy_gradient", variant, scale)
     config.dataset = {"name": GAMES[game]}
     config.model = {
         "name": "mlp",

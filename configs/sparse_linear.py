@@ -23,13 +23,13 @@ and 200,000 updates, we from log sigma^2 = -6; their L1 is one class against the
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 DATA = {
     "digits": {"name": "digits_8x8"},
     "digits_noise": {"name": "digits_8x8", "noise_features": 64},
-    "mnist": {"name": "mnist"},
+    "mnist": {},
 }
 PRIORS = {"vd": "log_uniform", "ard": "ard"}
 FITS = {
@@ -47,22 +47,17 @@ VARIANTS = tuple(
     for method in (*PRIORS, *FITS)
     if (data, method) != ("mnist", "rvm")
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 400, "short": 1000, "paper": 5000}
 MNIST_EPOCHS = {"quick": 400, "short": 60, "paper": 15000}
 
 
 def get_config(which: str = "digits_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     data, _, method = variant.rpartition("_")
-    config = ConfigDict()
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
-    config.dataset = {"labels": "", "validation": 0, **DATA[data]}
-    if data == "mnist" and scale == "quick":
-        config.dataset.name = "digits"
+    config = common.start("sparsity", variant, scale)
+    config.dataset = {**common.mnist(scale), **DATA[data]}
     if method in FITS:
         config.experiment = "sparse_linear"
         config.fit = dict(FITS[method])
@@ -75,8 +70,7 @@ def get_config(which: str = "digits_vd") -> ConfigDict:
 
 def training(config: ConfigDict, prior: str, mnist: bool) -> None:
     """Adds the net of noisy weights and its training."""
-    base = lenet5_mnist.base(config.variant, config.scale)
-    config.experiment = "sparsity"
+    base = common.classifier(config.variant, config.scale)
     config.model = {
         "name": "mlp",
         "widths": (),

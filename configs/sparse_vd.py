@@ -42,9 +42,9 @@ they were as many.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 LAYERS = {
     "lenet_300_100": ("dense1", "dense2", "dense3"),
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),
@@ -88,7 +88,7 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "lenet_300_100_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     if variant == GRADIENT_NOISE:
         return gradient_noise(variant, scale)
     net = next(name for name in LAYERS if variant.startswith(f"{name}_"))
@@ -105,7 +105,7 @@ def get_config(which: str = "lenet_300_100_sparse_vd") -> ConfigDict:
 
 def base(variant: str, scale: str, net: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.experiment = "sparsity"
     config.model = {"name": net, "posteriors": weights(net, {"kind": "point"})}
     config.epochs = EPOCHS[scale]
@@ -132,10 +132,8 @@ def weights(net: str, kind: dict) -> dict[str, dict]:
 
 def gradient_noise(variant: str, scale: str) -> ConfigDict:
     """The study of the gradient's variance on the trained net."""
-    config = ConfigDict({"experiment": "gradient_noise", "variant": variant})
-    config.scale, config.seed = scale, 0
-    name = "digits" if scale == "quick" else "mnist"
-    config.dataset = {"name": name, "labels": "", "validation": 0}
+    config = common.start("gradient_noise", variant, scale)
+    config.dataset = common.mnist(scale)
     config.nets = {"net": {"run": "configs/sparse_vd.py:lenet_300_100_sparse_vd"}}
     draws = {"quick": 50, "short": 200, "paper": 1000}[scale]
     config.gradient = {"images": 200, "draws": draws, "bins": 20, "range": (-8.0, 12.0)}

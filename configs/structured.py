@@ -43,9 +43,9 @@ is the same for 200 epochs. quick is on the digits, 40 times fewer: there the KL
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 LAYERS = {
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),
     "lenet_500_300": ("dense1", "dense2", "dense3"),
@@ -63,7 +63,7 @@ METHODS = {
     "lenet_500_300": ("original", "sbp", "sparse_vd"),
 }
 VARIANTS = tuple(f"{net}_{method}" for net in METHODS for method in METHODS[net])
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 # By how much more the KL of a layer counts in sbp_a.
 SBP_A = {"conv1": 40.0, "conv2": 40.0, "dense2": 5.0}
 PRIORS = {
@@ -109,7 +109,7 @@ FULL_KL = {"quick": 1 / 40}
 
 def get_config(which: str = "lenet5_sbp") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     net, method = parted(variant)
     config = base(variant, scale, net)
     config.evals.cut = cut(net, method, scale)
@@ -165,7 +165,7 @@ def parted(variant: str) -> tuple[str, str]:
 
 def base(variant: str, scale: str, net: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.experiment = "sparsity"
     config.model = {"name": "lenet5", "posteriors": {}}
     if net == "lenet_500_300":

@@ -9,16 +9,16 @@ products on the processor, and by XLA on the device that JAX uses.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, structured
+from configs import common, structured
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 VARIANTS = tuple(v for v in structured.VARIANTS if not v.endswith("_original"))
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "lenet5_sbp") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = base("structured", variant, scale)
     config.latency = {"batch_size": 100, "rounds": {"quick": 10}.get(scale, 50)}
     return config
@@ -27,11 +27,7 @@ def get_config(which: str = "lenet5_sbp") -> ConfigDict:
 def base(experiment: str, variant: str, scale: str) -> ConfigDict:
     """What this study and `configs/bit_precision.py` share."""
     net = structured.get_config(f"{variant},{scale}")
-    config = ConfigDict()
-    config.experiment = experiment
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
+    config = common.start(experiment, variant, scale)
     config.dataset = net.dataset.copy_and_resolve_references()
     config.nets = {"net": {"run": f"configs/structured.py:{variant}"}}
     config.cut = net.evals.cut.copy_and_resolve_references()

@@ -16,18 +16,18 @@ From the authors' notebook: the classes N(c, I) around (3, 3), (3, 10), (10, 3) 
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 VARIANTS = ("variance", "authors", "solutions")
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 10, "short": 210, "paper": 210}
 MEMBERS = {"quick": 3, "short": 8, "paper": 20}
 
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = base(variant, scale)
     if variant == "solutions":
         run = "configs/toy_four_classes.py:variance"
@@ -38,11 +38,7 @@ def get_config(which: str = "variance") -> ConfigDict:
 
 def base(variant: str, scale: str) -> ConfigDict:
     """The data and how nets are measured: all that every variant needs."""
-    config = ConfigDict()
-    config.experiment = "toy_four_classes"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
+    config = common.start("toy_four_classes", variant, scale)
     # The points are the same for all seeds of the net.
     config.dataset = {"name": "four_classes", "seed": 0, "per_class": 500}
     # points: of each class, drawn in figures; draws: for each test point, half-normal.

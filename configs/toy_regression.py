@@ -16,9 +16,9 @@ of 512 of them is some 7 % of its mean. Inputs and targets are standardized.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 POSTERIORS = {
     "deterministic": {},
     "variance": {"dense2": {"kind": "variance", "noise": "normal"}},
@@ -28,13 +28,13 @@ POSTERIORS = {
     "gaussian": {"dense2": {"kind": "gaussian", "log_var": -4.0}},
 }
 VARIANTS = (*POSTERIORS, "ensemble")
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 10, "short": 50, "paper": 200}
 
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = base(variant, scale)
     if variant == "ensemble":
         run = "configs/toy_regression.py:deterministic"
@@ -45,11 +45,7 @@ def get_config(which: str = "variance") -> ConfigDict:
 
 def base(variant: str, scale: str) -> ConfigDict:
     """The data and how nets are measured: all that every variant needs."""
-    config = ConfigDict()
-    config.experiment = "toy_regression"
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
+    config = common.start("toy_regression", variant, scale)
     # The points are the same for all seeds of the net.
     config.dataset = {"name": "cubic", "seed": 0, "size": 20}
     config.evals = {"samples": 500, "test_points": 1000, "grid_points": 121}

@@ -15,9 +15,9 @@ as `shift.name`). All three measure what nets trained at their scale do.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
 # The run and its members; nets without noise have one draw.
 NETS = {
@@ -28,13 +28,13 @@ NETS = {
     "deep_ensemble": (DETERMINISTIC, 5),
 }
 VARIANTS = tuple(NETS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     config = base("uncertainty", variant, scale, *NETS[variant])
     step = {"quick": 45, "short": 15, "paper": 10}[scale]
     config.rotation = {
@@ -48,19 +48,12 @@ def base(
     experiment: str, variant: str, scale: str, run: str, members: int
 ) -> ConfigDict:
     """What this study and `configs/diversity.py` share."""
-    config = ConfigDict()
-    config.experiment = experiment
-    config.variant = variant
-    config.scale = scale
-    config.seed = 0
-    config.dataset = {"name": "mnist", "labels": "", "validation": 0}
+    config = common.start(experiment, variant, scale)
+    config.dataset = common.mnist(scale)
     config.nets = {"net": {"run": run, "members": members}}
     config.samples = 1 if run == DETERMINISTIC else SAMPLES[scale]
     # At most as many test images, and as many from elsewhere.
     config.images = 10000
     config.batch_size = {"paper": 100}.get(scale, 200)
-    config.shift = {"name": "notmnist"}
-    if scale == "quick":
-        config.dataset.name = "digits"
-        config.shift.name = "shuffled_pixels"
+    config.shift = {"name": "shuffled_pixels" if scale == "quick" else "notmnist"}
     return config

@@ -27,9 +27,9 @@ batch's statistics (batches of 200), as the authors' MNIST code does.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 EVERY = ("conv1", "conv2", "dense1", "dense2")
 LAYERS = {
     "deterministic": (),
@@ -56,14 +56,14 @@ ESTIMATORS = {"abs_eps": "magnitude", "abs_gaussian": "magnitude_gaussian"}
 VARIANTS = tuple(
     dict.fromkeys(("dense1", *LAYERS, *NOISE, *ACTIVATIONS, "no_bias", *ESTIMATORS))
 )
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "det_batch", "stoch_batch", "ens_batch")
 
 
 def get_config(which: str = "dense1") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
-    config = lenet5_mnist.base(variant, scale)
+    variant, scale = common.split(which, VARIANTS)
+    config = common.classifier(variant, scale)
     config.epochs = {"quick": 12, "short": 4, "paper": 200}[scale]
     noise = {"kind": "variance", **NOISE.get(variant, {"noise": "normal"})}
     layers = LAYERS.get(variant, ("dense1",))

@@ -16,9 +16,9 @@ most 8 epochs, paper 200. quick is on the digits in 8 x 8.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, vd_mnist, vgg_cifar
+from configs import common, vd_mnist
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 METHODS = vd_mnist.METHODS
 WIDTHS = (1, 2, 3, 4)
 VARIANTS = tuple(f"{method}_{k}" for k in WIDTHS for method in METHODS)
@@ -35,12 +35,12 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "vd_a_1") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     method, _, k = variant.rpartition("_")
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.dataset.name = "digits_8x8" if scale == "quick" else "cifar10"
     config.dataset.validation = HELD_OUT[scale]
-    mean, std = (vgg_cifar.MEAN, vgg_cifar.STD)
+    mean, std = (common.CIFAR_MEAN, common.CIFAR_STD)
     if scale == "quick":
         mean, std = (0.3,), (0.4,)
     config.model = {

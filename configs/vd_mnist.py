@@ -36,9 +36,9 @@ import math
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 METHODS = ("none", "binary", "gaussian_a", "vd_a", "vd_a2", "gaussian_b", "vd_b")
 WIDTHS = (100, 250, 500, 750, 1000, 1250)
 READINGS = ("vd_a_once", "vd_a2_once")  # of vd_a and vd_a2: the paper leaves two
@@ -60,9 +60,9 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "vd_a_500") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     method, _, width = variant.rpartition("_")
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.dataset.validation = HELD_OUT[scale]
     config.model = {"name": "mlp", "widths": (int(width),) * 3, "posteriors": {}}
     config.epochs = EPOCHS[scale]

@@ -19,9 +19,9 @@ rate for all parameters and KL weight 1.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, phase_transition
+from configs import common, phase_transition
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 NOISE = {
     "neuron": {"kind": "multiplicative", "per": "output", "log_alpha": -2.0},
     "weight": {"kind": "multiplicative", "per": "weight", "log_alpha": -2.0},
@@ -37,13 +37,13 @@ PRIORS = {
 STARTS = {f"start_{-log_var}": -log_var for log_var in (8, 6, 4, 2, 0)}
 PLAIN = {f"{name}_plain": name for name in NOISE}
 VARIANTS = (*NOISE, *PLAIN, *PRIORS, *STARTS)
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 MLP_EPOCHS = {"quick": 20, "short": 30, "paper": 200}
 
 
 def get_config(which: str = "neuron") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     if variant in NOISE:
         config = phase_transition.base(variant, scale)
         config.model.posteriors = {"dense1": NOISE[variant]}
@@ -51,11 +51,11 @@ def get_config(which: str = "neuron") -> ConfigDict:
         return config
     if variant in PLAIN:
         config = get_config(f"{PLAIN[variant]},{scale}")
-        fresh = lenet5_mnist.base(variant, scale)
+        fresh = common.classifier(variant, scale)
         config.variant, config.epochs = variant, fresh.epochs
         config.optimizer, config.kl_weight = fresh.optimizer, fresh.kl_weight
         return config
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     noise = {"kind": "gaussian", "log_var": float(STARTS.get(variant, -10))}
     layers = ("dense1", "dense2", "dense3")
     config.model = {

@@ -45,9 +45,9 @@ alone.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist, phase_transition, vgg_width_sweep
+from configs import common, phase_transition, vgg_width_sweep
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse", "cifar100_fine": "fine"}
 METHODS = ("dropout", "vd", "variance")
 PLAIN = "deterministic"
@@ -70,8 +70,6 @@ VARIANTS = (
 EPOCHS = {"quick": 20, "short": 18, "paper": 55}
 AUTHORS_EPOCHS = 550
 WIDTHS = {"quick": 0.25, "short": 0.25, "paper": 1.0}
-# Of CIFAR-10's training images, pixels in [0, 1].
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CROP_PIXELS = 4
 
 
@@ -85,7 +83,7 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "cifar10_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     data = max((d for d in DATA if variant.startswith(f"{d}_")), key=len)
     method, _, preset = variant.removeprefix(f"{data}_").partition("_")
     config = base(variant, scale, data)
@@ -113,15 +111,15 @@ def get_config(which: str = "cifar10_vd") -> ConfigDict:
 
 def base(variant: str, scale: str, data: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.dataset = {"name": data.split("_")[0], "labels": DATA[data], "validation": 0}
     config.dataset.augment = {"pad": CROP_PIXELS, "flip": True, "per": "example"}
     config.model = {
         "name": "vgg",
         "width": WIDTHS[scale],
         "norm_scale": False,
-        "input_mean": MEAN,
-        "input_std": STD,
+        "input_mean": common.CIFAR_MEAN,
+        "input_std": common.CIFAR_STD,
         "posteriors": {},
     }
     config.epochs = EPOCHS[scale]

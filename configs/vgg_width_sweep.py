@@ -27,9 +27,9 @@ their released scripts there is no augmentation.
 
 from ml_collections import ConfigDict
 
-from configs import lenet5_mnist
+from configs import common
 
-SCALES = lenet5_mnist.SCALES
+SCALES = common.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse"}
 WIDTHS = {"k025": 0.25, "k05": 0.5, "k1": 1.0, "k15": 1.5}
 METHODS = ("dense", "sparse_vd")
@@ -58,7 +58,7 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 
 def get_config(which: str = "cifar10_k1_sparse_vd") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
+    variant, scale = common.split(which, VARIANTS)
     data, width, method = variant.split("_", 2)
     config = base(variant, scale, data, WIDTHS[width])
     config.epochs = EPOCHS[scale]
@@ -77,7 +77,7 @@ def get_config(which: str = "cifar10_k1_sparse_vd") -> ConfigDict:
 
 def base(variant: str, scale: str, data: str, width: float) -> ConfigDict:
     """What all VGG-like nets share; every weight is a point still."""
-    config = lenet5_mnist.base(variant, scale)
+    config = common.classifier(variant, scale)
     config.experiment = "sparsity"
     config.dataset = {"name": data, "labels": DATA[data], "validation": 0}
     config.model = {"name": "vgg", "width": width, "posteriors": {}}

@@ -3,8 +3,9 @@
 import math
 from pathlib import Path
 
+from experiments import records
 from experiments.style import COLOURS, DASHES, STYLE, write_animation
-from vnets import monitor, results
+from vnets import monitor
 from vnets.evaluate import standard_evals
 
 CLOCK = ("epoch", "seconds", "probe_seconds")
@@ -33,12 +34,12 @@ def history(source: Path) -> list[dict]:
     """
     path = source / monitor.METRICS if source.is_dir() else source
     if not path.exists():
-        raise results.RecordError(f"no run at {source}: {path} is not there")
-    rows = monitor.read(path) if source.is_dir() else results.read(path)["history"]
+        raise records.RecordError(f"no run at {source}: {path} is not there")
+    rows = monitor.read(path) if source.is_dir() else records.read(path)["history"]
     _check_rows(path, rows)
     probed = [row for row in rows if "probe_seconds" in row]
     if not probed:
-        raise results.RecordError(f"{path} has no probes (see config.probe)")
+        raise records.RecordError(f"{path} has no probes (see config.probe)")
     return probed
 
 
@@ -47,7 +48,7 @@ def _check_rows(path: Path, rows: list) -> None:
     for number, row in enumerate(rows, start=1):
         good = isinstance(row, dict) and "epoch" in row
         if not (good and all(isinstance(one, int | float) for one in row.values())):
-            raise results.RecordError(f"{path}: row {number} is no row of a run")
+            raise records.RecordError(f"{path}: row {number} is no row of a run")
 
 
 def panels(rows: list[dict]) -> list[tuple[str, list[str]]]:

@@ -156,11 +156,11 @@ def _told(error: BaseException) -> int | None:
     from experiments.preemption import REQUEUE
     from experiments.tables.specs import TableError
     from vnets.data import DataError
+    from vnets.files import FileError
     from vnets.parallel import ClusterError
-    from vnets.results import RecordError
     from vnets.train import Preempted
 
-    failures = (ClusterError, DataError, LaunchError, RecordError, OSError)  # disk
+    failures = (ClusterError, DataError, LaunchError, FileError, OSError)  # disk
     if isinstance(error, Preempted):
         print(error, file=sys.stderr)
         return REQUEUE
@@ -230,7 +230,7 @@ def _parse(argv: list[str]) -> list[str]:
         if config is not None and not isinstance(config, str):  # of `define_config`
             file = _config_file()
             if not file.is_file():
-                valid = ", ".join(map(str, sorted(Path("configs").glob("*.py"))))
+                valid = ", ".join(config_files.names())
                 raise flags.Error(f"no config file {file}; there are {valid}")
             config_files.allow(file.absolute())
         return rest

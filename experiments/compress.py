@@ -11,20 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build as parts
-from experiments import core, latency, running, structured, thresholds
-from experiments.build import ConfigError
-from vnets import compact, data, edits, priors, soft_sharing
+from experiments import core, cuts, latency, running, thresholds
+from experiments import spec as parts
+from experiments.spec import ConfigError
+from vnets import compact, data, edits, priors
 from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float
 from vnets.layers import TEST
-from vnets.posteriors import (
-    Gaussian,
-    Multiplicative,
-    Point,
+from vnets.nodes import (
     is_noisy,
     is_posterior,
 )
+from vnets.priors import soft_sharing
 from vnets.types import Params
 
 TRIED = 2000  # examples on which bits are chosen
@@ -172,9 +170,9 @@ def _pruning(config, params: Params, threshold: float | None) -> Callable:
         cut = config.evals.cut.to_dict()
         if threshold is not None:
             cut["units" if "units" in cut else "weights"] = threshold
-        change = structured.pruning(ConfigDict({"cut": cut}))
+        change = cuts.pruning(ConfigDict({"cut": cut}))
     elif threshold is not None:
-        change = structured.CUTS[thresholds.kind_of(config, params)](threshold)
+        change = cuts.CUTS[thresholds.kind_of(config, params)](threshold)
     else:
         change = edits.prune(config.evals.threshold)
     return edits.chain(change, edits.mean_only)
@@ -255,20 +253,14 @@ def _description_length(params: Params, pruned: Params, spec) -> dict[str, float
     if isinstance(prior, priors.WeightedPrior):
         prior = prior.prior
     found = {"all": float(priors.kl(params, prior)) / math.log(2)}
-    if (spec if isinstance(spec, str) else spec["kind"]) not in priors.PRIORS:
+    if (spec if isinstance(spec, str) else spec["kind"]) not in priors.closed.PRIORS:
         return found
     left = 0.0
     for node, point in zip(_nodes(params), _nodes(pruned), strict=True):
-        if not isinstance(node, Point):
-            if not isinstance(node, Gaussian | Multiplicative):
+        if node.noisy:
+            try:
+                chosen = node.subset(np.asarray(point.mean) != 0)
+            except TypeError:
                 return found
-            left += float(prior(_chosen(node, np.asarray(point.mean) != 0)))
+            left += float(prior(chosen))
     return {**found, "left": left / math.log(2)}
-
-
-def _chosen(node: Gaussian | Multiplicative, kept: np.ndarray):
-    """The node of some of its weights."""
-    if isinstance(node, Gaussian):
-        return node.replace(mean=node.mean[kept], log_var=node.log_var[kept])
-    log_alpha = jnp.broadcast_to(node.log_alpha, node.mean.shape)
-    return node.replace(mean=node.mean[kept], log_alpha=log_alpha[kept])

@@ -6,6 +6,7 @@ may come from a stranger's workdir.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from vnets import files
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = (ROOT / "configs").resolve()
+SHARED = "common.py"  # in configs/: what they share, and no config
 _allowed: set[Path] = set()
 
 
@@ -48,6 +50,12 @@ def load_config(which: str):
         raise ConfigError(f"{which}: {kind}{error}") from error
 
 
+def names() -> tuple[str, ...]:
+    """The config files, as a run names them: "configs/ffg.py"."""
+    found = sorted(path.name for path in CONFIGS.glob("*.py"))
+    return tuple(f"configs/{name}" for name in found if name != SHARED)
+
+
 def load_module(file: str) -> ModuleType:
     """A config file: its `get_config`, `sweep`, VARIANTS and SCALES.
 
@@ -56,12 +64,11 @@ def load_module(file: str) -> ModuleType:
         allowed; one that cannot be loaded.
     """
     path = _resolved(file)
-    inside = path.parent == CONFIGS and path.suffix == ".py"
+    inside = path.parent == CONFIGS and f"configs/{path.name}" in names()
     if not ((inside or path in _allowed) and path.is_file()):
-        valid = ", ".join(f"configs/{one.name}" for one in sorted(CONFIGS.glob("*.py")))
         raise ConfigError(
             f"no config file {file!r}: only files of configs/ are loaded by name; "
-            f"there are {valid}"
+            f"there are {', '.join(names())}"
         )
     if str(ROOT) not in sys.path:  # a config may build upon another one
         sys.path.insert(0, str(ROOT))
@@ -98,7 +105,7 @@ def split_run(run: str) -> tuple[str, str]:
     return name("config file", Path(file).stem), name("variant", variant)
 
 
-def scale_folder(home: Path, run: str, scale: str) -> Path:
+def scale_folder(home: str | os.PathLike, run: str, scale: str) -> Path:
     """Where the records of a config file lie at a scale, trained or published."""
     return Path(home) / split_run(run)[0] / name("scale", scale)
 

@@ -5,36 +5,41 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from experiments import config_files, ranges
-from experiments.build import ConfigError, pick
 from experiments.config_files import load_config
-from vnets import data, edits, parallel, train
+from experiments.kinds import TRAININGS
+from experiments.spec import ConfigError, pick
+from vnets import data, edits, train
 from vnets.predictor import Member
 
-MODULES = (
-    "adversarial",
-    "artifact",
-    "bit_precision",
-    "conv_lrt",
-    "diversity",
-    "gradient_noise",
-    "gradient_variance",
-    "kl_approximations",
-    "learned_rates",
-    "lrt_cost",
-    "mean_propagation",
-    "policy_gradient",
-    "sparsity",
-    "sparse_linear",
-    "structured",
-    "toy_four_classes",
-    "toy_regression",
-    "uncertainty",
-    "variance_networks",
-)
+# Where the `build(config)` of a study is.
+STUDIES = {
+    **{
+        name: f"experiments.studies.{name}"
+        for name in (
+            "adversarial",
+            "artifact",
+            "bit_precision",
+            "conv_lrt",
+            "diversity",
+            "gradient_noise",
+            "kl_approximations",
+            "mean_propagation",
+            "sparse_linear",
+            "structured",
+            "toy_four_classes",
+            "toy_regression",
+            "uncertainty",
+        )
+    },
+    "gradient_variance": "experiments.gradient_variance",
+    "lrt_cost": "experiments.lrt_cost",
+}
+# Of every config, whatever is done with it.
+FIELDS = ("experiment", "variant", "scale", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,18 +126,71 @@ class Study:
 
 
 def build(config) -> Experiment | Study:
-    """The experiment that a config describes.
+    """The experiment that a config describes: of a net that it trains, or of others.
 
     Raises:
-      ConfigError: a value that does not fit; DataError: data that are not there.
+      ConfigError: a value that does not fit, or a field that nothing reads; DataError:
+        data that are not there.
     """
-    name = pick("experiment", config.experiment, MODULES)
+    pick("experiment", config.experiment, {**STUDIES, **TRAININGS})
     for field in ("variant", "scale"):  # parts of paths
         config_files.name(f"config.{field}", config[field])
     ranges.check_fields(config)
-    made = importlib.import_module(f"experiments.{name}").build(config)
+    made = _checked_module(config).build(config)
     _check_data(made, config)
     return made
+
+
+def _checked_module(config):
+    """What builds a config: a study has no net of its own.
+
+    Raises:
+      ConfigError: a field that it does not read.
+    """
+    name = config.experiment
+    if name in TRAININGS and ("model" in config or name not in STUDIES):
+        module = importlib.import_module("experiments.trained")
+        known = module.fields(config)
+    else:
+        module = importlib.import_module(STUDIES[name])
+        known = module.FIELDS
+    check_known(config, (*FIELDS, *known))
+    return module
+
+
+def check_known(config, known: Iterable[str]) -> None:
+    """Refuses fields that nothing reads.
+
+    Args:
+      config: as given.
+      known: paths of fields, "evals.samples"; what is below one is for its reader.
+
+    Raises:
+      ConfigError: the message lists those known.
+    """
+    known = sorted({*known})
+    unknown = [path for path in _paths(config) if not _below(path, known)]
+    if unknown:
+        raise ConfigError(
+            f"config.{unknown[0]} is read by nothing in experiment "
+            f"{config.experiment!r}; the fields are {', '.join(known)}"
+        )
+
+
+def _paths(config, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if hasattr(value, "items") and len(value):
+            yield from _paths(value, f"{path}.")
+        else:
+            yield path
+
+
+def _below(path: str, known: Iterable[str]) -> bool:
+    """True of a field that is known, is within a known one, or holds some."""
+    return any(
+        f"{path}.".startswith(f"{k}.") or k.startswith(f"{path}.") for k in known
+    )
 
 
 def _check_data(made: Experiment | Study, config) -> None:
@@ -157,31 +215,3 @@ def _check_data(made: Experiment | Study, config) -> None:
                 f"trained with {theirs}; give the same, or in config.nets.{name}.run a "
                 "config that has it"
             )
-
-
-def load_data(spec) -> data.Dataset:
-    """The config's data set, downloaded if need be, and changed where it says so.
-
-    `train_images` keeps as many, `random_labels_seed` redraws the training labels,
-    `noise_features` appends as many to the pixels (`vnets.data.changes`).
-    """
-    pick("dataset.name", spec.name, data.NAMES)
-    options = {"labels": spec.labels or None, "validation": spec.validation}
-    if "image_size" in spec:
-        options["image_size"] = spec.image_size
-    loaded = parallel.after_first(
-        lambda: data.load(spec.name, download=True, **options)
-    )
-    changes = {"train_images", "random_labels_seed", "noise_features"} & set(spec)
-    if isinstance(loaded.train, data.Stream) and changes:
-        raise ConfigError(
-            f"config.dataset: {spec.name} is streamed and cannot be changed by "
-            f"{sorted(changes)}"
-        )
-    if "train_images" in spec:
-        loaded = data.with_fewer_images(loaded, spec.train_images)
-    if "random_labels_seed" in spec:
-        loaded = data.with_random_labels(loaded, spec.random_labels_seed)
-    if "noise_features" in spec:
-        loaded = data.with_noise_features(loaded, spec.noise_features, seed=0)
-    return loaded

@@ -32,17 +32,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build as parts
-from experiments.core import Measured, Net, NetSpec, Study, load_data
-from experiments.gradient_noise import additive, batch_loss
+from experiments import spec as parts
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
+from experiments.studies.gradient_noise import additive, batch_loss
 from vnets import backend, estimators
 from vnets.data import Split
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
-from vnets.posteriors import Gaussian, is_posterior
+from vnets.nodes import is_noisy, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key
+
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "gradient.batch_sizes",
+    "gradient.examples",
+    "gradient.minibatches",
+)
 
 OWN_NOISE = {"lrt": estimators.lrt, "separate": estimators.per_example_sampling}
 SHARED_NOISE = {
@@ -195,7 +204,7 @@ def _program(
 
 def _kinds(node, bar) -> Array:
     """Gradients by theta, mu and log_var, [kind, ..., I, O], from those of a node."""
-    if not isinstance(node, Gaussian):
+    if not is_noisy(node):
         return jnp.stack([bar.mean, bar.mean, jnp.zeros_like(bar.mean)])
     theta = bar.mean + 2 * bar.log_var / node.mean
     return jnp.stack([theta, bar.mean, bar.log_var])
@@ -224,7 +233,7 @@ def ends(net: Net) -> dict[str, str]:
     found = {"top": net.model.layers[-1], "bottom": net.model.layers[0]}
     for name in found.values():
         node = additive(net.params[name]["kernel"])
-        if not isinstance(node, Gaussian):
+        if not (is_noisy(node) and node.plain):
             raise parts.ConfigError(
                 f"config.nets.net.run: layer {name!r} of this net is a "
                 f"{type(node).__name__}; gaussian or multiplicative noise is measured"

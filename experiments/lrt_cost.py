@@ -21,18 +21,29 @@ import jax.numpy as jnp
 from jax import lax, random
 from ml_collections import ConfigDict
 
-from experiments import build as parts
-from experiments import classifier
+from experiments import spec as parts
 from experiments.bench import timing
 from experiments.core import Measured, Study
-from vnets import backend, estimators, noise, ops, parallel, posteriors, train
+from experiments.kinds import classify
+from experiments.kinds.classify import Classify
+from vnets import backend, estimators, nodes, noise, ops, parallel, train
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.likelihoods import Categorical
-from vnets.posteriors import is_posterior
+from vnets.nodes import is_posterior
 from vnets.rng import stream
 from vnets.types import Key
+
+FIELDS = (
+    "dataset",
+    "platform",
+    "training",
+    "cost.rounds",
+    "cost.steps",
+    "cost.widths",
+    "cost.batches",
+)
 
 WAYS = {
     "lrt": estimators.lrt,
@@ -59,7 +70,7 @@ def build(config) -> Study:
             raise parts.ConfigError(
                 f"config.cost.{field} must rise from 1 or more, not {sizes}"
             )
-    net = classifier.build(ConfigDict(config.training))
+    net = classify.build(ConfigDict(config.training))
 
     def measure(nets, key) -> Measured:
         del nets
@@ -73,7 +84,7 @@ def build(config) -> Study:
     return Study({}, measure, net.dataset)
 
 
-def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
+def _measure(spec, net: Classify, key: Key) -> Measured:
     steps = {
         name: training_step(net, way, key, quiet=name == "none")
         for name, way in WAYS.items()
@@ -113,7 +124,7 @@ def _measure(spec, net: classifier.Classifier, key: Key) -> Measured:
 
 
 def training_step(
-    net: classifier.Classifier, estimator: Callable, key: Key, quiet: bool = False
+    net: Classify, estimator: Callable, key: Key, quiet: bool = False
 ) -> tuple[Thunk, float]:
     """One update of a net: the call, and the MiB that it plans with.
 
@@ -160,7 +171,7 @@ def _repeated(thunk: Thunk, times: int) -> Thunk:
     return run
 
 
-def _weights(net: classifier.Classifier, key: Key) -> list[jax.ShapeDtypeStruct]:
+def _weights(net: Classify, key: Key) -> list[jax.ShapeDtypeStruct]:
     """The shapes of all noisy weights; nothing is computed."""
 
     def stds(key):
@@ -171,7 +182,7 @@ def _weights(net: classifier.Classifier, key: Key) -> list[jax.ShapeDtypeStruct]
     return [std for std in jax.eval_shape(stds, key) if std is not None]
 
 
-def _forward(net: classifier.Classifier, key: Key) -> Thunk:
+def _forward(net: Classify, key: Key) -> Thunk:
     """The loss of a minibatch by a weight sample for each example, without gradient."""
     params, collections = net.init(stream(key, "init"))
     count = net.source.batch_size
@@ -187,9 +198,7 @@ def _forward(net: classifier.Classifier, key: Key) -> Thunk:
     return _compiled(loss, params, image, label, key)
 
 
-def _bare_draws(
-    draw: Callable, shapes: Sequence, net: classifier.Classifier, key: Key
-) -> Thunk:
+def _bare_draws(draw: Callable, shapes: Sequence, net: Classify, key: Key) -> Thunk:
     """As many draws and nothing else, one example's weights after another's."""
 
     def draws(key):
@@ -260,7 +269,7 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
 
 def _layer(estimator, width: int, batch: int, key: Key) -> Thunk:
     """A dense layer of `width` units in and out, and its gradient."""
-    node = posteriors.gaussian()(key, (width, width))
+    node = nodes.gaussian()(key, (width, width))
     x = random.normal(stream(key, "x"), (batch, width))
 
     def loss(node, x, key):

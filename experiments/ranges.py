@@ -79,6 +79,10 @@ COUNT = Range(1, whole=True)
 INDEX = Range(0, whole=True)
 SEED = Range(0, 2**32, below=True, whole=True)
 
+# Fields that count something: updates, examples, draws.
+COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "every")
+COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
+COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
 FIELDS = (
@@ -99,6 +103,7 @@ FIELDS = (
     ("*optimizer.*momentum", BELOW_ONE),
     ("*optimizer.*eps", NOT_NEGATIVE),
     ("*label_smoothing", BELOW_ONE),
+    ("discount", Range(0.0, 1.0, above=True)),
     ("*input_std", POSITIVE),
     ("*members", COUNT),
     ("seed", SEED),
@@ -107,6 +112,7 @@ FIELDS = (
     ("*pruning.sparsity.*", SHARE),
     ("*pruning.begin", SHARE),
     ("*pruning.end", SHARE),
+    *((f"*{name}", COUNT) for name in COUNTS),
 )
 
 

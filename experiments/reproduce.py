@@ -6,8 +6,8 @@ from pathlib import Path
 from experiments import running, workdirs
 from experiments.config_files import load_config, run_folder
 from experiments.preemption import Preemption
+from experiments.records import Record
 from experiments.tables.specs import Row, Table
-from vnets.results import Record
 
 
 def wanted(

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from jax import random
 
-from experiments import core, workdirs
-from experiments.build import ConfigError
+from experiments import core, records, workdirs
 from experiments.config_files import load_config, run_folder
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.preemption import Preemption
-from vnets import data, edits, monitor, parallel, results, train
+from experiments.spec import ConfigError
+from vnets import data, edits, files, monitor, parallel, train
 from vnets.rng import stream
 
 # What a config gives that has not the fields, or the types, that its experiment reads.
@@ -33,7 +33,7 @@ def run(
     checkpoint_seconds: float = 60.0,
     keep_every: int = 0,
     tensorboard: bool = False,
-) -> dict[int, results.Record]:
+) -> dict[int, records.Record]:
     """Trains and evaluates a config for some seeds; writes a record for each.
 
     A workdir that holds an unfinished run of the same config is resumed, one that has
@@ -116,7 +116,7 @@ def _run(experiment, config, run_name, folders, home, stop, **options) -> None:
         outcomes = _train(experiment, config, folders, home, stop, **options)
     for outcome in outcomes:
         folder = folders[outcome.seed]
-        record = results.build(
+        record = records.build(
             run=run_name,
             scale=config.scale,
             seed=outcome.seed,
@@ -132,7 +132,7 @@ def _run(experiment, config, run_name, folders, home, stop, **options) -> None:
             notes=outcome.notes,
         )
         path = folder / workdirs.RECORD
-        parallel.once(lambda path=path, record=record: results.write(path, record))
+        parallel.once(lambda path=path, record=record: records.write(path, record))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _trained(
     if missing:
         names = ", ".join(map(str, missing))
         _say(f"{spec.run}, {scale}: training seeds {names} ...")
-    records = run(
+    ran = run(
         config,
         spec.run,
         folder,
@@ -237,9 +237,9 @@ def _trained(
     experiment = core.build(config)
     nets, identities = [], {}
     for member in seeds:
-        record = records[member]
+        record = ran[member]
         if record["status"] != "done":
-            raise results.RecordError(
+            raise records.RecordError(
                 f"{folder(member)}: this net failed: {record['status']['failed']}"
             )
         nets.append(_restored(experiment, folder(member)))
@@ -272,7 +272,7 @@ def _read(folder: Path | str) -> tuple[Any, Experiment | Study]:
     except ConfigError:
         raise
     except MALFORMED as error:
-        if isinstance(error, results.RecordError | data.DataError):
+        if isinstance(error, files.FileError | data.DataError):
             raise
         text = " ".join(str(error).split())
         raise ConfigError(

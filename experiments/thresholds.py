@@ -16,18 +16,13 @@ import jax
 import numpy as np
 from jax import random
 
-from experiments import structured
-from experiments.build import ConfigError, call, pick
+from experiments import cuts
 from experiments.core import Net
 from experiments.running import restore
+from experiments.spec import ConfigError, call, pick
 from vnets import checkpoint, edits, evaluate, overview
 from vnets.data import Split, Stream
-from vnets.posteriors import (
-    Dropout,
-    Gaussian,
-    Multiplicative,
-    Posterior,
-    Scaled,
+from vnets.nodes import (
     log_alpha,
 )
 
@@ -44,7 +39,7 @@ class Layer:
       name: its path.
       mean: of the weights, [..., I, O].
       log_alpha: of the weights, [..., I, O]; where units are cut, what decides of the
-        unit that a weight belongs to (`edits.unit_uselessness`).
+        unit that a weight belongs to (`nodes.Posterior.uselessness`).
       kind: what is cut, "weights" or "units".
     """
 
@@ -79,7 +74,7 @@ class Choice:
     images: str
 
 
-MEASURES = {"weights": log_alpha, "units": edits.unit_uselessness}
+MEASURES = {"weights": log_alpha, "units": lambda node: node.uselessness()}
 
 
 def layers_of(params, kind: str = "weights", order: Sequence[str] = ()) -> list[Layer]:
@@ -113,20 +108,13 @@ def _measured(params, kind: str) -> list[Layer]:
     """`layers_of`, which may be none."""
     found = []
     for name, node in edits.noisy_layers(params).items():
-        if kind == "units" and not _has_units(node):
+        if kind == "units" and not node.has_units:
             continue
         value = np.broadcast_to(np.asarray(MEASURES[kind](node)), node.shape)
         if np.isfinite(value).any():
             mean = np.asarray(edits.mean_of(node).mean)
             found.append(Layer(name, mean, value, kind))
     return found
-
-
-def _has_units(node: Posterior) -> bool:
-    """False where `edits.prune_units` decides nothing."""
-    if isinstance(node, Scaled):
-        return not isinstance(node.scale, Dropout)
-    return isinstance(node, Gaussian | Multiplicative)
 
 
 def kind_of(config, params) -> str:
@@ -164,7 +152,7 @@ def choose(
     pick("kind", kind, MEASURES)
     if tolerance < 0:
         raise ConfigError(f"the accuracy to give up must be at least 0: {tolerance}")
-    prune = structured.CUTS[kind]
+    prune = cuts.CUTS[kind]
     layers = layers_of(net.params, kind, _order(net))
     variables = {"params": net.params, **net.collections}
     call("model.posteriors", lambda: jax.eval_shape(prune(0.0), net.params), {})

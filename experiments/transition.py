@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vnets import backend
-from vnets.edits import path_name, without_mean
+from vnets import backend, tree
+from vnets.edits import without_mean
 from vnets.evaluate import to_float
 from vnets.layers import TEST, call_path
-from vnets.posteriors import Multiplicative, Posterior, is_posterior
+from vnets.nodes import Multiplicative, Posterior
 from vnets.types import Array, Key, choose
 
 IMAGES = 2000  # of the test set, for the information of the two channels
@@ -35,12 +35,7 @@ def dense_node(params, layer: str) -> Posterior:
     Raises:
       ValueError: there is no such layer; the message names those there are.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    nodes = {
-        path_name(path): node
-        for path, node in leaves
-        if is_posterior(node) and len(node.shape) == 2
-    }
+    nodes = {at.name: node for at, node in tree.nodes(params) if len(node.shape) == 2}
     return choose("dense layer", layer, nodes)
 
 

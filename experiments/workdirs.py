@@ -8,49 +8,41 @@ processes that want the same run one holds it at a time (`held`).
 import contextlib
 import errno
 import fcntl
-import functools
 import json
 import os
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.build import ConfigError
+from experiments import records
 from experiments.config_files import load_config
-from vnets import checkpoint, files, monitor, parallel, results
+from experiments.spec import ConfigError
+from vnets import checkpoint, files, monitor, parallel
 
 RECORD, CONFIG = "record.json", "config.json"
 WRITTEN = (RECORD, CONFIG, monitor.METRICS)  # at once, by way of a temporary file
 NON_FINITE = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}  # of JSON, plain
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
-# Fields that came after the first records, by the value that means what was done
-# before: there they are no part of what identifies a row, and its records stay its own.
-LATER = (("precision", "float32"), ("remat", False), ("optimizer.accumulate", 1))
 
 
 def plain_config(config) -> dict[str, Any]:
-    """The config without its seed, as plain JSON types: what identifies a row.
+    """The config without its seed, as plain JSON types.
 
     A run that starts from other nets depends on their configs too: `net_configs` has
     the hash of each.
     """
     plain = config.to_dict()
     plain.pop("seed", None)
-    for path, before in LATER:
-        *groups, field = path.split(".")
-        held = functools.reduce(lambda d, name: d.get(name, {}), groups, plain)
-        if held.get(field) == before:
-            del held[field]
     runs = sorted({spec["run"] for spec in plain.get("nets", {}).values()})
     if runs:
         plain["net_configs"] = {
-            run: results.config_hash(plain_config(load_config(f"{run},{config.scale}")))
+            run: records.config_hash(plain_config(load_config(f"{run},{config.scale}")))
             for run in runs
         }
     return json.loads(json.dumps(plain), parse_constant=NON_FINITE.__getitem__)
@@ -75,16 +67,16 @@ def _there(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise results.RecordError(f"cannot read {path}: {error.strerror}") from error
+        raise records.RecordError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _marked(path: Path) -> dict[str, Any]:
     """What `claim` wrote: config and environment."""
     try:
-        held = json.loads(results.read_text(path))
+        held = json.loads(files.read_text(path))
         return {name: held[name] for name in ("config", "environment")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise results.RecordError(f"{path} is damaged: {error}") from error
+        raise records.RecordError(f"{path} is damaged: {error}") from error
 
 
 def _unplain(value) -> Any:
@@ -105,7 +97,7 @@ def claim(folder: Path, plain: dict) -> dict:
 
     Raises:
       ConfigError: the folder holds a run of another config, naming what differs.
-      RecordError: the mark is damaged; WorkdirError: it cannot be written.
+      RecordError: the mark is damaged; FileError: it cannot be written.
     """
     return parallel.once(lambda: _claim(folder, plain))
 
@@ -114,25 +106,31 @@ def _claim(folder: Path, plain: dict) -> dict:
     path = folder / CONFIG
     if _there(path):
         held = _marked(path)
-        if held["config"] != plain:
-            differing = ", ".join(_differences(held["config"], plain))
+        if not _same(held["config"], plain):
+            old, new = records.identity(held["config"]), records.identity(plain)
+            differing = ", ".join(_differences(old, new))
             raise ConfigError(
                 f"workdir {folder} holds a run of another config (it differs in "
                 f"{differing}); choose another workdir or remove that one"
             )
         return held["environment"]
     checkpoint.check_workdir(folder, ())
-    environment = results.environment()
+    environment = records.environment()
     content = {"config": plain, "environment": environment}
-    results.write_text(path, json.dumps(content, indent=1))
+    files.write_text(path, json.dumps(content, indent=1))
     return environment
 
 
-def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:
+def _same(a: Any, b: dict) -> bool:
+    """Whether a config of a mark is this one, whichever version of records wrote it."""
+    return isinstance(a, dict) and records.identity(a) == records.identity(b)
+
+
+def _differences(a: Mapping, b: Mapping, prefix: str = "") -> list[str]:
     names = []
     for key in sorted(set(a) | set(b)):
         one, other = a.get(key), b.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
             names += _differences(one, other, f"{prefix}{key}.")
         elif one != other:
             names.append(f"{prefix}{key}")
@@ -216,7 +214,7 @@ def _lock(file, folder: Path) -> None:
         )
 
 
-def held_record(folder: Path, config) -> results.Record | None:
+def held_record(folder: Path, config) -> records.Record | None:
     """The folder's record if it is of this config, be it of a failed run.
 
     Of several processes the first looks, so that all go the same way.
@@ -227,12 +225,12 @@ def held_record(folder: Path, config) -> results.Record | None:
     return parallel.once(lambda: _held_record(Path(folder), config))
 
 
-def _held_record(folder: Path, config) -> results.Record | None:
+def _held_record(folder: Path, config) -> records.Record | None:
     path = folder / RECORD
     if not _there(path):
         return None
-    record = results.read(path)
-    same = record["config_hash"] == results.config_hash(plain_config(config))
+    record = records.read(path)
+    same = record["config_hash"] == records.config_hash(plain_config(config))
     return record if same else None
 
 
@@ -242,7 +240,7 @@ def other_config(folder: Path, config) -> dict[str, Any] | None:
     if not _there(path):
         return None
     marked = _marked(path)["config"]
-    return None if marked == plain_config(config) else marked
+    return None if _same(marked, plain_config(config)) else marked
 
 
 def set_aside(folder: Path, config, stale: Path) -> Path | None:
@@ -254,7 +252,7 @@ def _set_aside(folder: Path, config, stale: Path) -> Path | None:
     other = other_config(folder, config)
     if other is None:
         return None
-    name = "-".join((*folder.parts[-4:], results.config_hash(other)[:8]))
+    name = "-".join((*folder.parts[-4:], records.config_hash(other)[:8]))
     target = stale / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():

@@ -22,7 +22,7 @@ from experiments import cli
 from experiments.bench import report, suite, timing
 from experiments.ranges import INDEX
 from experiments.tables import outcomes, pages, reading
-from vnets import results
+from vnets import files
 
 ONLY = flags.DEFINE_list("only", list(suite.MODULES), "Which benchmarks to run.")
 ROUNDS = cli.define_number("rounds", 0, "Rounds; 0: each benchmark's own.", INDEX)
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     timing.prepare()  # before JAX starts
     try:
         report.require_writable(Path(OUT.value))
-    except results.RecordError as error:
+    except files.FileError as error:
         print(error, file=sys.stderr)
         return 1
     if len(ONLY.value) > 1:
@@ -63,7 +63,7 @@ def _measure(name: str) -> int:
     try:
         measured = report.measure(name, quick=QUICK.value, rounds=ROUNDS.value)
         path = report.save(Path(OUT.value), measured)
-    except (timing.BenchError, results.RecordError) as error:
+    except (timing.BenchError, files.FileError) as error:
         print(error, file=sys.stderr)
         return 1
     console = Console()

@@ -51,7 +51,7 @@ THREADS = cli.define_number("threads", 1, "For the latency.", ranges.COUNT)
 
 def main(argv: list[str]) -> int:
     from experiments import compress, show
-    from vnets import results
+    from vnets import files
 
     cli.no_arguments(argv)
     out = Path(OUT.value)
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         tolerance=TOLERANCE.value,
         threads=THREADS.value,
     )
-    results.write_text(out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    files.write_text(out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     show.compression(report)
     return 0
 

@@ -51,8 +51,8 @@ SLURM = {
 
 
 def main(argv: list[str]) -> int:
-    from experiments.build import ConfigError
     from experiments.launch import local, plan, slurm
+    from experiments.spec import ConfigError
 
     cli.no_arguments(argv)
     if (CONFIG.value is None) == (TABLE.value is None):

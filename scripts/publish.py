@@ -14,11 +14,10 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments import cli
+from experiments import cli, records
 from experiments.config_files import scale_folder, split_run
 from experiments.tables import reading
 from experiments.tables.specs import TableError
-from vnets import results
 
 TABLE = flags.DEFINE_string("table", None, "Table by name.", required=True)
 SCALE = cli.define_scale(None, "Scale by name.", required=True)
@@ -41,14 +40,14 @@ def main(argv: list[str]) -> int:
     paths = [
         path
         for folder in sorted(folders)
-        for path in results.find(folder)
+        for path in records.find(folder)
         if (folder.parent.name, path.relative_to(folder).parts[0]) in variants
     ]
     if not paths:
         names = ", ".join(map(str, sorted(folders)))
         print(f"no records of this table in {names}", file=sys.stderr)
         return 1
-    done = results.publish(paths, RESULTS.value, runs=runs, replace=REPLACE.value)
+    done = records.publish(paths, RESULTS.value, runs=runs, replace=REPLACE.value)
     for path in done.written:
         print(f"written    {path}")
     for path in done.unchanged:

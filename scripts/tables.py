@@ -17,9 +17,9 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments import cli
+from experiments.records import RecordError
 from experiments.tables import outcomes, pages, reading, terminal
 from experiments.tables.specs import TableError
-from vnets import results
 
 TABLE = flags.DEFINE_string("table", "", "Table by name; empty: all with records.")
 SCALE = flags.DEFINE_string("scale", "", "Scale by name; empty: all with records.")
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             return 0
         if not found:
             wanted = f"<table>/{SCALE.value or '<scale>'}"
-            raise results.RecordError(f"no records in {RECORDS.value}/{wanted}")
+            raise RecordError(f"no records in {RECORDS.value}/{wanted}")
         committed = Path(RECORDS.value).resolve() == pages.RESULTS
         if CHECK.value:
             everything = committed and not (TABLE.value or SCALE.value)
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
             terminal.show(*item)
         if committed:
             pages.update(outcomes.all_of(reading.select(), "", pages.RESULTS))
-    except ValueError as error:  # RecordError, TableError
+    except ValueError as error:  # FileError, TableError
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -32,7 +32,7 @@ ANIMATE = flags.DEFINE_bool("animate", False, "Also draw the weights over traini
 
 def main(argv: list[str]) -> int:
     from experiments import show, thresholds, weight_figures
-    from vnets import results
+    from vnets import files
 
     cli.no_arguments(argv)
     folder = Path(WORKDIR.value)
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         "chosen": choice.chosen,
         "rows": choice.rows,
     }
-    results.write_text(output / "threshold.json", json.dumps(numbers, indent=1))
+    files.write_text(output / "threshold.json", json.dumps(numbers, indent=1))
     written = ["threshold.png", "weights.png", "threshold.json"]
     if frames:
         weight_figures.save_animation(frames, output / "weights.gif", limit, title)

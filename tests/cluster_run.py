@@ -24,8 +24,8 @@ from vnets import (
     data,
     evaluate,
     nets,
+    nodes,
     parallel,
-    posteriors,
     priors,
     sources,
     train,
@@ -54,7 +54,7 @@ def main(folder: Path, kind: str, mesh=None, dies_at: int = 0) -> dict:
     """Trains on the digits; kind is "resident", "streamed" or "seeds": side by side."""
     digits = data.load("digits").train
     split = data.Split(digits.inputs[:N, ::4, ::4], digits.target[:N])
-    model = nets.MLP((16,), 10, posteriors={"dense1": posteriors.gaussian(-4.0)})
+    model = nets.MLP((16,), 10, posteriors={"dense1": nodes.gaussian(-4.0)})
     made: set = set()
     epochs_done = []
     resident = sources.Resident(split, BATCH)

@@ -9,7 +9,7 @@ from jax import random
 from vnets import compact, plan
 from vnets.nets import MLP, LeNet5, ResNet
 from vnets.nets.chain import Chain
-from vnets.posteriors import Point
+from vnets.nodes import Point
 
 SHAPE = (28, 28, 1)
 # Survivors of sparse variational dropout, about: some 1,800 of LeNet-5's 430,500.

@@ -8,11 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Six runs of a second, without training: three of these, two seeds each.
 QUICK = """
-from configs import kl_approximations, lenet5_mnist
+from configs import common, kl_approximations
 
 SCALES = ("quick",)
 VARIANTS = ("log_uniform", "log_uniform_2016", "ard")
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 
 
 def get_config(which):
@@ -22,17 +22,17 @@ def get_config(which):
 """
 # Six that train; half of them start from others.
 TRAINED = """
-from configs import lenet5_mnist
+from configs import common
 
 SCALES = ("quick",)
 VARIANTS = ("warm", "variance", "dropout")
-sweep = lenet5_mnist.all_of(VARIANTS)
+sweep = common.all_of(VARIANTS)
 KINDS = {"dropout": {"kind": "dropout", "rate": 0.5}}
 
 
 def get_config(which):
-    variant, scale = lenet5_mnist.split(which, VARIANTS)
-    config = lenet5_mnist.base(variant, scale)
+    variant, scale = common.split(which, VARIANTS)
+    config = common.classifier(variant, scale)
     kind = KINDS.get(variant, {"kind": "variance"})
     config.model = {"name": "mlp", "widths": (8,), "posteriors": {"dense1": kind}}
     config.epochs, config.chunk_steps, config.probe.every = 200, 1, 100

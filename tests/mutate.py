@@ -30,15 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # Modules under vnets, by pattern, and the files of tests that are about them, the
 # quickest first. A module belongs to the first row that matches it.
 MODULES = (
-    (
-        "posteriors",
-        "test_posteriors test_estimators test_matching test_pruned test_priors",
-    ),
-    ("scales", "test_scales"),
-    ("priors", "test_priors test_group_priors"),
-    ("normal_priors", "test_normal_priors test_pruned test_priors"),
-    ("group_priors", "test_group_priors test_pruned test_priors"),
-    ("student_t", "test_priors"),
+    ("nodes/positive", "test_scales test_node_laws"),
+    ("nodes/[!_]*", "test_node_laws test_nodes test_matching test_pruned"),
+    ("tree", "test_tree test_vector_walks"),
+    ("noise", "test_noise test_node_laws"),
+    ("priors/fitted", "test_normal_priors test_pruned test_priors"),
+    ("priors/units", "test_group_priors test_pruned test_priors"),
+    ("priors/[!_]*", "test_priors test_node_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     ("edits", "test_edits test_prune_units test_vector_walks"),
     ("loss", "test_loss test_targets"),
@@ -51,20 +49,15 @@ MODULES = (
         "test_golden test_properties test_compact test_compact_files",
     ),
 )
-# (module, function, line before, line after): why no test can tell the two apart.
+# (function, line before, line after): why no test can tell the two apart.
 _ENDS = "low, high = np.arcsinh((mean + np.array([[[{}]], [[{}]]]) * _TAIL) / t ** 0.5)"
-EQUIVALENT: dict[tuple[str, str, str, str], str] = {
-    ("student_t", "_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(*ends)): (
-        "an integral from farther out, over a tail that is nothing in float32"
-    )
-    for ends in ((-2, 1), (-1, 2))
-} | {
-    (
-        "estimators",
-        "per_example_sampling",
-        "one = jax.checkpoint(one, prevent_cse=False)",
-        "one = jax.checkpoint(one, prevent_cse=True)",
-    ): "it is slower, and the values are the same",
+_TYPED = "@dataclass_transform(frozen_default={}, field_specifiers=(static,))"
+_REMAT = "one = jax.checkpoint(one, prevent_cse={})"
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(-2, 1)): "the tail is nothing",
+    ("_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(-1, 2)): "the tail is nothing",
+    ("node_type", _TYPED.format(True), _TYPED.format(False)): "for type checkers",
+    ("per_example_sampling", _REMAT.format(False), _REMAT.format(True)): "slower",
 }
 COMPARED = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
@@ -151,11 +144,11 @@ class Mutant:
 
     def __str__(self) -> str:
         line = getattr(self.node, "lineno", 0)
-        module, function, before, after = self.name
-        return f"vnets/{module}.py:{line} {function}:\n    {before}\n    {after}"
+        function, before, after = self.name
+        return f"vnets/{self.module}.py:{line} {function}:\n    {before}\n    {after}"
 
     @functools.cached_property
-    def name(self) -> tuple[str, str, str, str]:
+    def name(self) -> tuple[str, str, str]:
         """As in `EQUIVALENT`: with the line of the statement, before and after."""
         whole = self.place.statement
         before = ast.unparse(whole)
@@ -164,7 +157,7 @@ class Mutant:
         self.place.put(self.node)
         lines = zip(before.splitlines(), after.splitlines(), strict=True)
         [(old, new)] = [pair for pair in lines if pair[0] != pair[1]]
-        return self.module, self.place.function, old.strip(), new.strip()
+        return self.place.function, old.strip(), new.strip()
 
 
 def source_of(module: str) -> str:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core
+from experiments import core, datasets
+from experiments import spec as parts
 from experiments.config_files import load_config
 from vnets import attacks, evaluate
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, ZeroMean
+from vnets.nodes import Gaussian, Point, ZeroMean
 from vnets.predictor import Predictor
 
 VARIANTS = (
@@ -39,7 +40,7 @@ def small(variant="variance_ensemble", **changes):
 
 @pytest.fixture(scope="module")
 def dataset():
-    return core.load_data(small().dataset)
+    return datasets.load_data(small().dataset)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_every_row_is_attacked_alike(variant, scale):
     ],
 )
 def test_bad_values_name_the_field_and_the_valid_ones(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(small(**changes))
     for word in words:
         assert word in str(caught.value)

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import random
 
-from vnets import attacks, nets, posteriors
+from vnets import attacks, nets, nodes
 from vnets.layers import TEST
 
 B, D = 64, 20
@@ -202,7 +202,7 @@ def images():
 
 @pytest.mark.parametrize(
     "posterior",
-    [posteriors.variance(), posteriors.dropout(0.5), posteriors.gaussian(-2.0)],
+    [nodes.variance(), nodes.dropout(0.5), nodes.gaussian(-2.0)],
     ids=["variance", "dropout", "gaussian"],
 )
 def test_an_attack_through_noise_stays_in_the_ball_and_repeats(posterior, images):
@@ -234,7 +234,7 @@ def test_an_attack_through_noise_stays_in_the_ball_and_repeats(posterior, images
 def test_examples_are_attacked_one_by_one(images):
     """Neither the batch nor its order matters."""
     x, label = images
-    log_p = predictor(posteriors.point(), 1)
+    log_p = predictor(nodes.point(), 1)
 
     def attack(x, label):
         return attacks.fgsm(log_p, x, label, 0.1, random.key(0))
@@ -245,7 +245,7 @@ def test_examples_are_attacked_one_by_one(images):
 def test_no_updates_are_refused(images):
     with pytest.raises(ValueError, match="at least 1, not 0"):
         attacks.iterated(
-            predictor(posteriors.point(), 1),
+            predictor(nodes.point(), 1),
             *images,
             epsilon=0.1,
             step=0.1,
@@ -259,7 +259,7 @@ def test_foolbox_finds_the_same_images(images):
     import foolbox
 
     x, _ = images
-    log_p = predictor(posteriors.point(), 1)
+    log_p = predictor(nodes.point(), 1)
 
     def logits(x):
         return log_p(x, random.key(0))[0]

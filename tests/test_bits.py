@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets import bits, edits, scales
+from vnets import bits, edits, nodes
 from vnets.bits import Bits
-from vnets.posteriors import Gaussian, Point, gaussian, point
+from vnets.nodes import Gaussian, Point, gaussian, point
 
 FULL = Bits(24, 8)
 
@@ -74,7 +74,7 @@ def make_params():
     return {
         "a": {"kernel": wide.replace(mean=mean, log_var=log_var), "bias": jnp.ones(3)},
         "b": {"kernel": Point(jnp.asarray([[0.3, 0.0], [-0.07, 1.9]]))},
-        "c": {"kernel": scales.group_normal_jeffreys()(random.key(0), (4, 2))},
+        "c": {"kernel": nodes.group_normal_jeffreys()(random.key(0), (4, 2))},
     }
 
 
@@ -89,25 +89,27 @@ def test_layer_bits_count_what_is_kept():
 
 def test_quantize_rounds_every_layer_and_no_bias():
     params = make_params()
-    same = bits.quantize(FULL)(params)
+    same = bits.rounded_to(FULL)(params)
     quiet = edits.mean_only(params)
     jax.tree.map(np.testing.assert_array_equal, same, quiet)
     by_layer = {"a": Bits(1, 8), "b": Bits(2, 8), "c": FULL}
-    found = bits.quantize(by_layer)(params)
+    found = bits.rounded_to(by_layer)(params)
     np.testing.assert_array_equal(found["a"]["kernel"].mean[1], [0.25] * 3)
     np.testing.assert_array_equal(
         found["b"]["kernel"].mean, np.float32([[0.25, 0], [-0.0625, 2.0]])
     )
     np.testing.assert_array_equal(found["a"]["bias"], params["a"]["bias"])
-    with pytest.raises(ValueError, match="no bits for layer 'c'"):
-        bits.quantize({"a": FULL, "b": FULL})(params)
+    with pytest.raises(ValueError, match=r"given for .*'a', 'b'.* the layers are"):
+        bits.rounded_to({"a": FULL, "b": FULL})(params)
     for wrong in (Bits(0, 8), Bits(3, -1)):
         with pytest.raises(ValueError, match="1 or more bits"):
-            bits.quantize(wrong)
+            bits.rounded_to(wrong)
 
 
 def test_nothing_kept():
     node = edits.prune(-100.0)({"a": {"kernel": gaussian()(random.key(0), (2, 3))}})
     assert bits.layer_bits(node)["a"] == Bits(24, 0)
-    zero = bits.quantize(Bits(3, 0))({"a": {"kernel": point()(random.key(0), (2, 3))}})
+    zero = bits.rounded_to(Bits(3, 0))(
+        {"a": {"kernel": point()(random.key(0), (2, 3))}}
+    )
     assert not np.any(zero["a"]["kernel"].mean)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import random
 from train_tasks import fit, make_split
 
-from vnets import compact, nets, posteriors, priors, sources, train
+from vnets import compact, nets, nodes, priors, sources, train
 from vnets.evaluate import EvalSpec, elbo, evaluate, standard_evals
 from vnets.layers import TEST, TRAIN, Mode, call, deterministic, stochastic, training
 from vnets.likelihoods import Categorical
@@ -17,7 +17,7 @@ from vnets.loss import forward, neg_elbo
 
 KEY = random.key(0)
 EXAMPLE = jnp.zeros((1, 4, 4, 1), jnp.float32)
-GAUSSIAN = {"head": posteriors.gaussian(-6.0)}
+GAUSSIAN = {"head": nodes.gaussian(-6.0)}
 
 
 class Net(nn.Module):
@@ -233,13 +233,13 @@ class Latent(nn.Module):
 
 def test_other_random_streams_are_named():
     x = jnp.ones((2, 3))
-    net = stochastic(call(Latent(), rngs=["latent"]), {"head": posteriors.point()})
+    net = stochastic(call(Latent(), rngs=["latent"]), {"head": nodes.point()})
     variables = net.init(random.key(0), x)
     ask = lambda n, i: n.apply(variables, x, rngs={"noise": random.key(i)})  # noqa: E731
     assert np.any(ask(net, 1) != ask(net, 2))
     np.testing.assert_array_equal(ask(net, 1), ask(net, 1))
     with pytest.raises(ValueError, match=r"latent.*layers.call\(model, rngs="):
-        ask(stochastic(Latent(), {"head": posteriors.point()}), 1)
+        ask(stochastic(Latent(), {"head": nodes.point()}), 1)
 
 
 class Two(nn.Module):
@@ -282,9 +282,9 @@ def test_several_inputs_train_and_are_tested(named, one_device):
     [
         stochastic(
             nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(4)]),
-            {"layers_1": posteriors.gaussian()},
+            {"layers_1": nodes.gaussian()},
         ),
-        nets.MLP(widths=[3], classes=4, posteriors={"dense1": posteriors.gaussian()}),
+        nets.MLP(widths=[3], classes=4, posteriors={"dense1": nodes.gaussian()}),
     ],
     ids=["sequential", "own net"],
 )

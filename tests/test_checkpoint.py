@@ -11,7 +11,7 @@ from train_tasks import fit, make_split, make_task
 
 from vnets import checkpoint, train
 from vnets.checkpoint import Checkpoints, DamagedError
-from vnets.posteriors import Gaussian, Point
+from vnets.nodes import Gaussian, Point
 
 ONES = jnp.ones((3, 4), jnp.float32)
 TREE = {"dense": {"kernel": Gaussian(ONES, ONES)}, "step": jnp.int32(3)}

@@ -7,11 +7,11 @@ import pytest
 from jax import random
 
 from experiments import core
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 from vnets import compact, nets
 from vnets.layers import Mode
-from vnets.posteriors import ZeroMean
+from vnets.nodes import ZeroMean
 
 
 def config(variant, scale="quick"):

@@ -13,11 +13,12 @@ from compact_nets import NETS, SHAPE, case, close, inputs, lenet5, sparse
 from flax import linen as nn
 from jax import random
 
-from vnets import compact, plan, soft_sharing
+from vnets import compact, plan
 from vnets.compact import predict
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
-from vnets.posteriors import Dropout, Gaussian, Point, Scaled, ZeroMean
+from vnets.nodes import Dropout, Gaussian, Point, Scaled, ZeroMean
+from vnets.priors import soft_sharing
 
 
 def test_parts_of_nets_do_not_change_and_are_compared_by_identity():

@@ -11,11 +11,12 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import artifact, compress, core, latency, running, show, workdirs
-from experiments.build import ConfigError
+from experiments import compress, core, latency, running, show, workdirs
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
+from experiments.studies import artifact
 from experiments.tables import reading
-from vnets import checkpoint, compact, data, edits, plan, posteriors, scales
+from vnets import checkpoint, compact, data, edits, nodes, plan
 from vnets.nets.chain import Chain
 
 RUN = "configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
@@ -157,8 +158,8 @@ def test_dense_numpy_is_the_dense_net():
 @pytest.mark.parametrize(
     ("make", "kind", "has"),
     [
-        (scales.structured(), "structured", {"all"}),
-        (posteriors.gaussian(), "log_uniform", {"all", "left"}),
+        (nodes.structured(), "structured", {"all"}),
+        (nodes.gaussian(), "log_uniform", {"all", "left"}),
     ],
 )
 def test_description_length_leaves_out_factors(make, kind, has):
@@ -261,9 +262,9 @@ def test_a_study_of_files_refuses_what_does_not_fit(changes, words):
 
 def test_a_threshold_is_of_units_where_only_they_are_noisy():
     config = load_config("configs/vd_mnist.py:vd_a_100,quick")
-    scale = posteriors.AdaptiveDropout(jnp.asarray([-9.0, 9.0, -9.0]), 3, 2)
-    weight = posteriors.Point(jnp.ones((3, 2), jnp.float32))
-    params = {"dense1": {"kernel": posteriors.Scaled(scale, weight, "in", "example")}}
+    scale = nodes.AdaptiveDropout(jnp.asarray([-9.0, 9.0, -9.0]), 3, 2)
+    weight = nodes.Point(jnp.ones((3, 2), jnp.float32))
+    params = {"dense1": {"kernel": nodes.Scaled(scale, weight, "in", "example")}}
     found = compress._pruning(config, params, 3.0)(params)["dense1"]["kernel"]
     np.testing.assert_array_equal(found.mean, [[1, 1], [0, 0], [1, 1]])
 

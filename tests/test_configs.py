@@ -10,7 +10,8 @@ import pytest
 from claims import every
 from jax import random
 
-from experiments import build, core
+from experiments import config_files, core
+from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.tables import reading
 from vnets import data, parallel, train
@@ -45,7 +46,7 @@ class FakeStream(data.Stream):
 
 
 def modules():
-    for path in sorted((ROOT / "configs").glob("*.py")):
+    for path in map(ROOT.joinpath, config_files.names()):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -320,12 +321,12 @@ def quick(**changes):
     ],
 )
 def test_bad_values_name_the_field_and_the_valid_ones(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(quick(**changes))
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_prior_that_does_not_fit_is_refused_before_training():
-    with pytest.raises(build.ConfigError, match=r"config.prior: .*ZeroMean"):
+    with pytest.raises(parts.ConfigError, match=r"config.prior: .*ZeroMean"):
         core.build(quick(prior="log_uniform_2015"))

@@ -9,9 +9,11 @@ import pytest
 from jax import random
 
 from configs import variance_lenet5
-from experiments import build, core
+from experiments import core
+from experiments import spec as parts
 from experiments.tables import reading
-from vnets import noise, posteriors, priors, train
+from vnets import edits, estimators, nets, nodes, noise, priors, train
+from vnets.layers import Mode
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def example(monkeypatch):
     registries = (
         noise.FAMILIES,
         priors.PRIORS,
-        build.EDITS,
+        edits.EDITS,
         variance_lenet5.NOISE,
         variance_lenet5.ESTIMATORS,
     )
@@ -38,24 +40,42 @@ def example(monkeypatch):
 def test_the_noise_family_is_known_by_name(example, assert_moments):
     draws = noise.sampler("laplace")(random.key(0), (20000, 3), jnp.float32)
     assert_moments(draws, 0.0, 1.0)
-    node = posteriors.variance(noise="laplace")(random.key(0), (4, 3))
+    node = nodes.variance(noise="laplace")(random.key(0), (4, 3))
     assert node.sample(random.key(1)).shape == (4, 3)
 
 
-def test_the_prior_is_the_best_normal_one(example):
-    node = posteriors.gaussian(log_var=-2.0)(random.key(0), (6, 5))
-    mean, var = node.moments()
-    best = float(jnp.sqrt(jnp.mean(jnp.square(mean) + var)))
-    ours = build.prior("fitted_normal")(node)
-    np.testing.assert_allclose(ours, priors.standard_normal(best)(node), rtol=1e-5)
-    for other in (0.9 * best, 1.1 * best):
-        assert ours < priors.standard_normal(other)(node)
+def test_the_node_is_known_to_every_walk(example, assert_moments):
+    node = example["drop_connect"](0.3)(random.key(0), (4, 3))
+    draws = node.sample(random.key(1), (20_000,))
+    assert_moments(draws, *node.moments())
+    params = {"dense1": {"kernel": node}}
+    silent = edits.mean_only(params)["dense1"]["kernel"]
+    np.testing.assert_array_equal(silent.mean, node.moments()[0])
+    with pytest.raises(TypeError, match="scale_noise: no rule for DropConnect"):
+        edits.scale_noise(0.5)(params)
+    assert float(priors.kl(params, priors.log_uniform)) == 0
+    net = nets.MLP((4,), 2, posteriors={"dense1": example["drop_connect"](0.3)})
+    x, rngs = jnp.ones((5, 3)), {"params": random.key(0), "noise": random.key(1)}
+    mode = Mode(estimator=estimators.per_example_sampling)
+    y, _ = net.init_with_output(rngs, x, mode)
+    assert len(np.unique(y, axis=0)) > 1
+
+
+def test_the_prior_is_a_density(example):
+    node = nodes.gaussian(log_var=-2.0)(random.key(0), (6, 5))
+    params = {"dense1": {"kernel": node}}
+    prior = parts.prior("two_scales")
+    assert np.isfinite(float(priors.kl(params, prior, random.key(1))))
+    one = parts.prior({"kind": "two_scales", "wide": 0.7, "narrow": 0.7})
+    expected = random.normal(random.key(2), (4,))
+    normal = -0.5 * (expected / 0.7) ** 2 - np.log(0.7 * (2 * np.pi) ** 0.5)
+    np.testing.assert_allclose(one.log_prob(expected), normal, rtol=1e-5)
 
 
 def test_the_edit_is_known_by_name(example):
-    node = posteriors.gaussian()(random.key(0), (6, 5))
+    node = nodes.gaussian()(random.key(0), (6, 5))
     params = {"dense1": {"kernel": node}}
-    change = build.edit("nets.start", {"edit": "rounded"})
+    change = parts.edit("nets.start", {"edit": "rounded"})
     rounded = change(params, random.key(1))["dense1"]["kernel"].mean
     np.testing.assert_allclose(rounded, np.round(node.mean, 2), atol=1e-6)
     assert float(jnp.max(jnp.abs(rounded - node.mean))) > 0

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import conv_lrt, core
-from experiments.build import ConfigError
+from experiments import core
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
+from experiments.studies import conv_lrt
 from vnets import ops
 from vnets.estimators import weight_sampling
 from vnets.nets import MLP
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 
 DRAWS = 4000
 
@@ -66,7 +67,7 @@ def test_the_study_measures_all_that_its_table_shows():
     config.evals.samples, config.covariance.images, config.cost.rounds = 2, 4, 1
     config.training.batch_size = 8
     study = core.build(config)
-    model = conv_lrt.classifier.build(config.training)
+    model = conv_lrt.classify.build(config.training)
     params, collections = model.init(random.key(0))
     net = core.Net(model.model, params, collections)
     measured = study.measure({"net": [net]}, random.key(1))

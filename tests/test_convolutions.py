@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import random
 
 from tests.test_ops import FORMS
-from vnets import layers, nets, ops, posteriors
+from vnets import layers, nets, nodes, ops
 from vnets.estimators import ESTIMATORS, lrt
 from vnets.layers.convolutions import convolution
 
@@ -104,7 +104,7 @@ def test_the_op_is_that_of_flax(name):
 
 def drawn(name, estimator):
     _, op, x, w = problem(name)
-    node = posteriors.Gaussian(w, jnp.full(w.shape, -1.0, jnp.float32))
+    node = nodes.Gaussian(w, jnp.full(w.shape, -1.0, jnp.float32))
     keys = random.split(random.key(2), DRAWS)
     draw = functools.partial(estimator, op, node, x)
     return np.asarray(jax.jit(jax.vmap(draw))(keys))
@@ -132,7 +132,7 @@ def test_a_converted_layer_is_that_of_flax_with_noise(name):
     kind, *_, options = LAYERS[name]
     model = kind(FEATURES, bias_init=nn.initializers.ones_init(), name=None, **options)
     x = problem(name)[2]
-    net = layers.stochastic(model, {"*": posteriors.gaussian(-80.0)})
+    net = layers.stochastic(model, {"*": nodes.gaussian(-80.0)})
 
     def loss(params, x):
         return jnp.sum(net.apply({"params": params}, x, rngs={"noise": random.key(1)}))
@@ -154,7 +154,7 @@ def test_the_bias_joins_the_mean_only():
     """Of a zero input: the noise is the floor's, whatever the bias."""
     kind, size, options = LAYERS["transposed"]
     model = kind(FEATURES, bias_init=nn.initializers.constant(100.0), **options)
-    net = layers.stochastic(model, {"*": posteriors.gaussian(0.0)})
+    net = layers.stochastic(model, {"*": nodes.gaussian(0.0)})
     x = jnp.zeros((2, *size), jnp.float32)
 
     @jax.jit
@@ -168,10 +168,10 @@ def test_the_bias_joins_the_mean_only():
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_estimator_takes_them_and_empty_batches(name, size):
     _, op, x, w = problem(name)
-    units = posteriors.dropout(0.5, posteriors.variance(), axis="out")
+    units = nodes.dropout(0.5, nodes.variance(), axis="out")
     for estimator, make in [
-        *((one, posteriors.gaussian()) for one in OF_A_MEAN),
-        ("magnitude", posteriors.variance()),
+        *((one, nodes.gaussian()) for one in OF_A_MEAN),
+        ("magnitude", nodes.variance()),
         ("weight_sampling", units),
     ]:
         run = functools.partial(ESTIMATORS[estimator], op)
@@ -206,7 +206,7 @@ def test_an_empty_batch_gives_nothing_and_no_gradient(form):
     else:
         op, size, shape = EMPTY[form]
         x, w = jnp.zeros((0, *size), jnp.float32), jnp.ones(shape, jnp.float32)
-    node = posteriors.Gaussian(w, w)
+    node = nodes.Gaussian(w, w)
 
     @jax.jit
     def run(x, node):
@@ -222,8 +222,8 @@ def test_an_empty_batch_gives_nothing_and_no_gradient(form):
 
 def test_empty_batches_go_through_nets():
     """Stochastic biases and flattening included."""
-    noisy = {"conv1": posteriors.gaussian(), "dense1": posteriors.gaussian()}
-    noisy |= {"conv1/bias": posteriors.gaussian(), "dense1/bias": posteriors.gaussian()}
+    noisy = {"conv1": nodes.gaussian(), "dense1": nodes.gaussian()}
+    noisy |= {"conv1/bias": nodes.gaussian(), "dense1/bias": nodes.gaussian()}
     net = nets.LeNet5(posteriors=noisy)
     one = jnp.ones((1, 28, 28, 1), jnp.float32)
     variables = jax.eval_shape(net.init, random.key(0), one)
@@ -266,7 +266,7 @@ def test_empty_batches_go_through_nets():
 def test_what_cannot_be_is_refused_with_its_name(kind, options, message):
     options = {"kernel_size": (3, 3), **options}
     net = layers.stochastic(
-        nn.Sequential([kind(4, **options)]), {"layers_0": posteriors.gaussian()}
+        nn.Sequential([kind(4, **options)]), {"layers_0": nodes.gaussian()}
     )
     x = jnp.ones((2, 5, 5, 4), jnp.float32)
     with pytest.raises(ValueError, match=f"layer 'layers_0': .*{message}"):
@@ -275,7 +275,7 @@ def test_what_cannot_be_is_refused_with_its_name(kind, options, message):
 
 def test_unshared_convolutions_are_named():
     model = nn.Sequential([nn.ConvLocal(4, (3, 3)), nn.Dense(2)])
-    net = layers.stochastic(model, {"layers_0": posteriors.gaussian()})
+    net = layers.stochastic(model, {"layers_0": nodes.gaussian()})
     with pytest.raises(ValueError, match="'layers_0' is a ConvLocal"):
         jax.eval_shape(net.init, random.key(0), jnp.ones((1, 3, 3, 2), jnp.float32))
 
@@ -285,6 +285,6 @@ def test_a_grouped_convolution_has_no_noise_on_its_inputs(groups):
     """Its kernel has a part of the units only, and one unit would be all of them."""
     model = nn.Conv(4, (3, 3), feature_group_count=groups)
     x = jnp.ones((1, 3, 3, 4), jnp.float32)
-    net = layers.stochastic(model, {"*": posteriors.dropout(0.5, axis="in")})
+    net = layers.stochastic(model, {"*": nodes.dropout(0.5, axis="in")})
     with pytest.raises(ValueError, match=f"noise on {4 // groups} units does not fit"):
         jax.eval_shape(net.init, random.key(0), x)

@@ -3,8 +3,8 @@
 import pytest
 
 from experiments import core
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 
 RUN = "configs/lenet5_mnist.py:variance"
 

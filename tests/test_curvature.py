@@ -12,7 +12,7 @@ from jax import random
 from vnets import backend, curvature, edits, evaluate, layers, likelihoods, pooling
 from vnets.data import Split
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import (
+from vnets.nodes import (
     Multiplicative,
     Point,
     ZeroMean,

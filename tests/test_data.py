@@ -28,8 +28,9 @@ from tests.raw_data import (
 from tests.waiting import HANG
 from vnets import data
 from vnets.data import loading, preparation, records
+from vnets.data.files import Files
 from vnets.data.splits import stratified
-from vnets.data.types import Arrays
+from vnets.data.types import Arrays, split_sum
 
 pytestmark = pytest.mark.usefixtures("places")  # not this machine's own data
 
@@ -140,6 +141,77 @@ def test_arrays_of_another_form_are_refused(image, label, words, monkeypatch):
     monkeypatch.setitem(loading.SOURCES, "three", three)  # pyright: ignore
     with pytest.raises(data.DataError, match=words):
         data.load("three")
+
+
+# Tables and tokens, which are read, split and summed like pictures.
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"), [("breast_cancer", (30,), 2), ("diabetes", (10,), 0)]
+)
+def test_tables_are_fixed_splits_of_all_rows(name, shape, classes):
+    whole, parted = data.load(name), data.load(name, validation=50)
+    assert (whole.classes, whole.train.shape) == (classes, shape)
+    assert len(whole.test) == (len(whole.train) + len(whole.test)) // 5
+    kind = np.int32 if classes else np.float32
+    assert (whole.train.inputs.dtype, whole.train.target.dtype) == (np.float32, kind)
+    rows = [x.tobytes() for s in (parted.train, parted.validation) for x in s.inputs]
+    assert sorted(rows) == sorted(x.tobytes() for x in whole.train.inputs)
+    assert len(set(parted.checksum.values())) == 3
+    assert parted.checksum["test"] == whole.checksum["test"]
+
+
+def test_tokens_with_their_lengths_are_read_from_files(places, monkeypatch):
+    """Several arrays as inputs; the sum of a split is that of what it holds."""
+    forms = {"tokens": (np.int32, (5,)), "length": (np.int32, ())}
+    brought = Files("text", forms | {"label": (np.int32, ())}, "anyhow")
+    source = loading.Source(
+        brought, {None: loading.Label("label", 2)}, inputs=tuple(forms)
+    )
+    monkeypatch.setitem(loading.SOURCES, "text", source)  # pyright: ignore
+    (places[0] / "text").mkdir(parents=True)
+    with pytest.raises(data.DataError, match=r"train\.npz"):
+        data.load("text")
+    arrays = {
+        split: {
+            "tokens": np.arange(5 * n).reshape(n, 5),
+            "length": np.arange(n) % 5 + 1,
+            "label": np.arange(n) % 2,
+        }
+        for split, n in {"train": 8, "test": 3}.items()
+    }
+    for split, one in arrays.items():
+        np.savez(places[0] / "text" / f"{split}.npz", **one)
+    loaded = data.load("text")
+    np.testing.assert_array_equal(
+        loaded.test.inputs["tokens"], arrays["test"]["tokens"]
+    )
+    assert (len(loaded.train), loaded.train.inputs["length"].dtype) == (8, np.int32)
+    assert loaded.checksum["train"] == split_sum(loaded.train)
+    changed = arrays["train"] | {"length": np.full(8, 2)}
+    np.savez(places[0] / "text" / "train.npz", **changed)
+    again = data.load("text")
+    assert again.checksum["train"] != loaded.checksum["train"]
+    assert again.checksum["test"] == loaded.checksum["test"]
+    np.savez(places[0] / "text" / "train.npz", **changed | {"length": np.zeros(7, int)})
+    with pytest.raises(data.DataError, match=r"its lengths are int64 \(7,\)"):
+        data.load("text")
+
+
+@pytest.mark.parametrize("length", [[6], [-1]])
+def test_a_length_that_no_sequence_has_is_refused(length):
+    assert data.in_length([0, 2, 3], 3).sum(1).tolist() == [0, 2, 3]
+    with pytest.raises(data.DataError, match="lengths must be within 0 and 5"):
+        data.in_length(length, 5)
+
+
+def test_old_names_say_the_new_ones():
+    split = data.load("digits").test
+    for old, new in {"image": "inputs", "label": "target"}.items():
+        with pytest.raises(AttributeError, match=f"{old} is called {new}"):
+            getattr(split, old)
+    with pytest.raises(AttributeError, match="no pixels"):
+        _ = split.pixels
 
 
 # notMNIST, a test set in a file of arrays.

@@ -11,11 +11,11 @@ from flax import linen as nn
 from jax import random
 
 import vnets
-from vnets import backend, estimators, layers, nets, ops, posteriors
+from vnets import backend, estimators, layers, nets, nodes, ops
 from vnets.pooling import relu_max_pool
 
 SAME = ((1, 1), (1, 1))
-GAUSSIAN = posteriors.gaussian(-2.0)
+GAUSSIAN = nodes.gaussian(-2.0)
 IMAGE, KERNEL = (2, 4, 5, 3), (3, 3, 3, 2)
 
 
@@ -24,7 +24,7 @@ def linear(op):
 
 
 def sampled(estimator, op, x, scale):
-    node = posteriors.ZeroMean(scale)
+    node = nodes.ZeroMean(scale)
     return estimator(op, node, x, random.key(2))
 
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core, uncertainty
-from experiments.build import ConfigError
+from experiments import core
+from experiments import spec as parts
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
+from experiments.studies import uncertainty
 from experiments.tables import reading
 from vnets import backend, data, edits
 from vnets.data import Split
 from vnets.nets import MLP
-from vnets.posteriors import dropout, multiplicative, variance
+from vnets.nodes import dropout, multiplicative, variance
 
 POSTERIORS = {
     "variance": {"dense1": variance()},
@@ -255,8 +257,8 @@ def test_a_magnitude_and_its_gaussian_share_the_deterministic_pass():
 def test_with_a_magnitude_the_deterministic_pass_sees_the_image():
     """That of signed noise gives every image the same answer."""
     config = quick("diversity", "abs_eps")
-    mode = build.mode(config.deterministic.estimator)
-    edit = build.edit("deterministic", config.deterministic)
+    mode = parts.mode(config.deterministic.estimator)
+    edit = parts.edit("deterministic", config.deterministic)
     seeing = summaries([net("abs_eps")], samples=1, mode=mode, edit=edit)
     blind = summaries([net("variance")], samples=1, edit=edits.mean_only)
     assert np.all(blind.log_p == blind.log_p[:1])

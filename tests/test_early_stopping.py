@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import build as parts
-from experiments import classifier, core
+from experiments import core
+from experiments import spec as parts
 from experiments.config_files import load_config
+from experiments.kinds import classify
 from vnets import nets, parallel, priors, sources, train
 from vnets.data import Split
 from vnets.likelihoods import Categorical
@@ -180,17 +181,16 @@ def test_refusals_name_what_is_there(task, one_device):
 
 def test_a_config_watches_the_validation_split_and_tests_on_the_test_set():
     config = load_config("configs/vd_mnist.py:vd_a_100,quick")
-    net = classifier.build(config)
-    assert net.early_stopping == train.EarlyStopping(
+    net = classify.build(config)
+    assert core.build(config).early_stopping == train.EarlyStopping(
         "det", config.early_stopping.patience
     )
     assert net.probed is net.dataset.validation
     assert net.test is net.dataset.test
     assert len(net.dataset.train) + len(net.dataset.validation) == 1437
-    assert core.build(config).early_stopping == net.early_stopping
     config.early_stopping.metric = "accuracy"
     with pytest.raises(parts.ConfigError, match=r"early_stopping.metric.*det"):
-        classifier.build(config)
+        core.build(config)
     config.early_stopping.metric, config.dataset.validation = "det", 0
     with pytest.raises(parts.ConfigError, match=r"dataset\.validation"):
-        classifier.build(config)
+        core.build(config)

@@ -7,65 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
+from node_table import FACTORIES, every_node
 
-from vnets import edits, group_priors, overview, scales
-from vnets.learned_dropout import adaptive_binary_dropout
+from vnets import edits, nodes, overview, priors
 from vnets.nets import MLP
-from vnets.posteriors import (
+from vnets.nodes import (
     Dropout,
     Gaussian,
     Point,
     Scaled,
-    ZeroMean,
-    adaptive_dropout,
     dropout,
     gaussian,
-    is_noisy,
     is_posterior,
-    log_alpha,
     multiplicative,
-    point,
     variance,
 )
 from vnets.priors import kl
 
-SHAPE = (6, 5)
-MAKERS = {
-    "point": point(),
-    "gaussian": gaussian(-2.0),
-    "layer": multiplicative(0.5),
-    "weight": multiplicative(0.5, "weight"),
-    "variance": variance(),
-    "sign": variance("sign"),
-    "dropout": dropout(0.5),
-    "adaptive-dropout": adaptive_dropout(0.4),
-    "adaptive-binary": adaptive_binary_dropout(0.4),
-    "dropout-gaussian": dropout(0.5, gaussian(-2.0)),
-    "dropout-variance": dropout(0.2, variance(), axis="out"),
-}
-
-
-def make_params(names=MAKERS):
-    params = {
-        name: {
-            "kernel": MAKERS[name](random.fold_in(random.key(0), i), SHAPE),
-            "bias": jnp.full((5,), 7.0, jnp.float32),
-        }
-        for i, name in enumerate(names)
-    }
-    if "weight" in params:  # a different alpha for each weight
-        q = params["weight"]["kernel"]
-        spread = jnp.linspace(-9, 9, 30, dtype=jnp.float32).reshape(SHAPE)
-        params["weight"]["kernel"] = q.replace(log_alpha=spread)
-    return params
-
-
-PARAMS = make_params()
-NOISY = [name for name in MAKERS if name != "point"]
-
-
-def kernels(params):
-    return {name: layer["kernel"] for name, layer in params.items()}
+PARAMS = every_node()
 
 
 def assert_same(a, b):
@@ -73,32 +32,12 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def mean_of(q):
-    mean = q.moments()[0]
-    return np.zeros(SHAPE) if mean is None else np.asarray(mean)
-
-
-def weight_of(q):
-    return q.weight if isinstance(q, Scaled) else q
-
-
-def test_mean_only_ignores_the_key_and_silences_every_noise():
-    quiet = edits.mean_only(PARAMS)
-    assert_same(quiet, edits.mean_only(PARAMS, random.key(1)))
-    assert_same(quiet, edits.mean_only(PARAMS, random.key(2)))
-    for name, q in kernels(quiet).items():
-        assert isinstance(q, Point)
-        assert not is_noisy(q)
-        np.testing.assert_array_equal(q.mean, mean_of(kernels(PARAMS)[name]))
-    assert not np.any(quiet["variance"]["kernel"].mean)
-
-
 @pytest.mark.parametrize("edit", [edits.mean_only, edits.zero_mean, edits.draw])
 def test_biases_and_points_stay(edit):
     edited = edit(PARAMS, random.key(0))
     assert set(edited) == set(PARAMS)
     assert_same(edited["point"], PARAMS["point"])
-    for name in MAKERS:
+    for name in FACTORIES:
         assert_same(edited[name]["bias"], PARAMS[name]["bias"])
 
 
@@ -141,123 +80,32 @@ def test_dropout_is_silenced_in_a_net():
     )
 
 
-def test_zero_mean_keeps_variances():
-    edited = kernels(edits.zero_mean(PARAMS))
-    for name in NOISY:
-        before, after = weight_of(kernels(PARAMS)[name]), weight_of(edited[name])
-        if not is_noisy(before):
-            assert_same(edited[name], kernels(PARAMS)[name])
-            continue
-        assert isinstance(after, ZeroMean)
-        assert after.noise == before.noise
-        mean, var = after.moments()
-        assert mean is None
-        np.testing.assert_allclose(var, before.moments()[1], rtol=1e-6)
-    assert isinstance(edited["dropout-gaussian"].scale, Dropout)
-
-
-def test_permuting_keeps_means_and_the_multiset_of_variances():
-    edited = kernels(edits.permute_variance(PARAMS, random.key(3)))
-    moved = 0
-    for name in NOISY:
-        before, after = weight_of(kernels(PARAMS)[name]), weight_of(edited[name])
-        if not is_noisy(before):
-            assert_same(edited[name], kernels(PARAMS)[name])
-            continue
-        assert after.noise == before.noise
-        np.testing.assert_array_equal(mean_of(after), mean_of(before))
-        was, now = (np.asarray(q.moments()[1]) for q in (before, after))
-        # Through exp and log: log variances are about -10, so 10 float32 roundings.
-        np.testing.assert_allclose(
-            np.sort(now.ravel()), np.sort(was.ravel()), rtol=1e-5
-        )
-        moved += not np.allclose(was, now, rtol=1e-4)
-    dropouts = [name for name in MAKERS if name.startswith(("dropout-g", "adaptive"))]
-    fixed = ("gaussian", "dropout", *dropouts)
-    assert moved == len([n for n in NOISY if n not in fixed])
-
-
 def test_permuting_again_permutes_differently():
     a, b = (edits.permute_variance(PARAMS, random.key(i)) for i in (1, 2))
     assert not np.array_equal(
-        a["variance"]["kernel"].scale, b["variance"]["kernel"].scale
+        a["variance-normal"]["kernel"].scale, b["variance-normal"]["kernel"].scale
     )
 
 
-def test_prune_at_infinity_is_the_identity():
-    assert_same(edits.prune(float("inf"))(PARAMS), PARAMS)
-
-
-@pytest.mark.parametrize("threshold", [3.0, -1.0])
-def test_prune_removes_what_is_above_the_threshold(threshold):
-    q = gaussian(-4.0)(random.key(5), SHAPE)
-    params = {
-        **PARAMS,
-        "wide": {
-            "kernel": Gaussian(
-                q.mean, jnp.linspace(-12, 3, 30, dtype=jnp.float32).reshape(SHAPE)
-            )
-        },
-    }
-    edited = edits.prune(threshold)(params)
-    removed = 0
-    for name, layer in params.items():
-        before, after = weight_of(layer["kernel"]), weight_of(edited[name]["kernel"])
-        assert type(after) is type(before)
-        gone = np.asarray(log_alpha(before) > threshold)
-        removed += gone.any() and not gone.all()
-        for was, now in zip(before.moments(), after.moments(), strict=True):
-            if was is not None:
-                np.testing.assert_array_equal(now, np.where(gone, 0, was))
-    assert removed >= 2
-    assert not np.any(edited["variance"]["kernel"].scale)
-    assert isinstance(edited["dropout"]["kernel"].scale, Dropout)
-
-
-def test_pruned_weights_make_no_noise():
-    edited = edits.prune(0.0)(PARAMS)
-    gone = np.asarray(log_alpha(PARAMS["weight"]["kernel"]) > 0)
-    sample = np.asarray(edited["weight"]["kernel"].sample(random.key(0)))
-    np.testing.assert_array_equal(sample == 0, gone)
-
-
-def test_draw_gives_points_with_the_moments_of_the_node(assert_moments):
-    keys = random.split(random.key(0), 4000)
-    drawn = jax.jit(jax.vmap(edits.draw, in_axes=(None, 0)))(PARAMS, keys)
-    for name in NOISY:
-        q = drawn[name]["kernel"]
-        assert isinstance(q, Point)
-        mean, var = (0.0 if m is None else m for m in kernels(PARAMS)[name].moments())
-        assert_moments(q.mean, mean, var)
-
-
 def test_layers_draw_independently():
-    twins = {name: {"kernel": variance()(random.key(0), SHAPE)} for name in "ab"}
+    twins = {name: {"kernel": variance()(random.key(0), (6, 5))} for name in "ab"}
     drawn = edits.draw(twins, random.key(0))
     assert not np.allclose(drawn["a"]["kernel"].mean, drawn["b"]["kernel"].mean)
 
 
-@pytest.mark.parametrize("edit", [edits.draw, edits.permute_variance])
-def test_a_layer_does_not_depend_on_the_others(edit):
-    alone = {"variance": PARAMS["variance"]}
-    key = random.key(4)
-    assert_same(edit(alone, key)["variance"], edit(PARAMS, key)["variance"])
-
-
 def test_where_limits_an_edit_to_layers():
-    params = {"block": PARAMS, "head": PARAMS["gaussian"]}
-    seen = []
-
-    def where(layer):
-        seen.append(layer)
-        return layer in ("block/gaussian", "block/dropout")
-
-    edited = edits.edit(edits.mean_of, where)(params)
-    assert isinstance(edited["block"]["gaussian"]["kernel"], Point)
-    assert isinstance(edited["block"]["dropout"]["kernel"], Point)
+    params = {"block": PARAMS, "head": PARAMS["gaussian-normal"]}
+    edited = edits.edit(edits.mean_of, ("block/gaussian-normal", "*/dropout-binary"))(
+        params
+    )
+    assert isinstance(edited["block"]["gaussian-normal"]["kernel"], Point)
+    assert isinstance(edited["block"]["dropout-binary"]["kernel"], Point)
     assert_same(edited["head"], params["head"])
-    assert_same(edited["block"]["variance"], params["block"]["variance"])
-    assert set(seen) == {"head", *(f"block/{name}" for name in NOISY)}
+    assert_same(edited["block"]["variance-normal"], params["block"]["variance-normal"])
+    with pytest.raises(ValueError, match=r"where: nothing is called 'x' in .*head"):
+        edits.edit(edits.mean_of, "x")(params)
+    with pytest.raises(ValueError, match="where takes patterns"):
+        edits.edit(edits.mean_of, "head".__eq__)(params)
 
 
 def test_the_weights_of_one_module_have_names_of_their_own():
@@ -268,7 +116,7 @@ def test_the_weights_of_one_module_have_names_of_their_own():
     assert set(edits.noisy_layers(params)) == names
     counted = overview.sizes(params)
     assert (counted["nonzero"], counted["sparsity"]) == (8, pytest.approx(1 / 3))
-    quiet = edits.edit(edits.mean_of, {"attention/key"}.__contains__)(params)
+    quiet = edits.edit(edits.mean_of, "attention/key")(params)
     kinds = {name: type(node) for name, node in quiet["attention"].items()}
     assert kinds == {"query": Gaussian, "key": Point}
 
@@ -279,10 +127,11 @@ def test_chain_applies_from_left_to_right():
     assert_same(edits.chain()(PARAMS), PARAMS)
     # zero_mean first leaves nothing for the means; after mean_only nothing is noisy.
     dead = edits.chain(edits.zero_mean, edits.mean_only)(PARAMS)
-    assert not np.any(dead["gaussian"]["kernel"].mean)
+    assert not np.any(dead["gaussian-normal"]["kernel"].mean)
     alive = edits.chain(edits.mean_only, edits.zero_mean)(PARAMS)
     np.testing.assert_array_equal(
-        alive["gaussian"]["kernel"].mean, PARAMS["gaussian"]["kernel"].mean
+        alive["gaussian-normal"]["kernel"].mean,
+        PARAMS["gaussian-normal"]["kernel"].mean,
     )
 
 
@@ -292,7 +141,8 @@ def test_edits_in_a_chain_draw_from_different_keys():
     first = edits.chain(edits.draw)(PARAMS, key)
     second = edits.chain(identity, edits.draw)(PARAMS, key)
     assert not np.allclose(
-        first["variance"]["kernel"].mean, second["variance"]["kernel"].mean
+        first["variance-normal"]["kernel"].mean,
+        second["variance-normal"]["kernel"].mean,
     )
 
 
@@ -306,41 +156,6 @@ def test_edits_leave_their_input_alone():
 def test_prune_refuses_a_node_without_a_rule():
     with pytest.raises(TypeError, match="Dropout"):
         edits.prune(1.0)({"a": {"kernel": Dropout(0.5, 3)}})
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 3.0])
-def test_scaling_noise_scales_the_variance_alone(factor):
-    """Var(f noise) = f^2 Var; where units and weights are noisy, each of the two."""
-    for name, q in kernels(PARAMS).items():
-        p = edits.scale_noise(factor)({"kernel": q})["kernel"]
-        parts = [(q, p)]
-        if isinstance(q, Scaled):
-            parts = [(q.scale, p.scale), (q.weight, p.weight)]
-        for before, after in parts:
-            (mean, var), (new_mean, new_var) = before.moments(), after.moments()
-            if mean is not None:
-                np.testing.assert_array_equal(new_mean, mean, err_msg=name)
-            var, new_var = (0.0 if v is None else v for v in (var, new_var))
-            np.testing.assert_allclose(
-                new_var, np.asarray(var) * factor**2, rtol=1e-5, err_msg=name
-            )
-            if factor:
-                assert type(after) is type(before)
-                assert after.noise == before.noise
-
-
-def test_without_noise_left_a_sample_is_the_mean():
-    for name, layer in PARAMS.items():
-        silent = edits.scale_noise(0.0)({name: layer})
-        sample = edits.draw(silent, random.key(0))
-        for node, expected in zip(
-            kernels(sample).values(),
-            kernels(edits.mean_only({name: layer})).values(),
-            strict=True,
-        ):
-            if isinstance(node, Scaled):  # no noise at all: `draw` has nothing to do
-                node = Point(node.sample(None))
-            np.testing.assert_array_equal(node.mean, expected.mean, err_msg=name)
 
 
 @pytest.mark.parametrize("factor", [-1.0, np.inf, np.nan])
@@ -373,18 +188,12 @@ def test_carry_means_takes_means_and_everything_without_noise():
     np.testing.assert_array_equal(carried["b"]["kernel"].log_alpha, -3.0)
 
 
-def test_carry_means_needs_a_mean():
-    fresh = {"a": {"kernel": variance()(random.key(0), (2, 2))}}
-    with pytest.raises(ValueError, match="a is a ZeroMean, which has no mean"):
-        edits.carry_means(fresh, fresh)
-
-
 SCALED = {
     "normal_jeffreys": (
-        scales.group_normal_jeffreys,
-        group_priors.group_normal_jeffreys,
+        nodes.group_normal_jeffreys,
+        priors.group_normal_jeffreys,
     ),
-    "horseshoe": (scales.group_horseshoe, group_priors.group_horseshoe),
+    "horseshoe": (nodes.group_horseshoe, priors.group_horseshoe),
 }
 
 
@@ -398,12 +207,12 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
         node = make(key, shape)
         moved = edits.balanced(node)
         again = edits.balanced(moved)
-        nodes = (node, moved, again)
-        divergences = [kl({"a": {"kernel": one}}, prior) for one in nodes]
+        all_three = (node, moved, again)
+        divergences = [kl({"a": {"kernel": one}}, prior) for one in all_three]
         mean, var = moved.weight.moments()
-        axes = scales.other_axes(moved.axis, shape)
+        axes = nodes.other_axes(moved.axis, shape)
         size = jnp.mean(jnp.square(mean) + var, axes)
-        return [one.moments() for one in nodes], divergences, size
+        return [one.moments() for one in all_three], divergences, size
 
     moments, divergences, size = measure(random.key(0))
     # A variance is a difference of second moments.
@@ -416,7 +225,7 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
     # Of normal-Jeffreys it is m / 2 (c^2 - 1 - ln c^2) for each unit, by the docstring.
     node = make(random.key(0), shape)
     mean, var = (np.asarray(part, np.float64) for part in node.weight.moments())
-    square = np.mean(mean**2 + var, scales.other_axes(node.axis, shape))
+    square = np.mean(mean**2 + var, nodes.other_axes(node.axis, shape))
     m = np.prod(shape) / square.size
     saved = m / 2 * np.sum(square - 1 - np.log(square))
     difference = float(divergences[0] - divergences[1])
@@ -428,7 +237,7 @@ def test_balanced_weights_are_the_same_and_cost_less(name, shape):
 
 def test_balance_leaves_bounded_and_fixed_scales_alone():
     params = {
-        "a": {"kernel": scales.structured()(random.key(0), (3, 4))},
+        "a": {"kernel": nodes.structured()(random.key(0), (3, 4))},
         "b": {"kernel": dropout(0.5, gaussian())(random.key(0), (3, 4))},
         "c": {"kernel": gaussian()(random.key(0), (3, 4))},
     }

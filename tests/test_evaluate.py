@@ -14,7 +14,7 @@ from vnets.data import Split
 from vnets.evaluate import EvalSpec, elbo, evaluate, standard_evals
 from vnets.layers import Mode
 from vnets.nets import MLP
-from vnets.posteriors import Point, gaussian, variance
+from vnets.nodes import Point, gaussian, variance
 from vnets.predictor import Member, Predictor
 from vnets.priors import kl, log_uniform
 from vnets.rng import stream

@@ -6,7 +6,7 @@ from jax import random
 
 from experiments import core
 from experiments.config_files import load_config
-from vnets.posteriors import is_noisy, is_posterior
+from vnets.nodes import is_noisy, is_posterior
 
 
 def quick(variant):

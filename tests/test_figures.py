@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import animation
-from experiments.tables import dots, figures, outcomes, panels, reading, specs
-from vnets import results
-from vnets.results import RecordError
+from experiments.records import RecordError, write
+from experiments.tables import figures, outcomes, panels, reading, specs
+from tests.toy_table import make
 
 SPEC = """
 title = "A table"
@@ -59,34 +59,20 @@ def record(variant, seed):
         }
         for e in (1, 2, 3)
     ]
-    return results.build(
-        run=f"configs/x.py:{variant}",
-        scale="short",
-        seed=seed,
-        config={"epochs": 3, "dataset": {"name": "mnist"}},
-        dataset={"name": "mnist", "source": "tfds", "checksum": {}, "sizes": {}},
-        environment={
-            "git": {"commit": "0123456789abcdef", "dirty": False},
-            "versions": {},
-            "device": {"platform": "cpu", "kind": "a CPU", "count": 1, "threads": 2},
-        },
-        wall_seconds={"total": 9.0, "compile": 1.0, "train": 8.0, "evaluate": 0.0},
-        evals={"det": {"accuracy": 0.5}},
-        history=rows,
-        curves={"c": {name: list(map(float, axis)) for name, axis in curve.items()}},
-    )
+    curves = {"c": {name: list(map(float, axis)) for name, axis in curve.items()}}
+    return make(variant, seed, det=0.5, history=rows, curves=curves)
 
 
 @pytest.fixture
 def outcome(tmp_path):
-    def make(kind, records, spec=SPEC):
+    def fill(kind, records, spec=SPEC):
         figure = f"[figure.f]\ntitle = 'A figure'\nkind = '{kind}'\n"
         path = tmp_path / "toy.toml"
         path.write_text(f"{spec}\n{figure}{FIGURES[kind]}\n")
         held = {tmp_path / f"{i}": one for i, one in enumerate(records)}
         return outcomes.aggregate(reading.load(path), "short", held)
 
-    return make
+    return fill
 
 
 @pytest.mark.parametrize("kind", specs.KINDS)
@@ -163,7 +149,7 @@ def test_a_run_or_a_record_becomes_a_gif(tmp_path):
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (workdir / "metrics.jsonl").write_text(lines + '{"epoch": 4, "de')  # still going
     assert animation.history(workdir) == rows
-    path = results.write(tmp_path / "record.json", record("a", 0))
+    path = write(tmp_path / "record.json", record("a", 0))
     gif = tmp_path / "out" / "probes.gif"
     animation.save(animation.history(path), gif, title="a run", frames_per_second=1)
     with Image.open(gif) as image:
@@ -290,13 +276,3 @@ def test_a_band_is_seen_beside_what_it_lies_on(outcome):
 def test_rows_at_one_place_are_no_figure(outcome):
     one_place = outcome("rows", [record("a", 0), record("a", 1)])
     assert not figures.has_data(one_place.table.figure[0], one_place)
-
-
-def test_titles_are_those_of_the_table(outcome, tmp_path, monkeypatch):
-    titles = []
-    monkeypatch.setattr(Figure, "suptitle", lambda self, t, **_: titles.append(t))
-    filled = outcome("lines", [record("a", 0)])
-    figures.save(filled.table.figure[0], filled, tmp_path / "f.png")
-    dots.save(filled, tmp_path / "t.png")
-    assert titles[0] == "A figure"
-    assert titles[1].splitlines()[0] == "A table"

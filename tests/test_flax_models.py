@@ -11,7 +11,7 @@ from jax import random
 from vnets import estimators
 from vnets.edits import mean_only
 from vnets.layers import TEST, TRAIN, Conv, Dense, Mode, stochastic
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Point,
     ZeroMean,

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, gradient_noise
-from experiments.build import ConfigError
+from experiments import core
 from experiments.config_files import load_config
 from experiments.core import Net
-from experiments.gradient_noise import (
+from experiments.spec import ConfigError
+from experiments.studies import gradient_noise
+from experiments.studies.gradient_noise import (
     additive,
     multiplicative,
     variance_per_weight,
@@ -20,7 +21,7 @@ from experiments.gradient_noise import (
 from experiments.thresholds import layers_of
 from vnets.data import Split
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, is_posterior
+from vnets.nodes import Gaussian, is_posterior
 from vnets.types import Params
 
 INPUTS, DRAWS = 6, 4000

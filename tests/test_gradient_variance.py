@@ -11,17 +11,17 @@ from jax import random
 from ml_collections import ConfigDict
 
 from experiments import core, gradient_variance
-from experiments.build import ConfigError
 from experiments.config_files import load_config
-from experiments.gradient_noise import additive, batch_loss
 from experiments.gradient_variance import KINDS, spread
+from experiments.spec import ConfigError
+from experiments.studies.gradient_noise import additive, batch_loss
 from vnets.data import Dataset, Split
 from vnets.edits import mean_only
 from vnets.estimators import lrt
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.nets import MLP
-from vnets.posteriors import is_posterior, multiplicative, point
+from vnets.nodes import is_posterior, multiplicative, point
 
 SIZES, EXAMPLES, MINIBATCHES = (4, 16), 4000, 1000
 ERRORS = 5

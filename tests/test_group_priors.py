@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from claims import every
 from jax import random
 from scipy import integrate, stats
 
-from vnets import edits, group_priors, scales
-from vnets.group_priors import gamma_kl, group_ard, half_cauchy, inverse_gamma_kl
-from vnets.learned_dropout import adaptive_binary_dropout, bernoulli
-from vnets.posteriors import (
+from vnets import edits, nodes, priors
+from vnets.nodes import (
     Gaussian,
+    LogNormal,
     Multiplicative,
     Point,
     Scaled,
     ZeroMean,
+    adaptive_binary_dropout,
     adaptive_dropout,
     dropout,
     gaussian,
@@ -28,11 +27,15 @@ from vnets.priors import (
     ScaledPrior,
     WeightedPrior,
     ard,
+    bernoulli,
+    gamma_kl,
+    group_ard,
+    half_cauchy,
+    inverse_gamma_kl,
     kl,
     log_uniform,
     standard_normal,
 )
-from vnets.scales import LogNormal
 
 GRID = [(m, v) for m in (-6.0, -1.0, 0.0, 2.0) for v in (1e-4, 0.1, 1.0, 4.0)]
 
@@ -81,7 +84,7 @@ def test_a_gamma_times_an_inverse_gamma_is_a_squared_half_cauchy(scale):
 
 
 def test_horseshoe_kl_is_that_of_its_factors():
-    q = scales.group_horseshoe(-1.0)(random.key(0), (3, 4)).scale
+    q = nodes.group_horseshoe(-1.0)(random.key(0), (3, 4)).scale
     expected = gamma_kl(LogNormal(f32(0.0), f32(-1.0)), 0.04)
     expected += inverse_gamma_kl(LogNormal(f32(0.0), f32(-1.0)))
     expected += 3 * 2 * gamma_kl(LogNormal(f32(0.0), f32(-1.0)))
@@ -128,8 +131,8 @@ def test_group_ard_of_shared_alpha_is_the_closed_form_of_the_lecture():
 
 
 def test_each_part_of_a_scaled_node_has_its_own_prior():
-    q = scales.group_normal_jeffreys()(random.key(0), (3, 4))
-    prior = group_priors.group_normal_jeffreys(0.5)
+    q = nodes.group_normal_jeffreys()(random.key(0), (3, 4))
+    prior = priors.group_normal_jeffreys(0.5)
     assert prior == ScaledPrior(log_uniform, prior.weight)
     expected = log_uniform(q.scale) + standard_normal(0.5)(q.weight)
     found = kl({"dense": {"kernel": q}}, prior)
@@ -144,33 +147,19 @@ def test_each_part_of_a_scaled_node_has_its_own_prior():
 
 
 def test_factors_weigh_the_layers():
-    make = scales.group_normal_jeffreys()
+    make = nodes.group_normal_jeffreys()
     params = {name: {"kernel": make(random.key(0), (3, 4))} for name in ("a", "b")}
-    prior = group_priors.group_normal_jeffreys()
+    prior = priors.group_normal_jeffreys()
     alone = float(kl({"a": params["a"]}, prior))
     assert kl(params, WeightedPrior(prior, {"b": 10.0})) == pytest.approx(11 * alone)
-    with pytest.raises(ValueError, match=r"no layers \['c'\]"):
+    with pytest.raises(ValueError, match=r"given for \['c'\]"):
         kl(params, WeightedPrior(prior, {"c": 10.0}))
 
 
 def test_structured_pruning_has_a_kl_of_its_scales_only():
-    q = scales.structured()(random.key(0), (5, 4))
-    found = kl({"dense": {"kernel": q}}, group_priors.structured())
+    q = nodes.structured()(random.key(0), (5, 4))
+    found = kl({"dense": {"kernel": q}}, priors.structured())
     assert found == pytest.approx(float(jnp.sum(q.scale.kl())), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", group_priors.PRIORS)
-def test_gradients_are_finite(name):
-    make = {
-        "structured": scales.structured(),
-        "group_normal_jeffreys": scales.group_normal_jeffreys(),
-        "group_horseshoe": scales.group_horseshoe(),
-        "group_ard": gaussian(),
-    }[name]
-    params = {"dense": {"kernel": make(random.key(0), (5, 4))}}
-    prior = group_priors.PRIORS[name]()
-    grad = jax.jit(jax.grad(lambda p: kl(p, prior)))(params)
-    assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grad))
 
 
 def test_errors():
@@ -181,15 +170,15 @@ def test_errors():
             half_cauchy(scale)
     wrong = {
         "group_ard": variance()(random.key(0), (3, 4)),
-        "structured": scales.group_horseshoe()(random.key(0), (3, 4)),
-        "group_horseshoe": scales.structured()(random.key(0), (3, 4)),
+        "structured": nodes.group_horseshoe()(random.key(0), (3, 4)),
+        "group_horseshoe": nodes.structured()(random.key(0), (3, 4)),
         "group_normal_jeffreys": Scaled(
             LogNormal(jnp.zeros(3), jnp.zeros(3)), Point(jnp.ones((3, 4))), "in"
         ),
     }
     for name, node in wrong.items():
         with pytest.raises(TypeError, match="does not fit"):
-            kl({"dense": {"kernel": node}}, group_priors.PRIORS[name]())
+            kl({"dense": {"kernel": node}}, priors.PRIORS[name]())
     assert isinstance(wrong["group_ard"], ZeroMean)
 
 
@@ -198,11 +187,11 @@ STACKED = {
     "adaptive-layer": (adaptive_dropout(0.2, "layer"), log_uniform),
     "binary": (adaptive_binary_dropout(0.2), bernoulli()),
     "jeffreys": (
-        scales.group_normal_jeffreys(axis="out"),
-        group_priors.group_normal_jeffreys(),
+        nodes.group_normal_jeffreys(axis="out"),
+        priors.group_normal_jeffreys(),
     ),
-    "horseshoe": (scales.group_horseshoe(axis="in"), group_priors.group_horseshoe()),
-    "structured": (scales.structured(axis="in"), group_priors.structured()),
+    "horseshoe": (nodes.group_horseshoe(axis="in"), priors.group_horseshoe()),
+    "structured": (nodes.structured(axis="in"), priors.structured()),
 }
 
 
@@ -210,26 +199,26 @@ STACKED = {
 def test_layers_that_scan_has_stacked_cost_as_much_as_apart(name):
     """`nn.scan` keeps the nodes of its layers as one, with an axis in front."""
     make, prior = STACKED[name]
-    nodes = [make(random.key(i), (4, 3)) for i in (0, 1)]
-    shifted = jax.tree.map(lambda leaf: leaf - 0.5, nodes[1])
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), nodes[0], shifted)
-    apart = sum(float(kl({"a": node}, prior)) for node in (nodes[0], shifted))
+    pair = [make(random.key(i), (4, 3)) for i in (0, 1)]
+    shifted = jax.tree.map(lambda leaf: leaf - 0.5, pair[1])
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), pair[0], shifted)
+    apart = sum(float(kl({"a": node}, prior)) for node in (pair[0], shifted))
     assert float(kl({"a": both}, prior)) == pytest.approx(apart, rel=1e-5)
 
 
 def test_stacked_horseshoes_lose_their_units_apart():
-    make = scales.group_horseshoe(axis="in")
-    nodes = [make(random.key(i), (4, 3)) for i in (0, 1)]
-    scale = nodes[1].scale
+    make = nodes.group_horseshoe(axis="in")
+    pair = [make(random.key(i), (4, 3)) for i in (0, 1)]
+    scale = pair[1].scale
     small = jnp.zeros((2, 4), jnp.float32).at[:, 2].set(-9.0)
     unit = dataclasses.replace(scale.unit, log_mean=small)
-    nodes[1] = nodes[1].replace(scale=scale.replace(unit=unit))
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nodes)
+    pair[1] = pair[1].replace(scale=scale.replace(unit=unit))
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair)
     for change in (
         edits.mean_only,
         edits.chain(edits.prune_units(3.0), edits.mean_only),
     ):
-        expected = [change({"a": {"kernel": n}})["a"]["kernel"].mean for n in nodes]
+        expected = [change({"a": {"kernel": n}})["a"]["kernel"].mean for n in pair]
         got = change({"a": {"kernel": both}})["a"]["kernel"].mean
         np.testing.assert_allclose(got, np.stack(expected), rtol=1e-6)
     assert not np.any(got[1, 2])
@@ -239,9 +228,9 @@ def test_stacked_horseshoes_lose_their_units_apart():
 @pytest.mark.parametrize(
     "make",
     [
-        group_priors.structured,
-        group_priors.group_normal_jeffreys,
-        group_priors.group_horseshoe,
+        priors.structured,
+        priors.group_normal_jeffreys,
+        priors.group_horseshoe,
     ],
 )
 def test_weights_below_units_are_standard_normal_unless_told_otherwise(make):
@@ -250,8 +239,8 @@ def test_weights_below_units_are_standard_normal_unless_told_otherwise(make):
     for arguments, weight_scale in (({}, 1.0), ({"weight_scale": 0.5}, 0.5)):
         made = make(**arguments)
         assert made.weight(node) == standard_normal(weight_scale)(node)
-    if make is group_priors.group_horseshoe:
-        horseshoe = scales.Horseshoe(
+    if make is priors.group_horseshoe:
+        horseshoe = nodes.Horseshoe(
             LogNormal(units.log_mean[:, 0], units.log_var[:, 0]), units
         )
         assert make().scale(horseshoe) == half_cauchy(1.0)(horseshoe)

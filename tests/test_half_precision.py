@@ -24,7 +24,7 @@ from vnets.estimators import (
 from vnets.layers import Dense, Mode, stochastic
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward, neg_elbo
-from vnets.posteriors import gaussian, variance
+from vnets.nodes import gaussian, variance
 from vnets.predictor import Member, Predictor
 from vnets.priors import log_uniform
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import operator
 import pathlib
 import subprocess
 import sys
@@ -9,17 +10,19 @@ import sys
 import pytest
 
 import vnets
+from vnets import renamed
 
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "derivatives", "noise", "augment", "names"),
-    ("student_t", "targets", "likelihoods", "initializers", "optimizers"),
-    ("posteriors", "pooling"),
-    ("scales", "pretrained"),
-    ("edits", "priors", "normal_priors", "group_priors", "learned_dropout"),
-    ("estimators", "ops", "projections"),
-    ("pruning", "soft_sharing", "vectors"),
+    ("types", "rng", "backend", "derivatives", "noise", "augment"),
+    ("targets", "likelihoods"),
+    ("nodes", "pooling"),
+    ("tree",),
+    ("pretrained", "initializers", "optimizers"),
+    ("edits", "learned_dropout"),
+    ("estimators", "ops", "projections", "priors"),
+    ("pruning", "vectors"),
     ("layers",),
     ("nets",),
     ("compact",),
@@ -28,7 +31,7 @@ LAYERS = (
     ("train",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
-APART = ("files", "data", "checkpoint", "monitor", "results", "parallel", "plan")
+APART = ("files", "data", "checkpoint", "monitor", "parallel", "plan", "renamed")
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}
 FORBIDDEN = {
@@ -132,5 +135,14 @@ def test_submodules_are_attributes():
     assert callable(vnets.summary)
     listed = set(vnets.__all__) - {"__version__", "summary"}
     assert listed <= {module_of(path) for path in sources()}
-    with pytest.raises(AttributeError, match=r"no attribute 'nope'.*posteriors"):
+    with pytest.raises(AttributeError, match=r"no attribute 'nope'.*nodes"):
         _ = vnets.nope
+
+
+@pytest.mark.parametrize("old", renamed.RENAMED)
+def test_an_old_name_says_the_new_one(old):
+    module, _, name = old.rpartition(".")
+    new = renamed.RENAMED[old]
+    with pytest.raises(ImportError, match=f"{old} is called {new} now"):
+        getattr(importlib.import_module(module), name)
+    operator.attrgetter(new.removeprefix("vnets."))(vnets)

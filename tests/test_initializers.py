@@ -6,8 +6,8 @@ import pytest
 from jax import random
 
 from vnets.initializers import dirac, whitening
+from vnets.nodes import fan_in_uniform
 from vnets.ops import conv
-from vnets.posteriors import fan_in_uniform
 
 KEY = random.key(0)
 

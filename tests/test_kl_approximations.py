@@ -5,9 +5,10 @@ import pytest
 from jax import random
 from scipy import integrate, stats
 
-from experiments import core, kl_approximations
-from experiments.build import ConfigError
+from experiments import core
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
+from experiments.studies import kl_approximations
 
 
 def small(variant="log_uniform_rational"):

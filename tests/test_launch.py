@@ -14,9 +14,10 @@ from claims import every
 from experiments.launch import local
 from experiments.launch.plan import Run
 from experiments.preemption import REQUEUE
+from experiments.records import read
 from tests.launches import TRAINED, children, launch, records
 from tests.waiting import HANG
-from vnets import results, train
+from vnets import train
 
 
 def runs_of(count):
@@ -157,9 +158,9 @@ def test_killed_halfway_and_launched_again_repeats_nothing(
     assert len(re.findall("^started ", out, re.MULTILINE)) == 6 - len(before)
     assert f"{6 - len(before)} done, 0 failed, 0 left" in out
     names = {"log_uniform", "log_uniform_2016", "ard"}
-    assert {
-        (results.read(p)["variant"], results.read(p)["seed"]) for p in after
-    } == set(itertools.product(names, (0, 1)))
+    assert {(read(p)["variant"], read(p)["seed"]) for p in after} == set(
+        itertools.product(names, (0, 1))
+    )
 
 
 @pytest.mark.slow
@@ -193,7 +194,7 @@ def test_stopped_launched_again_and_uninterrupted_are_the_same(environment, tmp_
         assert "6 done, 0 failed, 0 left" in out
     for path in records(cut):
         whole = tmp_path / "whole" / path.relative_to(cut)
-        assert results.read(path)["evals"] == results.read(whole)["evals"]
+        assert read(path)["evals"] == read(whole)["evals"]
         logs = [one.with_name("metrics.jsonl") for one in (path, whole)]
         a, b = ([json.loads(x) for x in log.read_text().splitlines()] for log in logs)
         for row, other in zip(a, b, strict=True):

@@ -7,9 +7,9 @@ import shlex
 import pytest
 
 from experiments import workdirs
-from experiments.build import ConfigError
 from experiments.launch import plan
 from experiments.launch.plan import Run
+from experiments.spec import ConfigError
 from experiments.tables.specs import TableError
 from tests.launches import ROOT, launch
 from tests.waiting import HANG

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.build import ConfigError
 from experiments.launch import LaunchError, local, plan, slurm
+from experiments.records import read
+from experiments.spec import ConfigError
 from tests.launches import TRAINED, children, inherit, records
-from vnets import results
 
 # Configuring logging, as it is imported, submitit has absl close what pytest captures.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
@@ -178,5 +178,5 @@ def test_submitit_requeues_a_job_that_is_about_to_end(
             assert not records(home)
             [job] = slurm.submit(executor, {run: ()}, home).values()
             job.result()
-    a, b = (results.read(path) for path in records(tmp_path))
+    a, b = (read(path) for path in records(tmp_path))
     assert a["evals"] == b["evals"]

@@ -11,7 +11,7 @@ from jax import random
 
 from vnets import estimators, layers, pooling
 from vnets.layers import TEST, TRAIN, Conv, Dense, Mode
-from vnets.posteriors import (
+from vnets.nodes import (
     gaussian,
 )
 

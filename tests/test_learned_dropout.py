@@ -11,21 +11,22 @@ import pytest
 from jax import random
 
 from vnets import learned_dropout as learned
+from vnets import nodes, priors
 from vnets.edits import mean_only
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward, neg_elbo
 from vnets.nets import MLP
-from vnets.posteriors import AdaptiveDropout, point
+from vnets.nodes import AdaptiveDropout, point
 from vnets.priors import kl, log_uniform
 
 UNITS, BATCH_SIZE, DRAWS = 3, 4, 20_000
-NET = MLP((), 3, posteriors={"dense1": learned.adaptive_binary_dropout(0.4)})
+NET = MLP((), 3, posteriors={"dense1": nodes.adaptive_binary_dropout(0.4)})
 BATCH = {
     "input": 2 * random.normal(random.key(1), (BATCH_SIZE, UNITS)),
     "target": jnp.arange(BATCH_SIZE, dtype=jnp.int32) % 3,
 }
 STATE = ModelState(jnp.int32(0), {})
-PRIOR = learned.bernoulli()
+PRIOR = priors.bernoulli()
 
 
 @functools.cache
@@ -63,7 +64,7 @@ def exact():
             p = jnp.prod(jnp.where(mask > 0, 1, jnp.exp(log_alpha)))
             p /= jnp.prod(1 + jnp.exp(log_alpha))
             values = jnp.tile(mask * (1 + jnp.exp(log_alpha)), (BATCH_SIZE, 1))
-            drawn = with_scale(tree, learned.Drawn(values))
+            drawn = with_scale(tree, nodes.Drawn(values))
             logits = NET.apply({"params": drawn}, BATCH["input"], rngs=noise(0))
             total += p * jnp.mean(Categorical().nll(logits, BATCH["target"]))
         return total
@@ -144,15 +145,13 @@ def test_the_loss_has_the_value_of_the_masks_that_were_drawn():
 
 @pytest.mark.parametrize("alpha", ["unit", "layer"])
 def test_the_kl_is_that_of_coins(alpha):
-    node = learned.adaptive_binary_dropout(0.2, alpha)(random.key(0), (5, 7)).scale
+    node = nodes.adaptive_binary_dropout(0.2, alpha)(random.key(0), (5, 7)).scale
     p, prior = 0.2, 0.5
     each = p * np.log(p / prior) + (1 - p) * np.log((1 - p) / (1 - prior))
     assert float(PRIOR(node)) == pytest.approx(5 * each, rel=1e-5)
-    assert float(learned.bernoulli(0.2)(node)) == pytest.approx(0, abs=1e-5)
+    assert float(priors.bernoulli(0.2)(node)) == pytest.approx(0, abs=1e-5)
     # With the weights' flat prior it is the KL of the tree, and of its fixed limit 0.
-    tree = {
-        "a": {"kernel": learned.adaptive_binary_dropout(0.2)(random.key(0), (5, 7))}
-    }
+    tree = {"a": {"kernel": nodes.adaptive_binary_dropout(0.2)(random.key(0), (5, 7))}}
     assert float(kl(tree, PRIOR)) == pytest.approx(5 * each, rel=1e-5)
     far = dataclasses.replace(node, log_alpha=jnp.full_like(node.log_alpha, 60.0))
     gradient = jax.grad(lambda q: PRIOR(q))(far).log_alpha
@@ -179,7 +178,7 @@ def test_refusals_say_what_is_missing():
     with pytest.raises(ValueError, match="share their masks"):
         learned.score_function()({"a": {"kernel": kernel}}, 4, key)
     with pytest.raises(ValueError, match='per="example"'):
-        learned.Drawn(jnp.ones((4, 3), jnp.float32)).sample(key, (4, 2, 2))
+        nodes.Drawn(jnp.ones((4, 3), jnp.float32)).sample(key, (4, 2, 2))
     with pytest.raises(ValueError, match="others"):
         learned.score_function("mean")
     with pytest.raises(ValueError, match="positive"):
@@ -187,7 +186,7 @@ def test_refusals_say_what_is_missing():
     with pytest.raises(ValueError, match="one sample"):
         forward(NET, samples=2, rate_gradient=learned.concrete())
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
-        learned.bernoulli(1.0)
+        priors.bernoulli(1.0)
     with pytest.raises(TypeError, match="binary noise"):
         log_uniform(scale_of(params()))
     gaussian = AdaptiveDropout(jnp.zeros((1,), jnp.float32), 3, 9)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, core, learned_rates
+from experiments import core, masks
+from experiments import spec as parts
 from experiments.config_files import load_config
-from vnets.learned_dropout import adaptive_binary_dropout
-from vnets.posteriors import dropout, point
+from vnets.nodes import adaptive_binary_dropout, dropout, point
 
 
 def quick(variant):
@@ -31,7 +31,7 @@ def test_rates_are_means_over_units_by_layer():
         "b": {"kernel": dropout(0.3)(random.key(0), (2, 3))},
         "c": {"kernel": point()(random.key(0), (2, 3))},
     }
-    assert learned_rates.rates(params) == pytest.approx({"a": 0.625, "b": 0.3})
+    assert masks.rates(params) == pytest.approx({"a": 0.625, "b": 0.3})
 
 
 def test_a_spread_is_the_variance_over_keys():
@@ -43,7 +43,7 @@ def test_a_spread_is_the_variance_over_keys():
         log_alpha = params["a"]["kernel"].scale.log_alpha
         return jnp.sum((7.0 + noise) * log_alpha), (state, batch)
 
-    found = learned_rates._spread(loss, draws)(params, None, None, random.key(1))
+    found = masks._spread(loss, draws)(params, None, None, random.key(1))
     # Variances 1 and 9; that of the mean of their estimates is (2 + 162) / 4 / draws.
     assert abs(float(found) - 5.0) < 5 * np.sqrt(41 / draws)
 
@@ -56,7 +56,7 @@ def test_a_net_is_measured_at_its_end():
         dict.fromkeys(("dense2", "dense3", "dense4", "mean"), 0.2)
     )
     gradients = found["gradients"]
-    for name in learned_rates.COMPARED:
+    for name in masks.COMPARED:
         assert 0 < gradients[name] < np.inf
     ratio = gradients["score"] / gradients["concrete"]
     assert gradients["score_of_concrete"] == pytest.approx(ratio)
@@ -66,23 +66,23 @@ def test_a_net_is_measured_at_its_end():
 def test_refusals_name_the_field():
     config = quick("concrete_layer")
     config.gradient.draws = 1
-    with pytest.raises(build.ConfigError, match=r"config\.gradient\.draws.*2, not 1"):
+    with pytest.raises(parts.ConfigError, match=r"config\.gradient\.draws.*2, not 1"):
         core.build(config)
     config = quick("score_layer")
     config.rate_gradient.kind = "reinforce"
-    with pytest.raises(build.ConfigError, match=r"rate_gradient\.kind.*score_function"):
+    with pytest.raises(parts.ConfigError, match=r"rate_gradient\.kind.*score_function"):
         core.build(config)
     config = quick("score_layer")
     config.rate_gradient.baseline = "mean"
-    with pytest.raises(build.ConfigError, match=r"config\.rate_gradient.*others"):
+    with pytest.raises(parts.ConfigError, match=r"config\.rate_gradient.*others"):
         core.build(config)
     config = quick("score_layer")
     with config.unlocked():
         del config.rate_gradient
-    with pytest.raises(build.ConfigError, match="both or neither"):
+    with pytest.raises(parts.ConfigError, match="both or neither"):
         core.build(config)
     config = quick("fixed_20")
     with config.unlocked():
         config.rate_gradient = {"kind": "concrete"}
-    with pytest.raises(build.ConfigError, match="both or neither"):
+    with pytest.raises(parts.ConfigError, match="both or neither"):
         core.build(config)

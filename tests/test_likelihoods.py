@@ -8,10 +8,11 @@ from claims import every
 from jax import random
 from sklearn import metrics as sk
 
+from vnets import nodes
 from vnets.likelihoods import BINS, Bernoulli, Categorical, Gaussian, WithDeviation
-from vnets.loss import ModelState, forward, neg_elbo
+from vnets.loss import ModelState, Prediction, forward, neg_elbo
 from vnets.nets import MLP
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 from vnets.priors import kl, standard_normal
 
 N, K = 203, 5
@@ -301,3 +302,29 @@ def test_a_deviation_is_learned_as_the_residuals_have_it():
     assert float(nll(best)) < float(nll(params["log_std"]))
     with pytest.raises(ValueError, match=r"\[B, ..., 2\], not \(50, 1\)"):
         Gaussian().nll(mean, target)
+
+
+def test_a_net_of_latent_variables_is_a_prediction_with_their_kl():
+    """x = z + noise, z ~ N(0, 1): at the true posterior the loss is -log p(x)."""
+    x = random.normal(random.key(0), (2000, 1), jnp.float32) * jnp.sqrt(1.25)
+    std, gain = 0.5, 1 / (1 + 0.5**2)  # q(z | x) = N(gain x, std^2 gain)
+
+    def predict(params, state, batch, key):
+        q = nodes.Gaussian(params["gain"] * batch["input"], params["log_var"])
+        z = q.sample(key)
+        kl_local = 0.5 * (jnp.square(q.mean) + jnp.exp(q.log_var) - q.log_var - 1)
+        return Prediction(z[None], state.collections, latent_kl=kl_local.sum(1))
+
+    loss = neg_elbo(predict, Gaussian(std), standard_normal(1.0), 100)
+    log_var = jnp.full((2000, 1), np.log(std**2 * gain), jnp.float32)
+    params = {"gain": jnp.float32(gain), "log_var": log_var}
+    state = ModelState(jnp.int32(0), {})
+    value, (_, metrics) = loss(params, state, {"input": x}, random.key(1))
+    exact = 0.5 * np.log(2 * np.pi * 1.25) + np.mean(np.square(x)) / 2.5
+    # The residual's square has standard deviation 0.2 sqrt(2), an nll of it twice that.
+    assert float(value) == pytest.approx(exact, abs=5 * 0.6 / np.sqrt(2000))
+    total = float(metrics["nll"] + metrics["latent_kl"])
+    assert float(value) == pytest.approx(total, rel=1e-5)
+    assert float(metrics["elbo"]) == pytest.approx(-100 * total, rel=1e-5)
+    worse = params | {"gain": jnp.float32(0.0)}
+    assert float(loss(worse, state, {"input": x}, random.key(1))[0]) > exact + 0.5

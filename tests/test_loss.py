@@ -10,7 +10,7 @@ from vnets.layers import TEST
 from vnets.likelihoods import Categorical, Gaussian
 from vnets.loss import ModelState, bound, forward, knots, neg_elbo, with_penalty
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import Point, gaussian, point, variance
+from vnets.nodes import Point, gaussian, point, variance
 from vnets.priors import kl, log_uniform
 from vnets.train import first_nonfinite_layer
 

@@ -8,8 +8,8 @@ from claims import every
 from jax import random
 
 from experiments import core, lrt_cost
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 
 
 def small(variant="cpu", **cost):
@@ -53,7 +53,7 @@ def test_the_study_measures_every_way_and_both_sweeps():
 
 def test_memory_of_a_sample_per_example_does_not_grow_with_the_batch():
     """Its temporary buffers do, by activations; not by a weight for each example."""
-    net = lrt_cost.classifier.build(wide(16)), lrt_cost.classifier.build(wide(128))
+    net = lrt_cost.classify.build(wide(16)), lrt_cost.classify.build(wide(128))
     separate = lrt_cost.WAYS[lrt_cost.SLOW]
     few, many = (lrt_cost.training_step(one, separate, random.key(0))[1] for one in net)
     weight_mib = 4 * 784 * 400 / 2**20

@@ -15,7 +15,7 @@ from vnets.estimators import (
     magnitude_gaussian,
     magnitude_mean,
 )
-from vnets.posteriors import Scaled, dropout, gaussian, multiplicative, variance
+from vnets.nodes import Scaled, dropout, gaussian, multiplicative, variance
 
 MAGNITUDES = (magnitude, magnitude_gaussian, magnitude_mean)
 

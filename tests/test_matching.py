@@ -7,11 +7,10 @@ from flax import linen as nn
 from flax import nnx
 from jax import random
 
-from vnets import posteriors
+from vnets import tree
 from vnets.layers import Dense, stochastic
-from vnets.layers.matching import matches
 from vnets.nets import MLP
-from vnets.posteriors import Gaussian, Point, gaussian
+from vnets.nodes import Gaussian, Point, Posterior, gaussian, is_posterior
 
 
 class Mixed(nn.Module):
@@ -55,15 +54,15 @@ def test_unless_it_is_allowed(allow):
     net = stochastic(Mixed(), {"*": gaussian()}, allow)
     params = start(net)
     assert isinstance(params["head"]["kernel"], Gaussian)
-    assert not isinstance(params["embed"]["embedding"], posteriors.Posterior)
+    assert not isinstance(params["embed"]["embedding"], Posterior)
     assert net.matched(params)["*"][-1] == "head"
 
 
 def test_what_is_sampled_need_not_be_allowed():
     sampled = {"embed": gaussian(), "lstm/*": gaussian()}
     params = start(stochastic(Mixed(), {"*": gaussian()}, sampled=sampled))
-    nodes = jax.tree.leaves(params, is_leaf=posteriors.is_posterior)
-    arrays = [leaf for leaf in nodes if not posteriors.is_posterior(leaf)]
+    leaves = jax.tree.leaves(params, is_leaf=is_posterior)
+    arrays = [leaf for leaf in leaves if not is_posterior(leaf)]
     assert arrays
     for bias in arrays:  # of attention [heads, features of each]
         assert bias.ndim == 1 or bias.shape == (2, 3)
@@ -108,7 +107,7 @@ def test_patterns_of_vectors_that_cannot_be_nodes_are_refused():
 def test_patterns_that_end_as_vectors_do_are_of_vectors(
     pattern, name, vector, expected
 ):
-    assert matches(pattern, name, vector) == expected
+    assert tree.fits(pattern, name, vector) == expected
 
 
 def test_matched_lists_the_nodes_of_each_pattern():

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import build, classifier, core, mean_propagation
+from experiments import core
+from experiments import spec as parts
 from experiments.config_files import load_config
+from experiments.kinds import classify
+from experiments.studies import mean_propagation
 from experiments.tables import outcomes, pages, reading
 from vnets import curvature, data
 from vnets.nets import MLP
-from vnets.posteriors import dropout, multiplicative, variance
+from vnets.nodes import dropout, multiplicative, variance
 
 SHAPE, K = (3, 3, 1), 4
 
@@ -97,7 +100,7 @@ def test_dropout_has_moments_and_no_kappa(small_data):
     assert {name for name, _ in wanted("dropout")} == set(measured.evals)
     assert not measured.curves
     config.kappa.layer = "dense1"
-    with pytest.raises(build.ConfigError, match=r"config.kappa.layer: .*Scaled"):
+    with pytest.raises(parts.ConfigError, match=r"config.kappa.layer: .*Scaled"):
         core.build(config).measure(nets, random.key(0))
 
 
@@ -112,19 +115,19 @@ def test_dropout_has_moments_and_no_kappa(small_data):
 def test_bad_values_name_the_field(field, value, words, small_data):
     config = quick("variance")
     config.kappa[field] = value
-    with pytest.raises(build.ConfigError, match=words):
+    with pytest.raises(parts.ConfigError, match=words):
         core.build(config)
 
 
 def test_the_nets_are_one_each_and_one_is_tested(small_data):
     config = quick("variance")
     config.nets.net.members = 2
-    with pytest.raises(build.ConfigError, match=r"nets.net.members must be 1"):
+    with pytest.raises(parts.ConfigError, match=r"nets.net.members must be 1"):
         core.build(config)
     config = quick("variance")
     with config.unlocked():
         config.nets = {"other": {"run": "configs/lenet5_mnist.py:variance"}}
-    with pytest.raises(build.ConfigError, match=r"config.nets"):
+    with pytest.raises(parts.ConfigError, match=r"config.nets"):
         core.build(config)
 
 
@@ -138,7 +141,7 @@ def test_a_probe_counts_the_weights_above_the_threshold():
     task = core.build(config).task
     params, collections = task.init(random.key(0))
     found = task.probe(params, collections, random.key(1))
-    net = classifier.build(config)
+    net = classify.build(config)
     train = net.dataset.train.take(np.arange(20))
     kappa = curvature.kappa(
         net.model,

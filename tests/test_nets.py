@@ -21,8 +21,7 @@ from vnets.nets import (
     WhitenedCNN,
     lenet_300_100,
 )
-from vnets.plan import Conv, Dense
-from vnets.posteriors import (
+from vnets.nodes import (
     dropout,
     gaussian,
     is_noisy,
@@ -30,6 +29,7 @@ from vnets.posteriors import (
     multiplicative,
     variance,
 )
+from vnets.plan import Conv, Dense
 
 LAYERS = {
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),

@@ -22,7 +22,7 @@ def draws():
     """One big matrix of each family."""
     shape = (ROWS, COLUMNS)
     make = jax.jit(
-        lambda key: {name: f(key, shape) for name, f in noise.FAMILIES.items()}
+        lambda key: {name: f.sample(key, shape) for name, f in noise.FAMILIES.items()}
     )
     return jax.tree.map(np.asarray, make(random.key(1)))
 
@@ -57,6 +57,13 @@ def exact_upper_tail(enumerated, bounds):
 @pytest.mark.parametrize("family", sorted(noise.FAMILIES))
 def test_zero_mean_and_unit_variance(family, draws, assert_moments):
     assert_moments(draws[family].ravel(), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("family", sorted(noise.FAMILIES))
+def test_sums_are_of_the_family_where_lrt_is_exact(family, draws):
+    first, second = draws[family].reshape(2, -1)[:, :100_000]
+    distance = stats.ks_2samp((first + second) / np.sqrt(2), first).statistic
+    assert (distance < 1.63 * np.sqrt(2 / first.size)) == noise.lrt_is_exact(family)
 
 
 def test_supports(draws):
@@ -160,7 +167,7 @@ def test_neighbours_are_uncorrelated(family, draws):
     """Columns, rows, quarters of a row (one Threefry block) and keys."""
     x = draws[family].astype(np.float64)
     other_key = random.fold_in(random.key(1), 1)
-    other = np.asarray(noise.FAMILIES[family](other_key, x.shape))
+    other = np.asarray(noise.FAMILIES[family].sample(other_key, x.shape))
     pairs = {
         "column": (x[:, :-1], x[:, 1:]),
         "row": (x[:-1], x[1:]),
@@ -185,9 +192,9 @@ def test_draws_are_bit_equal_on_any_number_of_devices(family, axis):
 
     def on(count):
         split = NamedSharding(parallel.mesh(jax.devices()[:count]), spec)
-        draw = jax.jit(lambda k: noise.FAMILIES[family](k, shape), out_shardings=split)(
-            random.key(5)
-        )
+        draw = jax.jit(
+            lambda k: noise.FAMILIES[family].sample(k, shape), out_shardings=split
+        )(random.key(5))
         assert len(draw.sharding.device_set) == count
         return np.asarray(draw)
 
@@ -207,7 +214,7 @@ def test_legacy_and_rbg_keys():
 
 @pytest.mark.parametrize("family", sorted(noise.FAMILIES))
 def test_keys_matter_and_vmap_equals_a_loop(family):
-    draw = noise.FAMILIES[family]
+    draw = noise.FAMILIES[family].sample
     keys = random.split(random.key(2), 3)
     one = jax.jit(lambda k: draw(k, (4, 33)))
     together = jax.jit(jax.vmap(one))(keys)
@@ -221,7 +228,7 @@ def test_keys_matter_and_vmap_equals_a_loop(family):
 def test_shapes_and_dtypes(family, shape):
     for dtype in (jnp.float32, jnp.bfloat16):
         draw = jax.eval_shape(
-            lambda key, dtype=dtype: noise.FAMILIES[family](key, shape, dtype),
+            lambda key, dtype=dtype: noise.FAMILIES[family].sample(key, shape, dtype),
             random.key(0),
         )
         assert (draw.shape, draw.dtype) == (shape, dtype)

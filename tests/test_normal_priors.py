@@ -7,13 +7,8 @@ import pytest
 from jax import random
 from scipy import optimize, stats
 
-from experiments import build as parts
-from vnets.normal_priors import (
-    empirical_normal,
-    hierarchical_normal,
-    learned_scales,
-)
-from vnets.posteriors import (
+from experiments import spec as parts
+from vnets.nodes import (
     Dropout,
     Point,
     Scaled,
@@ -22,7 +17,16 @@ from vnets.posteriors import (
     multiplicative,
     variance,
 )
-from vnets.priors import ScaledPrior, WeightedPrior, ard, kl, standard_normal
+from vnets.priors import (
+    ScaledPrior,
+    WeightedPrior,
+    ard,
+    empirical_normal,
+    hierarchical_normal,
+    kl,
+    learned_scales,
+    standard_normal,
+)
 
 NODES = {
     "gaussian": gaussian(-3.0)(random.key(0), (6, 5)),
@@ -132,7 +136,7 @@ def test_configs_name_them_and_wrong_ones_are_refused():
     assert np.isfinite(float(kl({"a": {"kernel": NODES["gaussian"]}}, made)))
     with pytest.raises(parts.ConfigError, match=r"positive shape and rate, not 0"):
         parts.prior({"kind": "hierarchical_normal", "shape": 0.0})
-    with pytest.raises(TypeError, match=r"Dropout.*Gaussian"):
+    with pytest.raises(TypeError, match=r"Dropout.*weights with normal noise"):
         empirical_normal(Dropout(0.5, 3))
     with pytest.raises(TypeError, match="sign noise"):
         empirical_normal(variance("sign")(random.key(0), (3, 4)))

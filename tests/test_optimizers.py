@@ -8,7 +8,7 @@ import pytest
 from jax import random
 
 from vnets import optimizers
-from vnets.posteriors import gaussian, point
+from vnets.nodes import gaussian, point
 
 PARAMS = {
     "conv1": {"kernel": point()(random.key(0), (3, 3, 4, 8))},

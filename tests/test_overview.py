@@ -9,14 +9,14 @@ from jax import random
 from train_tasks import fit, make_split, make_task
 
 import vnets
-from vnets import edits, nets, overview, plan, posteriors, priors, scales
+from vnets import edits, nets, nodes, overview, plan, priors
 from vnets.layers import stochastic
 
 MADE = {
-    "first": posteriors.gaussian(-3.0),
-    "second": posteriors.variance(),
-    "third": posteriors.dropout(0.5, posteriors.multiplicative(-2.0)),
-    "*bias": posteriors.gaussian(-3.0),
+    "first": nodes.gaussian(-3.0),
+    "second": nodes.variance(),
+    "third": nodes.dropout(0.5, nodes.multiplicative(-2.0)),
+    "*bias": nodes.gaussian(-3.0),
 }
 
 
@@ -82,12 +82,12 @@ def test_summary_prints_a_table(made, capsys):
 
 
 NODES = [
-    posteriors.gaussian(),
-    posteriors.variance(),
-    posteriors.multiplicative(),
-    posteriors.dropout(0.5),
-    scales.structured(),
-    scales.group_horseshoe(),
+    nodes.gaussian(),
+    nodes.variance(),
+    nodes.multiplicative(),
+    nodes.dropout(0.5),
+    nodes.structured(),
+    nodes.group_horseshoe(),
 ]
 
 
@@ -108,7 +108,7 @@ def test_models_are_one_line(made):
         "'*bias': gaussian})"
     )
     assert repr(net) == expected
-    own = nets.LeNet5(posteriors={"dense1": posteriors.variance()})
+    own = nets.LeNet5(posteriors={"dense1": nodes.variance()})
     assert repr(own) == "LeNet5(posteriors={'dense1': variance})"
     chain = nets.Chain(steps=(plan.Flatten(), plan.Dense("dense1", 3)))
     assert repr(chain) == "Chain(steps=2 steps)"
@@ -126,8 +126,8 @@ def test_a_result_is_one_line(one_device):
 def test_sparsity_counts_exact_zeros():
     weights = jnp.asarray([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]], jnp.float32)
     params = {
-        "a": {"kernel": posteriors.Point(weights), "bias": jnp.zeros(2, jnp.float32)},
-        "b": {"kernel": posteriors.Point(jnp.ones((3, 1), jnp.float32))},
+        "a": {"kernel": nodes.Point(weights), "bias": jnp.zeros(2, jnp.float32)},
+        "b": {"kernel": nodes.Point(jnp.ones((3, 1), jnp.float32))},
     }
     assert overview.sparsity(params) == pytest.approx(3 / 9)
     assert overview.sparsity({"a": jnp.zeros(3, jnp.float32)}) == 0.0
@@ -135,17 +135,15 @@ def test_sparsity_counts_exact_zeros():
 
 def test_sparsity_after_pruning():
     key, shape = random.key(0), (10, 10)
-    q = posteriors.gaussian(-4.0)(key, shape)
+    q = nodes.gaussian(-4.0)(key, shape)
     params = {
         "a": {"kernel": q},
-        "b": {"kernel": posteriors.dropout(0.5, lambda k, s: q)(key, shape)},
+        "b": {"kernel": nodes.dropout(0.5, lambda k, s: q)(key, shape)},
     }
     gone = np.mean(np.asarray(-4.0 - 2 * np.log(np.abs(q.mean))) > 3)
     assert 0 < gone < 1
     assert overview.sparsity(params) == 0.0
     pruned = edits.prune(3.0)(params)
-    assert isinstance(pruned["b"]["kernel"], posteriors.Scaled)
+    assert isinstance(pruned["b"]["kernel"], nodes.Scaled)
     assert overview.sparsity(pruned) == pytest.approx(gone)
-    assert (
-        overview.sparsity({"a": {"kernel": posteriors.variance()(key, shape)}}) == 1.0
-    )
+    assert overview.sparsity({"a": {"kernel": nodes.variance()(key, shape)}}) == 1.0

@@ -12,7 +12,7 @@ from jax import random
 from vnets import backend, noise, parallel
 from vnets.likelihoods import Categorical
 from vnets.nets import LeNet5
-from vnets.posteriors import dropout, gaussian, multiplicative, variance
+from vnets.nodes import dropout, gaussian, multiplicative, variance
 
 COUNTS = (1, 2, 8)
 BATCH = 16
@@ -173,4 +173,4 @@ def test_nobody_else_knows_how_many_there_are():
     parts = {"vnets/parallel/devices.py", "vnets/parallel/processes.py"}
     # The benchmark and the study of costs measure one device and say so.
     measure = {"experiments/bench/steps.py", "experiments/lrt_cost.py"}
-    assert found == parts | measure | {"vnets/results.py"}
+    assert found == parts | measure | {"experiments/records/origin.py"}

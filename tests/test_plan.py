@@ -11,8 +11,8 @@ from vnets import layers, plan, pooling
 from vnets.layers import TEST, TRAIN
 from vnets.nets import MLP, Chain, LeNet5, lenet_300_100
 from vnets.nets.net import Net
+from vnets.nodes import dropout, gaussian, multiplicative, variance
 from vnets.plan import Cost
-from vnets.posteriors import dropout, gaussian, multiplicative, variance
 
 POSTERIORS = {
     "conv1": gaussian(-4.0),

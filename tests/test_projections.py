@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Scaled,
-    adaptive_dropout,
     gaussian,
     log_alpha,
     multiplicative,
@@ -49,13 +48,6 @@ def log_alphas(params):
     ]
 
 
-def test_adaptive_dropout_is_clipped():
-    node = adaptive_dropout(0.9)(random.key(0), (3, 4))  # alpha 9
-    projected = at_most_one({"a": {"kernel": node}})["a"]["kernel"]
-    np.testing.assert_array_equal(projected.scale.log_alpha, np.zeros(3))
-    np.testing.assert_array_equal(projected.weight.mean, node.weight.mean)
-
-
 def test_clips_every_log_alpha_and_nothing_else(params):
     clipped = jax.jit(clip_log_alpha(-20, 20))(params)
     for before, after in zip(log_alphas(params), log_alphas(clipped), strict=True):
@@ -85,11 +77,6 @@ def test_log_alpha_of_additive_noise_is_clipped_by_its_variance(params):
     assert float(weight.log_var[0, 1]) == 1.0
     alone = clip_log_alpha(-8, 8)(params)["additive"]["kernel"].weight
     np.testing.assert_array_equal(alone.log_var, log_var)
-
-
-def test_a_projection_is_idempotent(params):
-    once = clip_log_alpha(-8, 8)(params)
-    jax.tree.map(np.testing.assert_array_equal, clip_log_alpha(-8, 8)(once), once)
 
 
 def test_a_pruned_weight_stays_pruned_under_a_clip():

@@ -1,5 +1,7 @@
 """Laws of moment propagation: Monte Carlo where exact, the plain net where quiet."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,11 @@ import scipy.special
 from flax import linen as nn
 from jax import lax, random
 
-from vnets import edits, evaluate, ops, propagation
+from vnets import edits, evaluate, ops, plan, propagation
 from vnets.data import Split
 from vnets.layers import TRAIN
-from vnets.nets import MLP, LeNet5
-from vnets.posteriors import (
+from vnets.nets import MLP, VGG, Chain, LeNet5, ResNet
+from vnets.nodes import (
     dropout,
     gaussian,
     multiplicative,
@@ -175,6 +177,22 @@ def test_pooling_of_independent_pixels_is_near_monte_carlo():
     assert np.max(np.abs(error)) < 0.16 + 3 * 0.014
 
 
+def test_pools_and_sums_of_independent_pixels_agree_with_monte_carlo(assert_moments):
+    """Windows of two pixels, of which no maximum is taken of a maximum."""
+    h = random_moments((2, 4, 2, 3))
+    draws = draws_of(h, 4)
+    y = propagation.hidden((plan.MeanPool(),), propagation.Layers({}), h)
+    assert_moments(draws.mean(axis=(2, 3)), y.mean, y.var)
+    pair = plan.WindowMaxPool(size=2, stride=2, padding="SAME")
+    column = jax.tree.map(lambda x: x[:, :, :1], h)
+    y = propagation.window_pool(column, pair)  # the other column is outside
+    pooled = draws[:, :, :, :1].reshape(DRAWS, 2, 2, 2, 3).max(axis=3)[:, :, :, None]
+    assert_moments(pooled, y.mean, y.var)
+    moved = plan.Standardize((0.5,), (2.0,))
+    y = propagation.hidden((moved,), propagation.Layers({}), h)
+    assert_moments((draws - 0.5) / 2.0, y.mean, y.var)
+
+
 def noisy_logits(scale):
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(50, 10)).astype(np.float32)
@@ -246,18 +264,36 @@ def test_logits_of_noise_in_the_last_hidden_layer_are_exact(
     assert_mean(covariance(np.asarray(draws, np.float64)), logits.cov)
 
 
-@pytest.fixture(scope="module")
-def lenet():
-    """LeNet-5 with batch norm and noise in every layer, on a batch of two."""
-    shape, names = (16, 16, 1), ("conv1", "conv2", "dense1", "dense2")
-    net = LeNet5(batch_norm=True, posteriors=dict.fromkeys(names, multiplicative(-2.0)))
+BRANCH = (plan.Conv("b", 3, (1, 1)), plan.Activation(), plan.Norm("norm_b"))
+STEPS = (
+    plan.Standardize((0.2,), (0.5,)),
+    *(plan.Conv("a", 3, (3, 3), (2, 2)), plan.Norm("norm_a"), plan.MaxPool()),
+    *(plan.Residual(BRANCH), plan.Activation(), plan.WindowMaxPool(size=2)),
+    *(plan.MeanPool(), plan.Dense("c", 4), plan.Activation(), plan.Dense("d", K)),
+)
+NETS = {
+    "lenet": (functools.partial(LeNet5, batch_norm=True), (16, 16, 1)),
+    "vgg": (functools.partial(VGG, width=0.1, blocks=2), (8, 8, 3)),
+    "resnet": (functools.partial(ResNet, 4, (1,), 2), (8, 8, 3)),
+    "chain": (functools.partial(Chain, steps=STEPS), (16, 16, 1)),
+}
+
+
+def noisy_net(name):
+    """A net with batch norm and noise in every layer, on a batch of two."""
+    make, shape = NETS[name]
+    net = make(posteriors=dict.fromkeys(make().layers, multiplicative(-2.0)))
     x = random.uniform(random.key(0), (2, *shape), jnp.float32)
     return net, start(net, shape), x
 
 
-def test_without_noise_it_is_the_net_itself(lenet):
-    """Operation by operation, and so bit for bit."""
-    net, variables, x = lenet
+@pytest.mark.parametrize("name", NETS)
+def test_without_noise_any_plan_is_the_net_itself(name):
+    """Operation by operation, and so bit for bit; with noise there is a variance."""
+    net, variables, x = noisy_net(name)
+    noisy = jax.jit(lambda v: propagation.moments(net, v, x))(variables)
+    assert np.all(np.isfinite(noisy.mean))
+    assert np.all(np.asarray(noisy.var) > 0)
     quiet = {**variables, "params": edits.mean_only(variables["params"])}
     logits = propagation.moments(net, quiet, x)
     assert logits.cov is None
@@ -285,12 +321,12 @@ def test_a_normalization_has_the_epsilon_of_its_net():
 
 
 @pytest.mark.slow
-def test_lenet_with_noise_everywhere_is_near_its_samples(lenet):
+def test_lenet_with_noise_everywhere_is_near_its_samples():
     """Approximate: correlated pixels, and ReLU and pooling of what is not Gaussian.
 
     A quarter of a standard deviation allows the 0.16 of pooling twice in squares.
     """
-    net, variables, x = lenet
+    net, variables, x = noisy_net("lenet")
     logits = jax.jit(lambda v: propagation.moments(net, v, x))(variables)
     many = jnp.repeat(x, 400, axis=0)
     draws = jax.jit(net.apply)(variables, many, rngs={"noise": random.key(1)})
@@ -321,8 +357,8 @@ def test_it_is_tested_as_any_model_is():
 
 
 def test_unknown_nets_are_named():
-    with pytest.raises(TypeError, match=r"MLP.*LeNet5.*register"):
-        propagation.hidden(object(), propagation.Layers({}), jnp.zeros((1, 1)))
+    with pytest.raises(TypeError, match="object: it has no plan"):
+        propagation.moments(object(), {}, jnp.zeros((1, 1)))
     for net, shape in (
         (MLP((4,), K, activation="tanh"), SHAPE),
         (LeNet5(activation="tanh"), (16, 16, 1)),

@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from vnets import compact, names, ops, plan
+from vnets import compact, ops, plan, tree
 from vnets.compact import entropy
-from vnets.layers.matching import matches
 
 # No limit of a single case's time: a compile takes what it takes.
 fixed = functools.partial(
@@ -149,13 +148,13 @@ def test_a_loosened_name_matches_itself_as_what_it_is(data, name):
     assert likely(name)(pattern)
     last = pattern.rpartition("/")[2]
     of_vectors = any(
-        last.endswith(v) and fnmatch.fnmatchcase(v, last) for v in names.VECTORS
+        last.endswith(v) and fnmatch.fnmatchcase(v, last) for v in tree.VECTORS
     )
-    assert matches(pattern, name, vector=of_vectors)
+    assert tree.fits(pattern, name, vector=of_vectors)
     exact = pattern == name
-    assert matches(pattern, name, vector=not of_vectors) == (exact and of_vectors)
+    assert tree.fits(pattern, name, vector=not of_vectors) == (exact and of_vectors)
     for vector in (False, True):  # no pattern of another name gets in
-        assert not matches(f"x{pattern}", name, vector)
+        assert not tree.fits(f"x{pattern}", name, vector)
 
 
 @fixed(max_examples=100)
@@ -167,11 +166,11 @@ def test_what_is_covered_is_under_a_name_that_matches(pattern, leaves):
 
     wanted = {x for x in leaves if any(likely(name)(pattern) for name in above(x))}
     if wanted:
-        assert names.covered([pattern], leaves, "these") == wanted
-        assert names.covered([pattern, "*"], leaves, "these") == set(leaves)
+        assert tree.chosen([pattern], leaves, "these") == wanted
+        assert tree.chosen([pattern, "*"], leaves, "these") == set(leaves)
     else:
         with pytest.raises(ValueError, match="these: nothing is called"):
-            names.covered([pattern], leaves, "these")
+            tree.chosen([pattern], leaves, "these")
 
 
 @st.composite

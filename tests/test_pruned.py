@@ -8,10 +8,9 @@ import pytest
 import train_tasks
 from jax import random
 
-from vnets import edits, group_priors, normal_priors, priors, projections, pruning
-from vnets import scales as units
+from vnets import edits, nodes, priors, projections, pruning
 from vnets.evaluate import elbo
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Multiplicative,
     Point,
@@ -64,9 +63,9 @@ BY_WEIGHT = {
 }
 BY_UNIT = {
     "group": wide(made(gaussian())),
-    "structured": scaled(made(units.structured())),
-    "structured-layer": scaled(made(units.structured(weight=multiplicative()))),
-    "normal-jeffreys": scaled(made(units.group_normal_jeffreys())),
+    "structured": scaled(made(nodes.structured())),
+    "structured-layer": scaled(made(nodes.structured(weight=multiplicative()))),
+    "normal-jeffreys": scaled(made(nodes.group_normal_jeffreys())),
     "adaptive": scaled(made(adaptive_dropout(0.4))),
 }
 
@@ -86,56 +85,10 @@ def zeros(params, name):
     return np.broadcast_to((mean == 0) & (var == 0), SHAPE)
 
 
-@pytest.mark.parametrize("name", PRUNED)
-def test_what_was_pruned_is_known(name):
-    node = PRUNED[name]["kernel"]
-    gone = np.broadcast_to(node.pruned(), SHAPE)
-    np.testing.assert_array_equal(gone, zeros(PRUNED, name))
-    whole = name in ("layer", "variance")
-    np.testing.assert_array_equal(gone, np.ones(SHAPE) if whole else gone)
-    assert gone.sum() == (24 if whole else 12)
-    if name not in ("structured", "adaptive"):  # whose weights are points
-        np.testing.assert_array_equal(np.isposinf(log_alpha(node)), gone)
-    before = (BY_WEIGHT | BY_UNIT)[name]
-    assert np.any(before.pruned()) == False  # noqa: E712
-
-
-PRIORS = {
-    "log_uniform": priors.log_uniform,
-    "log_uniform_2015": priors.log_uniform_2015,
-    "log_uniform_2016": priors.log_uniform_2016,
-    "log_uniform_rational": priors.log_uniform_rational,
-    "ard": priors.ard,
-    "standard_normal": priors.standard_normal(0.3),
-    "student_t": priors.student_t(),
-    "group_ard": group_priors.group_ard("out"),
-    "empirical_normal": normal_priors.empirical_normal,
-    "hierarchical_normal": normal_priors.hierarchical_normal(),
-}
-
-
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("kind", [Gaussian, Multiplicative])
-def test_the_kl_is_that_of_the_weights_that_are_left(prior, kind):
-    """With a finite gradient, which for these weights is theirs alone."""
-    mean = random.normal(random.key(0), SHAPE)
-    second = random.normal(random.key(1), SHAPE) - 1.0
-    whole = kind(mean, second)
-    kept = np.flatnonzero(HALF)
-    pruned, left = whole.kept(HALF), kind(mean[kept], second[kept])
-    own = jax.jit(jax.value_and_grad(PRIORS[prior]))
-    value, slope = own(pruned)
-    expected, expected_slope = own(left)
-    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-4)
-    for got, want in zip(*map(jax.tree.leaves, (slope, expected_slope)), strict=True):
-        assert np.all(np.isfinite(got))
-        np.testing.assert_allclose(got[kept], want, rtol=1e-4, atol=1e-6)
-
-
 def loss_of(params):
     """Pulls means and deviations away from zero."""
-    nodes = (layer["kernel"] for layer in params.values())
-    weights = (getattr(node, "weight", node) for node in nodes)
+    own = (layer["kernel"] for layer in params.values())
+    weights = (getattr(node, "weight", node) for node in own)
     parts = (part for node in weights for part in node.location_scale())
     fit = sum(jnp.sum(jnp.square(x - 2.0)) for x in parts if x is not None)
     return fit + priors.kl({"": params["gaussian"]}, priors.log_uniform)
@@ -213,7 +166,7 @@ def test_means_are_carried_with_what_was_pruned():
     fresh = {
         "nodes": made(gaussian(-3.0)),
         "shared": made(multiplicative()),
-        "masked": made(pruning.masked()),
+        "masked": made(nodes.masked()),
         "points": made(dropout(0.5)),
     }
     for source in names:
@@ -233,7 +186,7 @@ def test_means_are_carried_with_what_was_pruned():
 
 
 def test_masks_of_units_are_cut_with_their_weights():
-    node = scaled(made(units.structured(weight=pruning.masked())))
+    node = scaled(made(nodes.structured(weight=nodes.masked())))
     cut = edits.prune_units(1.0)({"a": {"kernel": node}})["a"]["kernel"].weight
     np.testing.assert_array_equal(cut.mask, HALF * np.ones(SHAPE))
 

@@ -9,8 +9,8 @@ from jax import random
 
 from vnets import edits, ops, overview
 from vnets.estimators import lrt
-from vnets.posteriors import Point, is_noisy
-from vnets.pruning import HIGH, LOW, Masked, at_random, magnitude, masked, surgery
+from vnets.nodes import Masked, Point, is_noisy, masked
+from vnets.pruning import HIGH, LOW, at_random, by_magnitude, surgery
 
 SHAPE = (20, 30)
 
@@ -79,7 +79,7 @@ def test_an_optimizer_may_decay_the_mask():
 
 def test_magnitude_switches_off_exactly_the_smallest():
     params = tree()
-    project = jax.jit(magnitude({"a": 0.9, "b": 0.5}, ramp, every=10))
+    project = jax.jit(by_magnitude({"a": 0.9, "b": 0.5}, ramp, every=10))
     for step, part in ((40, 0.4), (100, 1.0), (200, 1.0)):
         pruned = project(params, jnp.int32(step))
         for layer, final in (("a", 0.9), ("b", 0.5)):
@@ -109,7 +109,7 @@ def test_at_random_prunes_as_many_whatever_their_size():
 
 
 def test_magnitude_never_brings_a_weight_back():
-    project = magnitude({"a": 0.5, "b": 0.5}, lambda step: 1.0, every=1)
+    project = by_magnitude({"a": 0.5, "b": 0.5}, lambda step: 1.0, every=1)
     params = project(tree(), jnp.int32(1))
     before = params["a"]["kernel"].mask
     grown = params["a"]["kernel"].replace(mean=100 * (1 - before) + before)
@@ -119,7 +119,7 @@ def test_magnitude_never_brings_a_weight_back():
 
 def test_between_its_times_nothing_changes():
     params = tree()
-    project = magnitude({"a": 0.9, "b": 0.9}, lambda step: 1.0, every=10)
+    project = by_magnitude({"a": 0.9, "b": 0.9}, lambda step: 1.0, every=10)
     jax.tree.map(np.testing.assert_array_equal, project(params, jnp.int32(11)), params)
     late = surgery(1.0, begin=20, end=40, every=10)
     for step in (10, 50):
@@ -143,7 +143,7 @@ def test_surgery_switches_by_the_two_thresholds():
 
 
 def test_mean_only_and_sizes_see_the_mask():
-    params = magnitude({"a": 0.9, "b": 0.9}, lambda s: 1.0, 1)(tree(), jnp.int32(1))
+    params = by_magnitude({"a": 0.9, "b": 0.9}, lambda s: 1.0, 1)(tree(), jnp.int32(1))
     counted = overview.sizes(edits.mean_only(params))
     assert counted["nonzero"] == 60 + 30 + 30
     assert counted["compression"] == pytest.approx((600 + 300 + 30) / 120)
@@ -153,11 +153,11 @@ def test_mean_only_and_sizes_see_the_mask():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: magnitude({"a": 1.0}, ramp), r"sparsity of 'a' .*\[0, 1\)"),
-        (lambda: magnitude({"a": 0.5}, ramp, every=0), "every 1 or more"),
+        (lambda: by_magnitude({"a": 1.0}, ramp), r"sparsity of 'a' .*\[0, 1\)"),
+        (lambda: by_magnitude({"a": 0.5}, ramp, every=0), "every 1 or more"),
         (lambda: surgery(1.0, 10, 5), "begins at 10, after its end at 5"),
         (
-            lambda: magnitude({"a": 0.5}, ramp, 1)(tree(), jnp.int32(1)),
+            lambda: by_magnitude({"a": 0.5}, ramp, 1)(tree(), jnp.int32(1)),
             "nothing is said of layer 'b'",
         ),
     ],

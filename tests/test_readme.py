@@ -3,10 +3,9 @@
 import documents
 import pytest
 
-from experiments.tables import outcomes, pages, reading
+from experiments.tables import pages
 
 README = documents.text("README.md")
-OVERVIEW = documents.text("results/README.md")
 
 
 LOOK = """
@@ -35,20 +34,6 @@ def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
 
 def test_the_page_is_short():
     assert len(README.encode()) <= 10_000
-
-
-def test_the_overview_tells_what_holds_and_what_did_not_run():
-    found = outcomes.all_of(reading.select(), "", pages.RESULTS)
-    largest = {outcome.table.name: outcome for _, outcome in found}
-    for name, outcome in largest.items():
-        (line,) = (x for x in OVERVIEW.splitlines() if x.startswith(f"| [`{name}`]"))
-        verdicts = [verdict.holds for verdict in outcome.verdicts]
-        held, told = verdicts.count(True), len(verdicts) - verdicts.count(None)
-        assert f"| {held} of {told}" in line or not told
-        assert (f"{verdicts.count(None)} not run" in line) == (None in verdicts)
-        assert outcome.table.asks.replace("|", "\\|") in line
-    for name in set(reading.names()) - set(largest):  # no record yet, so no page
-        assert f"[`{name}`]" not in OVERVIEW
 
 
 def test_marks_are_required():

@@ -24,16 +24,6 @@ def test_markdown_is_a_function_of_the_records(tmp_path):
     ]
     assert texts[0] == texts[1]
     assert str(tmp_path) not in texts[0]
-    assert "Data: mnist (60 train, 10 test). Epochs: 3; 7." in texts[0]
-    for told in ("Seeds of a row: 1 to 3.", "99.10 ± 0.10", "99 (+0.10, yes)"):
-        assert told in texts[0]
-    for told in ("0 1 2", "012345678", "a CPU", "| 3 |", "| 7 |", "short"):
-        assert told in texts[0]
-
-
-def test_rows_not_run_are_shown(tmp_path):
-    outcome = outcomes.aggregate(spec(tmp_path), "short", store(tmp_path, make("a", 0)))
-    assert "| Net B | ours, n = 0 | not run | not run |" in render.markdown(outcome)
 
 
 def test_the_terminal_needs_100_columns(tmp_path):

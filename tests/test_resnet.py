@@ -11,7 +11,7 @@ from jax import random
 from vnets import plan
 from vnets.layers import TRAIN
 from vnets.nets import ResNet
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 
 TINY = {"classes": 5, "stages": (1, 2), "width": 2}
 X = (2, 33, 24, 3)

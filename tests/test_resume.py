@@ -15,7 +15,7 @@ from train_tasks import make_split, make_task
 from experiments import core, running
 from experiments.config_files import load_config
 from vnets import checkpoint, monitor, train
-from vnets.results import RecordError
+from vnets.files import FileError
 from vnets.train.early import BEST, LAST
 
 EPOCHS, BEHIND = 5, 3
@@ -185,7 +185,7 @@ def test_a_workdir_of_before_needs_its_rows(task, one_device, folder, whole, har
     old(folder)
     path = folder / monitor.METRICS
     path.write_text("".join(ROWS[harm](path.read_text().splitlines(keepends=True))))
-    with pytest.raises(RecordError, match=rf"{path} (is damaged|has \d rows of 3)"):
+    with pytest.raises(FileError, match=rf"{path} (is damaged|has \d rows of 3)"):
         go_on(task, one_device, folder, whole)
 
 
@@ -196,7 +196,7 @@ def test_a_log_is_replaced_at_once(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(monitor.results.os, "replace", killed)
+    monkeypatch.setattr(monitor.files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         monitor.Log(tmp_path, [{"epoch": 1}, {"epoch": 2}], tensorboard=False)
     assert path.read_text() == '{"epoch": 1}\n'

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import core, running, workdirs
-from experiments.build import ConfigError
+from experiments import core, records, running, workdirs
 from experiments.config_files import load_config, run_folder
-from vnets import monitor, results
+from experiments.spec import ConfigError
+from vnets import monitor
 
 RUN = "configs/lenet5_mnist.py:variance"
 
@@ -104,7 +104,7 @@ def test_a_study_trains_its_nets_once_and_names_them(
     assert "variance quick seed 1, evaluating" in shown
     assert set(record["nets"]) == {f"{RUN} seed 0", f"{RUN} seed 1"}
     for member in (0, 1):
-        net = results.read(run_folder(tmp_path, RUN, "quick", member) / workdirs.RECORD)
+        net = records.read(run_folder(tmp_path, RUN, "quick", member) / workdirs.RECORD)
         named = record["nets"][f"{RUN} seed {member}"]
         assert named["checksum"] == net["checksum"]
         assert named["config_hash"] == net["config_hash"]
@@ -146,7 +146,7 @@ def test_what_a_run_cannot_do_is_refused(tmp_path, study):
 
 def test_a_failed_net_is_an_error_that_names_it(tmp_path, shrunk, study):
     shrunk["value"] = 1e30
-    with pytest.raises(results.RecordError, match=r"variance/seed0.*net failed"):
+    with pytest.raises(records.RecordError, match=r"variance/seed0.*net failed"):
         run(study_config(members=1), tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_a_warm_start_takes_the_edited_net(tmp_path, shrunk):
         return tmp_path / "warm" / f"seed{seed}"
 
     [record] = running.run(config, RUN, folder, [0], home=tmp_path).values()
-    source = results.read(run_folder(tmp_path, RUN, "quick", 0) / workdirs.RECORD)
+    source = records.read(run_folder(tmp_path, RUN, "quick", 0) / workdirs.RECORD)
     assert record["nets"][f"{RUN} seed 0"]["checksum"] == source["checksum"]
     # A rate of zero: the same net, tested with the same key.
     assert record["evals"]["det"] == source["evals"]["det"]

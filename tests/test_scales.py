@@ -1,6 +1,5 @@
 """Laws of the noise on units: moments, draws and gradients of every scale node."""
 
-import functools
 import itertools
 
 import jax
@@ -11,11 +10,15 @@ from claims import every
 from jax import random
 from scipy import special
 
-from vnets import edits, estimators, ops, scales
+from vnets import edits, nodes
 from vnets.layers import Dense, Mode
-from vnets.posteriors import Gaussian, Scaled, gaussian
+from vnets.nodes import (
+    Horseshoe,
+    LogNormal,
+    TruncatedLogNormal,
+    gaussian,
+)
 from vnets.priors import kl, log_uniform
-from vnets.scales import Horseshoe, LogNormal, TruncatedLogNormal
 
 LOW, HIGH = -20.0, 0.0
 # mu and log sigma of every kind of unit: kept (far above the interval), dropped (wide),
@@ -35,7 +38,7 @@ def truncated(pairs=GRID):
 
 # One program for each: a scale is some fifty operations.
 moments = jax.jit(lambda q: q.moments())
-log_alpha = jax.jit(lambda q: q.log_alpha())
+log_alpha = jax.jit(lambda q: q.shared_log_alpha())
 kl_of = jax.jit(lambda q: q.kl())
 sample = jax.jit(lambda q, key, shape: q.sample(key, shape), static_argnums=2)
 
@@ -128,7 +131,7 @@ def test_truncated_gradients_are_finite_and_right():
 
     def total(q):
         mean, var = q.moments()
-        return jnp.sum(mean + var + q.log_alpha() + q.kl())
+        return jnp.sum(mean + var + q.shared_log_alpha() + q.kl())
 
     def drawn(q):
         return jnp.sum(q.sample(random.key(2), (100,)))
@@ -163,19 +166,6 @@ def make_scales():
     }
 
 
-@pytest.mark.parametrize("name", make_scales())
-@pytest.mark.slow
-def test_draws_have_the_moments(name, assert_moments):
-    scale = make_scales()[name]
-    assert scale.shape == (3,)
-    assert scale.sample(random.key(0)).shape == (3,)
-    assert scale.sample(random.key(0), (2, 4)).shape == (2, 4, 3)
-    assert_moments(scale.sample(random.key(1), (DRAWS,)), *scale.moments())
-    mean, var = scale.moments()
-    expected = np.log(np.asarray(var) / np.asarray(mean) ** 2)
-    np.testing.assert_allclose(scales.log_alpha(scale), expected, rtol=1e-3)
-
-
 def test_horseshoe_units_share_the_scale_of_the_layer():
     scale = make_scales()["horseshoe"]
     logs = np.log(np.asarray(sample(scale, random.key(0), (DRAWS,))))
@@ -186,48 +176,27 @@ def test_horseshoe_units_share_the_scale_of_the_layer():
     assert abs(covariance[0, 1] - shared) < 5 * error
 
 
-@pytest.mark.parametrize("name", make_scales())
-@pytest.mark.parametrize("axis", ["in", "out"])
-def test_scaled_weights_agree_with_their_layer(name, axis, assert_same_moments):
-    """Drawing units for each example is one and the same with either estimator."""
-    weight = Gaussian(0.3 * jnp.ones((3, 3)), jnp.full((3, 3), -3.0))
-    q = Scaled(make_scales()[name], weight, axis, "example")
-    x = jnp.tile(f32([[1.0, -2.0, 0.5]]), (DRAWS, 1))
-    draws = [
-        jax.jit(functools.partial(estimate, ops.DENSE))(q, x, random.key(i))
-        for i, estimate in enumerate((estimators.lrt, estimators.per_example_sampling))
-    ]
-    assert_same_moments(*draws)
-
-
-@pytest.mark.parametrize("name", make_scales())
-def test_lrt_refuses_a_scale_as_a_weight(name):
-    scale = make_scales()[name]
-    with pytest.raises(ValueError, match="lrt needs normal noise"):
-        estimators.lrt(ops.DENSE, scale, jnp.ones((2, 3)), random.key(0))
-
-
 FACTORIES = {
-    "structured": scales.structured,
-    "group_normal_jeffreys": scales.group_normal_jeffreys,
-    "group_horseshoe": scales.group_horseshoe,
+    "structured": nodes.structured,
+    "group_normal_jeffreys": nodes.group_normal_jeffreys,
+    "group_horseshoe": nodes.group_horseshoe,
 }
 
 
 def test_scales_start_where_it_is_said():
     """Without arguments: mu at the upper end, scales of mean one, nearly no noise."""
     key, shape = random.key(0), (30, 4)
-    scale = scales.structured()(key, shape).scale
+    scale = nodes.structured()(key, shape).scale
     assert (scale.low, scale.high) == (LOW, HIGH)
     np.testing.assert_array_equal(scale.location, np.zeros(30))
     np.testing.assert_array_equal(scale.log_std, np.full(30, -5.0))
-    node = scales.group_normal_jeffreys()(key, shape)
+    node = nodes.group_normal_jeffreys()(key, shape)
     np.testing.assert_array_equal(node.scale.log_var, np.full(30, -9.0))
     np.testing.assert_array_equal(node.weight.log_var, np.full(shape, -9.0))
     around = np.asarray(node.scale.mean) - 1
     assert np.abs(around.mean()) < 5 * 0.01 / np.sqrt(30)
     assert 0.005 < around.std() < 0.02
-    node = scales.group_horseshoe()(key, shape)
+    node = nodes.group_horseshoe()(key, shape)
     for part, units in ((node.scale.shared, (2,)), (node.scale.unit, (2, 30))):
         np.testing.assert_array_equal(part.log_mean, np.zeros(units))
         np.testing.assert_array_equal(part.log_var, np.full(units, -9.0))
@@ -271,13 +240,13 @@ def test_least_log_alpha():
     second = np.asarray(node.mean) ** 2
     for axis, other in (("in", (0, 2)), ("out", (0, 1))):
         expected = -3.0 - np.log(second.max(other))
-        found = scales.least_log_alpha(node, axis)
+        found = node.uselessness(axis)
         assert found.shape == ((1, 3, 1) if axis == "in" else (1, 1, 4))
         np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-4)
 
 
 def test_kl_needs_a_prior_for_the_scale():
-    q = scales.structured()(random.key(0), (3, 4))
+    q = nodes.structured()(random.key(0), (3, 4))
     with pytest.raises(TypeError, match="TruncatedLogNormal"):
         kl({"dense": {"kernel": q}}, log_uniform)
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments import cli, records
 from experiments.tables import reading
 from tests.waiting import HANG
-from vnets import results
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "--config=configs/lenet5_mnist.py:variance,quick"
@@ -201,7 +200,7 @@ def test_killed_and_called_again_ends_as_if_never_killed(tmp_path):
     code, _, err = call(tmp_path, "train", *train("cut", 15))
     assert code == 0, err
     whole, cut = (
-        results.read(tmp_path / name / "record.json") for name in ("whole", "cut")
+        records.read(tmp_path / name / "record.json") for name in ("whole", "cut")
     )
     assert whole["evals"] == cut["evals"]
     assert values(tmp_path / "whole" / "metrics.jsonl") == values(log)
@@ -231,7 +230,7 @@ def test_diverged_run_says_where_and_exits_with_1(tmp_path):
     assert code == 1
     assert "not finite at epoch 1, step" in err
     assert "layer dense" in err
-    record = results.read(tmp_path / "run" / "record.json")
+    record = records.read(tmp_path / "run" / "record.json")
     assert "not finite" in record["status"]["failed"]
 
 

@@ -11,7 +11,7 @@ from vnets import ops
 from vnets.estimators import lrt, sequence_lrt
 from vnets.layers import GRU, LSTM, Embed, Mode, stochastic
 from vnets.layers.recurrent import drawn
-from vnets.posteriors import Point, Scaled, gaussian, variance
+from vnets.nodes import Point, Scaled, gaussian, variance
 from vnets.priors import kl, log_uniform
 
 BATCH, STEPS, INPUTS, HIDDEN = 3, 5, 4, 6

@@ -8,8 +8,9 @@ import scipy.special
 import scipy.stats
 from jax import random
 
-from vnets import overview, soft_sharing
-from vnets.posteriors import Point
+from vnets import overview
+from vnets.nodes import Point
+from vnets.priors import soft_sharing
 
 OWN = soft_sharing.Mixture(
     jnp.asarray([-0.5, 0.4], jnp.float32),
@@ -75,7 +76,10 @@ def test_sharing_twice_is_sharing_once():
 
 def test_the_gradient_pulls_a_weight_to_its_component():
     def at(w):
-        own = {"a": {"kernel": Point(jnp.full((1, 1), w))}, soft_sharing.NAME: OWN}
+        own = {
+            "a": {"kernel": Point(jnp.full((1, 1), w))},
+            soft_sharing.NAME: OWN,
+        }
         return soft_sharing.penalty(own)
 
     assert jax.grad(at)(0.38) < 0 < jax.grad(at)(0.42)

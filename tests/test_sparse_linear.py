@@ -5,9 +5,10 @@ import pytest
 from jax import random
 from scipy.special import expit
 
-from experiments import core, running, rvm, sparse_linear, workdirs
-from experiments.build import ConfigError
+from experiments import core, running, workdirs
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
+from experiments.studies import rvm, sparse_linear
 from vnets import data
 
 TRUE = (3.0, -3.0, 2.0)  # weights of the first features; the rest is noise

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, core, running, workdirs
+from experiments import core, records, running, workdirs
+from experiments import spec as parts
 from experiments.config_files import load_config
-from vnets import results
-from vnets.posteriors import Multiplicative
+from vnets.nodes import Multiplicative
 
 LAYERS = ("dense1", "dense2")
 
@@ -77,7 +77,7 @@ def test_every_method_says_what_it_leaves(method, tmp_path):
     probed = record["history"][-1]
     assert probed["sparsity"] == pytest.approx(left["sparsity"])
     assert f"sparsity/{LAYERS[0]}" in probed
-    assert results.read(tmp_path / workdirs.RECORD)["evals"] == record["evals"]
+    assert records.read(tmp_path / workdirs.RECORD)["evals"] == record["evals"]
 
 
 def test_columns_on_the_training_set_stand_apart(tmp_path):
@@ -99,7 +99,7 @@ def test_columns_on_the_training_set_stand_apart(tmp_path):
     ],
 )
 def test_bad_fields_are_named(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(small("original", **changes))
     for word in words:
         assert word in str(caught.value)

@@ -10,13 +10,14 @@ from jax import random
 from ml_collections import ConfigDict
 
 from configs import structured as configs
-from experiments import bit_precision, build, structured
+from experiments import cuts
+from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Net
-from vnets import data, edits, scales
+from experiments.studies import bit_precision, structured
+from vnets import data, edits, nodes
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import Point, dropout, gaussian
-from vnets.pruning import masked
+from vnets.nodes import Point, dropout, gaussian, masked
 
 
 def lenet_with(conv1, conv2, dense1, dense2):
@@ -45,7 +46,7 @@ def lenet_with(conv1, conv2, dense1, dense2):
 
 
 def test_a_whole_net_is_left_whole():
-    found = structured.left(LeNet5(), lenet_with(20, 50, 800, 500), (28, 28, 1))
+    found = cuts.left(LeNet5(), lenet_with(20, 50, 800, 500), (28, 28, 1))
     assert found == {
         "flops": 24**2 * 500 + 8**2 * 25 * 1000 + 800 * 500 + 5000,
         "flops_ratio": 1.0,
@@ -60,7 +61,7 @@ def test_units_and_arithmetic_of_a_cut_net():
     """conv2's map 3 on has no weights; of the inputs of dense1 those of maps 0 ... 2
     count, in so far as they are among the first 60: 20 in positions 0 and 50 + 0 ... 2.
     """
-    found = structured.left(LeNet5(), lenet_with(4, 3, 60, 7), (28, 28, 1))
+    found = cuts.left(LeNet5(), lenet_with(4, 3, 60, 7), (28, 28, 1))
     assert found["units/conv1"] == 4
     assert found["units/conv2"] == 3
     assert found["units/dense1"] == 6  # rows 0, 1, 2 and 50, 51, 52
@@ -72,7 +73,7 @@ def test_units_and_arithmetic_of_a_cut_net():
 
 
 def test_a_net_without_weights_has_no_units():
-    found = structured.left(LeNet5(), lenet_with(0, 0, 0, 0), (28, 28, 1))
+    found = cuts.left(LeNet5(), lenet_with(0, 0, 0, 0), (28, 28, 1))
     assert found["flops"] == 0
     assert not any(v for name, v in found.items() if name.startswith("units/"))
 
@@ -80,7 +81,7 @@ def test_a_net_without_weights_has_no_units():
 @pytest.fixture(scope="module")
 def net():
     """A small perceptron, noisy as in Bayesian compression, half of its units idle."""
-    make = scales.group_normal_jeffreys()
+    make = nodes.group_normal_jeffreys()
     names = ("dense1", "dense2")
     model = MLP(widths=(12,), classes=10, posteriors=dict.fromkeys(names, make))
     rngs = {"params": random.key(0), "noise": random.key(1)}
@@ -104,7 +105,7 @@ def test_the_study_of_speed(net, split):
     config = load_config("configs/structured_speed.py:lenet5_gnj,quick")
     config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}
     config.latency = {"batch_size": 8, "rounds": 3}
-    change = edits.chain(structured.pruning(config), edits.mean_only)
+    change = edits.chain(cuts.pruning(config), edits.mean_only)
     nets = {"net": [net]}
     measured = structured._measure(config, change, split, nets, random.key(0))
     full, cut = measured.evals["full"], measured.evals["cut"]
@@ -122,7 +123,7 @@ def test_the_runners_agree(net, split):
     variables = {"params": edits.mean_only(edits.prune_units()(net.params))}
     x = split.inputs.astype(np.float32) / 255
     expected = net.model.apply(variables, x)
-    small = structured.smaller(net.model, variables, (4, 4, 1))
+    small = cuts.smaller(net.model, variables, (4, 4, 1))
     for run in structured.RUNNERS.values():
         np.testing.assert_allclose(run(small, x)(), expected, rtol=1e-4, atol=1e-5)
 
@@ -131,7 +132,7 @@ def test_the_study_of_bits(net, split):
     config = load_config("configs/bit_precision.py:gnj,quick")
     config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}
     config.significands = (2, 24)
-    change = structured.pruning(config)
+    change = cuts.pruning(config)
     nets = {"net": [net]}
     measured = bit_precision._measure(config, change, split, nets, random.key(0))
     full, found = measured.evals["full"], measured.evals["bits"]
@@ -150,7 +151,7 @@ def test_the_study_of_bits(net, split):
 
 
 def cut_of(net, cut):
-    return structured.pruning(ConfigDict({"cut": cut}))(net.params)
+    return cuts.pruning(ConfigDict({"cut": cut}))(net.params)
 
 
 def test_units_and_weights_are_cut_together(net):
@@ -173,26 +174,26 @@ def test_units_and_weights_are_cut_together(net):
 
 @pytest.mark.parametrize("cut", [{}, {"maps": 0.0}, {"units": 0.0, "maps": 1.0}])
 def test_a_config_cuts_units_or_weights(cut):
-    with pytest.raises(build.ConfigError, match="units, of weights or of both"):
-        structured.pruning(ConfigDict({"cut": cut}))
+    with pytest.raises(parts.ConfigError, match="units, of weights or of both"):
+        cuts.pruning(ConfigDict({"cut": cut}))
 
 
 def test_a_cut_that_does_not_fit_the_net_is_refused(net):
     noisy = {"cut": {"units": {"dense1": 0.0}}}
-    with pytest.raises(build.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
-        structured.check_cut(ConfigDict(noisy), net.params)
-    points = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
-    structured.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
-    with pytest.raises(build.ConfigError, match="no weight of this net has noise"):
-        structured.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
+    with pytest.raises(parts.ConfigError, match=r"evals.cut.*\['dense1', 'dense2'\]"):
+        cuts.check_cut(ConfigDict(noisy), net.params)
+    points = {"a": {"kernel": nodes.structured()(random.key(0), (3, 4))}}
+    cuts.check_cut(ConfigDict({"cut": {"units": 0.0}}), points)
+    with pytest.raises(parts.ConfigError, match="no weight of this net has noise"):
+        cuts.check_cut(ConfigDict({"cut": {"weights": 3.0}}), points)
 
 
 def test_optimizer_factors_reach_scales():
     """The patterns of the configs name what they are meant to."""
-    params = {"a": {"kernel": scales.structured()(random.key(0), (3, 4))}}
+    params = {"a": {"kernel": nodes.structured()(random.key(0), (3, 4))}}
     factors = {"*/scale/*": 10.0}
     spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "factors": factors}
-    optimizer = build.optimizer(spec, 10)
+    optimizer = parts.optimizer(spec, 10)
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     kernel = updates["a"]["kernel"]
@@ -209,7 +210,7 @@ def test_weight_decay_is_of_the_means_of_weights_alone():
     }
     params = {name: {"kernel": q, "bias": jnp.ones(4)} for name, q in layers.items()}
     spec = {"name": "sgd", "learning_rate": ((0.0, 1.0),), "weight_decay": 0.1}
-    optimizer = build.optimizer(spec, 10)
+    optimizer = parts.optimizer(spec, 10)
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     for name, node in layers.items():
@@ -221,14 +222,14 @@ def test_weight_decay_is_of_the_means_of_weights_alone():
     assert np.all(updates["masked"]["kernel"].mask == -1)
     for leaf in jax.tree.leaves(updates["scaled"]["kernel"].scale):
         assert np.all(leaf == -1)
-    with pytest.raises(build.ConfigError, match="weight_decay must not be negative"):
-        build.optimizer({**spec, "weight_decay": -1.0}, 10)
+    with pytest.raises(parts.ConfigError, match="weight_decay must not be negative"):
+        parts.optimizer({**spec, "weight_decay": -1.0}, 10)
 
 
 @pytest.mark.parametrize("method", ["sbp", "gnj", "ghs", "group_ard"])
 def test_every_pattern_of_the_factors_is_of_some_method_s_parameters(method):
     config = load_config(f"configs/structured.py:lenet5_{method},quick")
-    make = build.posterior("", config.model.posteriors.conv1)
+    make = parts.posterior("", config.model.posteriors.conv1)
     layers = config.model.posteriors
     params = {
         layer: {"kernel": jax.eval_shape(lambda: make(random.key(0), (3, 4)))}

@@ -64,6 +64,11 @@ def test_what_a_file_leaves_out_is_derived(tmp_path):
             "without = ['c'], label = ''",
             "without: 'c'; valid: stoch",
         ),
+        (
+            'label = "Net B"',
+            "without = ['det'], label = ''",
+            "claim 2: row b is without",
+        ),
         ("column = [", "column = 1\nx = [", "column must be a list of lines"),
         ("column = [", "column = [3,", "column 1 must be a table, not 3"),
         ("[published", "[column", "toy.toml"),

@@ -16,7 +16,7 @@ from vnets import (
     evaluate,
     layers,
     nets,
-    posteriors,
+    nodes,
     sources,
     train,
     uncertainty,
@@ -274,7 +274,7 @@ def tags():
 
 @pytest.fixture(scope="module")
 def tagger():
-    model = layers.stochastic(Tagger(), {"tags": posteriors.gaussian(-30.0)})
+    model = layers.stochastic(Tagger(), {"tags": nodes.gaussian(-30.0)})
     return model, jax.jit(model.init)(random.key(0), jnp.zeros((1, 5, 3)))
 
 

@@ -10,19 +10,19 @@ from claims import every
 from jax import random
 
 from experiments import core, running, show, thresholds, weight_figures
-from experiments.build import ConfigError
 from experiments.config_files import load_config
+from experiments.spec import ConfigError
 from vnets import data
 from vnets.nets import MLP
-from vnets.posteriors import (
+from vnets.nodes import (
     AdaptiveDropout,
     Gaussian,
     Point,
     Scaled,
+    TruncatedLogNormal,
     gaussian,
     variance,
 )
-from vnets.scales import TruncatedLogNormal
 
 PIXELS, K = 12, 3
 

@@ -7,13 +7,17 @@ import pytest
 from jax import random
 from toy_configs import KEY, VARIANCE, X, config, fitted
 
-from experiments import build, core, toy_four_classes
+from experiments import core
+from experiments import spec as parts
+from experiments.points import CENTRES
+from experiments.points import four_classes as four_classes_of
+from experiments.studies import toy_four_classes
 from vnets.data import Split
 from vnets.layers import TEST
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState
 from vnets.nets import MLP
-from vnets.posteriors import ZeroMean, variance
+from vnets.nodes import ZeroMean, variance
 from vnets.sources import Whole
 
 
@@ -59,8 +63,8 @@ def test_a_source_without_updates_is_refused(sizes):
 
 
 def test_clouds_lie_around_their_centres(assert_moments):
-    points = toy_four_classes.four_classes(2000, random.key(0))
-    for k, centre in enumerate(toy_four_classes.CENTRES):
+    points = four_classes_of(2000, random.key(0))
+    for k, centre in enumerate(CENTRES):
         own = points.inputs[points.target == k]
         assert len(own) == 2000
         assert_moments(own, centre, np.ones(2))
@@ -225,7 +229,7 @@ def test_the_gallery_shows_the_extremes(trained, monkeypatch):
     ],
 )
 def test_bad_values_are_named(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(four_classes(**changes))
     for word in words:
         assert word in str(caught.value)

@@ -8,12 +8,16 @@ from claims import every
 from jax import random
 from toy_configs import KEY, config, fitted
 
-from experiments import build, core, toy_regression
+from experiments import core
+from experiments import spec as parts
+from experiments.kinds import regress
+from experiments.points import cubic
+from experiments.studies import toy_regression
 from vnets import edits
 from vnets.likelihoods import NORMAL_95, Gaussian
 from vnets.loss import ModelState
 from vnets.nets import MLP
-from vnets.posteriors import Point
+from vnets.nodes import Point
 
 
 def regression(variant="variance", **changes):
@@ -24,16 +28,16 @@ def regression(variant="variance", **changes):
 
 
 def test_observations_have_the_noise_of_the_problem(assert_moments):
-    points = toy_regression.cubic(4000, random.key(0))
+    points = cubic(4000, random.key(0))
     assert np.abs(points.inputs).max() <= 4
     assert_moments(points.inputs, np.zeros(1), np.full(1, 16 / 3))
     assert_moments(points.target - points.inputs[:, 0] ** 3, np.zeros(()), 9.0)
 
 
 def test_a_net_sees_standard_units_and_answers_in_the_points_own():
-    points = toy_regression.cubic(20, random.key(0))
-    statistics = toy_regression.statistics(points)
-    model = toy_regression.Standardized(MLP((), 1), *statistics)
+    points = cubic(20, random.key(0))
+    statistics = regress.statistics(points)
+    model = regress.Standardized(MLP((), 1), *statistics)
     identity = {"dense1": {"kernel": Point(jnp.ones((1, 1))), "bias": jnp.zeros(1)}}
     y, _ = model.apply({"params": identity}, points.inputs, mutable=[])
     x_mean, x_std, y_mean, y_std = statistics
@@ -168,7 +172,7 @@ def test_every_kind_of_noise_builds_and_has_a_finite_gradient(variant):
     ],
 )
 def test_bad_values_of_the_regression_are_named(changes, words):
-    with pytest.raises(build.ConfigError) as caught:
+    with pytest.raises(parts.ConfigError) as caught:
         core.build(regression(**changes))
     for word in words:
         assert word in str(caught.value)

@@ -13,8 +13,8 @@ from claims import every
 from jax import random
 from train_tasks import BATCH, fit, make_split, make_task
 
-from experiments import build
-from vnets import edits, nets, posteriors, priors, sources, train
+from experiments import spec as parts
+from vnets import edits, nets, nodes, priors, sources, train
 from vnets.checkpoint import WorkdirError
 from vnets.layers import Mode
 from vnets.likelihoods import Categorical
@@ -264,7 +264,7 @@ def test_gradients_of_several_batches_make_one_update(split, one_device):
         task = train.Task(
             init=train.initializer(model, jnp.zeros((1, 4, 4, 1), jnp.float32)),
             loss=neg_elbo(forward(model), Categorical(), priors.log_uniform, 40),
-            optimizer=build.optimizer(
+            optimizer=parts.optimizer(
                 {"name": "sgd", "learning_rate": ((0, 0.5), (1, 0.0))}
                 | ({"accumulate": accumulate} if accumulate > 1 else {}),
                 total_steps=6 * accumulate,
@@ -277,7 +277,7 @@ def test_gradients_of_several_batches_make_one_update(split, one_device):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [posteriors.gaussian(-6.0), posteriors.variance()])
+@pytest.mark.parametrize("kind", [nodes.gaussian(-6.0), nodes.variance()])
 def test_half_precision_learns_alike(split, one_device, kind):
     model = nets.MLP(widths=(16,), classes=4, posteriors={"dense1": kind})
     nll, types = {}, set()
@@ -361,7 +361,7 @@ def test_a_warm_start_begins_at_the_given_parameters(split, one_device):
         return params, {}
 
     [second] = fit(task, one_device, epochs=1, warm_start=start)
-    assert isinstance(second.state.params["dense1"]["kernel"], posteriors.ZeroMean)
+    assert isinstance(second.state.params["dense1"]["kernel"], nodes.ZeroMean)
     assert leaves_equal(second.state.params, params)
     both = fit(task, one_device, seeds=[0, 1], warm_start=start, vectorize=True)
     for result in both:

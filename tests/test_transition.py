@@ -10,7 +10,7 @@ from experiments import transition
 from vnets.data import Split
 from vnets.edits import zero_mean
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import multiplicative, variance
+from vnets.nodes import multiplicative, variance
 
 LABELS = jnp.arange(600) % 3
 

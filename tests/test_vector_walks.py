@@ -17,7 +17,7 @@ from vector_nets import (
     rngs,
 )
 
-from experiments import build as parts
+from experiments import spec as parts
 from vnets import (
     bits,
     checkpoint,
@@ -27,16 +27,15 @@ from vnets import (
     priors,
     projections,
     propagation,
-    soft_sharing,
 )
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward, neg_elbo
-from vnets.normal_priors import empirical_normal
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Point,
     gaussian,
 )
+from vnets.priors import empirical_normal, soft_sharing
 
 
 def test_without_a_name_nothing_changes():
@@ -137,7 +136,7 @@ def test_other_walks_over_weights_leave_vectors_alone():
     params = {**params, "dense1": moved(params["dense1"], "bias", 1 / 3)}
     found = bits.layer_bits(params)
     assert set(found) == {"dense1", "dense2", "dense3"}
-    rounded = bits.quantize(found)(params)["dense1"]["bias"]
+    rounded = bits.rounded_to(found)(params)["dense1"]["bias"]
     np.testing.assert_array_equal(rounded.mean, params["dense1"]["bias"].mean)
     mixed = {**params, soft_sharing.NAME: soft_sharing.mixture(4)}
     other = {**mixed, "dense1": moved(mixed["dense1"], "bias", 2.0)}
@@ -153,10 +152,10 @@ def test_other_walks_over_weights_leave_vectors_alone():
 
 def test_an_edit_takes_a_vector_by_its_own_name():
     _, params, _ = net_and_params(**NOISY)
-    edited = edits.edit(edits.mean_of, where=("dense1",).__contains__)(params)
+    edited = edits.edit(edits.mean_of, where="dense1/kernel")(params)
     assert isinstance(edited["dense1"]["kernel"], Point)
     assert isinstance(edited["dense1"]["bias"], Gaussian)
-    edited = edits.edit(edits.mean_of, where=("dense1/bias",).__contains__)(params)
+    edited = edits.edit(edits.mean_of, where="dense1/bias")(params)
     assert isinstance(edited["dense1"]["kernel"], Gaussian)
     assert isinstance(edited["dense1"]["bias"], Point)
     assert isinstance(edited["dense3"]["bias"], Gaussian)

@@ -23,20 +23,20 @@ from vnets import (
     estimators,
     layers,
     propagation,
+    tree,
 )
 from vnets.layers import TRAIN, Mode, stochastic
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import (
+from vnets.nodes import (
     Gaussian,
     Point,
     dropout,
     gaussian,
-    is_posterior,
+    masked,
     multiplicative,
     point,
     variance,
 )
-from vnets.pruning import masked
 
 # Layer and input: a bias of each form.
 CASES = {
@@ -221,8 +221,7 @@ class Modulated(nn.Module):
 def test_a_layer_may_be_called_scale(pattern, noisy):
     net = stochastic(Modulated(), {pattern: VECTOR})
     params = net.init(random.key(0), jnp.ones((1, 3)))["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    found = {edits.path_name(path) for path, node in leaves if is_posterior(node)}
+    found = {place.name for place, _ in tree.nodes(params)}
     assert found == noisy
 
 

@@ -11,7 +11,7 @@ from vnets import data, plan, sources, train
 from vnets.likelihoods import Categorical
 from vnets.loss import forward, neg_elbo
 from vnets.nets import VGG
-from vnets.posteriors import dropout, gaussian, is_noisy
+from vnets.nodes import dropout, gaussian, is_noisy
 from vnets.priors import log_uniform
 
 X = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)

@@ -10,7 +10,7 @@ from jax import random
 from configs import vgg_cifar
 from experiments import core
 from experiments.config_files import load_config
-from vnets.posteriors import Dropout, Multiplicative, Point, Scaled, ZeroMean
+from vnets.nodes import Dropout, Multiplicative, Point, Scaled, ZeroMean
 
 
 def config(variant, scale="paper"):

@@ -7,7 +7,7 @@ from jax import random
 from experiments import core
 from experiments.config_files import load_config
 from vnets import data
-from vnets.posteriors import Gaussian, Point, Scaled
+from vnets.nodes import Gaussian, Point, Scaled
 
 
 def config(variant, scale="paper"):

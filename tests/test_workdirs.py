@@ -4,24 +4,26 @@ import os
 
 import pytest
 
-from experiments import core, workdirs
-from experiments.config_files import load_config
-from vnets import monitor, results
+from experiments import core, records, workdirs
+from experiments.config_files import ConfigError, load_config
+from vnets import monitor
 
 
-def test_a_field_that_came_later_counts_once_it_is_set():
-    """At its first value a record from before it came is still of the same config."""
+def test_a_mark_from_before_a_field_came_is_of_the_same_config(tmp_path):
     config = load_config("configs/lenet5_mnist.py:variance,quick")
     plain = workdirs.plain_config(config)
-    assert not {"precision", "remat"} & set(plain)
-    assert "accumulate" not in plain["optimizer"]
+    assert plain["precision"] == "float32"
+    assert plain["optimizer"]["accumulate"] == 1
+    before = dict(records.identity(plain))
+    assert "precision" not in before
+    environment = workdirs.claim(tmp_path, before)
+    assert workdirs.other_config(tmp_path, config) is None
+    assert workdirs.claim(tmp_path, plain) == environment
     config.precision, config.remat = "bfloat16", True
     config.optimizer.accumulate = 2
-    changed = workdirs.plain_config(config)
-    assert changed["precision"] == "bfloat16"
-    assert changed["remat"] is True
-    assert changed["optimizer"]["accumulate"] == 2
-    assert core.build(config)  # and both are fields that an experiment takes
+    with pytest.raises(ConfigError, match=r"optimizer\.accumulate, precision, remat"):
+        workdirs.claim(tmp_path, workdirs.plain_config(config))
+    assert core.build(config)  # they are fields that an experiment takes
 
 
 def test_numbers_that_are_not_finite_come_back_from_a_mark(tmp_path):
@@ -43,7 +45,7 @@ def test_a_damaged_mark_of_a_workdir_is_named(tmp_path):
             lambda: workdirs.claim(tmp_path, {}),
             lambda: workdirs.set_aside(tmp_path, config, tmp_path / "stale"),
         ):
-            with pytest.raises(results.RecordError, match=r"config\.json is damaged"):
+            with pytest.raises(records.RecordError, match=r"config\.json is damaged"):
                 look()
 
 
@@ -77,7 +79,7 @@ def test_what_is_no_file_is_no_reason_to_wait(tmp_path):
         lambda: workdirs.claim(tmp_path, {}),
         lambda: workdirs.read_config(tmp_path),
     ):
-        with pytest.raises(results.RecordError, match="no regular file"):
+        with pytest.raises(records.RecordError, match="no regular file"):
             look()
 
 
@@ -87,5 +89,5 @@ def test_a_workdir_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workdirs.Path, "exists", refuse)
     for look in (workdirs.held_record, workdirs.other_config):
-        with pytest.raises(results.RecordError, match=r"json: Permission denied"):
+        with pytest.raises(records.RecordError, match=r"json: Permission denied"):
             look(tmp_path, None)

@@ -8,9 +8,9 @@ from claims import every
 from flax import linen as nn
 from jax import random
 
-from vnets import edits, layers, pruning
-from vnets import posteriors as made
-from vnets.posteriors import is_posterior
+from vnets import edits, layers, nodes
+from vnets import nodes as made
+from vnets.nodes import is_posterior
 
 X = (4, 6)
 LOG_VAR = -8.0
@@ -169,7 +169,7 @@ def test_mappings_that_nobody_knows_are_refused_by_name(layer, words):
     ("patterns", "words"),
     [
         ({"inner": made.variance()}, "WeightNorm of 'inner/kernel', a ZeroMean"),
-        ({"inner": pruning.masked()}, "'inner/kernel', a Masked"),
+        ({"inner": nodes.masked()}, "'inner/kernel', a Masked"),
     ],
 )
 def test_weights_without_a_mean_of_their_own_are_refused(patterns, words):

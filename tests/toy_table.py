@@ -1,7 +1,7 @@
 """A table of two nets, and records for it."""
 
+from experiments.records import build, collect, write
 from experiments.tables import reading
-from vnets import results
 
 SPEC = """
 title = "A table"
@@ -74,8 +74,9 @@ def make(
     failed=None,
     epochs=3,
     history=(),
+    curves=None,
 ):
-    return results.build(
+    return build(
         run=f"configs/x.py:{variant}",
         scale=scale,
         seed=seed,
@@ -97,6 +98,7 @@ def make(
             "det": {"accuracy": det, "samples": 1},
         },
         history=history,
+        curves=curves,
         failed=failed,
     )
 
@@ -104,5 +106,5 @@ def make(
 def store(folder, *records):
     for record in records:
         name = f"{record['variant']}-seed{record['seed']}.json"
-        results.write(folder / "x" / record["scale"] / name, record)
-    return results.collect(folder)
+        write(folder / "x" / record["scale"] / name, record)
+    return collect(folder)

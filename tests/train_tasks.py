@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vnets import nets, posteriors, priors, sources, train
+from vnets import nets, nodes, priors, sources, train
 from vnets.data import Split
 from vnets.layers import TRAIN
 from vnets.likelihoods import Categorical
@@ -26,7 +26,7 @@ def make_task(split, optimizer=None, source=None, mode=TRAIN, **kwargs):
     model = nets.MLP(
         widths=(16,),
         classes=4,
-        posteriors={"dense1": posteriors.multiplicative()},
+        posteriors={"dense1": nodes.multiplicative()},
     )
     source = source or sources.Resident(split, BATCH)
     return train.Task(

@@ -6,7 +6,7 @@ import jax
 from jax import random
 
 from vnets.nets import MLP, LeNet5
-from vnets.posteriors import gaussian
+from vnets.nodes import gaussian
 
 DRAWS = 2000
 WEIGHT, VECTOR = gaussian(-1.0), gaussian(-0.5)

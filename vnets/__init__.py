@@ -3,7 +3,7 @@
 A stochastic net is an ordinary net whose weights are posterior nodes. Everything
 else is a function of those nodes:
 
-    posteriors   what a weight is: a point, a Gaussian, a variance with no mean, ...
+    nodes        what a weight is: a point, a Gaussian, a variance with no mean, ...
     estimators   how a layer with such a weight is sampled
     priors       the KL term of the evidence lower bound
     likelihoods  the other term, and metrics; `loss.neg_elbo` adds the two
@@ -12,12 +12,14 @@ else is a function of those nodes:
     predictor    members x draws of noise -> [S, B, ...]: the one way to predict
     summary      `vnets.summary(model, params)` prints what each weight became
     compact      small files of sparse nets, and predictions without JAX
-    train, evaluate, data, checkpoint, results   the way from there to a table
+    train, evaluate, data, checkpoint   the way from there to a trained net's numbers
 
 Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
 
 import importlib
+
+from vnets import renamed
 
 __version__ = "0.1.0"
 
@@ -34,34 +36,29 @@ _SUBMODULES = (
     "edits",
     "estimators",
     "evaluate",
-    "group_priors",
     "layers",
     "likelihoods",
     "loss",
     "monitor",
-    "names",
     "nets",
+    "nodes",
     "noise",
-    "normal_priors",
     "ops",
     "overview",
     "parallel",
     "plan",
     "pooling",
-    "posteriors",
     "predictor",
     "pretrained",
     "priors",
     "projections",
     "propagation",
     "pruning",
-    "results",
     "rng",
-    "scales",
-    "soft_sharing",
     "sources",
     "targets",
     "train",
+    "tree",
     "types",
     "uncertainty",
     "vectors",
@@ -77,6 +74,7 @@ def __getattr__(name):
         return importlib.import_module(f"vnets.{name}")
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(f"vnets.{_FUNCTIONS[name]}"), name)
+    renamed.check("vnets", name)
     raise AttributeError(
         f"module 'vnets' has no attribute {name!r}; it has {', '.join(_SUBMODULES)}"
     )

@@ -10,12 +10,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vnets.edits import Edit, is_vector, mean_of, path_name
-from vnets.posteriors import Point, is_posterior
+from vnets import renamed, tree
+from vnets.edits import Edit, mean_of
+from vnets.nodes import Point, is_posterior
 from vnets.types import Array, Params
 
 MAX_SIGNIFICAND = 24  # of float32, its hidden bit included
@@ -74,17 +74,14 @@ def layer_bits(params: Params) -> dict[str, Bits]:
         A layer without any, or with nothing kept, gets all 24 bits of the significand.
     """
     found = {}
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    for path, node in leaves:
-        if not is_posterior(node) or is_vector(path):
-            continue
+    for name, node in tree.weights(params):
         mean = np.asarray(mean_of(node).mean)
         _, var = node.moments()
         kept = mean != 0
         spread = 0.0
         if var is not None and kept.any():
             spread = float(np.mean(np.asarray(var, np.float64)[kept]))
-        found[path_name(path)] = Bits(significand_bits(spread), exponent_bits(mean))
+        found[name] = Bits(significand_bits(spread), exponent_bits(mean))
     return found
 
 
@@ -113,15 +110,15 @@ def rounded(weights: Array, bits: Bits) -> Array:
     return jnp.where(small, jnp.sign(values) * below, values)
 
 
-def quantize(bits: Bits | Mapping[str, Bits]) -> Edit:
+def rounded_to(bits: Bits | Mapping[str, Bits]) -> Edit:
     """Replaces every weight by its mean, rounded; biases keep 32 bits, of their means.
 
     Args:
-      bits: of all layers, or by layer.
+      bits: of all layers, or by layer (patterns).
 
     Raises:
       ValueError: fewer bits of a significand than 1 or of an exponent than 0; when
-        applied, a mapping that misses a layer.
+        applied, a mapping that misses a layer, or names one that is not there.
     """
     for one in bits.values() if isinstance(bits, Mapping) else (bits,):
         if one.significand < 1 or one.exponent < 0:
@@ -130,17 +127,22 @@ def quantize(bits: Bits | Mapping[str, Bits]) -> Edit:
     def apply(params: Params, key=None) -> Params:
         del key
 
-        def visit(path, node):
+        weights = [at for at, _ in tree.nodes(params) if not at.is_vector]
+        if isinstance(bits, Mapping):
+            own = tree.assigned(bits, weights, "bits", complete=True)
+        else:
+            own = {place.name: bits for place in weights}
+
+        def visit(place: tree.Place, node):
             if not is_posterior(node):
                 return node
-            if is_vector(path):
+            if place.is_vector:
                 return mean_of(node)
-            layer = path_name(path)
-            if isinstance(bits, Mapping) and layer not in bits:
-                raise ValueError(f"no bits for layer {layer!r}; there are {list(bits)}")
-            own = bits[layer] if isinstance(bits, Mapping) else bits
-            return Point(rounded(mean_of(node).mean, own))
+            return Point(rounded(mean_of(node).mean, own[place.name]))
 
-        return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)
+        return tree.change(visit, params)
 
     return apply
+
+
+__getattr__ = renamed.getter("vnets.bits")

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from vnets import parallel, results
+from vnets import files, parallel
 
 MARGIN = 16 * 2**20  # for records, logs and the file system itself
 KEPT = 2
@@ -175,7 +175,7 @@ def _seal(path: Path, rows: Sequence[dict]) -> None:
     (path / ROWS).write_text(text, encoding="utf-8")
     sums = {name: _digest(path / name) for name in _files(path)}
     lines = (f"{digest}  {name}\n" for name, digest in sums.items())
-    results.write_text(path / SUMS, "".join(lines))
+    files.write_text(path / SUMS, "".join(lines))
 
 
 def _verify(path: Path) -> bool:
@@ -189,7 +189,7 @@ def _verify(path: Path) -> bool:
         return False
     found.remove(SUMS)
     try:
-        *lines, end = results.read_text(path / SUMS).split("\n")
+        *lines, end = files.read_text(path / SUMS).split("\n")
         if end:
             raise ValueError("cut")
         listed = {name: digest for digest, name in (x.split("  ", 1) for x in lines)}

@@ -15,7 +15,6 @@ one comes from products of the Hessian with unit vectors, through whatever follo
 layer: exact, nothing is taken as diagonal, positive or piecewise linear.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -26,20 +25,16 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from vnets import backend
+from vnets import backend, tree
 from vnets.data import Split
-from vnets.edits import Change, Edit, chain, edit, is_vector, mean_only, path_name
+from vnets.edits import Edit, mean_only
 from vnets.evaluate import to_float
 from vnets.layers import TEST, call_path, checked
 from vnets.likelihoods import Categorical
-from vnets.posteriors import (
-    Gaussian,
-    Point,
+from vnets.nodes import (
     Posterior,
-    Scaled,
-    ZeroMean,
+    around,
     is_noisy,
-    is_posterior,
 )
 from vnets.targets import check
 from vnets.types import Array, Params, choose
@@ -217,12 +212,18 @@ def propagate_mean(
       ValueError: another replacement; in use: kappa of another shape than the weight.
     """
     choose("replacement", replacement, REPLACEMENTS)
-    return chain(
-        *(
-            edit(_quietened(values >= threshold, replacement), where=layer.__eq__)
-            for layer, values in kappas.items()
-        )
-    )
+
+    def apply(params: Params, key=None) -> Params:
+        del key
+
+        def visit(place: tree.Place, node):
+            if not is_noisy(node) or place.name not in kappas:
+                return node
+            return _quietened(node, kappas[place.name] >= threshold, replacement)
+
+        return tree.change(visit, params)
+
+    return apply
 
 
 def stochastic_fraction(kappas: Array, threshold: float) -> float:
@@ -230,30 +231,21 @@ def stochastic_fraction(kappas: Array, threshold: float) -> float:
     return float(jnp.mean(kappas >= threshold))
 
 
-def _quietened(noisy: Array, replacement: str) -> Change:
-    """Removes the noise outside the mask `noisy` [I, O]."""
-
-    def change(node: Posterior, key=None) -> Posterior:
-        del key
-        if isinstance(node, Scaled):
-            raise ValueError("propagate_mean: noise on units belongs to no weight")
-        if node.shape != noisy.shape:
-            raise ValueError(f"kappa is {noisy.shape}, the weight {node.shape}")
-        mean, std = node.location_scale()
-        if isinstance(node, ZeroMean):
-            return dataclasses.replace(node, scale=jnp.where(noisy, node.scale, 0))
-        # log 0 is meant where there is no noise: a gradient never passes through here.
-        log_var = jnp.where(noisy, 2 * jnp.log(jnp.abs(std)), -jnp.inf)
-        if replacement == "zero":
-            mean = jnp.where(noisy, mean, 0)
-        return Gaussian(mean, log_var, node.noise)
-
-    return change
+def _quietened(node: Posterior, noisy: Array, replacement: str) -> Posterior:
+    """The node without the noise outside the mask `noisy` [I, O]."""
+    if node.bare is not node:
+        raise ValueError("propagate_mean: noise on units belongs to no weight")
+    if node.shape != noisy.shape:
+        raise ValueError(f"kappa is {noisy.shape}, the weight {node.shape}")
+    mean, std = node.location_scale()
+    if replacement == "zero" and mean is not None:
+        mean = jnp.where(noisy, mean, 0)
+    return around(mean, jnp.where(noisy, std, 0), node.noise)
 
 
 def _noisy_weight(params: Params, layer: str) -> Posterior:
     node = dense_weight(params, layer)
-    if isinstance(node, Scaled) or not is_noisy(node):
+    if node.bare is not node or not node.noisy:
         raise ValueError(
             f"layer {layer!r} has {type(node).__name__} weights; kappa needs noise "
             "that is each weight's own: Gaussian, Multiplicative or ZeroMean"
@@ -267,20 +259,13 @@ def dense_weight(params: Params, layer: str) -> Posterior:
     Raises:
       ValueError: a layer that is not there, or is not dense.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    weights = {
-        path_name(path): node
-        for path, node in leaves
-        if (is_posterior(node) and not is_vector(path))
-        or jax.tree_util.keystr(path[-1:]) == "['kernel']"
-    }
-    choose("layer", layer, weights)
-    node = weights[layer]
+    node = tree.weight(params, layer)
     if len(node.shape) != 2:
+        named = ((at.name, leaf) for at, leaf in tree.each(params) if at.is_kernel)
         raise ValueError(
             f"layer {layer!r} is no dense layer: its weight is {node.shape}. A "
             "convolution shares weights between positions, so that the diagonal needs "
-            f"every pair of them; choose from "
-            f"{sorted(k for k, v in weights.items() if len(v.shape) == 2)}"
+            "every pair of them; choose from "
+            f"{sorted(name for name, leaf in named if len(leaf.shape) == 2)}"
         )
-    return node if is_posterior(node) else Point(node)
+    return node

@@ -2,78 +2,48 @@
 
 A test-time mode is an edit and a number of samples (`evaluate.EvalSpec`); `draw` also
 serves inside a training step (one weight sample for a sequence, a sampled KL). `where`
-limits an edit to layers by path, as in `edit(mean_of, where=("dense1",).__contains__)`.
+limits an edit to what patterns of `vnets.tree` cover, as in
+`edit(mean_of, where="dense1/kernel")`.
 
-What a node is called, "dense1" or "dense1/bias", says `vnets.names`. An edit changes
-biases and scales of normalization like weights, but pruning never does: it is weights
-that it removes. What is pruned has neither mean nor noise (`Posterior.pruned`): its KL
-is 0, and `train.fit` leaves it so.
+An edit changes biases and scales of normalization like weights, but pruning never does:
+it is weights that it removes. What is pruned has neither mean nor noise
+(`Posterior.pruned`): its KL is 0, and `train.fit` leaves it so.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 from jax import random
 
-from vnets import scales
-from vnets.names import KERNEL as KERNEL
-from vnets.names import VECTORS as VECTORS
-from vnets.names import is_vector, path_name
-from vnets.names import layer_name as layer_name
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Dropout,
-    Gaussian,
-    Multiplicative,
-    Point,
-    Posterior,
-    Scaled,
-    ZeroMean,
-    is_noisy,
-    is_posterior,
-    second_moment,
-    shared_log_alpha,
-)
+from vnets import renamed, tree
+from vnets.nodes import Point, Posterior, around, is_noisy, resolve
 from vnets.pretrained import carry_means as carry_means
 from vnets.rng import stream
-from vnets.types import Array, Key, Params
+from vnets.types import Key, Params
 
 Edit = Callable[[Params, Key], Params]
 Change = Callable[[Posterior, Key], Posterior]
 
 
-def everywhere(layer: str) -> bool:
-    """The default `where`: every layer."""
-    del layer
-    return True
-
-
-def edit(
-    change: Change, where: Callable[[str], bool] = everywhere, vectors: bool = True
-) -> Edit:
+def edit(change: Change, where: tree.Patterns = None, vectors: bool = True) -> Edit:
     """Lifts a change of one node to the noisy nodes of a tree.
 
     Args:
       change: (node, key) -> node. The key is the node's own, derived from its path, or
         None where the caller gave none.
-      where: takes a node's name ("dense1", "block/conv", "dense1/bias"); False leaves
-        it alone.
+      where: patterns of what is changed, everything by default ("dense1", its weight
+        and its bias; "dense1/kernel"; "*/bias").
       vectors: False leaves all biases and scales of normalization alone.
     """
 
     def apply(params: Params, key: Key = None) -> Params:
-        def visit(path, node):
-            if not (is_posterior(node) and is_noisy(node) and where(path_name(path))):
+        def visit(place: tree.Place, node):
+            if not is_noisy(node) or (place.is_vector and not vectors):
                 return node
-            if not vectors and is_vector(path):
-                return node
-            own = None if key is None else stream(key, jax.tree_util.keystr(path))
-            return change(node, own)
+            return change(node, None if key is None else stream(key, place.key))
 
-        return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)
+        return tree.change(visit, params, where=where)
 
     return apply
 
@@ -90,14 +60,10 @@ def chain(*edits: Edit) -> Edit:
 
 
 def _on_weight(change: Change) -> Change:
-    """Applies a change of weights inside Scaled nodes too, and leaves their scale."""
+    """Applies a change of weights inside of noise on units too, which stays."""
 
-    def apply(node: Posterior, key: Key) -> Posterior:
-        if not isinstance(node, Scaled):
-            return change(node, key)
-        if not is_noisy(node.weight):
-            return node
-        return dataclasses.replace(node, weight=apply(node.weight, key))
+    def apply(node: Posterior, key: Key = None) -> Posterior:
+        return node.change_bare(lambda one: change(one, key) if one.noisy else one)
 
     return apply
 
@@ -110,11 +76,11 @@ def mean_of(node: Posterior, key: Key = None) -> Point:
 
 
 @_on_weight
-def without_mean(node: Posterior, key: Key = None) -> ZeroMean:
+def without_mean(node: Posterior, key: Key = None) -> Posterior:
     """N(mean, var) -> N(0, var); ignores the key."""
     del key
     _, std = node.location_scale()
-    return ZeroMean(std, node.noise)
+    return around(None, std, node.noise)
 
 
 @_on_weight
@@ -122,10 +88,7 @@ def with_permuted_variance(node: Posterior, key: Key) -> Posterior:
     """Shuffles the variances over the whole weight and leaves the means."""
     mean, std = node.location_scale()
     std = random.permutation(key, jnp.abs(std).ravel()).reshape(std.shape)
-    if mean is None:
-        return ZeroMean(std, node.noise)
-    # log 0 only where the variance is 0: a gradient never passes through here.
-    return Gaussian(mean, 2 * jnp.log(std), node.noise)
+    return around(mean, std, node.noise)
 
 
 def pruned_at(threshold: float) -> Change:
@@ -134,88 +97,9 @@ def pruned_at(threshold: float) -> Change:
     @_on_weight
     def change(node: Posterior, key: Key = None) -> Posterior:
         del key
-        return node.kept(shared_log_alpha(node) <= threshold)
+        return node.kept(node.shared_log_alpha() <= threshold)
 
     return change
-
-
-def unit_uselessness(node: Posterior, axis: str = "unit") -> Array:
-    """How little each unit of a weight is worth: what `prune_units` compares.
-
-    Returns:
-      `scales.uselessness` of a Scaled node's scale, `scales.least_log_alpha` of other
-      weights; in the rank of the weight [..., I, O], with length 1 but on the axis of
-      the units.
-
-    Raises:
-      TypeError: a node without units to compare (points, variance layers, dropout).
-    """
-    if isinstance(node, Scaled):
-        useless = scales.uselessness(node.scale)
-        useless = jnp.expand_dims(useless, -1 if node.axis == "in" else -2)
-        return useless.reshape((1,) * (len(node.shape) - useless.ndim) + useless.shape)
-    if isinstance(node, Gaussian | Multiplicative):
-        return scales.least_log_alpha(node, axis)
-    raise TypeError(f"prune_units: no rule for {type(node).__name__}")
-
-
-def units_pruned_at(threshold: float, axis: str = "unit") -> Change:
-    """Sets the weights of units to zero whose `unit_uselessness` > threshold."""
-
-    def change(node: Posterior, key: Key = None) -> Posterior:
-        del key
-        if isinstance(node, Scaled) and isinstance(node.scale, Dropout):
-            weight = node.weight if not is_noisy(node.weight) else change(node.weight)
-            return dataclasses.replace(node, weight=weight)
-        useless = unit_uselessness(node, axis)
-        if isinstance(node, Multiplicative):  # units with one alpha are alike
-            one = (i for i, size in enumerate(node.log_alpha.shape) if size == 1)
-            useless = jnp.min(useless, tuple(one), keepdims=True)
-        return node.kept(useless <= threshold)
-
-    return change
-
-
-def noise_times(factor: float) -> Change:
-    """Multiplies the standard deviation of the noise; means stay as they are.
-
-    Of a Scaled node both noises are multiplied, that of the units and that of the
-    weights. Binary dropout stays binary: its rate changes.
-    """
-    log_square = 2 * math.log(factor) if factor else -math.inf
-
-    def change(node: Posterior, key: Key = None) -> Posterior:
-        del key
-        if isinstance(node, Scaled):
-            return dataclasses.replace(
-                node, scale=change(node.scale), weight=change(node.weight)
-            )
-        if isinstance(node, Gaussian):
-            return dataclasses.replace(node, log_var=node.log_var + log_square)
-        if isinstance(node, Multiplicative | AdaptiveDropout):
-            # A pruned weight has no noise: inf - inf.
-            moved = jnp.where(node.pruned(), jnp.inf, node.log_alpha + log_square)
-            return dataclasses.replace(node, log_alpha=moved)
-        if isinstance(node, ZeroMean):
-            return dataclasses.replace(node, scale=node.scale * factor)
-        if isinstance(node, Dropout):
-            variance = factor**2 * node.rate / (1 - node.rate)
-            return dataclasses.replace(node, rate=variance / (1 + variance))
-        if isinstance(node, Point):
-            return node
-        if isinstance(node, scales.LogNormal):
-            return _log_normal_noise_times(node, factor)
-        raise TypeError(f"scale_noise: no rule for {type(node).__name__}")
-
-    return change
-
-
-def _log_normal_noise_times(node: scales.LogNormal, factor: float):
-    """The log-normal of the same mean and of factor^2 times the variance."""
-    var = jnp.exp(node.log_var)
-    new = jnp.log1p(factor**2 * jnp.expm1(var))
-    mean = node.log_mean + 0.5 * (var - new)
-    return dataclasses.replace(node, log_mean=mean, log_var=jnp.log(new))
 
 
 def balanced(node: Posterior, key: Key = None) -> Posterior:
@@ -229,19 +113,7 @@ def balanced(node: Posterior, key: Key = None) -> Posterior:
     with bounds (`TruncatedLogNormal`) stay.
     """
     del key
-    scalable = scales.LogNormal | scales.Horseshoe | Gaussian | Multiplicative
-    if not (isinstance(node, Scaled) and isinstance(node.scale, scalable)):
-        return node
-    square = second_moment(*node.weight.moments())
-    size = jnp.sqrt(jnp.mean(square, scales.other_axes(node.axis, node.shape)))
-    size = jnp.where(size > 0, size, 1)
-    column = jnp.expand_dims(size, -1 if node.axis == "in" else -2)
-    column = column.reshape((1,) * (len(node.shape) - 2) + column.shape)
-    return dataclasses.replace(
-        node,
-        scale=scales.multiplied(node.scale, size),
-        weight=scales.multiplied(node.weight, 1 / column),
-    )
+    return node.balanced()
 
 
 mean_only = edit(mean_of)
@@ -258,37 +130,37 @@ def by_layer(
 
     Args:
       make: threshold -> change of one node.
-      threshold: of all noisy layers, or of each one by its path.
+      threshold: of all noisy layers, or of each one by its name.
 
     Raises:
       ValueError: when applied, a mapping whose layers are not the noisy ones.
     """
     if not isinstance(threshold, Mapping):
         return edit(make(threshold), vectors=False)
-    changes = {layer: make(float(value)) for layer, value in threshold.items()}
 
     def apply(params: Params, key: Key = None) -> Params:
-        layers = noisy_layers(params)
-        if set(layers) != set(changes):
-            raise ValueError(
-                f"there are thresholds for the layers {sorted(changes)}, but the noisy "
-                f"ones are {sorted(layers)}"
-            )
-        for layer, change in changes.items():
-            params = edit(change, layer.__eq__, vectors=False)(params, key)
-        return params
+        weights = [at for at, node in tree.nodes(params) if is_prunable(at, node)]
+        own = tree.assigned(threshold, weights, "thresholds", complete=True)
+
+        def visit(place: tree.Place, node):
+            if not is_prunable(place, node):
+                return node
+            draw = None if key is None else stream(key, place.key)
+            return make(float(own[place.name]))(node, draw)
+
+        return tree.change(visit, params)
 
     return apply
 
 
+def is_prunable(place: tree.Place, node) -> bool:
+    """True for a weight with noise."""
+    return is_noisy(node) and not place.is_vector
+
+
 def noisy_layers(params: Params) -> dict[str, Posterior]:
-    """The noisy weights of a tree by the path of their layer; vectors are none."""
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    return {
-        path_name(path): node
-        for path, node in leaves
-        if is_posterior(node) and is_noisy(node) and not is_vector(path)
-    }
+    """The noisy weights of a tree by name; vectors are none."""
+    return {name: node for name, node in tree.weights(params) if node.noisy}
 
 
 def prune(threshold: float | Mapping[str, float] = 3.0) -> Edit:
@@ -324,16 +196,31 @@ def prune_units(
     Raises:
       ValueError: an axis that does not exist.
     """
-    scales.resolve(axis, (1, 1))
-    return by_layer(lambda one: units_pruned_at(one, axis), threshold)
+    resolve(axis, (1, 1))
+    return by_layer(
+        lambda one: lambda node, key: node.without_units(one, axis), threshold
+    )
 
 
 def scale_noise(factor: float) -> Edit:
     """Multiplies the standard deviation of all noise: 0 silences it, 1 changes nothing.
+
+    Means stay as they are; noise on units and that of the weights are both multiplied.
 
     Raises:
       ValueError: a factor that is negative or not finite.
     """
     if not 0 <= factor < math.inf:
         raise ValueError(f"a factor of noise must be at least 0 and finite: {factor}")
-    return edit(noise_times(factor))
+    return edit(lambda node, key: node.quieter(factor))
+
+
+EDITS: dict[str, Edit] = {
+    "nothing": chain(),
+    "mean_only": mean_only,
+    "zero_mean": zero_mean,
+    "permute_variance": permute_variance,
+}
+
+
+__getattr__ = renamed.getter("vnets.edits")

@@ -20,7 +20,7 @@ from jax import lax, random
 
 from vnets import noise as noises
 from vnets.derivatives import CustomVJP
-from vnets.posteriors import Posterior, Scaled, ZeroMean, is_noisy
+from vnets.nodes import Posterior, Scaled, is_noisy
 from vnets.types import Array, Key, Moment
 
 VAR_FLOOR = 1e-16  # inside the root: sqrt has no gradient at 0 (authors' value)
@@ -113,7 +113,7 @@ def sequence_lrt(op, q: Posterior, x: Array, key: Key) -> Array:
 
 
 def _normal_moments(q: Posterior) -> tuple[Moment, Moment]:
-    if q.noise != "normal":
+    if not noises.lrt_is_exact(q.noise):
         raise ValueError(
             f"lrt needs normal noise, not {q.noise!r}: a sum of such weights is not of "
             "their family. Use Mode(estimator=weight_sampling) or per_example_sampling"
@@ -230,12 +230,12 @@ def magnitude_mean(op, q: Posterior, x: Array, key: Key) -> Array:
 
 def _root_times(op, q: Posterior, x: Array, factor) -> Array:
     """sqrt(v) times `factor(shape)`, for a variance layer."""
-    if not isinstance(q, ZeroMean) or q.noise != "normal":
+    mean, var = q.moments()
+    if mean is not None or q.noise != "normal":
         raise ValueError(
             "magnitude, magnitude_gaussian and magnitude_mean are of variance layers "
             f"with normal noise, not of {type(q).__name__} with {q.noise!r} noise"
         )
-    _, var = q.moments()
     y_var = op.apply(_squared(op.lift(x)), var)
     draws = factor(y_var.shape).astype(y_var.dtype)
     y = _perturb(jnp.zeros_like(y_var), y_var, draws)

@@ -6,6 +6,7 @@
 The inputs of a batch are split over devices; how they are predicted is `predictor`'s.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -77,7 +78,8 @@ def score(
     Among several processes all call it, with the same arguments.
 
     Args:
-      predictor: the nets; compiled once for all whose arrays alone differ.
+      predictor: the nets, whose outputs the likelihood reads, before any `link`;
+        compiled once for all whose arrays alone differ.
       split: inputs uint8 [N, H, W, C], or whatever `prepare` takes, with targets that
         the likelihood takes: arrays of NumPy or JAX, or a stream of them, of which some
         batches at a time are in memory. Several inputs are a tuple or a dict of arrays
@@ -100,7 +102,7 @@ def score(
       ValueError: no examples, or targets that do not fit; of classes those that are not
         integers from 0 to K - 1, one for each prediction.
     """
-    predictor = predictor.edited(key).replace(link=as_is)
+    predictor = dataclasses.replace(predictor.edited(key), link=as_is)
     on = parallel.mesh() if mesh is None else parallel.flat(mesh)
     parallel.check_mesh(on)
     if not len(split):
@@ -110,9 +112,8 @@ def score(
     run = _batch_sums(likelihood, prepare or to_float, on, backend.forms())
     nets, key = parallel.replicate(on, (predictor, key))
     parts, classes = [], None
-    for i, (largest, data, size) in enumerate(
-        _batches(on, split, batch_size, likelihood)
-    ):
+    batches = _batches(on, split, batch_size, likelihood)
+    for i, (largest, data, size) in enumerate(batches):
         count, part = run(nets, data, key, np.int32(i), batch_size=size)
         if classes is None:  # once: it waits for the device
             classes = int(parallel.own(count))
@@ -120,11 +121,7 @@ def score(
         parts.append(parallel.settled(on, part))
     sums = functools.reduce(lambda a, b: a + b, (part for part, _ in parts))
     expected = float(np.sum([float(one) for _, one in parts]))
-    return {
-        **sums.compute(),
-        "expected_log_p": expected,
-        "samples": len(predictor),
-    }
+    return {**sums.compute(), "expected_log_p": expected, "samples": len(predictor)}
 
 
 @functools.lru_cache(maxsize=64)
@@ -143,13 +140,14 @@ def _batch_sums(
 
         def of_draw(outputs):
             logs, values = likelihood.draw(outputs, target)
-            classes.append(jnp.shape(outputs)[-1:])
+            if likelihood.kind != "numbers":
+                classes.append(outputs.shape[-1])
             return logs, {**values, "expected": likelihood.log_p(outputs, target)}
 
         classes: list = []
         logs, values = predictor.means(x, stream(key, index), of_draw)
         expected = jnp.where(weights > 0, values.pop("expected"), 0)
-        most = 0 if likelihood.kind == "numbers" else classes[0][0]
+        most = classes[0] if classes else 0
         sums = likelihood.sums(logs, values, target, weights)
         return jnp.int32(most), (sums, jnp.sum(expected * weights))
 
@@ -292,7 +290,7 @@ def elbo(
         **{"batch_size": batch_size, "prepare": prepare, "mesh": mesh},
     )
     data_term = found.pop("expected_log_p")
-    divergence = float(priors.kl(variables["params"], prior))
+    divergence = float(priors.kl(variables["params"], prior, key))
     return {
         "data_term": data_term,
         "kl": divergence,

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and names that may be part of a path."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+
+
+class FileError(ValueError):
+    """A file that cannot be trusted, or could not be written; the message names it."""
 
 
 def part(what: str, name: object) -> str:
@@ -52,6 +57,37 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replaces the file at `path` atomically, or raises FileError naming it."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a regular file; a FIFO, which may wait for ever, is refused.
+
+    Raises:
+      OSError: it is none, or cannot be read; UnicodeDecodeError: it is no UTF-8.
+    """
+    require_file(path)
+    return Path(path).read_text(encoding="utf-8")
+
+
+def require_file(path: str | os.PathLike) -> None:
+    """Refuses what is there and is no regular file, such as a FIFO.
+
+    Raises:
+      OSError: it is none.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def unlinked(path: str, flags: int) -> int:

@@ -1,8 +1,12 @@
 """How weights start, beside JAX's own initializers: (key, shape) -> array."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import initializers
 
+from vnets.nodes import fan_in_uniform
 from vnets.types import Array, Initializer, Key, Shape
 
 
@@ -68,3 +72,19 @@ def whitening(images: np.ndarray, eps: float = 5e-4, patches: int = 400_000):
         return jnp.asarray(kernel, dtype)
 
     return init
+
+
+def truncated_normal(mean: float, stddev: float) -> Initializer:
+    """N(mean, stddev^2) without what is more than two deviations away."""
+    centred = initializers.truncated_normal(stddev)
+    return lambda key, shape, *dtype: mean + centred(key, shape, *dtype)
+
+
+INITIALIZERS: dict[str, Callable[..., Initializer]] = {
+    "lecun_normal": lambda: initializers.lecun_normal(),
+    "fan_in_uniform": lambda: fan_in_uniform,
+    "glorot_uniform": lambda: initializers.glorot_uniform(),
+    "normal": lambda stddev: initializers.normal(stddev),
+    "truncated_normal": truncated_normal,
+    "dirac": lambda: dirac(fan_in_uniform),
+}

@@ -21,7 +21,7 @@ from jax import random
 from vnets.layers import TRAIN, Mode, checked
 from vnets.learned_dropout import Correct, Gradient, is_learned
 from vnets.likelihoods import Likelihood
-from vnets.priors import kl
+from vnets.priors import kl, one_draw
 from vnets.rng import stream
 from vnets.targets import rows
 from vnets.types import Array, brief, choose, in_float32
@@ -172,6 +172,8 @@ def forward(
             collections = jax.tree.map(_of_draws, each)
         return Prediction(outputs, collections, correct=correct)
 
+    if samples == 1 and rate_gradient is None:
+        vars(predict)["estimator"] = mode.estimator
     return predict
 
 
@@ -241,7 +243,10 @@ def neg_elbo(
     weight = constant("beta", 1.0 if beta is None else beta)
 
     def loss(params, state: ModelState, batch, key):
-        found = predict(params, state, batch, key)
+        # A prior that is a density is asked about the draw that the net runs with.
+        estimator = getattr(predict, "estimator", None)
+        drawn = one_draw(params, prior, estimator, key)
+        found = predict(params if drawn is None else drawn, state, batch, key)
         given = batch.get("target", batch["input"]), batch.get("mask")
         draws = found.outputs
         if jax.tree.leaves(draws)[0].shape[0] == 1:
@@ -261,7 +266,7 @@ def neg_elbo(
         nll, cost = of_draws(likelihood.nll), of_draws(likelihood.cost)
         if found.correct:
             cost = found.correct(cost)
-        divergence = kl(params, prior)
+        divergence = kl(params, prior, stream(key, "kl"), drawn)
         data_term = -n_train * jnp.mean(nll)
         metrics = {
             "nll": jnp.mean(nll),

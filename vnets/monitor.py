@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vnets import parallel, results
+from vnets import files, parallel
 
 METRICS = "metrics.jsonl"
 NOTES = "notes.log"  # what the record of a run is to tell besides
@@ -37,7 +37,7 @@ class Log:
             return
         path = Path(folder) / METRICS
         lines = (json.dumps(row) + "\n" for row in self.rows)
-        results.write_text(path, "".join(lines))
+        files.write_text(path, "".join(lines))
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -70,12 +70,12 @@ def read(path: Path, epochs: int | None = None) -> list[dict]:
       epochs: how many to read; later rows may be anything. None reads all.
 
     Raises:
-      RecordError: it cannot be read, has a line that is no row, or lacks an epoch.
+      FileError: it cannot be read, has a line that is no row, or lacks an epoch.
     """
     try:
-        lines = results.read_text(path).splitlines(keepends=True)[:epochs]
+        lines = files.read_text(path).splitlines(keepends=True)[:epochs]
     except (OSError, UnicodeDecodeError) as error:
-        raise results.RecordError(f"cannot read {path}: {error}") from error
+        raise files.FileError(f"cannot read {path}: {error}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -84,11 +84,11 @@ def read(path: Path, epochs: int | None = None) -> list[dict]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines) and not line.endswith("\n"):
                 break
-            raise results.RecordError(
+            raise files.FileError(
                 f"{path} is damaged: line {number} is no row of an epoch"
             ) from error
         if epoch != number:
-            raise results.RecordError(
+            raise files.FileError(
                 f"{path} is damaged: line {number} is of epoch {epoch!r}"
             )
         rows.append(row)
@@ -106,7 +106,7 @@ def note(folder: Path, text: str) -> None:
 def notes(folder: Path) -> list[str]:
     """All that was noted of a workdir's run."""
     path = Path(folder) / NOTES
-    return results.read_text(path).splitlines() if path.exists() else []
+    return files.read_text(path).splitlines() if path.exists() else []
 
 
 class Work:

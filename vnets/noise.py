@@ -8,7 +8,9 @@ used, where `jax.random.bits` uses one. Counters are pairs (row, column), so the
 do not depend on how the array is laid out over devices.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +39,54 @@ def uniform(key: Key, shape: Shape, dtype=jnp.float32) -> Array:
     return random.uniform(key, shape, dtype, -bound, bound)
 
 
-FAMILIES = {"normal": normal, "sign": sign, "uniform": uniform}
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Noise of mean 0 and variance 1, symmetric around 0.
+
+    Attributes:
+      sample: (key, shape, dtype) -> draws.
+      log_prob: log density at any values, elementwise, in nats; None of noise without.
+      lrt: whether weighted sums of draws are of the family again, so that local
+        reparameterization is exact.
+    """
+
+    sample: Callable[..., Array]
+    log_prob: Callable[[Array], Array] | None = None
+    lrt: bool = False
+
+
+FAMILIES = {
+    "normal": Family(
+        normal, lambda z: -0.5 * (jnp.square(z) + math.log(2 * math.pi)), lrt=True
+    ),
+    "sign": Family(sign),
+    "uniform": Family(
+        uniform,
+        lambda z: jnp.where(jnp.abs(z) <= 3**0.5, -0.5 * math.log(12.0), -jnp.inf),
+    ),
+}
 
 
 def sampler(family: str):
     """The sampler (key, shape, dtype) -> draws of a named family."""
-    return choose("noise family", family, FAMILIES)
+    return choose("noise family", family, FAMILIES).sample
+
+
+def log_density(family: str) -> Callable[[Array], Array]:
+    """The log density of a named family.
+
+    Raises:
+      TypeError: it has none.
+    """
+    log_prob = choose("noise family", family, FAMILIES).log_prob
+    if log_prob is None:
+        raise TypeError(f"{family} noise has no density")
+    return log_prob
+
+
+def lrt_is_exact(noise: str) -> bool:
+    """Whether a sum of weights with this noise is of its family, too."""
+    return noise in FAMILIES and FAMILIES[noise].lrt
 
 
 def box_muller(key: Key, shape: Shape) -> Array:

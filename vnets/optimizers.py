@@ -1,13 +1,14 @@
 """Changes of the update, as optax transformations, beside optax's own."""
 
-import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from vnets import tree
+from vnets.nodes import is_posterior
 from vnets.types import Array
 
 # Of the quintic polynomial that brings singular values near one (Jordan 2024).
@@ -87,8 +88,8 @@ def by_pattern(
     """
 
     def labels(params):
-        return jax.tree.map_with_path(
-            lambda path, _: first_match(optimizers, path_of(path)) or "", params
+        return tree.change(
+            lambda at, _: tree.first(optimizers, at.leaf) or "", params, inside=True
         )
 
     whole = optax.partition({**optimizers, "": rest}, labels)
@@ -116,25 +117,50 @@ def scale_by_pattern(factors: Mapping[str, float]) -> optax.GradientTransformati
         refuse_idle(factors, params, [one for one in factors if one[:1] != "*"])
         return optax.EmptyState()
 
-    def scale(path, value):
-        pattern = first_match(factors, path_of(path))
+    def scale(place: tree.Place, value):
+        pattern = tree.first(factors, place.leaf)
         return value if pattern is None else factors[pattern] * value
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map_with_path(scale, updates), state
+        return tree.change(scale, updates, inside=True), state
 
     return optax.GradientTransformation(init, update)
 
 
-def path_of(path) -> str:
-    """Where a parameter is, by names: "dense1/kernel/mean"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def decay_means(decay: float) -> optax.GradientTransformation:
+    """Adds `decay` times the mean of each weight to its gradient.
+
+    An L2 penalty of decay / 2 on means; variances, biases and normalization have none.
+    """
+
+    def add(place: tree.Place, gradient, node):
+        if place.is_vector or not hasattr(getattr(node, "bare", None), "mean"):
+            return gradient
+        added = decay * node.bare.mean
+        return gradient.change_bare(lambda one: one.replace(mean=one.mean + added))
+
+    def update(updates, params):
+        return tree.change(add, updates, params)
+
+    return optax.stateless(update)
 
 
-def first_match(patterns, path: str) -> str | None:
-    """The first pattern that a path fits."""
-    return next((one for one in patterns if fnmatch.fnmatchcase(path, one)), None)
+def faster_noise(factor: float) -> optax.GradientTransformation:
+    """Multiplies the updates of what sets alpha: log alpha, or log sigma^2.
+
+    It stands behind Adam, whose own scaling would undo it.
+    """
+
+    def faster(place, node):
+        del place
+        return node.change_noise(lambda x: factor * x) if is_posterior(node) else node
+
+    def update(updates, params):
+        del params
+        return tree.change(faster, updates)
+
+    return optax.stateless(update)
 
 
 def refuse_idle(patterns, params, needed=None) -> None:
@@ -145,8 +171,11 @@ def refuse_idle(patterns, params, needed=None) -> None:
       params: whose paths they are for.
       needed: those that must match; all by default.
     """
-    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    used = {first_match(patterns, path) for path in paths}
+    paths = [place.leaf for place, _ in tree.each(params, inside=True)]
+    used = {tree.first(patterns, path) for path in paths}
     idle = sorted(set(patterns if needed is None else needed) - used)
     if idle:
         raise ValueError(f"nothing is left for {idle}; the parameters are {paths}")
+
+
+OPTIMIZERS: dict[str, Callable] = {"adam": optax.adam, "sgd": optax.sgd, "muon": muon}

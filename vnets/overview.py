@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import random
 
-from vnets import priors
-from vnets.edits import is_vector, mean_of, path_name
+from vnets import priors, tree
+from vnets.edits import mean_of
 from vnets.layers import Stochastic
-from vnets.posteriors import Posterior, Scaled, is_noisy, is_posterior, log_alpha
+from vnets.nodes import Posterior, is_noisy, is_posterior, log_alpha
 from vnets.types import Params
 
 COLUMNS = ("layer", "posterior", "shape", "noisy", "log alpha", "KL", "zeros", "by")
@@ -59,12 +60,12 @@ def describe(params: Params, prior=None) -> Iterator[dict]:
       Rows of layer, posterior ("array" of what is no node), shape, noisy, log alpha and
       KL (None where there is none), zeros (a fraction).
     """
-    for path, leaf in _leaves(params):
+    for place, leaf in tree.each(params):
         if is_posterior(leaf):
-            yield _of_node(path_name(path), leaf, prior)
-        elif not is_vector(path) and jnp.ndim(leaf) > 1:
+            yield _of_node(place, leaf, prior)
+        elif not place.is_vector and jnp.ndim(leaf) > 1:
             yield {
-                "layer": path_name(path),
+                "layer": place.name,
                 "posterior": "array",
                 "shape": tuple(leaf.shape),
                 "noisy": False,
@@ -103,23 +104,22 @@ def sizes(params: Params) -> dict[str, float]:
 def _counts(params: Params) -> dict[str, tuple[int, int]]:
     """Zeros among the means and their number, for each layer whose weight is a node."""
     counts = {}
-    for path, node in _leaves(params):
-        if is_posterior(node) and not is_vector(path):
-            mean = mean_of(node).mean
-            counts[path_name(path)] = int(jnp.sum(mean == 0)), mean.size
+    for name, node in tree.weights(params):
+        mean = mean_of(node).mean
+        counts[name] = int(jnp.sum(mean == 0)), mean.size
     return counts
 
 
-def _of_node(name: str, node: Posterior, prior) -> dict:
+def _of_node(place: tree.Place, node: Posterior, prior) -> dict:
     mean, var = node.moments()
     parts = [part == 0 for part in (mean, var) if part is not None]
     kl = None
     if prior is not None:
-        terms = priors.parts(name, node, prior)
-        kl = float(sum(factor * own(part) for _, part, own, factor in terms))
+        key = random.key(0)  # of a density's estimate
+        kl = float(priors.kl_of(place, node, prior, key))
     return {
-        "layer": name,
-        "posterior": _kind(node),
+        "layer": place.name,
+        "posterior": node.kind,
         "shape": tuple(node.shape),
         "noisy": is_noisy(node),
         "log alpha": _median_log_alpha(node),
@@ -128,25 +128,13 @@ def _of_node(name: str, node: Posterior, prior) -> dict:
     }
 
 
-def _kind(node: Posterior) -> str:
-    if isinstance(node, Scaled):
-        return f"{_kind(node.scale)} x {_kind(node.weight)}"
-    return type(node).__name__
-
-
 def _median_log_alpha(node: Posterior) -> float | None:
     """None of a weight without noise of its own, and where there is no such number."""
-    weight = node
-    while isinstance(weight, Scaled):
-        weight = weight.weight
+    weight = node.bare
     try:
         return float(np.median(log_alpha(weight))) if is_noisy(weight) else None
     except TypeError:
         return None
-
-
-def _leaves(params: Params):
-    return jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
 
 
 def _text(value) -> str:

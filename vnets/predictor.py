@@ -13,6 +13,8 @@ memory than a few. It is a pytree, so that a compiled function takes one as an a
 what differs in its arrays alone is compiled once.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -103,8 +105,8 @@ class Predictor:
       at_once: draws of a member in memory at once, at most; None for as many as make
         `AT_ONCE` inputs of the net. It changes the memory and the time that a
         prediction takes, and its numbers by rounding alone.
-      link: from a net's outputs to what is predicted: log probabilities of classes, or
-        `as_is`.
+      link: from a net's outputs to what a call gives: log probabilities of classes, or
+        `as_is`. A likelihood (`evaluate.score`) reads the outputs themselves.
 
     Raises:
       ValueError: no net, or samples or at_once below 1.
@@ -143,14 +145,12 @@ class Predictor:
 
         if self.edit is unedited:
             return self
-        if not isinstance(self.nets, tuple):
-            own = change(self.nets.variables, key)
-            return self.replace(nets=self.nets.replace(variables=own), edit=unedited)
-        nets = (
-            net.replace(variables=_of_members(change, net, keys))
+        nets: Any = tuple(
+            dataclasses.replace(net, variables=_of_members(change, net, keys))
             for net, keys in self._keyed(key)
         )
-        return self.replace(nets=tuple(nets), edit=unedited)
+        nets = nets if isinstance(self.nets, tuple) else nets[0]
+        return dataclasses.replace(self, nets=nets, edit=unedited)
 
     def __call__(self, x: Any, key: Key) -> Any:
         """What each draw predicts, [S, B, ...]: the first member's draws first.
@@ -194,20 +194,11 @@ class Predictor:
             chunk, numbers = self._chunks(model, variables, view, own, of_draw)
 
             def add(carry, row: Array):
-                inside = row < self.samples
-
-                def kept(fill: float):
-                    def keep(a):
-                        shape = (-1, *(1,) * (a.ndim - 1))
-                        return jnp.where(inside.reshape(shape), a, fill)
-
-                    return keep
-
                 logs, values = chunk(row)
-                part = _sums(
-                    jax.tree.map(kept(-jnp.inf), logs), jax.tree.map(kept(0), values)
-                )
-                return _added(carry, part), None
+                inside = row < self.samples
+                logs = jax.tree.map(lambda a: _kept(a, inside, -jnp.inf), logs)
+                values = jax.tree.map(lambda a: _kept(a, inside, 0), values)
+                return _added(carry, _sums(logs, values)), None
 
             if len(numbers) == 1:
                 return _sums(*chunk(numbers[0]))
@@ -218,12 +209,9 @@ class Predictor:
             )
             return lax.scan(add, (none, zero), numbers)[0]
 
-        parts = [_sums(*part) for part in self.edited(key)._of_each(totals, x, key)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = _added(total, part)
+        parts = self.edited(key)._of_each(totals, x, key)
+        logs, values = functools.reduce(_added, (_sums(*part) for part in parts))
         count = float(len(self))
-        logs, values = total
         return (
             jax.tree.map(lambda a: a - jnp.log(count), logs),
             jax.tree.map(lambda a: a / count, values),
@@ -232,7 +220,7 @@ class Predictor:
     def _of_each(self, run: Callable, x: Any, key: Key) -> list:
         """run(model, variables, view, key) of each net, and of each view of x, with a
         first axis of members."""
-        views = [(x, ())]
+        views: list[tuple[Any, tuple[str, ...]]] = [(x, ())]
         if self.mirrored:
             if jnp.ndim(x) != 4:
                 shape = list(jnp.shape(x))
@@ -314,6 +302,11 @@ def _of_members(function: Callable, net, keys):
 def _joined(a: Array) -> Array:
     """The first two axes as one."""
     return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])
+
+
+def _kept(a: Array, inside: Array, fill: float) -> Array:
+    """Draws [C, ...], and `fill` in the place of those that are not inside [C]."""
+    return jnp.where(inside.reshape(-1, *(1,) * (a.ndim - 1)), a, fill)
 
 
 def _sums(logs, values):

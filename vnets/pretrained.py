@@ -1,14 +1,20 @@
-"""Parameters from elsewhere: a checkpoint's means in the nodes of a net."""
+"""Parameters from elsewhere: a checkpoint's means in the nodes of a net.
 
+`carry_means` puts them into nodes that there are, `from_weights` makes nodes of them.
+"""
+
+import math
 from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
-from vnets.names import covered, is_under, leaf_name, path_name
-from vnets.posteriors import as_real, is_noisy, is_posterior
+from vnets import noise as noises
+from vnets import tree
+from vnets.nodes import LOG_FLOOR, Gaussian, is_noisy, is_posterior
 from vnets.types import Array, Params
 
 
@@ -27,7 +33,7 @@ def carry_means(
     which are float32.
 
     What is pruned in `params` (`edits.prune`) is pruned in the result, whose nodes must
-    be able to; `pruning.masked` ones are off wherever the mean is exactly zero, so that
+    be able to; `nodes.masked` ones are off wherever the mean is exactly zero, so that
     pruned points and arrays stay so, too.
 
     Args:
@@ -50,16 +56,17 @@ def carry_means(
     """
     given = _by_name(params)
     wanted = _by_name(into)
-    fresh = covered(new, wanted, "new")
-    out = covered(unused, given, "unused")
-    out |= {name for name in given for pattern in new if is_under(pattern, name)}
+    fresh = tree.chosen(new, wanted, "new")
+    out = tree.chosen(unused, given, "unused")
+    patterns = (new,) if isinstance(new, str) else new
+    out |= {name for name in given if tree.first(patterns, name)}
     _check_same(
         {name: leaf for name, leaf in given.items() if name not in out},
         {name: leaf for name, leaf in wanted.items() if name not in fresh},
     )
 
-    def carry(path, node):
-        name = leaf_name(path)
+    def carry(place: tree.Place, node):
+        name = place.leaf
         if name in fresh:
             return node
         trained = given[name]
@@ -75,15 +82,14 @@ def carry_means(
                 if isinstance(gone, Tracer) or gone.any():
                     moved = moved.kept(~gone)
         except TypeError as error:
-            raise ValueError(f"carry_means: {path_name(path)} {error}") from error
+            raise ValueError(f"carry_means: {place.name} {error}") from error
         return moved
 
-    return jax.tree.map_with_path(carry, into, is_leaf=is_posterior)
+    return tree.change(carry, into)
 
 
 def _by_name(params: Params) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    return {leaf_name(path): leaf for path, leaf in leaves}
+    return {place.leaf: leaf for place, leaf in tree.each(params)}
 
 
 def _like(value: Any, leaf: Array, name: str) -> Array:
@@ -107,3 +113,59 @@ def _check_same(given: dict[str, Any], wanted: dict[str, Any]) -> None:
             said.append(f"{name!r} is {shapes[0]} in params and {shapes[1]} in into")
     if said:
         raise ValueError("carry_means: " + "; ".join(said))
+
+
+def from_weights(
+    params: Params,
+    fraction: float = 0.1,
+    layers: Collection[str] = ("*",),
+    noise: str = "normal",
+) -> Params:
+    """Makes Gaussians of a net's trained weights, with deviations a fraction of them.
+
+    w becomes N(w, fraction^2 w^2): log alpha is 2 ln(fraction) everywhere (Krishnan,
+    Subedar and Tickoo 2020). `layers.stochastic(model, {})` runs the result, and
+    `train.fit` starts from it by `warm_start`.
+
+    Args:
+      params: "params" of a Flax model, as arrays of any floating type or as nodes.
+      fraction: standard deviation over |w|, > 0.
+      layers: which kernels, by patterns of their layers ("dense1", "block_*"); whatever
+        else there is stays what it is, in float32.
+      noise: a family of `vnets.noise`.
+
+    Returns:
+      The tree, with a `Gaussian` in the place of each of these kernels.
+
+    Raises:
+      ValueError: a fraction that is not positive, a pattern of no kernel, or a kernel
+        of no real numbers.
+    """
+    if not fraction > 0:
+        raise ValueError(f"a fraction of the weights must be positive, not {fraction}")
+    noises.sampler(noise)
+    kernels = [place.leaf for place, _ in tree.each(params) if place.is_kernel]
+    chosen = tree.chosen(layers, kernels, "layers")
+
+    def make(place: tree.Place, leaf):
+        if place.leaf not in chosen:
+            real = not is_posterior(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.asarray(leaf, jnp.float32) if real else leaf
+        mean = leaf.moments()[0] if is_posterior(leaf) else leaf
+        mean = as_real(mean, place.leaf)
+        log_square = jnp.log(jnp.square(mean) + LOG_FLOOR)
+        return Gaussian(mean, 2 * math.log(fraction) + log_square, noise)
+
+    return tree.change(make, params)
+
+
+def as_real(value: Any, name: str, dtype: Any = jnp.float32) -> Array:
+    """Numbers of any floating type as those of a parameter.
+
+    Raises:
+      ValueError: integers, complex numbers, or what are none.
+    """
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name!r} is of {array.dtype}, and a weight is a real number")
+    return jnp.asarray(array).astype(dtype)

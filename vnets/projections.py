@@ -4,21 +4,12 @@
 need it (`vnets.pruning` has some).
 """
 
-import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
-from vnets.edits import is_vector
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Gaussian,
-    Multiplicative,
-    Scaled,
-    is_posterior,
-    log_alpha,
-)
+from vnets import tree
+from vnets.nodes import is_posterior
 from vnets.types import Array, Params
 
 Projection = Callable[[Params, Array | None], Params]
@@ -43,30 +34,7 @@ def clip_log_alpha(
     if not low < high:
         raise ValueError(f"clip_log_alpha: low {low} must be below high {high}")
 
-    def project(node):
-        if isinstance(node, Scaled):
-            return dataclasses.replace(
-                node, scale=project(node.scale), weight=project(node.weight)
-            )
-        if isinstance(node, Gaussian) and additive:
-            held = log_alpha(node)
-            moved = node.log_var + (jnp.clip(held, low, high) - held)
-            # What has no noise has none after: inf - inf.
-            silent = jnp.isneginf(node.log_var)
-            log_var = jnp.where(silent, node.log_var, moved)
-            return dataclasses.replace(node, log_var=log_var)
-        if not isinstance(node, Multiplicative | AdaptiveDropout):
-            return node
-        clipped = jnp.clip(node.log_alpha, low, high)
-        # Of what is pruned it is infinite, and stays so.
-        log_alpha_ = jnp.where(node.pruned(), jnp.inf, clipped)
-        return dataclasses.replace(node, log_alpha=log_alpha_)
-
-    def apply(params: Params, step: Array | None = None) -> Params:
-        del step
-        return jax.tree.map(project, params, is_leaf=is_posterior)
-
-    return apply
+    return _on_nodes(lambda place, node: node.clipped(low, high, additive))
 
 
 def drop_idle_means(threshold: float = 3.0) -> Projection:
@@ -78,22 +46,22 @@ def drop_idle_means(threshold: float = 3.0) -> Projection:
     normalization keep theirs.
     """
 
-    def project(node):
-        if isinstance(node, Scaled):
-            return dataclasses.replace(node, weight=project(node.weight))
-        if not isinstance(node, Gaussian):
-            return node
-        return dataclasses.replace(
-            node, mean=jnp.where(log_alpha(node) > threshold, 0.0, node.mean)
+    return _on_nodes(
+        lambda place, node: (
+            node if place.is_vector else node.without_idle_mean(threshold)
         )
+    )
+
+
+def _on_nodes(change: Callable) -> Projection:
+    """Lifts a change (place, node) -> node to a tree."""
+
+    def visit(place, leaf):
+        return change(place, leaf) if is_posterior(leaf) else leaf
 
     def apply(params: Params, step: Array | None = None) -> Params:
         del step
-        return jax.tree.map_with_path(
-            lambda path, node: node if is_vector(path) else project(node),
-            params,
-            is_leaf=is_posterior,
-        )
+        return tree.change(visit, params)
 
     return apply
 

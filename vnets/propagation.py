@@ -21,8 +21,9 @@ Sources: Wang and Manning 2013 (fast dropout: moments through dropout and ReLU);
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,12 +32,12 @@ from flax import linen as nn
 from flax import struct
 from jax.scipy.stats import norm
 
-from vnets import ops
+from vnets import ops, tree
+from vnets import plan as steps
 from vnets.layers import TEST, Mode, batch_norm
-from vnets.nets import MLP, LeNet5
-from vnets.pooling import relu_max_pool
-from vnets.posteriors import Point, Posterior, Scaled, is_posterior
-from vnets.types import Array, Moment, Shape
+from vnets.nodes import Point, Posterior, Scaled, is_posterior
+from vnets.pooling import max_pool, relu_max_pool, window_max_pool
+from vnets.types import Array, Moment
 
 FARTHEST = 20.0  # standard deviations; the normal density is 0 in float32 beyond 15
 
@@ -76,17 +77,22 @@ def moments(model, variables: dict, x: Array) -> Logits:
     """Mean and covariance of the logits over the noise of all weights.
 
     Args:
-      model: an MLP or a LeNet5, or any net whose class is registered with `hidden`.
+      model: any net with a plan (`vnets.nets`) of ReLUs that ends with a dense layer.
       variables: "params" with posterior nodes, and the model's other collections.
       x: inputs without noise, [B, ...].
 
     Raises:
-      TypeError: a net that `hidden` does not know.
+      TypeError: a net without such a plan.
       ValueError: a net whose activation is not ReLU.
     """
-    layers = Layers(variables)
-    last = model.layers[-1]
-    mean, cov = joint(layers.kernel(last), hidden(model, layers, x))
+    plan = getattr(model, "plan", None)
+    if not plan or not isinstance(plan[-1], steps.Dense):
+        raise TypeError(
+            f"no moments for {type(model).__name__}: it has no plan that ends with a "
+            "dense layer, as the nets of vnets.nets have"
+        )
+    layers, last = Layers(variables), plan[-1].name
+    mean, cov = joint(layers.kernel(last), hidden(plan[:-1], layers, Moments(x)))
     h = Moments(mean, None if cov is None else _diagonal(cov))
     y = layers.with_bias(last, h)
     return Logits(y.mean, cov if y.var is h.var else _with_diagonal(cov, y.var))
@@ -139,8 +145,7 @@ class Layers:
 
     def kernel(self, name: str) -> Posterior:
         """The layer's posterior node."""
-        kernel = self.variables["params"][name]["kernel"]
-        return kernel if is_posterior(kernel) else Point(jnp.asarray(kernel))
+        return tree.weight(self.variables["params"], name)
 
     def with_bias(self, name: str, h: Moments) -> Moments:
         """The sum with the layer's bias, if it has one."""
@@ -207,45 +212,50 @@ class Layers:
         return self.with_bias(name, linear(op, self.kernel(name), h))
 
 
-@functools.singledispatch
-def hidden(model, layers: Layers, x: Array) -> Moments:
-    """Moments of the input [B, I] of a net's last layer, which is dense.
+def hidden(plan: steps.Plan, layers: Layers, h: Moments) -> Moments:
+    """Moments after the steps of a chain.
 
-    A further net is a function (model, layers, x) under `hidden.register(ItsClass)`;
-    its `layers` ends with the name of its last layer.
+    Raises:
+      ValueError: an activation that is not ReLU.
     """
-    del layers, x
-    known = [kind.__name__ for kind in hidden.registry if kind is not object]
-    raise TypeError(
-        f"no moments for {type(model).__name__}; there are {known}, "
-        "and propagation.hidden.register adds one"
-    )
-
-
-@hidden.register
-def _mlp(model: MLP, layers: Layers, x: Array) -> Moments:
-    _require_relu(model)
-    h = Moments(x.reshape(x.shape[0], math.prod(x.shape[1:])))
-    for number, name in enumerate(model.layers[:-1], start=1):
-        h = relu(layers.norm(f"norm{number}", layers.dense(name, h)))
+    neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
+    for before, step, after in neighbours:
+        pools = isinstance(after, steps.MaxPool)
+        match step:
+            case steps.Dense():
+                h = layers.dense(step.name, h)
+            case steps.Conv():
+                h = layers.conv(step.name, h, step.padding, step.strides)
+            case steps.Norm():
+                h = layers.norm(step.name, h, step.epsilon)
+            case steps.Activation(kind="relu"):
+                h = relu_pool(h) if pools else relu(h)
+            case steps.Activation():
+                raise ValueError(f"moments pass through relu, not {step.kind!r}")
+            case steps.Standardize():
+                mean, std = (_constant(v, h.mean) for v in (step.mean, step.std))
+                var = None if h.var is None else h.var / jnp.square(std)
+                h = Moments((h.mean - mean) / std, var)
+            case steps.Flatten():
+                size = h.mean.shape[0], math.prod(h.mean.shape[1:])
+                h = jax.tree.map(lambda v, size=size: v.reshape(size), h)
+            case steps.MeanPool():
+                pixels = math.prod(h.mean.shape[1:3])
+                var = None if h.var is None else jnp.mean(h.var, (1, 2)) / pixels
+                h = Moments(jnp.mean(h.mean, (1, 2)), var)
+            case steps.WindowMaxPool():
+                h = window_pool(h, step)
+            case steps.Residual():
+                h = _sum(*(hidden(p, layers, h) for p in (step.body, step.shortcut)))
+            case steps.MaxPool() if not isinstance(before, steps.Activation):
+                h = pool(h)
     return h
 
 
-@hidden.register
-def _lenet5(model: LeNet5, layers: Layers, x: Array) -> Moments:
-    _require_relu(model)
-    h = Moments(x)
-    for number in (1, 2):
-        h = layers.norm(f"norm{number}", layers.conv(f"conv{number}", h, "VALID"))
-        h = relu_pool(h)
-    flat: Shape = (x.shape[0], math.prod(h.mean.shape[1:]))
-    h = Moments(h.mean.reshape(flat), None if h.var is None else h.var.reshape(flat))
-    return relu(layers.norm("norm3", layers.dense("dense1", h)))
-
-
-def _require_relu(model) -> None:
-    if model.activation != "relu":
-        raise ValueError(f"moments pass through relu, not {model.activation!r}")
+def _sum(a: Moments, b: Moments) -> Moments:
+    """The sum of independent quantities."""
+    both = [h.var for h in (a, b) if h.var is not None]
+    return Moments(a.mean + b.mean, sum(both[1:], both[0]) if both else None)
 
 
 def linear(op, q: Posterior, h: Moments) -> Moments:
@@ -342,15 +352,44 @@ def relu_pool(h: Moments) -> Moments:
     of four unequal, independent pixels the mean is off by 0.03 standard deviations
     (root mean square; 0.16 at worst of 2000).
     """
+    return Moments(relu_max_pool(h.mean)) if h.var is None else relu(pool(h))
+
+
+def pool(h: Moments) -> Moments:
+    """2 x 2 max pooling, as in `relu_pool`."""
     if h.var is None:
-        return Moments(relu_max_pool(h.mean))
+        return Moments(max_pool(h.mean))
     height, width = h.mean.shape[1] // 2 * 2, h.mean.shape[2] // 2 * 2
 
     def corner(i: int, j: int) -> Moments:
         return jax.tree.map(lambda x: x[:, i:height:2, j:width:2], h)
 
     rows = [maximum(corner(i, 0), corner(i, 1)) for i in (0, 1)]
-    return relu(maximum(*rows))
+    return maximum(*rows)
+
+
+def window_pool(h: Moments, step: steps.WindowMaxPool) -> Moments:
+    """Max pooling of windows that may overlap, one pixel after the other."""
+    if h.var is None:
+        pooled = window_max_pool(h.mean, step.size, step.stride, step.padding)
+        return Moments(pooled)
+    size = h.mean.shape[1:3]
+    around = ((0, 0), *steps.pads(size, step.kernel, step.strides, step.padding))
+    around = (*around, (0, 0))
+    # What is outside is less than all else, and has no variance.
+    mean = jnp.pad(h.mean, around, constant_values=-1e30)
+    var = jnp.pad(h.var, around)
+    places = [(mean.shape[1 + axis] - step.size) // step.stride + 1 for axis in (0, 1)]
+
+    def shifted(i: int, j: int) -> Moments:
+        rows, columns = (
+            slice(at, at + (n - 1) * step.stride + 1, step.stride)
+            for at, n in zip((i, j), places, strict=True)
+        )
+        return Moments(mean[:, rows, columns], var[:, rows, columns])
+
+    offsets = itertools.product(range(step.size), repeat=2)
+    return functools.reduce(maximum, (shifted(i, j) for i, j in offsets))
 
 
 def log_expected_softmax(mean: Array, cov: Moment) -> Array:
@@ -399,6 +438,11 @@ def _product(
         passed = apply(h.var, jnp.square(mean))
         y_var = passed if y_var is None else y_var + passed
     return Moments(apply(h.mean, mean), y_var)
+
+
+def _constant(values: Sequence[float], x: Array) -> Array:
+    """Numbers of the last axis, or one for all, with the rank of x."""
+    return jnp.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _over_units(vector: Array, x: Array) -> Array:

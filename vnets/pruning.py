@@ -1,10 +1,10 @@
 """Pruning by magnitude while training: weights with a mask, and when the mask changes.
 
-`Masked` is a point weight of which some entries are switched off. The projections
-decide after an update which ones: `magnitude` those that are smallest (Han, Pool, Tran
-and Dally 2015; gradually as Zhu and Gupta 2017), `at_random` any, `surgery` those under
-a threshold, and back again above another (dynamic network surgery; Guo, Yao and Chen
-2016).
+`nodes.Masked` is a point weight of which some entries are switched off. The projections
+decide after an update which ones: `by_magnitude` those that are smallest (Han, Pool,
+Tran and Dally 2015; gradually as Zhu and Gupta 2017), `at_random` any, `surgery` those
+under a threshold, and back again above another (dynamic network surgery; Guo, Yao and
+Chen 2016).
 
 `keep_zeros` is for nets that were pruned by an edit and are trained on: what is gone
 stays so. `train.fit` uses it by itself.
@@ -19,70 +19,20 @@ import numpy as np
 import optax
 from jax import lax, random
 
-from vnets.edits import path_name
-from vnets.posteriors import (
-    Factory,
-    Point,
-    Posterior,
-    Scaled,
-    fan_in_uniform,
+from vnets import renamed, tree
+from vnets.nodes import (
+    Masked,
     is_noisy,
-    is_posterior,
-    node_type,
-    static,
 )
-from vnets.projections import Projection
+from vnets.projections import Projection, drop_idle_means
 from vnets.rng import stream
-from vnets.types import Array, Initializer, Params
+from vnets.types import Array, Params
 
 # Masks change below and above these multiples of the threshold: Guo et al. 2016.
 LOW, HIGH = 0.9, 1.1
 
 
-@node_type
-class Masked(Point):
-    """mean * mask: a weight without noise, some of whose entries are off.
-
-    Attributes:
-      mean: [..., I, O]; entries that are off are kept, but not used.
-      mask: 1 or 0, float32 in the shape of `mean`; it is not trained. Whatever is above
-        0 is on, so that an optimizer that decays all weights changes nothing.
-      revivable: entries that are off still receive the gradient of the weight that
-        they would be, so that they can come back (dynamic network surgery).
-    """
-
-    mask: Array
-    revivable: bool = static(default=False)
-
-    def location_scale(self):
-        mask = (self.mask > 0).astype(self.mean.dtype)
-        if not self.revivable:
-            return self.mean * mask, None
-        return self.mean + lax.stop_gradient(self.mean * mask - self.mean), None
-
-    def kept(self, keep: Array) -> "Masked":
-        return dataclasses.replace(
-            self,
-            mean=jnp.where(keep, self.mean, 0),
-            mask=jnp.where(keep, self.mask, 0),
-        )
-
-    def with_mean(self, mean: Array) -> "Masked":
-        """Entries of mean zero are off."""
-        mask = (mean != 0).astype(self.mask.dtype)
-        return dataclasses.replace(self, mean=mean, mask=mask)
-
-
-def masked(revivable: bool = False, init: Initializer = fan_in_uniform) -> Factory:
-    """Makes a weight that can be pruned; nothing is off at the start."""
-
-    def make(key, shape):
-        return Masked(init(key, shape), jnp.ones(shape, jnp.float32), revivable)
-
-    return make
-
-
-def magnitude(
+def by_magnitude(
     sparsity: Mapping[str, float], ramp: Callable[[Array], Array], every: int = 100
 ) -> Projection:
     """Switches off the smallest weights of each layer, for good.
@@ -106,12 +56,12 @@ def magnitude(
 def at_random(
     sparsity: Mapping[str, float], ramp: Callable[[Array], Array], every: int = 100
 ) -> Projection:
-    """Switches off any weights of each layer, for good: what `magnitude` must beat.
+    """Switches off any weights of each layer, for good: what `by_magnitude` must beat.
 
     Which ones they are depends on the layer's name alone, and not on a run's seed.
 
     Args:
-      sparsity: as in `magnitude`.
+      sparsity: as in `by_magnitude`.
       ramp: likewise.
       every: likewise.
 
@@ -197,14 +147,14 @@ def _changing_masks(change, every: int, within: Callable) -> Projection:
         if step is None:
             raise ValueError("masks change by the step, which was not given")
 
-        def visit(path, node):
+        def visit(place: tree.Place, node):
             if not isinstance(node, Masked):
                 return node
-            mask = change(path_name(path), node, step)
+            mask = change(place.name, node, step)
             return dataclasses.replace(node, mask=mask)
 
         def changed(params):
-            return jax.tree.map_with_path(visit, params, is_leaf=is_posterior)
+            return tree.change(visit, params)
 
         due = (step % every == 0) & within(step)
         return lax.cond(due, changed, lambda params: params, params)
@@ -243,24 +193,33 @@ def keep_zeros(
 def has_pruned(params: Params) -> bool:
     """True if any weight is pruned in the sense of `keep_zeros`; not under jit."""
     # NumPy does not compile.
-    leaves = jax.tree.leaves(jax.tree.map(np.asarray, params), is_leaf=is_posterior)
-    return any(np.any(leaf.pruned()) for leaf in leaves if is_posterior(leaf))
+    own = tree.nodes(jax.tree.map(np.asarray, params))
+    return any(np.any(node.pruned()) for _, node in own)
 
 
 def _without_pruned(params: Params, other: Params) -> Params:
     """`other`, a tree like `params`, zero where those have a pruned weight."""
 
-    def visit(own, theirs):
-        if not (is_posterior(own) and is_noisy(own)):
+    def visit(place, own, theirs):
+        del place
+        if not is_noisy(own):
             return theirs
-        if isinstance(own, Scaled):
-            weight = _zero(own, theirs.weight)
-            return dataclasses.replace(theirs, weight=weight)
-        return _zero(own, theirs)
+        gone = own.pruned()
 
-    return jax.tree.map(visit, params, other, is_leaf=is_posterior)
+        def zero(weight):
+            return jax.tree.map(lambda leaf: jnp.where(gone, 0, leaf), weight)
+
+        return theirs.change_bare(zero)
+
+    return tree.change(visit, params, other)
 
 
-def _zero(own: Posterior, theirs: Params) -> Params:
-    gone = own.pruned()
-    return jax.tree.map(lambda leaf: jnp.where(gone, 0, leaf), theirs)
+# What prunes while training, by name.
+PRUNING: dict[str, Callable[..., Projection]] = {
+    "log_alpha": drop_idle_means,
+    "magnitude": by_magnitude,
+    "random": at_random,
+    "surgery": surgery,
+}
+
+__getattr__ = renamed.getter("vnets.pruning")

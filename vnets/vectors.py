@@ -24,19 +24,8 @@ from flax.core import FrozenDict
 from flax.errors import InvalidRngError
 
 from vnets import estimators, ops
-from vnets.posteriors import (
-    Factory,
-    Gaussian,
-    Multiplicative,
-    Point,
-    Posterior,
-    check_factory,
-    is_noisy,
-    is_posterior,
-)
+from vnets.nodes import Factory, Point, Posterior, check_factory, is_noisy, is_posterior
 from vnets.types import Array, Key, Shape
-
-KINDS = (Point, Gaussian, Multiplicative)
 
 
 def parameter(
@@ -80,17 +69,16 @@ def _started(factory: Factory, start: Callable, where: str) -> Factory:
             "multiplicative posterior"
         )
         try:
-            node = factory(key, shape)
+            node: Any = factory(key, shape)
         except (IndexError, ValueError) as error:
             raise ValueError(
                 f"{takes}, with alpha per layer, output or weight and an init of "
                 f"vectors: {error}"
             ) from error
-        # No subclass, either: what is masked is a weight.
-        if not (isinstance(node, KINDS) and type(node) in KINDS):
+        if not (is_posterior(node) and node.plain):
             raise ValueError(f"{takes}, not {type(node).__name__}")
         own = start(key, shape, jnp.float32)
-        return dataclasses.replace(node, mean=own + node.mean)
+        return node.with_mean(own + node.mean)
 
     return make
 
@@ -107,7 +95,7 @@ def as_node(value: Any, where: str) -> Posterior:
     if not hasattr(value, "dtype"):
         raise ValueError(
             f"{where!r} is a {type(value).__name__}, neither an array nor a posterior "
-            "node: a factory is what posteriors.gaussian() returns, and a checkpoint "
+            "node: a factory is what nodes.gaussian() returns, and a checkpoint "
             "is restored into a tree with nodes, such as the model's init makes"
         )
     return Point(jnp.asarray(value))

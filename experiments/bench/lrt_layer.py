@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax, random
 
 from experiments.bench import compiling, timing
-from vnets import noise, ops, posteriors
+from vnets import nodes, noise, ops
 from vnets.estimators import lrt, per_example_sampling
 
 TITLE = "A dense layer: LRT and a weight sample per example"
@@ -76,7 +76,7 @@ def _bare_draws(draw, node, x, key):
 
 def _build(function, batch: int, units: int) -> timing.Ready:
     key = random.key(0)
-    node = posteriors.gaussian()(key, (units, units))
+    node = nodes.gaussian()(key, (units, units))
     x = random.normal(random.key(1), (batch, units))
     return compiling.ready(function, node, x, key)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import records
 from experiments.bench import figures, suite
-from vnets import results
+from vnets import files
 
 Report = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -38,7 +39,7 @@ def measure(
       rounds: 0 takes the benchmark's own.
       say: takes lines about what is being done.
     """
-    environment = results.environment()  # before: by the end the files may be others
+    environment = records.environment()  # before: by the end the files may be others
     benchmark = suite.find(name)
     rounds = rounds or (2 if quick else benchmark.rounds)
     outcome = benchmark.run(quick, rounds, say)
@@ -67,10 +68,10 @@ def require_writable(folder: Path) -> None:
     """Makes the folder and writes into it: known before the measuring.
 
     Raises:
-      RecordError: the file system refuses.
+      FileError: the file system refuses.
     """
     probe = folder / ".write-test"
-    results.write_text(probe, "")
+    files.write_text(probe, "")
     probe.unlink()
 
 
@@ -78,14 +79,14 @@ def save(folder: Path, report: Report) -> Path:
     """Writes <name>.json, and anew the README of all in the folder; returns the first.
 
     Raises:
-      RecordError: the file system refuses.
+      FileError: the file system refuses.
     """
     path = folder / f"{report['name']}.json"
-    results.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    files.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
     if report["name"] in figures.OF:
         title = f"{report['title']}\n{device(report)}"
         figures.save(report, title, path.with_suffix(".png"))
-    results.write_text(folder / "README.md", markdown(read_all(folder)))
+    files.write_text(folder / "README.md", markdown(read_all(folder)))
     return path
 
 

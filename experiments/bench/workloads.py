@@ -12,7 +12,7 @@ from types import MappingProxyType
 import jax
 import numpy as np
 
-from vnets import estimators, posteriors
+from vnets import estimators, nodes
 from vnets.data import Split
 from vnets.nets import VGG, LeNet5
 from vnets.nets.net import Net
@@ -22,7 +22,7 @@ from vnets.plan import Shape, costs
 COMPILED = "compiled"
 FORMS = ("NCHW", "channels_last", COMPILED)  # of PyTorch
 GAUSSIAN, VARIANCE = "gaussian", "variance"
-FACTORIES = {GAUSSIAN: posteriors.gaussian(), VARIANCE: posteriors.variance()}
+FACTORIES = {GAUSSIAN: nodes.gaussian(), VARIANCE: nodes.variance()}
 BACKWARD = 2  # forward passes that the gradients of weights and inputs take
 
 

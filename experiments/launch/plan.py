@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments import core, reproduce, workdirs
-from experiments.build import ConfigError
 from experiments.config_files import allow, load_config, load_module, run_folder
+from experiments.spec import ConfigError
 from experiments.tables import reading
 from vnets import data
 

@@ -27,14 +27,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import config_files, running
-from experiments.build import ConfigError
+from experiments import config_files, records, running
 from experiments.config_files import ROOT, load_config
 from experiments.launch import LaunchError
 from experiments.launch.local import LOG
 from experiments.launch.plan import Plan, Run, prepare, stages
 from experiments.preemption import REQUEUE, Preemption
-from vnets import files, results
+from experiments.spec import ConfigError
+from vnets import files
 from vnets.train import Preempted
 
 SIGNAL_SECONDS = 120  # from SLURM's signal to the time limit
@@ -80,7 +80,7 @@ class Job:
                     signal.raise_signal(soon)  # submitit's handler is in place again
                 raise SystemExit(REQUEUE) from None
             if record["status"] != "done":
-                raise results.RecordError(f"{folder}: {record['status']['failed']}")
+                raise records.RecordError(f"{folder}: {record['status']['failed']}")
             return str(folder)
 
     def checkpoint(self):
@@ -245,7 +245,7 @@ def submit(
         for run, job in submitted.items():
             folder = run.folder(home)
             folder.mkdir(parents=True, exist_ok=True)
-            results.write_text(folder / JOB, job.job_id)
+            files.write_text(folder / JOB, job.job_id)
         jobs |= submitted
         previous = submitted[stage[0]].job_id.partition("_")[0]
     return jobs

@@ -2,21 +2,8 @@
 
 import math
 
-from experiments.tables.specs import (
-    BOUNDS,
-    KINDS,
-    PARTS,
-    SUMMARIES,
-    TAGS,
-    Claim,
-    Column,
-    Figure,
-    Row,
-    Scale,
-    Table,
-    TableError,
-    choice,
-)
+from experiments.tables import specs
+from experiments.tables.specs import Claim, Column, Figure, Table, TableError, choice
 
 
 def check(table: Table) -> None:
@@ -32,7 +19,7 @@ def check(table: Table) -> None:
     for what, given in (("row", rows), ("column", columns), ("run", runs)):
         if len(set(given)) < len(given):
             raise TableError(f"a {what} stands twice: {', '.join(given)}")
-    choice(table.part, PARTS, "part")
+    choice(table.part, specs.PARTS, "part")
     for column in table.column:
         _check_column(column)
     for scale in table.scale.values():
@@ -44,7 +31,7 @@ def check(table: Table) -> None:
         if figure.kind == "rows":
             _check_rows_figure(figure, table, columns)
     for version in table.published:
-        choice(version.tag, TAGS, f"tag of published {version.name}")
+        choice(version.tag, specs.TAGS, f"tag of published {version.name}")
         for column in version.columns:
             choice(column, columns, f"column in published {version.name}")
     for row in table.row:
@@ -61,7 +48,9 @@ def check(table: Table) -> None:
         _check_claim(claim, f"claim {i}", rows, columns, table)
 
 
-def _check_tolerances(scale: Scale, columns: list[str], rows: list[Row]) -> None:
+def _check_tolerances(
+    scale: specs.Scale, columns: list[str], rows: list[specs.Row]
+) -> None:
     for column in scale.judged:
         choice(column, columns, f"column in the tolerance of scale {scale.name}")
     for column in scale.tolerance.keys() & scale.relative.keys():
@@ -82,7 +71,7 @@ def _check_tolerances(scale: Scale, columns: list[str], rows: list[Row]) -> None
 
 
 def _check_figure(figure: Figure, rows: list[str]) -> None:
-    choice(figure.kind, KINDS, f"kind of figure {figure.name}")
+    choice(figure.kind, specs.KINDS, f"kind of figure {figure.name}")
     for row in figure.rows:
         choice(row, rows, f"row of figure {figure.name}")
     if not figure.y or (figure.labels and len(figure.labels) != len(figure.y)):
@@ -122,7 +111,7 @@ def _check_column(column: Column) -> None:
             f"column {column.label!r}: give an eval, or a history with a name"
         )
     if column.history:
-        choice(column.summary, SUMMARIES, f"summary of column {column.name}")
+        choice(column.summary, specs.SUMMARIES, f"summary of column {column.name}")
     if column.metric if column.history else column.summary:
         raise TableError(
             f"column {column.name}: a metric is of an eval, a summary of a history"
@@ -138,9 +127,9 @@ def _check_claim(
 ) -> None:
     choice(claim.row, rows, f"row of {where}")
     choice(claim.column, columns, f"column of {where}")
-    kinds = [kind for kind in BOUNDS if getattr(claim, kind)]
+    kinds = [kind for kind in specs.BOUNDS if getattr(claim, kind)]
     if len(kinds) != 1:
-        raise TableError(f"{where}: give one of {', '.join(BOUNDS)}, not {kinds}")
+        raise TableError(f"{where}: give one of {', '.join(specs.BOUNDS)}, not {kinds}")
     if kinds == ["within"] and not (claim.other or claim.other_column):
         raise TableError(f"{where}: within needs other, a row, or other_column")
     if claim.other:
@@ -149,3 +138,9 @@ def _check_claim(
         choice(claim.other_column, columns, f"other_column of {where}")
     for scale in claim.bound[1]:
         choice(scale, table.scale, f"scale of {where}")
+    for row, column in (
+        (claim.row, claim.column),
+        (claim.other or claim.row, claim.other_column or claim.column),
+    ):
+        if column in table.row[rows.index(row)].without:
+            raise TableError(f"{where}: row {row} is without column {column}")

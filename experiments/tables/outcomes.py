@@ -5,47 +5,17 @@ number is in the table's unit.
 """
 
 import dataclasses
-import itertools
-import math
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.config_files import scale_folder
-from experiments.tables.specs import (
-    Claim,
-    Column,
-    Row,
-    Scale,
-    Table,
-    TableError,
-    choice,
-)
-from vnets import results
+from experiments.records import Record, folders
+from experiments.tables.cells import Cell, fill
+from experiments.tables.specs import Claim, Row, Scale, Table, TableError, choice
 
 # A tolerance of 0.3 must hold for 99.3 against 99.6 whatever binary makes of them.
 DIGITS = 9
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """The values of the seeds; std is the sample's (n - 1), None for fewer than two."""
-
-    values: list[float]
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def std(self) -> float | None:
-        # Not statistics.stdev: its exact fractions refuse a NaN.
-        if len(self.values) < 2:
-            return None
-        mean = statistics.fmean(self.values)
-        squares = math.fsum((value - mean) ** 2 for value in self.values)
-        return math.sqrt(squares / (len(self.values) - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +36,7 @@ class Measured:
     and the reasons of the seeds that failed."""
 
     row: Row
-    records: list[results.Record]
+    records: list[Record]
     cells: dict[str, Cell]
     gaps: dict[str, dict[str, Gap]]
     failed: dict[int, str]
@@ -97,7 +67,7 @@ class Outcome:
     verdicts: list[Verdict]
 
 
-def aggregate(table: Table, scale: str, records: dict[Path, results.Record]) -> Outcome:
+def aggregate(table: Table, scale: str, records: dict[Path, Record]) -> Outcome:
     """Returns `table` filled from those of `records` that have a row's run and `scale`;
     configs are shared between tables, so there may be others.
 
@@ -142,13 +112,13 @@ def all_of(
     return found
 
 
-def collect(table: Table, scale: str, folder: Path) -> dict[Path, results.Record]:
+def collect(table: Table, scale: str, folder: Path) -> dict[Path, Record]:
     """Returns the records of a table's rows below a folder of runs or of results."""
     runs = {row.run for row in table.rows_at(scale)}
     homes = dict.fromkeys(scale_folder(folder, run, scale) for run in sorted(runs))
     records = {}
     for home in homes:
-        records |= results.collect(home)
+        records |= folders.collect(home)
     return {path: r for path, r in records.items() if r["run"] in runs}
 
 
@@ -167,7 +137,7 @@ def _measure(
     table: Table,
     scale: Scale,
     row: Row,
-    records: dict[Path, results.Record],
+    records: dict[Path, Record],
     owed: set[str],
 ) -> Measured:
     _require_one_row(row, records)
@@ -179,7 +149,7 @@ def _measure(
     }
     done = dict(sorted(done.items(), key=lambda item: item[1]["seed"]))
     cells = {
-        column.name: _cell(table, column, row, done, column.name in owed)
+        column.name: fill(table, column, row, done, column.name in owed)
         for column in table.column
     }
     gaps = {
@@ -192,7 +162,7 @@ def _measure(
     return Measured(row, list(done.values()), cells, gaps, dict(sorted(failed.items())))
 
 
-def _require_one_row(row: Row, records: dict[Path, results.Record]) -> None:
+def _require_one_row(row: Row, records: dict[Path, Record]) -> None:
     """Seeds of a row differ in nothing but the seed, and each counts once."""
     configs = _group(records, "config_hash")
     if len(configs) > 1:
@@ -203,66 +173,11 @@ def _require_one_row(row: Row, records: dict[Path, results.Record]) -> None:
             raise TableError(f"row {row.name} has seed {seed} twice: {group}")
 
 
-def _group(records: dict[Path, results.Record], key: str) -> dict[Any, list[str]]:
+def _group(records: dict[Path, Record], key: str) -> dict[Any, list[str]]:
     groups: dict[Any, list[str]] = {}
     for path, record in records.items():
         groups.setdefault(record[key], []).append(str(path))
     return groups
-
-
-def _cell(
-    table: Table,
-    column: Column,
-    row: Row,
-    records: dict[Path, results.Record],
-    owed: bool,
-) -> Cell:
-    """A column's values by seed; empty where it says nothing of the row.
-
-    That is where the row is `without` it, or where none of its records has the number
-    and nothing is owed.
-    """
-    if column.name in row.without:
-        return Cell([])
-    values = {path: _value(table, column, record) for path, record in records.items()}
-    known = [value for value in values.values() if value is not None]
-    if len(known) < len(values) and (known or owed):
-        path = next(path for path, value in values.items() if value is None)
-        raise TableError(f"{path} {_lacking(table, column, records[path])}")
-    return Cell(known)
-
-
-def _value(table: Table, column: Column, record: results.Record) -> float | None:
-    if column.history:
-        return _summary(column, record)
-    value = record["evals"].get(column.eval, {}).get(column.metric or table.metric)
-    if not isinstance(value, int | float):
-        return None
-    return (table.factor if column.plain else column.factor) * float(value)
-
-
-def _lacking(table: Table, column: Column, record: results.Record) -> str:
-    if column.history:
-        return f"has no {column.history} in its history"
-    return (
-        f"has no number {column.metric or table.metric} of evaluation {column.eval}; "
-        f"its evaluations are {', '.join(record['evals']) or 'none'}"
-    )
-
-
-def _summary(column: Column, record: results.Record) -> float | None:
-    """The number that a column makes of what a run's probes measured."""
-    probes = [probe for probe in record["history"] if column.history in probe]
-    if not probes:
-        return None
-    values = [probe[column.history] for probe in probes]
-    if column.summary == "epochs_to":
-        reached = [p["epoch"] for p in probes if p[column.history] >= column.level]
-        return column.factor * min(reached, default=math.inf)
-    if column.summary == "last":
-        return column.factor * values[-1]
-    best = itertools.accumulate(values, max)
-    return column.factor * max(b - v for b, v in zip(best, values, strict=True))
 
 
 def _gap(mean: float | None, published: float, scale: Scale, column: str) -> Gap:

@@ -9,7 +9,7 @@ from experiments.bench import report
 from experiments.tables import render, words
 from experiments.tables.outcomes import Measured, Outcome
 from experiments.tables.specs import PARTS, Column
-from vnets import results
+from vnets import files
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -146,4 +146,4 @@ def table_pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
 def update(outcomes: Iterable[tuple[Path, Outcome]]) -> None:
     """Writes the generated parts into their pages."""
     for path, text in generate(outcomes).items():
-        results.write_text(path, text)
+        files.write_text(path, text)

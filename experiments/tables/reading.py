@@ -16,22 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.tables import checks, prose
-from experiments.tables.specs import (
-    Claim,
-    Column,
-    Figure,
-    Published,
-    Row,
-    Scale,
-    Table,
-    TableError,
-    choice,
-)
+from experiments.tables import checks, prose, specs
+from experiments.tables.specs import Table, TableError, choice
 
 SPECS = Path(__file__).resolve().parents[2] / "configs" / "tables"
-LINES = {"column": Column, "row": Row, "claim": Claim}  # key = [{...}, ...]
-SECTIONS = {"scale": Scale, "published": Published, "figure": Figure}  # [key.NAME]
+# key = [{...}, ...] with a line for each, and [key.NAME].
+LINES = {"column": specs.Column, "row": specs.Row, "claim": specs.Claim}
+SECTIONS = {
+    "scale": specs.Scale,
+    "published": specs.Published,
+    "figure": specs.Figure,
+}
 Entry = dict[str, Any]
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.records import Record
 from experiments.tables import outcomes
 from experiments.tables.reading import SPECS
 from experiments.tables.specs import Claim, Scale, Table
-from vnets import results
 
 
 def without_place(table: Table) -> Iterator[str]:
@@ -131,9 +131,7 @@ def edited(table: Table, scale: str, folder: Path, history: History) -> Iterator
             yield f"{table.name}: {scale}, claim {claim.text!r}, after {commit[:9]}"
 
 
-def _keep_first(
-    first: dict[str, str], record: results.Record, history: History
-) -> None:
+def _keep_first(first: dict[str, str], record: Record, history: History) -> None:
     """Keeps the first commit of a run, by run."""
     run, commit = record["run"], record["git"]["commit"]
     if commit in history.place:

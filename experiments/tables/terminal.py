@@ -10,7 +10,7 @@ from experiments.tables import dots, figures, render, words
 from experiments.tables.outcomes import Outcome, aggregate
 from experiments.tables.render import Grid
 from experiments.tables.specs import Table as Spec
-from vnets import results
+from vnets import files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ def show(folder: Path, outcome: Outcome) -> None:
     """Prints a table, writes <folder>.md and its figures and prints their paths."""
     terminal(outcome, _console())
     text = folder.with_suffix(".md")
-    results.write_text(text, render.markdown(outcome))
+    files.write_text(text, render.markdown(outcome))
     if outcome.table.plain:
         dots.save(outcome, folder.with_suffix(".png"))
     for figure in outcome.table.figure:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120  # a call that takes longer is ended by SIGALRM
 IMPORTED = (
     "experiments.animation",
-    "experiments.artifact",
+    "experiments.studies.artifact",
     "experiments.cli",
     "experiments.compress",
     "experiments.launch.local",

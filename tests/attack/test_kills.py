@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from attack.sizes import some
 
-from vnets import monitor, results
+from experiments import records
+from vnets import monitor
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ def by_clock(environment, folder, rng):
 
 
 def measured(folder):
-    record = results.read(folder / "record.json")
+    record = records.read(folder / "record.json")
     lines = (folder / monitor.METRICS).read_text().splitlines()
     rows = [
         {k: v for k, v in row.items() if "seconds" not in k}

@@ -101,7 +101,7 @@ class Graph:
         import jax.numpy as jnp
 
         from vnets.nets.chain import Chain
-        from vnets.posteriors import Point
+        from vnets.nodes import Point
 
         if self.norms:
             raise ValueError("fold the normalization first")

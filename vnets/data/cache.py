@@ -18,7 +18,7 @@ import uuid
 
 import numpy as np
 
-from vnets import results
+from vnets import files
 from vnets.data.types import Arrays, DataError
 
 FORMAT = 1  # of the manifest and the files beside it
@@ -141,7 +141,7 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
 def _read_manifest(folder: pathlib.Path) -> dict:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(results.read_text(path))
+        manifest = json.loads(files.read_text(path))
         complete = manifest["format"] == FORMAT and manifest["source"]
         complete = complete and manifest["arrays"]
         complete = complete and all(
@@ -159,7 +159,7 @@ def _read_manifest(folder: pathlib.Path) -> dict:
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
     try:
-        results.require_file(path)
+        files.require_file(path)
         return np.load(path, allow_pickle=False)
     except PermissionError:
         raise

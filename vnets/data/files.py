@@ -69,12 +69,13 @@ class Files:
         kind, shape = self.forms[array]
         whole = values.dtype.kind in "iu" and kind is not np.uint8
         fits = values.dtype == kind or (whole and np.issubdtype(kind, np.integer))
-        shapes = [(count, *shape)]
+        whole_shape: tuple[int, ...] = (count, *shape)
+        shapes = [whole_shape]
         if shape[-1:] == (1,):
-            shapes.append(shapes[0][:-1])
+            shapes.append(whole_shape[:-1])
         if not fits or values.shape not in shapes:
             raise self._unfit(path, f"its {array}s are {values.dtype} {values.shape}")
-        return values.astype(kind).reshape(shapes[0])
+        return values.astype(kind).reshape(whole_shape)
 
     def _unfit(self, path: pathlib.Path, reason: str) -> DataError:
         held = ", ".join(

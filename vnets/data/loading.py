@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vnets.data import cache, digits, preparation, records, streams
+from vnets.data import cache, digits, preparation, records, streams, tables
 from vnets.data.files import Files
 from vnets.data.splits import stratified
 from vnets.data.types import (
@@ -26,10 +26,11 @@ VALIDATION_SEED = 20190501  # independent of any training seed, and never to cha
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """One kind of label: the feature that holds it and its number of classes."""
+    """One kind of label: the array that holds it and its number of classes, or None
+    where it is a number."""
 
     feature: str
-    classes: int
+    classes: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Source:
     """Where a data set comes from: `read(name, places, download)` gives its arrays.
 
     `labels` maps each kind of label to its feature, the default one first; None is the
-    only kind of a data set that has but one. `splits` are those it has.
+    only kind of a data set that has but one. `splits` are those it has, `inputs` the
+    arrays that are its inputs: an "image" or another one, or several, by name.
     """
 
     read: Callable[[str, Places, bool], Arrays]
     labels: Mapping[str | None, Label]
     splits: tuple[str, ...] = SPLITS
+    inputs: tuple[str, ...] = ("image",)
 
 
 def read_tfds(name: str, places: Places, download: bool) -> Arrays:
@@ -105,8 +108,12 @@ SOURCES: Mapping[str, Source] = {
         {"fine": Label("label", 100), "coarse": Label("coarse_label", 20)},
     ),
     "digits_8x8": Source(digits.read, TEN_CLASSES),
+    "breast_cancer": Source(tables.read, {None: Label("label", 2)}, inputs=("table",)),
+    "diabetes": Source(tables.read, {None: Label("label", None)}, inputs=("table",)),
 }
-NAMES = (*SOURCES, *streams.NAMES)
+PICTURES = tuple(name for name, one in SOURCES.items() if one.inputs == ("image",))
+TABLES = tuple(name for name in SOURCES if name not in PICTURES)
+NAMES = (*PICTURES, *streams.NAMES)
 
 
 def load(
@@ -119,7 +126,9 @@ def load(
     download: bool = False,
     image_size: int | None = None,
 ) -> Dataset:
-    """Loads a data set as uint8 images [N, H, W, C] and int32 labels [N].
+    """Loads a data set: pictures as uint8 [N, H, W, C], with classes int32 [N].
+
+    One of TABLES is float32 [N, I], and its target may be numbers, float32 [N].
 
     "imagenet2012" and "generated_shapes" are too large for that, or made as if they
     were: their splits are a `Stream` each, whose pictures are read with every batch.
@@ -128,9 +137,10 @@ def load(
     no checksum.
 
     Args:
-      name: one of NAMES. All but the digits are read from `data_dir` (by default
-        $TFDS_DATA_DIR or ~/tensorflow_datasets) and all but "notmnist" cached, decoded,
-        in `cache_dir` (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
+      name: one of NAMES, which are pictures, or of TABLES. All but the digits and the
+        tables are read from `data_dir` (by default $TFDS_DATA_DIR or
+        ~/tensorflow_datasets) and all but "notmnist" cached, decoded, in `cache_dir`
+        (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
       labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).
       validation: how many images to take from the training split as a validation
         split: stratified by (fine) class, the same in every run.
@@ -143,7 +153,8 @@ def load(
         its records or its cache are damaged. No other data are loaded in its place.
     """
     if name not in SOURCES and name not in streams.NAMES:
-        raise DataError(f"Unknown data set {name!r}; choose from {', '.join(NAMES)}")
+        names = ", ".join((*NAMES, *TABLES))
+        raise DataError(f"Unknown data set {name!r}; choose from {names}")
     places = Places.resolve(data_dir, cache_dir)
     if name in streams.NAMES:
         if labels or validation:
@@ -153,7 +164,7 @@ def load(
             )
         return streams.load(name, places, image_size, download)
     if image_size is not None:
-        raise DataError(f"{name} has images of one size; leave image_size unset")
+        raise DataError(f"{name} has inputs of one size; leave image_size unset")
     label = _choose_label(name, labels)
     source = SOURCES[name]
     try:
@@ -161,21 +172,23 @@ def load(
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error}") from error
     for split in source.splits:
-        _check_arrays(name, split, data, label)
-    test = _split(data, "test", label)
-    nothing = test.take(np.arange(0))
-    train = _split(data, "train", label) if "train" in source.splits else nothing
-    sums = {split: _whole_sum(data, split, label) for split in source.splits}
+        _check_arrays(name, split, data, source.inputs, label)
+    parts = {split: _split(data, split, source, label) for split in source.splits}
+    test = parts["test"]
+    train = parts.get("train", test.take(np.arange(0)))
+    sums = {split: _whole_sum(data, split, source, label) for split in parts}
     held_out = None
     size = _validation_size(name, validation, len(train))
     if size:
         # By the default label, whichever is asked for: one split for both kinds.
         strata = data.arrays["train_label"]
+        if label.classes is None:
+            strata = np.zeros(len(train), np.int32)
         chosen = stratified(strata, size, VALIDATION_SEED)
         held_out = train.take(chosen)
         train = train.take(np.delete(np.arange(len(train)), chosen))
         sums |= {"train": split_sum(train), "validation": split_sum(held_out)}
-    return Dataset(name, train, held_out, test, label.classes, sums, data.source)
+    return Dataset(name, train, held_out, test, label.classes or 0, sums, data.source)
 
 
 def _choose_label(name: str, kind: str | None) -> Label:
@@ -201,38 +214,45 @@ def _validation_size(name: str, size: int, available: int) -> int:
     return count
 
 
-def _check_arrays(name: str, split: str, data: Arrays, label: Label) -> None:
+def _check_arrays(
+    name: str, split: str, data: Arrays, inputs: tuple[str, ...], label: Label
+) -> None:
     """Refuses what a source of one's own may get wrong; floats would be scaled, too."""
-    needed = {f"{split}_image", f"{split}_{label.feature}"}
+    needed = {f"{split}_{array}" for array in (*inputs, label.feature)}
     if missing := sorted(needed - set(data.arrays)):
         raise DataError(
             f"{name}: no {' and no '.join(missing)} among its arrays, which are "
             f"{', '.join(sorted(data.arrays))}; delete its cache"
         )
-    images = data.arrays[f"{split}_image"]
     values = data.arrays[f"{split}_{label.feature}"]
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(values):
-        raise DataError(
-            f"{name}: images are uint8 [N, H, W, C], as many as labels; the {split} "
-            f"split has {images.dtype} {list(images.shape)} and {len(values)} labels"
-        )
+    for array in inputs:
+        held = data.arrays[f"{split}_{array}"]
+        picture = held.dtype == np.uint8 and held.ndim == 4
+        if len(held) != len(values) or (array == "image" and not picture):
+            form = "uint8 [N, H, W, C], " if array == "image" else ""
+            raise DataError(
+                f"{name}: {array}s are {form}as many as labels; the {split} split has "
+                f"{held.dtype} {list(held.shape)} and {len(values)} labels"
+            )
+    if label.classes is None:
+        if len(values) == 0 or not np.all(np.isfinite(values)):
+            raise DataError(f"{name}: the {split} split is empty or not finite")
+        return
     whole = np.issubdtype(values.dtype, np.integer)
-    if (
-        not whole
-        or len(values) == 0
-        or not 0 <= values.min() <= values.max() < label.classes
-    ):
+    inside = len(values) and 0 <= values.min() <= values.max() < label.classes
+    if not (whole and inside):
         raise DataError(
             f"{name}: the {split} split is empty or has a {label.feature} outside "
             f"0..{label.classes - 1}, or one that is no whole number"
         )
 
 
-def _split(data: Arrays, split: str, label: Label) -> Split:
-    return Split(data.arrays[f"{split}_image"], data.arrays[f"{split}_{label.feature}"])
+def _split(data: Arrays, split: str, source: Source, label: Label) -> Split:
+    held = {array: data.arrays[f"{split}_{array}"] for array in source.inputs}
+    inputs = held if len(held) > 1 else next(iter(held.values()))
+    return Split(inputs, data.arrays[f"{split}_{label.feature}"])
 
 
-def _whole_sum(data: Arrays, split: str, label: Label) -> str:
-    return checksum(
-        data.sha256[f"{split}_image"], data.sha256[f"{split}_{label.feature}"]
-    )
+def _whole_sum(data: Arrays, split: str, source: Source, label: Label) -> str:
+    sums = (data.sha256[f"{split}_{array}"] for array in source.inputs)
+    return checksum(" ".join(sums), data.sha256[f"{split}_{label.feature}"])

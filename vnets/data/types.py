@@ -89,10 +89,10 @@ Examples = Any  # a `Split`, or a `streams.Stream` where all of it does not fit
 class Dataset:
     """A data set ready for use; `train` is empty where there is a test set only.
 
-    `checksum` maps each split there is to the SHA-256 (hex) that stands for its
-    pixels and labels, in order (see `checksum`; of a stream see `streams`): two runs
-    with equal checksums saw the same data. `source` says where the data came from, free
-    of machine paths.
+    `classes` is 0 where targets are numbers. `checksum` maps each split there is to the
+    SHA-256 (hex) that stands for its inputs and targets, in order (see `checksum`; of a
+    stream see `streams`): two runs with equal checksums saw the same data. `source`
+    says where the data came from, free of machine paths.
     """
 
     name: str
@@ -159,5 +159,7 @@ def checksum(image_sha256: str, label_sha256: str) -> str:
 
 
 def split_sum(split: Split) -> str:
-    """Gives the `checksum` of a split of pictures with classes."""
-    return checksum(digest(split.inputs), digest(split.target))
+    """Gives the `checksum` of a split whose inputs are an array, or a dict of them."""
+    several = isinstance(split.inputs, Mapping)
+    arrays = split.inputs.values() if several else [split.inputs]
+    return checksum(" ".join(map(digest, arrays)), digest(split.target))

@@ -20,7 +20,7 @@ def call(
     """Says how a model is called: what its own flags are in a mode.
 
         model = layers.call(Net(), train=layers.training)
-        model = layers.stochastic(model, {"logits": posteriors.gaussian()})
+        model = layers.stochastic(model, {"logits": nodes.gaussian()})
 
     Args:
       model: a module of `flax.linen`, or one that `stochastic` made.

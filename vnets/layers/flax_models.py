@@ -17,7 +17,7 @@ from vnets.layers.convolutions import convolution, general
 from vnets.layers.keys import fingerprint
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import Factories, linear, where
-from vnets.posteriors import Factory, check_factory, is_posterior, listed
+from vnets.nodes import Factory, check_factory, is_posterior, listed
 from vnets.rng import stream
 from vnets.types import Array, Params, in_float32
 
@@ -86,7 +86,7 @@ class Stochastic:
         matching.check(self.posteriors, self.allow, apart, seen, params)
         if not self.sampled:
             return variables
-        return {**variables, "params": sampling.made(self.sampled, params, rngs)}
+        return {**variables, "params": sampling.with_nodes(self.sampled, params, rngs)}
 
     def apply(
         self,
@@ -248,7 +248,7 @@ def stochastic(
     ):
         raise ValueError(
             "posteriors map the names of layers to factories, such as "
-            f"{{'dense1': posteriors.gaussian()}}; not so {posteriors!r}"
+            f"{{'dense1': nodes.gaussian()}}; not so {posteriors!r}"
         )
     for name, make in posteriors.items():
         check_factory(make, name)

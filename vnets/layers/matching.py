@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import jax
 
-from vnets.edits import VECTORS, is_vector, layer_name, path_name
-from vnets.posteriors import Factory, is_posterior
+from vnets import tree
+from vnets.nodes import Factory, is_posterior
 from vnets.types import Params
 
 
@@ -24,31 +24,18 @@ class Seen:
     others: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def matches(pattern: str, name: str, vector: bool) -> bool:
-    """Whether a pattern is of a vector, "dense1/bias", or of a layer's kernel.
-
-    One that ends with the name of a vector ("*/bias", "*bias", "norm/scale") is of
-    vectors, any other of kernels. Unless it is the very name of a layer: one may be
-    called "scale".
-    """
-    last = pattern.rpartition("/")[2]
-    of_vectors = any(last.endswith(v) and fnmatch.fnmatchcase(v, last) for v in VECTORS)
-    fits = of_vectors == vector or (pattern == name and not vector)
-    return fits and fnmatch.fnmatchcase(name, pattern)
-
-
 def first(patterns: Mapping[str, Factory], name: str, vector: bool) -> str | None:
-    """The first pattern that matches a name."""
-    return next((p for p in patterns if matches(p, name, vector)), None)
+    """The first pattern that is of a node of this name."""
+    return next((p for p in patterns if tree.fits(p, name, vector)), None)
 
 
 def found(patterns: Mapping[str, Factory], params: Params) -> dict[str, list[str]]:
     """The names of the nodes that each pattern made, of a tree of parameters."""
     made: dict[str, list[str]] = {pattern: [] for pattern in patterns}
-    for path, leaf in _leaves(params):
-        pattern = first(patterns, path_name(path), is_vector(path))
-        if is_posterior(leaf) and pattern is not None:
-            made[pattern].append(path_name(path))
+    for place, _ in tree.nodes(params):
+        pattern = tree.rule(patterns, place)
+        if pattern is not None:
+            made[pattern].append(place.name)
     return made
 
 
@@ -75,7 +62,7 @@ def check(
     unused = [
         pattern
         for pattern in patterns
-        if not any(matches(pattern, *one) for one in seen.names.items())
+        if not any(tree.fits(pattern, *one) for one in seen.names.items())
     ]
     if unused:
         kinds = "".join(
@@ -89,13 +76,13 @@ def check(
             f"{there}{kinds}"
         )
     left = [n for n in _unconverted(patterns, params) if n not in sampled]
-    idle = [a for a in allow if a != "*" and not any(_allows(a, n) for n in left)]
+    idle = [a for a in allow if a != "*" and not any(tree.covers(a, n) for n in left)]
     if idle:
         raise ValueError(
             f"allow={idle}: no weight that a pattern matches and that cannot be "
             f"stochastic; there are {sorted(left)}"
         )
-    refused = [name for name in left if not any(_allows(a, name) for a in allow)]
+    refused = [name for name in left if not any(tree.covers(a, name) for a in allow)]
     if refused:
         named = ", ".join(
             f"{name!r}" + (f" ({kind})" if (kind := _kind(name, seen)) else "")
@@ -111,26 +98,15 @@ def check(
 
 def _unconverted(patterns: Mapping[str, Factory], params: Params) -> Iterator[str]:
     """Names of arrays that a pattern matches: weights, and vectors by their own."""
-    for path, leaf in _leaves(params):
-        name, vector = path_name(path), is_vector(path)
+    for place, leaf in tree.each(params):
+        name, vector = place.name, place.is_vector
         if is_posterior(leaf) or (jax.numpy.ndim(leaf) < 2 and not vector):
             continue
         if first(patterns, name, vector) or (
-            not vector and first(patterns, layer_name(path), vector)
+            not vector and first(patterns, place.layer, vector)
         ):
             yield name
 
 
-def _allows(pattern: str, name: str) -> bool:
-    """By the name of the weight, or by that of a module which it is in."""
-    parts = name.split("/")
-    modules = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
-    return any(fnmatch.fnmatchcase(module, pattern) for module in modules)
-
-
 def _kind(name: str, seen: Seen) -> str | None:
     return seen.others.get(name) or seen.others.get(name.rpartition("/")[0])
-
-
-def _leaves(params: Params):
-    return jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)

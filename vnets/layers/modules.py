@@ -11,7 +11,7 @@ from flax.core import FrozenDict
 
 from vnets import ops, vectors
 from vnets.layers.mode import TEST, Mode
-from vnets.posteriors import Factory, check_factory, is_noisy, point
+from vnets.nodes import Factory, check_factory, is_noisy, point
 from vnets.types import Array
 
 Factories = tuple[Factory, Factory | None]  # of a kernel, and of a stochastic bias
@@ -22,7 +22,7 @@ class Dense(nn.Module):
 
     Attributes:
       features: O.
-      posterior: factory of the kernel [I, O] (`vnets.posteriors`).
+      posterior: factory of the kernel [I, O] (`vnets.nodes`).
       use_bias: adds a bias [O], zero at the start.
       bias_posterior: factory of the bias; deterministic where None.
 
@@ -50,7 +50,7 @@ class Conv(nn.Module):
       kernel_size: kh, kw.
       strides: along H and W.
       padding: "SAME", "VALID" or (low, high) along H and W.
-      posterior: factory of the kernel [kh, kw, I, O] (`vnets.posteriors`).
+      posterior: factory of the kernel [kh, kw, I, O] (`vnets.nodes`).
       use_bias: adds a bias [O], zero at the start.
       bias_posterior: factory of the bias; deterministic where None.
 

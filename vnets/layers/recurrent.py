@@ -24,7 +24,7 @@ from jax import lax, random
 from vnets import vectors
 from vnets.layers.mode import TEST, Mode
 from vnets.layers.modules import where
-from vnets.posteriors import Factory, Posterior, Scaled, check_factory, is_noisy, point
+from vnets.nodes import Factory, Posterior, Scaled, check_factory, is_noisy, point
 from vnets.types import Array, Key
 
 

@@ -9,15 +9,14 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
-from vnets.names import VECTORS, layer_name, leaf_name, path_name
-from vnets.posteriors import Factory, Posterior, is_noisy, is_posterior
+from vnets import tree
+from vnets.nodes import Factory, Posterior, is_posterior
 from vnets.rng import stream
+from vnets.tree import VECTORS, Place
 from vnets.types import Key, Params
 
 
-def made(patterns: Mapping[str, Factory], params: Params, rngs: Any) -> Params:
+def with_nodes(patterns: Mapping[str, Factory], params: Params, rngs: Any) -> Params:
     """The parameters with nodes in place of the arrays that patterns match.
 
     Args:
@@ -32,35 +31,33 @@ def made(patterns: Mapping[str, Factory], params: Params, rngs: Any) -> Params:
     """
     used: set[str] = set()
 
-    def make(path, leaf):
-        pattern = _pattern(patterns, path, leaf)
+    def make(place: Place, leaf):
+        pattern = _pattern(patterns, place, leaf)
         if pattern is None:
             return leaf
         used.add(pattern)
-        name = leaf_name(path)
         if is_posterior(leaf):
-            raise ValueError(f"sampled: {name!r} has a posterior already")
-        node = patterns[pattern](stream(rngs["params"], "sampled", name), leaf.shape)
+            raise ValueError(f"sampled: {place.leaf!r} has a posterior already")
+        key = stream(rngs["params"], "sampled", place.leaf)
+        node = patterns[pattern](key, leaf.shape)
         if getattr(node, "per", "batch") != "batch":
             raise ValueError(
-                f"sampled: {name!r} has one draw a call, so noise on its units is "
-                f'per="batch", not {node.per!r}'
+                f"sampled: {place.leaf!r} has one draw a call, so noise on its units "
+                f'is per="batch", not {node.per!r}'
             )
         return node
 
-    nodes = jax.tree_util.tree_map_with_path(make, params, is_leaf=is_posterior)
+    made = tree.change(make, params)
     unused = sorted(set(patterns) - used)
     if unused:
-        leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-        there = [leaf_name(path) for path, leaf in leaves if not is_posterior(leaf)]
+        there = [at.leaf for at, leaf in tree.each(params) if not is_posterior(leaf)]
         raise ValueError(f"sampled: no array matches {unused}; there are {there}")
-    return nodes
+    return made
 
 
 def names(patterns: Mapping[str, Factory], params: Params) -> set[str]:
     """The arrays and nodes that a pattern matches, as walks over nodes name them."""
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_posterior)
-    return {path_name(path) for path, leaf in leaves if _pattern(patterns, path, leaf)}
+    return {at.name for at, leaf in tree.each(params) if _pattern(patterns, at, leaf)}
 
 
 def drawn(patterns: Mapping[str, Factory], params: Params, rngs: Any) -> Params:
@@ -71,16 +68,16 @@ def drawn(patterns: Mapping[str, Factory], params: Params, rngs: Any) -> Params:
     """
     key = rngs.get("noise") if isinstance(rngs, Mapping) else rngs
 
-    def draw(path, leaf):
-        if not is_posterior(leaf) or _pattern(patterns, path, leaf) is None:
+    def draw(place: Place, leaf):
+        if not is_posterior(leaf) or _pattern(patterns, place, leaf) is None:
             return leaf
-        return leaf.sample(_key(leaf, key, path_name(path)))
+        return leaf.sample(_key(leaf, key, place.name))
 
-    return jax.tree_util.tree_map_with_path(draw, params, is_leaf=is_posterior)
+    return tree.change(draw, params)
 
 
 def _key(node: Posterior, key: Key | None, name: str) -> Key | None:
-    if not is_noisy(node):
+    if not node.noisy:
         return None
     if key is None:
         raise ValueError(
@@ -89,14 +86,13 @@ def _key(node: Posterior, key: Key | None, name: str) -> Key | None:
     return stream(key, "sampled", name)
 
 
-def _pattern(patterns: Mapping[str, Factory], path, leaf) -> str | None:
+def _pattern(patterns: Mapping[str, Factory], place: Place, leaf) -> str | None:
     """The first pattern of an array's name, or of the module that it is a weight of."""
-    name, module = leaf_name(path), layer_name(path)
-    weight = len(leaf.shape) >= 2 and name.rpartition("/")[2] not in VECTORS
+    weight = len(leaf.shape) >= 2 and not place.is_vector
     for pattern in patterns:
-        if fnmatch.fnmatchcase(name, pattern):
+        if fnmatch.fnmatchcase(place.leaf, pattern):
             if weight or "*" not in pattern or pattern.endswith(VECTORS):
                 return pattern
-        elif weight and fnmatch.fnmatchcase(module, pattern):
+        elif weight and fnmatch.fnmatchcase(place.layer, pattern):
             return pattern
     return None

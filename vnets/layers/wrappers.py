@@ -6,30 +6,19 @@ the wrapped weight is that of `c w` with the `c` of the mean. What else may stan
 between parameters and weights is not known here, so it is refused by name.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vnets import tree
 from vnets.layers.modules import where
-from vnets.posteriors import (
-    AdaptiveDropout,
-    Dropout,
-    Gaussian,
-    Multiplicative,
-    Point,
-    Posterior,
-    Scaled,
-    is_posterior,
-)
+from vnets.nodes import Posterior, is_posterior
 from vnets.types import Array
 
 KINDS = nn.WeightNorm | nn.SpectralNorm
 MARK = "map_variables("  # in the path of a scope whose variables are mapped
-FLOOR = 1e-37  # inside the logarithm of a square; smaller floats are flushed to 0
 
 
 def wrapped(module: Any, args: tuple, kwargs: dict) -> Array:
@@ -50,17 +39,16 @@ def wrapped(module: Any, args: tuple, kwargs: dict) -> Array:
     else:
         divide, axes = module._l2_normalize, module.feature_axes
 
-    def each(path, leaf):
+    def each(place: tree.Place, leaf):
         if not is_posterior(leaf):
-            return divide(path, leaf)
-        name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
-        name = f"{module.layer_instance.name}/{name}"
+            return divide(place.path, leaf)
+        name = f"{module.layer_instance.name}/{tree.Place(place.path[1:]).leaf}"
         if not _touches(module, name, leaf):
             return leaf
-        return _divided(leaf, functools.partial(divide, path), axes, module, name)
+        return _divided(leaf, functools.partial(divide, place.path), axes, module, name)
 
     def mapped(variables):
-        return jax.tree.map_with_path(each, variables, is_leaf=is_posterior)
+        return tree.change(each, variables)
 
     # As Flax's own call, but that a node is one leaf.
     return nn.map_variables(
@@ -81,23 +69,19 @@ def _touches(module: Any, name: str, node: Posterior) -> bool:
 
 def _divided(node: Any, divide, axes, module: nn.Module, name: str) -> Posterior:
     """c w, where c is what the mean is multiplied by."""
-    if isinstance(node, Scaled) and isinstance(node.scale, Dropout | AdaptiveDropout):
-        weight = _divided(node.weight, divide, axes, module, name)
-        return dataclasses.replace(node, weight=weight)
-    kind = type(module).__name__
-    if type(node) not in (Point, Gaussian, Multiplicative) or len(node.shape) < 2:
-        what = type(node).__name__ + (" vector" if len(node.shape) < 2 else "")
+    kind, weight = type(module).__name__, node
+    while weight.dropout_of is not None:
+        weight = weight.dropout_of
+    if not weight.plain or len(node.shape) < 2:
+        what = type(weight).__name__ + (" vector" if len(node.shape) < 2 else "")
         raise ValueError(
             f"{where(module)}: {kind} of {name!r}, a {what}, has no clear meaning; it "
             "takes gaussian, multiplicative and point weights, and dropout around them"
         )
-    before, _ = node.location_scale()
+    before, _ = weight.location_scale()
     mean = divide(before)
-    if not isinstance(node, Gaussian):
-        return dataclasses.replace(node, mean=mean)  # the deviation is a multiple of it
     factor = _factor(before, mean, axes)
-    log_var = node.log_var + jnp.log(jnp.square(factor) + FLOOR)
-    return dataclasses.replace(node, mean=mean, log_var=log_var)
+    return node.change_bare(lambda one: one.rescaled(mean, factor))
 
 
 def _factor(before: Array, after: Array, axes) -> Array:

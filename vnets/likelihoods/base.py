@@ -26,7 +26,7 @@ class Sums:
     read: Callable = struct.field(pytree_node=False)
 
     def __add__(self, other: "Sums") -> "Sums":
-        return self.replace(totals=jax.tree.map(jnp.add, self.totals, other.totals))
+        return Sums(jax.tree.map(jnp.add, self.totals, other.totals), self.read)
 
     def compute(self) -> dict[str, float]:
         """The metrics, as Python floats.

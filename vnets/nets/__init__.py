@@ -4,6 +4,8 @@ net = LeNet5(posteriors={"dense1": variance()})
 logits = net.apply(variables, x, Mode(), rngs={"noise": key})
 """
 
+from collections.abc import Callable
+
 from vnets.nets.chain import Chain
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
@@ -14,6 +16,7 @@ from vnets.nets.whitened import WhitenedCNN
 
 __all__ = [
     "MLP",
+    "NETS",
     "VGG",
     "Chain",
     "LeNet5",
@@ -22,3 +25,13 @@ __all__ = [
     "WhitenedCNN",
     "lenet_300_100",
 ]
+
+NETS: dict[str, Callable] = {
+    "lenet5": LeNet5,
+    "lenet_300_100": lenet_300_100,
+    "mlp": MLP,
+    "strided_cnn": StridedCNN,
+    "resnet": ResNet,
+    "vgg": VGG,
+    "whitened_cnn": WhitenedCNN,
+}

@@ -16,8 +16,8 @@ from vnets.layers import (
     Mode,
     batch_norm,
 )
+from vnets.nodes import Factory, check_factory, is_posterior, listed, point
 from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
-from vnets.posteriors import Factory, check_factory, is_posterior, listed, point
 from vnets.types import Array
 
 

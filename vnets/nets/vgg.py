@@ -27,7 +27,7 @@ class VGG(Net):
 
     After Molchanov et al. 2017 and Neklyudov et al. 2019, who scale all widths by k.
     Their dropout is no step of the net but a part of the posterior of the layer that
-    follows it (`posteriors.dropout`).
+    follows it (`nodes.dropout`).
 
     Raises:
       ValueError: a width factor or an input's deviation that is not positive, classes

@@ -1,5 +1,7 @@
 """The trainer: `fit` (fit.py) of a `Task` (task.py), by a `Run` or more (run.py).
 
+A run trains one seed, or several side by side (lanes.py).
+
 A run goes on from the newest of its states that is whole (resume.py). `EarlyStopping`
 (early.py) ends a run before its last epoch.
 """

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import random
 
-from vnets.edits import layer_name
+from vnets import tree
 from vnets.layers import TRAIN, Mode, call_path, checked
 from vnets.loss import ModelState
-from vnets.posteriors import is_posterior
 from vnets.rng import stream
 from vnets.train.task import Task, TrainState
 
@@ -89,8 +88,7 @@ def explain(task: Task, state: TrainState, seed: int, epoch: int, chunk: int) ->
 
 def _bad_gradients(grads) -> str:
     """Layers with a gradient that is not finite, by path; "" without any."""
-    leaves = jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_posterior)
-    bad = [layer_name(path) for path, g in leaves if not _all_finite(g)]
+    bad = [place.layer for place, g in tree.each(grads) if not _all_finite(g)]
     named = ", ".join(dict.fromkeys(bad))
     return f"gradients not finite in {named}" if named else ""
 

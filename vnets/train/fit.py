@@ -20,7 +20,8 @@ from jax import random
 from vnets import backend, parallel, sources
 from vnets.checkpoint import KEPT, check_workdir
 from vnets.train.early import EarlyStopping
-from vnets.train.run import Options, Preempted, Result, Run, divided, never
+from vnets.train.lanes import Options, never
+from vnets.train.run import Preempted, Result, Run, divided
 from vnets.train.task import Task
 from vnets.types import Params
 
@@ -96,7 +97,7 @@ def fit(
         divide over the devices, a mesh that splits seeds which are trained in turn, or
         that leaves out a process; early stopping by what no probe measures; a
         checkpoint of another net.
-      RecordError: a metrics.jsonl that is needed, from before checkpoints had rows of
+      FileError: a metrics.jsonl that is needed, from before checkpoints had rows of
         their own, and is damaged.
     """
     seeds = _listed(seeds)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vnets import monitor, parallel
 from vnets.checkpoint import Checkpoints, DamagedError, WorkdirError
-from vnets.results import RecordError
+from vnets.files import FileError
 from vnets.train.early import BEST
 
 INSIDE = "preempted"  # in a workdir: the state inside an epoch where a run was stopped
@@ -36,7 +36,7 @@ def resume(run) -> int:
 
     Raises:
       ValueError: a checkpoint that is whole, and of another net or optimizer.
-      RecordError: the rows of a checkpoint that has none of its own are not complete.
+      FileError: the rows of a checkpoint that has none of its own are not complete.
       ClusterError: processes that do not see the same checkpoints.
     """
     if run.checkpoints[0] is None:
@@ -123,7 +123,7 @@ def _logged(folder: Path, epochs: int, early) -> list[dict]:
     path = folder / monitor.METRICS
     rows = monitor.read(path, epochs) if epochs else []
     if len(rows) < epochs and not (early is not None and early.over(rows)):
-        raise RecordError(
+        raise FileError(
             f"{path} has {len(rows)} rows of {epochs} epochs, and the checkpoint after "
             "them has no rows of its own: delete the workdir to train anew"
         )

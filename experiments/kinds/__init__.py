@@ -1,0 +1,156 @@
+"""Kinds of tasks: how one starts, its loss, and the columns it is tested by.
+
+Each is a module with `build(config) -> Kind` and `fields(config)`, what it reads of a
+config. `experiments.trained` trains any of them; what is watched beside the columns and
+measured at the end has a name in `experiments.probes`. A method that is a node, a
+prior, a projection or an edit needs no kind of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+from jax import random
+
+from experiments import points
+from experiments import spec as parts
+from vnets import data, train
+from vnets.types import Key, Params
+
+# {column: {metric: number}} of a net.
+Columns = Callable[[Params, dict, Key], dict[str, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kind:
+    """A task, as a config describes it.
+
+    Attributes:
+      watched: the metric of a column that is shown while training.
+      config: as given.
+      model: the net.
+      init: key -> (params, collections). What a task carries beside its weights is one
+        of the collections, which the loss hands on: a hidden state, a buffer of what
+        was seen, the anchor that a former task left.
+      source: of batches, for `train.fit`.
+      dataset: as loaded; None where nothing is learned from a fixed set.
+      prior: of the weights; None where there is none.
+      sized: whether columns say, too, how many weights are left.
+    """
+
+    watched: ClassVar[str] = "accuracy"
+    config: Any
+    model: Any
+    init: Callable[[Key], tuple[Params, dict]]
+    source: Any
+    dataset: data.Dataset | None = None
+    prior: Any = None
+    sized: bool = False
+
+    def loss(self) -> Callable:
+        """The loss, as `train.Task` takes it."""
+        raise NotImplementedError
+
+    def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
+        """What tests a net in the ways that are named.
+
+        Args:
+          group: of the config's fields, "probe" while training or "evals" at the end.
+          names: of columns.
+          split: examples other than the group's own.
+
+        Raises:
+          ConfigError: a name that is no column's.
+        """
+        raise NotImplementedError
+
+    @property
+    def locate(self) -> Callable | None:
+        """Which layer of a failed run ceased to be finite (`train.Task`)."""
+        return train.first_nonfinite_layer(self.model)
+
+    @property
+    def recorded(self) -> data.Dataset | None:
+        """The data set that a record describes; of what is made on the fly, none."""
+        made = self.dataset is None or self.dataset.source == points.SOURCE
+        return None if made else self.dataset
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.config.epochs * self.source.steps_per_epoch
+
+    @property
+    def beta(self) -> Callable:
+        """The weight of the KL by the step: 1, unless the config's kl_weight says."""
+        knots = self.config.get("kl_weight", ((0.0, 1.0),))
+        return parts.schedule("kl_weight", knots, self.total_steps)
+
+    @property
+    def shapes(self) -> Params:
+        """The parameters as shapes; a net that does not fit its data says so here."""
+        return jax.eval_shape(self.init, random.key(0))[0]
+
+    @property
+    def probed(self) -> data.Split:
+        """What probes see while training: the validation split, if there is one."""
+        return self.dataset.validation or self.dataset.test
+
+    @property
+    def test(self) -> data.Split:
+        """What is evaluated at the end: what was probed, to tune on a validation split,
+        but the test set where that split chose the epoch."""
+        early = "early_stopping" in self.config
+        return self.dataset.test if early else self.probed
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """An experiment that trains a kind of task, by what is measured of it.
+
+    Attributes:
+      kind: module of this package.
+      probed, tested: columns while training and at the end, unless the config's
+        probe.columns and evals.columns say which.
+      probes, measures: names in `experiments.probes`, unless the config's probes and
+        measures say which.
+      sized: see `Kind`.
+    """
+
+    kind: str
+    probed: tuple[str, ...] = ()
+    tested: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+    sized: bool = False
+
+
+USUAL = ("det", "stoch", "ens")
+TRAININGS = {
+    "classify": Training("classify", USUAL, USUAL),
+    "regress": Training("regress", USUAL, USUAL),
+    "policy_gradient": Training("policy", ("det",), USUAL),
+    "variance_networks": Training(
+        "classify",
+        USUAL,
+        (*USUAL, "zero_mean", "permuted", "pruned"),
+        ("log_alpha", "channels", "kappa"),
+        ("elbo", "substitution", "prior_scale"),
+    ),
+    "sparsity": Training(
+        "classify",
+        ("det", "pruned"),
+        ("det", "pruned"),
+        ("left", "log_alpha"),
+        ("train_columns",),
+        sized=True,
+    ),
+    "learned_rates": Training(
+        "classify", USUAL, USUAL, ("rate",), ("rates", "gradients")
+    ),
+    "toy_regression": Training("regress", probes=("band",), measures=("bands",)),
+    "toy_four_classes": Training(
+        "classify", USUAL, (), ("opposition",), ("four_classes",)
+    ),
+}

@@ -1,0 +1,176 @@
+"""Classifying pictures, tables or points by a net with noisy weights.
+
+The columns are those of `vnets.columns.standard_evals`, any edit by its name, and
+"cut", what is left where `evals.cut` says which units or weights go.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from experiments import cuts, datasets, masks, points
+from experiments import spec as parts
+from experiments.kinds import Columns, Kind
+from vnets import (
+    edits,
+    evaluate,
+    learned_dropout,
+    likelihoods,
+    overview,
+    train,
+)
+from vnets.evaluate import EvalSpec
+from vnets.layers import Mode
+from vnets.loss import forward, neg_elbo
+from vnets.priors import soft_sharing
+from vnets.rng import stream
+
+FIELDS = (
+    *("model", "prior", "kl_weight", "estimator", "precision", "remat"),
+    *("label_smoothing", "train_samples", "train_average", "rate_gradient"),
+    *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
+    "probe.samples",
+)
+OF_PICTURES = ("batch_size", *datasets.FIELDS)
+OF_POINTS = ("steps", "softmax_twice", "dataset.name", "dataset.seed")
+OF_POINTS += ("dataset.per_class",)
+
+
+def fields(config) -> tuple[str, ...]:
+    """What this kind reads of a config."""
+    made = config.dataset.name in points.MADE
+    return (*FIELDS, *(OF_POINTS if made else OF_PICTURES))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classify(Kind):
+    """A classifier, as a config describes it.
+
+    Attributes:
+      mode: its estimator in training and tests, with running statistics.
+      rate_gradient: of rates of binary dropout that are learned, or None.
+    """
+
+    mode: Mode = dataclasses.field(default_factory=Mode)
+    rate_gradient: learned_dropout.Gradient | None = None
+
+    def loss(self, **options) -> Callable:
+        """The loss of the config; `options` are of `loss.forward`."""
+        config, net = self.config, self.model
+        if config.get("softmax_twice", False):
+            net = WithSoftmax(net)
+        samples = config.get("train_samples", 1)
+        own = {"samples": samples, "rate_gradient": self.rate_gradient}
+        average = config.get("train_average", "predictions")
+        parts.pick("train_average", average, ("predictions", "losses"))
+        return neg_elbo(
+            forward(net, dataclasses.replace(self.mode, norm="batch"), **own | options),
+            likelihoods.Categorical(config.get("label_smoothing", 0.0)),
+            self.prior,
+            self.source.n,
+            self.beta,
+            average,
+        )
+
+    def specs(self, samples: int) -> dict[str, EvalSpec]:
+        """All columns there are, at this many samples."""
+        threshold = self.config.evals.get("threshold", 3.0)
+        named = {
+            name: EvalSpec(edit, samples, self.mode)
+            for name, edit in edits.EDITS.items()
+        }
+        specs = named | evaluate.standard_evals(samples, threshold, mode=self.mode)
+        if "sharing" in self.config:  # components stand for weights
+            share = edits.chain(edits.mean_only, soft_sharing.share)
+            specs["pruned"] = EvalSpec(share, 1, self.mode)
+        if "cut" in self.config.evals:
+            cut = cuts.pruning(self.config.evals)
+            specs["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, self.mode)
+        return specs
+
+    def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
+        """See `Kind`; with the error, and where `sized` with what is left."""
+        specs = self.specs(self.config[group].samples)
+        chosen = {name: parts.pick(f"{group}.columns", name, specs) for name in names}
+        split = split or (self.probed if group == "probe" else self.test)
+
+        def one(params, collections, key, spec: EvalSpec) -> dict[str, float]:
+            found = evaluate.evaluate(
+                self.model,
+                {"params": params, **collections},
+                split,
+                spec,
+                key,
+                batch_size=self.config.evals.batch_size,
+                prepare=datasets.prepare_of(split),
+            )
+            found["error"] = 1.0 - found["accuracy"]
+            return found | self._left(params, collections, key, spec)
+
+        def columns(params, collections, key):
+            return {
+                name: one(params, collections, stream(key, name), spec)
+                for name, spec in chosen.items()
+            }
+
+        return columns
+
+    def _left(self, params, collections, key, spec: EvalSpec) -> dict[str, float]:
+        """How many weights, and with `evals.cut` units, are left after an edit."""
+        if not self.sized:
+            return {}
+        edited = spec.edit(params, stream(key, "edit"))
+        found = overview.sizes(edited)
+        if "cut" in self.config.evals:
+            variables = {"params": edited, **collections}
+            found |= cuts.left(self.model, variables, self.test.shape)
+        return found
+
+
+def build(config) -> Classify:
+    """The parts that a config describes; see `configs/common.py` for its fields.
+
+    Raises:
+      ConfigError: a value that does not fit; DataError: data that are not there.
+    """
+    dataset = datasets.load(config)
+    pictures = getattr(dataset.train, "inputs", None)  # of a stream, none
+    model = parts.model(config.model, dataset.classes, pictures)
+    mode = parts.mode(
+        config.get("estimator", "lrt"),
+        config.get("precision", "float32"),
+        config.get("remat", False),
+    )
+    net = Classify(
+        config=config,
+        model=model,
+        init=train.initializer(model, datasets.example(dataset), mode=mode),
+        source=datasets.source(config, dataset),
+        dataset=dataset,
+        prior=parts.prior(config.prior),
+        mode=mode,
+    )
+    if "cut" in config.evals:
+        cuts.check_cut(config.evals, net.shapes)
+    return dataclasses.replace(
+        net, rate_gradient=masks.rate_gradient(config, net.shapes)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WithSoftmax:
+    """A net that gives its probabilities where a loss expects logits.
+
+    The net of Neklyudov et al.'s toy problem ends in a softmax and their
+    `CrossEntropyLoss` takes another one. The loss then stays above
+    ln(1 + 3 / e) = 0.744 nats and flattens long before.
+    """
+
+    model: Any
+
+    def apply(self, *args, **kwargs):
+        """The model's `apply` with `mutable` given, [B, K] and the collections."""
+        logits, collections = self.model.apply(*args, **kwargs)
+        return jax.nn.softmax(logits), collections

@@ -1,0 +1,127 @@
+"""Regression on points under Gaussian noise of known deviation, by a standardized net.
+
+The columns are those of `vnets.columns.standard_evals`: rmse, nll and coverage.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from experiments import datasets, points
+from experiments import spec as parts
+from experiments.kinds import Columns, Kind
+from vnets import data, train
+from vnets.columns import EvalSpec, standard_evals
+from vnets.evaluate import score
+from vnets.layers import TEST, Mode
+from vnets.likelihoods import Gaussian
+from vnets.loss import forward, neg_elbo
+from vnets.predictor import Member, as_is
+from vnets.rng import stream
+from vnets.types import Array
+
+FIELDS = (
+    *("model", "prior", "kl_weight", "steps", "copies", "probe.samples"),
+    *("dataset.name", "dataset.seed", "dataset.size"),
+    *("evals.samples", "evals.batch_size", "evals.test_points"),
+)
+
+
+def fields(config) -> tuple[str, ...]:
+    """What this kind reads of a config."""
+    del config
+    return FIELDS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Regress(Kind):
+    """A regression, as a config describes it."""
+
+    watched: ClassVar[str] = "rmse"
+    likelihood: ClassVar[Gaussian] = Gaussian(points.NOISE)
+
+    def loss(self) -> Callable:
+        """The negative ELBO under the true noise."""
+        return neg_elbo(
+            forward(self.model),
+            self.likelihood,
+            self.prior,
+            self.source.n,
+            self.beta,
+        )
+
+    def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
+        """See `Kind`."""
+        specs = standard_evals(self.config[group].samples) if names else {}
+        chosen = {name: parts.pick(f"{group}.columns", name, specs) for name in names}
+        split = split or (self.probed if group == "probe" else self.test)
+
+        def one(net: Member, spec: EvalSpec, key) -> dict[str, float]:
+            return score(
+                spec.predictor(net, link=as_is),
+                split,
+                key,
+                self.likelihood,
+                batch_size=self.config.evals.batch_size,
+                prepare=as_is,
+            )
+
+        def columns(params, collections, key):
+            net = Member(self.model, {"params": params, **collections})
+            return {n: one(net, spec, stream(key, n)) for n, spec in chosen.items()}
+
+        return columns
+
+
+def build(config) -> Regress:
+    """The regression that a config describes; see `configs/toy_regression.py`.
+
+    Raises:
+      ConfigError: a value that does not fit.
+    """
+    parts.pick("dataset.name", config.dataset.name, ("cubic",))
+    dataset = datasets.load(config)
+    learn = dataset.train
+    model = Standardized(parts.model(config.model, classes=1), *statistics(learn))
+    return Regress(
+        config=config,
+        model=model,
+        init=train.initializer(model, datasets.example(dataset)),
+        source=datasets.source(config, dataset),
+        dataset=dataset,
+        prior=parts.prior(config.prior),
+    )
+
+
+def statistics(points: data.Split) -> tuple[float, float, float, float]:
+    """Mean and standard deviation of the inputs, then those of the targets."""
+    x, y = points.inputs, points.target
+    return tuple(float(value) for value in (x.mean(), x.std(), y.mean(), y.std()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardized:
+    """A net of one output between inputs and targets in their own units.
+
+    Without it the first layers would start with targets far out of their reach.
+
+    Attributes:
+      net: [B, 1] -> [B, 1], of inputs and outputs of mean 0 and standard deviation 1.
+      x_mean, x_std, y_mean, y_std: `statistics` of the training set.
+    """
+
+    net: Any
+    x_mean: float
+    x_std: float
+    y_mean: float
+    y_std: float
+
+    def init(self, rngs, x: Array):
+        """The net's `init`."""
+        return self.net.init(rngs, (x - self.x_mean) / self.x_std)
+
+    def apply(self, variables, x: Array, mode: Mode = TEST, **kwargs):
+        """The net's `apply` with `mutable` given: [B] and the collections."""
+        x = (x - self.x_mean) / self.x_std
+        y, collections = self.net.apply(variables, x, mode=mode, **kwargs)
+        return self.y_mean + self.y_std * y[:, 0], collections

@@ -1,0 +1,240 @@
+"""What is watched while training, and measured at its end, beside a kind's columns.
+
+Each has a name. A config says which by `probes` and `measures`, or the experiment does
+(`kinds.TRAININGS`); one that is about a field of the config does nothing without it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import masks, transition
+from experiments import spec as parts
+from experiments.core import Measured, Net
+from experiments.kinds import Kind
+from experiments.kinds.classify import Classify
+from experiments.kinds.regress import Regress
+from experiments.studies import mean_propagation, toy_four_classes, toy_regression
+from vnets import evaluate, tree
+from vnets.loss import ModelState
+from vnets.nodes import (
+    AdaptiveDropout,
+    Posterior,
+    log_alpha,
+)
+from vnets.priors import learned_scales
+from vnets.rng import stream
+
+LEFT = ("sparsity", "units/", "flops_ratio")  # of the last probed column
+
+
+class Named(NamedTuple):
+    """A probe or a measure.
+
+    Attributes:
+      make: kind -> what it finds, or None where the config has no use for it. A probe
+        takes (params, collections, key, columns) and gives {name: number}; a measure
+        takes (params, collections, key) and gives `Measured`.
+      fields: of the config that it reads.
+      of: the kinds that it can be of.
+    """
+
+    make: Callable[[Any], Callable | None]
+    fields: tuple[str, ...] = ()
+    of: type[Kind] = Kind
+
+
+def _log_alpha(node: Posterior):
+    """Of the weight, or of noise on units that learns its rate."""
+    scale = getattr(node, "scale", None)
+    return log_alpha(scale if isinstance(scale, AdaptiveDropout) else node)
+
+
+def log_alphas(params) -> dict[str, float]:
+    """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
+    means = {
+        f"log_alpha/{place.name}": float(jnp.mean(_log_alpha(node)))
+        for place, node in tree.nodes(params)
+        if node.noisy
+    }
+    return {name: value for name, value in means.items() if jnp.isfinite(value)}
+
+
+def _channels(kind: Classify):
+    """The information in means and variances of the layer `probe.channels`."""
+    layer = kind.config.probe.get("channels", "")
+    if not layer:
+        return None
+    node = partial(transition.dense_node, layer=layer)
+    parts.call(
+        "probe.channels",
+        lambda: jax.eval_shape(lambda p: node(p).moments(), kind.shapes),
+        {},
+    )
+    run = transition.probe(kind.model, layer, kind.probed)
+    return lambda params, collections, key, columns: run(params, collections, key)
+
+
+def _kappa(kind: Classify):
+    """How many weights of the layer `probe.channels` need their noise."""
+    spec = kind.config.probe.get("kappa")
+    if not spec:
+        return None
+    layer = kind.config.probe.get("channels", "")
+    mean_propagation.check_kappa(spec, "probe.kappa")
+    if not layer:
+        raise parts.ConfigError(
+            "config.probe.kappa needs config.probe.channels, the layer to measure"
+        )
+
+    def probe(params, collections, key, columns) -> dict[str, float]:
+        variables = {"params": params, **collections}
+        kappa = mean_propagation.kappa_of(
+            spec, kind.model, variables, layer, kind.dataset.train
+        )
+        found = mean_propagation.kappa_summary(kappa, 10**spec.threshold)
+        return {f"kappa_{name}": value for name, value in found.items()}
+
+    return probe
+
+
+def _left(kind: Kind):
+    """What is left of the net in the last column."""
+
+    def probe(params, collections, key, columns):
+        last = list(columns.values())[-1:]
+        return {k: v for one in last for k, v in one.items() if k.startswith(LEFT)}
+
+    return probe
+
+
+def _rate(kind: Kind):
+    """The mean rate of each layer with binary dropout."""
+
+    def probe(params, collections, key, columns):
+        return {f"rate/{name}": p for name, p in masks.rates(params).items()}
+
+    return probe
+
+
+PROBES = {
+    "log_alpha": Named(lambda kind: lambda params, *rest: log_alphas(params)),
+    "channels": Named(_channels, ("probe.channels",), Classify),
+    "kappa": Named(_kappa, ("probe.kappa",), Classify),
+    "left": Named(_left, of=Classify),
+    "rate": Named(_rate),
+    "band": Named(toy_regression.band_probe, toy_regression.GRID_FIELDS, Regress),
+    "opposition": Named(toy_four_classes.opposition_probe, of=Classify),
+}
+
+
+def _elbo(kind: Classify):
+    """The bound on the training set, by `evals.elbo_samples` draws."""
+    samples = kind.config.evals.get("elbo_samples", 0)
+    if not samples:
+        return None
+
+    def measure(params, collections, key):
+        found = evaluate.elbo(
+            kind.model,
+            {"params": params, **collections},
+            kind.dataset.train,
+            kind.prior,
+            stream(key, "train"),
+            samples=samples,
+            batch_size=kind.config.evals.batch_size,
+            mode=kind.mode,
+        )
+        return Measured({"train": found})
+
+    return measure
+
+
+def _substitution(kind: Kind):
+    """What it costs to drop the means of the layer `probe.channels`."""
+    layer = kind.config.probe.get("channels", "")
+    if not layer:
+        return None
+
+    def measure(params, collections, key):
+        cost = transition.substitution(params, layer)
+        return Measured({"substitution": cost} if cost else {})
+
+    return measure
+
+
+def _prior_scale(kind: Kind):
+    """The scales that the prior has learned."""
+
+    def measure(params, collections, key):
+        scales = learned_scales(params, kind.prior)
+        found = {name: float(value) for name, value in scales.items()}
+        return Measured({"prior_scale": found} if found else {})
+
+    return measure
+
+
+def _train_columns(kind: Classify):
+    """The columns `evals.train_columns` on the training set."""
+    names = kind.config.evals.get("train_columns", ())
+    run = kind.columns("evals", names, kind.dataset.train)
+
+    def measure(params, collections, key):
+        found = run(params, collections, stream(key, "train"))
+        return Measured({f"train_{name}": one for name, one in found.items()})
+
+    return measure
+
+
+def _rates(kind: Kind):
+    """The rates of binary dropout, and their mean over layers."""
+
+    def measure(params, collections, key):
+        found = masks.rates(params)
+        mean = float(np.mean(list(found.values())))
+        return Measured({"rates": {**found, "mean": mean}})
+
+    return measure
+
+
+def _gradients(kind: Classify):
+    """How much the gradients of learned rates vary over `gradient.draws` masks."""
+    if not kind.rate_gradient:
+        return None
+    draws = kind.config.gradient.draws
+    parts.several("gradient.draws", draws)
+
+    def measure(params, collections, key):
+        at = params, ModelState(jnp.int32(kind.total_steps), collections)
+        found = masks.variances(kind, *at, stream(key, "masks"), draws)
+        return Measured({"gradients": found})
+
+    return measure
+
+
+def _of_net(study, fields: tuple[str, ...], of: type[Kind]) -> Named:
+    """What a study measures of each of its nets, of the net that was trained."""
+
+    def make(kind: Kind):
+        run = study.measure_of(kind.config.evals, kind.dataset)
+        return lambda params, collections, key: run(
+            Net(kind.model, params, collections), key
+        )
+
+    return Named(make, fields, of)
+
+
+MEASURES = {
+    "elbo": Named(_elbo, ("evals.elbo_samples",), Classify),
+    "substitution": Named(_substitution, ("probe.channels",), Classify),
+    "prior_scale": Named(_prior_scale),
+    "train_columns": Named(_train_columns, ("evals.train_columns",), Classify),
+    "rates": Named(_rates),
+    "gradients": Named(_gradients, ("gradient.draws",), Classify),
+    "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),
+    "four_classes": _of_net(toy_four_classes, toy_four_classes.DRAWN, Classify),
+}

@@ -1,0 +1,270 @@
+"""Does a net know when it does not know? Inputs from elsewhere, and rotated ones.
+
+After the out-of-domain entropies of Neklyudov et al. ("Variance Networks", their
+slides say: similar to dropout, without numbers). A predictor sees the test set, a set
+from outside of its distribution, and the test set rotated. Its uncertainty, as
+predictive entropy or as mutual information, is judged by
+
+  AUROC, FPR at 95 % TPR   does it tell the outside from the inside?
+  rejection curve          does it tell wrong answers from right ones?
+  CDF of the entropy       how sure is it, inside and outside?
+
+`summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+from ml_collections import ConfigDict
+
+from experiments import spec as parts
+from experiments.core import Measured, Net, NetSpec, Study
+from experiments.datasets import load_data
+from vnets import backend, data, edits, likelihoods, uncertainty
+from vnets.layers import TEST, Mode
+from vnets.predictor import Predictor, unedited
+from vnets.rng import stream
+from vnets.types import Key
+from vnets.uncertainty import Summary
+
+FIELDS = (
+    "dataset",
+    "nets.net",
+    "samples",
+    "images",
+    "batch_size",
+    "shift.name",
+    "rotation.images",
+    "rotation.degrees",
+)
+
+SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
+MEANS = (*SCORES, "expected_entropy", "disagreement")
+KEPT = 0.95  # of the inputs, in the table; the curve has all fractions
+FRACTIONS = np.linspace(0.05, 1.0, 96)
+GRID = 200  # entropies at which their CDF is given
+SHUFFLE_SEED = 1  # the made-up images are the same in every run
+
+
+def build(config) -> Study:
+    """The study of a config; see `configs/uncertainty.py` for its fields."""
+    spec = net_spec(config)
+    for degrees in config.rotation.degrees:
+        if not math.isfinite(degrees):
+            raise parts.ConfigError(f"config.rotation.degrees: {degrees} is no angle")
+    dataset, test = test_images(config)
+    shifted = shifted_images(config, test)
+    measure = functools.partial(_measure, config, test, shifted)
+    return Study({"net": spec}, measure, dataset)
+
+
+def net_spec(config) -> NetSpec:
+    """The nets of a config, after checking the fields that both studies have."""
+    spec = parts.call("nets.net", NetSpec, config.nets.net)
+    return spec
+
+
+def test_images(config) -> tuple[data.Dataset, data.Split]:
+    """The data set, and those of its test (or validation) images that are used."""
+    dataset = load_data(config.dataset)
+    return dataset, evenly(dataset.validation or dataset.test, config.images)
+
+
+def evenly(split: data.Split, count: int) -> data.Split:
+    """At most `count` images, evenly spaced: a data set's first may be its easiest."""
+    count = min(count, len(split))
+    return split.take(np.arange(count) * len(split) // count)
+
+
+def _shuffled_pixels(images: np.ndarray) -> np.ndarray:
+    """Each image's pixels in an order of its own: its grey levels and no shape."""
+    flat = images.reshape(len(images), -1, images.shape[-1])
+    rng = np.random.default_rng(SHUFFLE_SEED)
+    return rng.permuted(flat, axis=1).reshape(images.shape)
+
+
+# Made from the test images themselves; every other name is a data set of `vnets.data`.
+MADE = {
+    "shuffled_pixels": _shuffled_pixels,
+    "inverted": lambda images: np.uint8(255) - images,
+}
+
+
+def shifted_images(config, test: data.Split) -> np.ndarray:
+    """Images from outside, uint8 [M, H, W, C]: at most as many as config.images.
+
+    Raises:
+      ConfigError: an unknown name, the data set itself, or images of another shape.
+    """
+    name = config.shift.name
+    held = set(data.NAMES) - set(data.STREAMED)  # in memory, as the test images are
+    parts.pick("shift.name", name, sorted({*MADE, *held} - {config.dataset.name}))
+    if name in MADE:
+        return MADE[name](test.inputs)
+    other = load_data(ConfigDict({"name": name, "labels": "", "validation": 0}))
+    shape, needed = other.test.shape, test.shape
+    if shape != needed:
+        raise parts.ConfigError(
+            f"config.shift.name: images of {name!r} are {shape}, not {needed} as those "
+            f"of {config.dataset.name!r}; choose another or one of {sorted(MADE)}"
+        )
+    return evenly(other.test, config.images).inputs
+
+
+def rotated(images: np.ndarray, degrees: float) -> np.ndarray:
+    """Images [N, H, W, C] turned counterclockwise about their centre, bilinearly.
+
+    What comes in from outside is 0, the background.
+    """
+    return scipy.ndimage.rotate(
+        images, degrees, axes=(1, 2), reshape=False, order=1, mode="constant"
+    )
+
+
+def unit_range(images: np.ndarray) -> np.ndarray:
+    """uint8 pixels as float32 in [0, 1]."""
+    return images.astype(np.float32) / np.float32(255)
+
+
+def summaries(
+    nets: Sequence[Net],
+    images: np.ndarray,
+    samples: int,
+    key: Key,
+    *,
+    batch_size: int,
+    edit: edits.Edit = unedited,
+    mode: Mode = TEST,
+) -> Summary:
+    """What is kept of the predictions for all images; its arrays are of NumPy.
+
+    Args:
+      nets: the members of an ensemble; one for a single net.
+      images: float32 in [0, 1], [N, H, W, C].
+      samples: noise draws of each member.
+      key: of the edits and of the draws.
+      batch_size: images at once; their predictions by all members and samples are in
+        memory, and the draws of `predictor.AT_ONCE` images.
+      edit: applied to each member's parameters once, for all images.
+      mode: how the nets are run.
+    """
+    members = [net.member for net in nets]
+    predictor = Predictor(members, edit, samples=samples, mode=mode).edited(key)
+    run = _batch_summary(backend.forms())
+    size = min(batch_size, len(images))
+    short = -len(images) % size
+    padded = np.concatenate([images, images[:short]])  # one shape, compiled once
+    batches = [
+        jax.device_get(run(predictor, padded[i : i + size], stream(key, "batch", i)))
+        for i in range(0, len(padded), size)
+    ]
+    joined = jax.tree.map(lambda *batch: np.concatenate(batch), *batches)
+    return jax.tree.map(lambda array: array[: len(images)], joined)
+
+
+@functools.lru_cache(maxsize=4)
+def _batch_summary(forms: backend.Forms):
+    """Compiled for the types of the parameters: edits that keep them share it."""
+    del forms  # what is traced depends on them, so the cache must too
+    return backend.jit(lambda nets, x, key: uncertainty.summarize(nets(x, key)))
+
+
+def scores(summary: Summary, label: np.ndarray | None = None) -> dict[str, float]:
+    """The means over images of what a summary has; with labels, also how right it is.
+
+    Returns:
+      entropy, mutual_information, expected_entropy (nats) and disagreement; with labels
+      [N] also accuracy, nll, brier and ece of the mean prediction, and accuracy_one,
+      the mean accuracy of a single sample.
+    """
+    means = {name: _mean(getattr(summary, name)) for name in MEANS}
+    if label is None:
+        return means
+    draws = jnp.asarray(summary.log_p)[None]
+    right = likelihoods.Categorical().metrics(draws, jnp.asarray(label))
+    one = np.take_along_axis(np.asarray(summary.votes), label[:, None], axis=1)
+    return means | right | {"accuracy_one": _mean(one)}
+
+
+def _mean(values) -> float:
+    return float(np.mean(values, dtype=np.float64))
+
+
+def detection(inside: Summary, outside: Summary) -> dict[str, float]:
+    """How well each of SCORES tells the outside: auroc/<score> and fpr95/<score>."""
+    found = {}
+    for name in SCORES:
+        pair = (np.asarray(getattr(each, name)) for each in (inside, outside))
+        negative, positive = pair
+        found[f"auroc/{name}"] = uncertainty.auroc(negative, positive)
+        found[f"fpr95/{name}"] = uncertainty.fpr_at_tpr(negative, positive, 0.95)
+    return found
+
+
+def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
+    """All of it for one predictor, made of the members of "net"."""
+
+    def summarized(images: np.ndarray, name: str) -> Summary:
+        return summaries(
+            nets["net"],
+            images,
+            config.samples,
+            stream(key, name),
+            batch_size=config.batch_size,
+        )
+
+    inside = summarized(unit_range(test.inputs), "inside")
+    outside = summarized(unit_range(shifted), "outside")
+    correct = np.argmax(inside.log_p, -1) == test.target
+    kept = uncertainty.rejection_curve(correct, inside.entropy, [KEPT])
+    evals = {
+        "inside": scores(inside, test.target) | {"accuracy_kept": float(kept[0])},
+        "outside": scores(outside) | detection(inside, outside),
+    }
+    turned = evenly(test, config.rotation.images)
+    pixels = unit_range(turned.inputs)
+    for degrees in config.rotation.degrees:
+        one = summarized(rotated(pixels, degrees), f"rotated {degrees}")
+        evals[f"rotated_{degrees}"] = scores(one, turned.target)
+    curves = {
+        "rotation": _by_angle(evals, config.rotation.degrees),
+        "rejection": _rejection(correct, inside, outside),
+        "entropy_cdf": _distributions(inside, outside),
+    }
+    return Measured(evals, curves)
+
+
+def _by_angle(evals, angles) -> dict[str, list[float]]:
+    shown = ("accuracy", "nll", *MEANS)
+    curve = {name: [evals[f"rotated_{a}"][name] for a in angles] for name in shown}
+    return {"degrees": [float(angle) for angle in angles], **curve}
+
+
+def _rejection(
+    correct: np.ndarray, inside: Summary, outside: Summary
+) -> dict[str, list[float]]:
+    """Accuracy by the fraction kept; `mixed`: of both sets, the outside all wrong."""
+    entropy = np.concatenate([inside.entropy, outside.entropy])
+    right = np.concatenate([correct, np.zeros(len(outside.entropy), bool)])
+    mixed = uncertainty.rejection_curve(right, entropy, FRACTIONS)
+    alone = uncertainty.rejection_curve(correct, inside.entropy, FRACTIONS)
+    return {
+        "kept": FRACTIONS.tolist(),
+        "accuracy": alone.tolist(),
+        "mixed": mixed.tolist(),
+    }
+
+
+def _distributions(inside: Summary, outside: Summary) -> dict[str, list[float]]:
+    """CDFs on a grid from 0 to log K, the largest entropy there is."""
+    grid = np.linspace(0, math.log(inside.log_p.shape[-1]), GRID)
+    return {
+        "entropy": grid.tolist(),
+        "inside": uncertainty.cdf(np.asarray(inside.entropy), grid).tolist(),
+        "outside": uncertainty.cdf(np.asarray(outside.entropy), grid).tolist(),
+    }

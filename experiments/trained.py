@@ -1,0 +1,166 @@
+"""Any kind of task, trained: its optimizer and projections, its start, what is watched.
+
+What a config has beside the fields of its kind is read here, for all kinds alike.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax import random
+
+from experiments import spec as parts
+from experiments.core import Experiment, Measured, NetSpec
+from experiments.kinds import TRAININGS, Kind
+from experiments.probes import MEASURES, PROBES
+from vnets import edits, projections, train
+from vnets.loss import with_penalty
+from vnets.priors import kl, soft_sharing
+from vnets.types import Params
+
+FIELDS = (
+    *("epochs", "chunk_steps", "optimizer", "nets.start", "early_stopping"),
+    *("max_log_alpha", "clip_log_alpha", "pruning", "sharing"),
+    *("probes", "measures", "probe.every", "probe.columns", "evals.columns"),
+)
+
+
+def fields(config) -> tuple[str, ...]:
+    """What is read of a config that trains."""
+    probes, measures = _named(config)
+    of_kind = _module(config).fields(config)
+    of_named = [name for one in (*probes, *measures) for name in one.fields]
+    return (*FIELDS, *of_kind, *of_named)
+
+
+def _module(config):
+    kind = TRAININGS[config.experiment].kind
+    return importlib.import_module(f"experiments.kinds.{kind}")
+
+
+def _named(config) -> tuple[list, list]:
+    """The probes and the measures of a config."""
+    row = TRAININGS[config.experiment]
+    probes, measures = (
+        [parts.pick(field, name, known) for name in config.get(field, names)]
+        for field, names, known in (
+            ("probes", row.probes, PROBES),
+            ("measures", row.measures, MEASURES),
+        )
+    )
+    return probes, measures
+
+
+def _made(field: str, kind: Kind, named: list) -> list[Callable]:
+    """The functions of probes or measures, without those that have nothing to do."""
+    for one in named:
+        if not isinstance(kind, one.of):
+            raise parts.ConfigError(
+                f"config.{field} has one of {one.of.__name__}, and experiment "
+                f"{kind.config.experiment!r} is {type(kind).__name__}"
+            )
+    return [made for made in (one.make(kind) for one in named) if made]
+
+
+def build(config) -> Experiment:
+    """The experiment of a config that trains a net.
+
+    Raises:
+      ConfigError: a value that does not fit; DataError: data that are not there.
+    """
+    row = TRAININGS[config.experiment]
+    kind = dataclasses.replace(_module(config).build(config), sized=row.sized)
+    loss, project = kind.loss(), projections.nothing
+    if "sharing" in config:
+        kind, loss = _with_mixture(kind, loss)
+    if "pruning" in config:
+        project = parts.pruner(config.pruning, kind.total_steps)
+    bound = parts.projection(config.get("max_log_alpha"), config.get("prior"))
+    clip = parts.clip(config.get("clip_log_alpha"))
+    probes, measures = _named(config)
+    columns = config.probe.get("columns", row.probed)
+    early = parts.early_stopping(config, columns)
+    task = train.Task(
+        init=kind.init,
+        loss=loss,
+        optimizer=parts.optimizer(config.optimizer, kind.total_steps),
+        source=kind.source,
+        project=projections.chain(bound, project, clip),
+        probe=_probe(kind, columns, probes),
+        locate=kind.locate,
+    )
+    shapes = kind.shapes
+    if kind.prior is not None:  # one that does not fit the posteriors says so here
+        divergence = partial(kl, prior=kind.prior, key=random.key(0))
+        parts.call("prior", lambda: jax.eval_shape(divergence, shapes), {})
+    jax.eval_shape(task.optimizer.init, shapes)  # nor factors of no parameter
+    start = config.get("nets", {}).get("start")
+    return Experiment(
+        task,
+        _evaluations(kind, config.evals.get("columns", row.tested), measures),
+        kind.model,
+        kind.recorded,
+        start=None if start is None else NetSpec(start.run),
+        start_edit=None if start is None else _start_edit(kind, start),
+        early_stopping=early,
+    )
+
+
+def _probe(kind: Kind, names, probes) -> Callable[..., dict[str, float]]:
+    """(params, collections, key) -> {name: number}, while training."""
+    run = kind.columns("probe", names)
+    made = _made("probes", kind, probes)
+
+    def probe(params, collections, key):
+        columns = run(params, collections, key)
+        values = {name: column[kind.watched] for name, column in columns.items()}
+        for one in made:
+            values |= one(params, collections, key, columns)
+        return values
+
+    return probe
+
+
+def _evaluations(kind: Kind, names, measures) -> Callable[..., Measured]:
+    """(params, collections, key) -> what is measured at the end."""
+    run = kind.columns("evals", names)
+    made = _made("measures", kind, measures)
+
+    def evaluations(params, collections, key):
+        evals, curves = run(params, collections, key), {}
+        for one in made:
+            found = one(params, collections, key)
+            evals, curves = evals | found.evals, curves | found.curves
+        return Measured(evals, curves)
+
+    return evaluations
+
+
+def _with_mixture(kind: Kind, loss: Callable) -> tuple[Kind, Callable]:
+    """Puts the mixture of `config.sharing` into parameters and loss."""
+    spec = dict(kind.config.sharing)
+    weight = parts.schedule("sharing.weight", spec.pop("weight"), kind.total_steps)
+    mixture = parts.call("sharing", soft_sharing.mixture, spec)
+    plain = kind.init
+
+    def init(key) -> tuple[Params, dict]:
+        params, collections = plain(key)
+        return {**params, soft_sharing.NAME: mixture}, collections
+
+    kind = dataclasses.replace(kind, init=init)
+    return kind, with_penalty(loss, soft_sharing.penalty, kind.source.n, weight)
+
+
+def _start_edit(kind: Kind, spec) -> edits.Edit:
+    """How the parameters of another net become those of this one."""
+
+    def carry(params, key):
+        return edits.carry_means(params, kind.init(key)[0])
+
+    def carry_balanced(params, key):
+        return edits.balance(carry(params, key))
+
+    ways = {"carry_means": carry, "carry_means_balanced": carry_balanced}
+    return parts.edit("nets.start", spec, ways)

@@ -1,0 +1,96 @@
+"""Kinds of tasks: what trains them is one thing, and they read what they are given."""
+
+import pytest
+from jax import random
+from toy_configs import config
+
+from experiments import core, probes
+from experiments.config_files import load_config
+from experiments.kinds import TRAININGS
+from experiments.spec import ConfigError
+from vnets import train
+
+MLP = {"name": "mlp", "widths": (8,), "posteriors": {"dense1": {"kind": "gaussian"}}}
+
+
+def trained(made, mesh):
+    """What the config's experiment measures after one epoch, and the last row."""
+    experiment = core.build(made)
+    [result] = train.fit(
+        experiment.task, epochs=1, seeds=[0], mesh=mesh, show_progress=False
+    )
+    params, collections = result.state.params, result.state.model.collections
+    return experiment.evaluations(params, collections, random.key(0)), result.history[0]
+
+
+@pytest.mark.parametrize("row", TRAININGS.values(), ids=TRAININGS)
+def test_an_experiment_names_probes_and_measures_that_there_are(row):
+    assert {*row.probes} <= {*probes.PROBES}
+    assert {*row.measures} <= {*probes.MEASURES}
+
+
+@pytest.mark.parametrize(
+    ("which", "field", "known"),
+    [
+        ("lenet5_mnist.py:variance", "evals__sample", "evals.samples"),
+        ("lenet5_mnist.py:variance", "steps", "batch_size"),
+        ("lenet5_mnist.py:variance", "dataset__labls", "dataset.labels"),
+        ("toy_regression.py:variance", "batch_size", "steps"),
+        ("toy_regression.py:ensemble", "epochs", "nets.net"),
+        ("rl.py:cartpole_variance", "prior", "discount"),
+        ("uncertainty.py:variance", "model_name", "rotation.images"),
+    ],
+)
+def test_a_field_that_nothing_reads_is_refused(which, field, known):
+    path = field.replace("__", ".")
+    with pytest.raises(
+        ConfigError, match=rf"config\.{path} is read by nothing.*{known}"
+    ):
+        core.build(config(which, **{field: 1}))
+
+
+def test_what_another_kind_has_is_refused():
+    made = config("rl.py:cartpole_variance", probes=("kappa",), probe__kappa={})
+    with pytest.raises(ConfigError, match=r"config.probes.*Classify.*PolicyGradient"):
+        core.build(made)
+    with pytest.raises(ConfigError, match=r"unknown config.measures 'elbow'.*'elbo'"):
+        core.build(config("rl.py:cartpole_variance", measures=("elbow",)))
+
+
+def test_a_plain_kind_takes_any_probe_and_an_edit_as_a_column(one_device):
+    made = load_config("configs/lenet5_mnist.py:variance,quick")
+    with made.unlocked(), made.ignore_type():
+        made.experiment, made.model = "classify", MLP
+        made.dataset.train_images = made.batch_size
+        made.probes, made.probe.columns = ("left", "log_alpha"), ("det",)
+        made.evals.columns = ("det", "mean_only")
+    measured, row = trained(made, one_device)
+    assert {"det", "log_alpha/dense1"} <= {*row}
+    evals = measured.evals
+    assert {*evals} == {"det", "mean_only"}
+    assert evals["mean_only"]["accuracy"] == evals["det"]["accuracy"]
+    assert evals["mean_only"]["samples"] == made.evals.samples
+
+
+def test_a_table_is_classified_as_it_is(one_device):
+    made = load_config("configs/lenet5_mnist.py:variance,quick")
+    with made.unlocked(), made.ignore_type():
+        made.experiment, made.model = "classify", {**MLP, "batch_norm": True}
+        made.dataset.name = "breast_cancer"
+        made.evals.samples, made.probe.samples = 2, 2
+    measured, _ = trained(made, one_device)
+    assert measured.evals["ens"]["accuracy"] > 0.8
+
+
+def test_a_regression_has_columns_too(one_device):
+    """The mixture of many draws is no worse a density than one of them (Jensen)."""
+    made = config("toy_regression.py:gaussian", steps=1, evals__batch_size=400)
+    with made.unlocked(), made.ignore_type():
+        made.evals.columns, made.probe.columns = ("det", "stoch", "ens"), ("ens",)
+        made.probe.samples = made.evals.samples = 50
+    measured, row = trained(made, one_device)
+    evals = measured.evals
+    assert {"det", "stoch", "ens", "predictive"} == {*evals}
+    assert row["ens"] == pytest.approx(evals["ens"]["rmse"], rel=0.1)
+    assert evals["ens"]["nll"] < evals["stoch"]["nll"]
+    assert evals["ens"]["samples"] == 50

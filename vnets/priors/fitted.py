@@ -1,0 +1,150 @@
+"""Normal priors of a layer's weights whose scale is not fixed, each in closed form.
+
+    empirical_normal     N(0, s^2) with the best s of each layer: empirical Bayes, that
+                         is, type-II maximum likelihood of the scale under the ELBO
+    hierarchical_normal  the same with an inverse gamma law over s^2, at the s that it
+                         and the weights favour most together
+
+Nothing is learned but the posterior: for given moments of the weights the best scale is
+known, so the KL is a function of the posterior alone; `learned_scales` says what it is.
+A stochastic bias has a scale of its own, apart from its layer's weights.
+`priors.standard_normal` has a fixed scale, `priors.group_ard` one for each unit,
+`priors.ard` one for each weight.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from vnets import tree
+from vnets.nodes import Posterior, second_moment
+from vnets.priors.base import (
+    VAR_FLOOR,
+    Maker,
+    Prior,
+    check_normal,
+    count_pruned,
+    parts,
+    per_kept,
+)
+from vnets.types import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class EmpiricalNormal:
+    """KL to N(0, s^2) at its least, with s^2 the mean of mean^2 + var over the layer.
+
+    sum_i 1/2 ln(s^2 / var_i) for the n weights of the layer. Without a node it is
+    itself, as `priors.Maker` says of others.
+    """
+
+    def __call__(self, node: Posterior | None = None) -> Any:
+        if node is None:
+            return self
+        second, var = _moments(node, "empirical_normal")
+        log_square = jnp.log(jnp.mean(second) * per_kept(node) + VAR_FLOOR)
+        return 0.5 * _sum_log_ratio(node, log_square, var)
+
+    def scale(self, node: Posterior) -> Array:
+        """The best s of the node's layer."""
+        second, _ = _moments(node, "empirical_normal")
+        return jnp.sqrt(jnp.mean(second) * per_kept(node))
+
+
+empirical_normal = EmpiricalNormal()
+
+
+@dataclasses.dataclass(frozen=True)
+class HierarchicalNormal:
+    """See `hierarchical_normal`, which makes it.
+
+    Attributes:
+      shape: of the inverse gamma law.
+      rate: of it.
+    """
+
+    shape: float
+    rate: float
+
+    def __call__(self, node: Posterior) -> Array:
+        second, var = _moments(node, "hierarchical_normal")
+        total, n = jnp.sum(second), second.size
+        square = self._square(node, total)
+        log_square = jnp.log(square)
+        each = _sum_log_ratio(node, log_square, var)
+        divergence = 0.5 * (total / square - n + each + count_pruned(node))
+        constant = math.lgamma(self.shape) - self.shape * math.log(self.rate)
+        hyper = (self.shape + 1) * log_square + self.rate / square + constant
+        return divergence + hyper
+
+    def scale(self, node: Posterior) -> Array:
+        """The s that the hyperprior and the weights of the node's layer favour most."""
+        second, _ = _moments(node, "hierarchical_normal")
+        return jnp.sqrt(self._square(node, jnp.sum(second)))
+
+    def _square(self, node: Posterior, total: Array) -> Array:
+        count = math.prod(node.shape) + 2 * self.shape + 2
+        return (total + 2 * self.rate) / count * (count / (count - count_pruned(node)))
+
+
+@Maker
+def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> HierarchicalNormal:
+    """KL to N(0, s^2) minus ln p(s^2), s^2 ~ InverseGamma(shape, rate), at its least.
+
+    s^2 = (sum_i (mean_i^2 + var_i) + 2 rate) / (n + 2 shape + 2): between the scale of
+    `empirical_normal` and the mode of the hyperprior, rate / (shape + 1). A density may
+    be above one, so the value may be negative.
+
+    Args:
+      shape: a of the density ~ s^-2(a + 1) exp(-rate / s^2), > 0.
+      rate: its b, > 0.
+
+    Raises:
+      ValueError: a shape or rate that is not positive.
+    """
+    if not (shape > 0 and rate > 0):
+        raise ValueError(
+            f"an inverse gamma law needs a positive shape and rate, not {shape}, {rate}"
+        )
+    return HierarchicalNormal(shape, rate)
+
+
+def learned_scales(params: Params, prior) -> dict[str, Array]:
+    """The scale s of each node that has one of its own, by the node's name.
+
+    Args:
+      params: a tree with posterior nodes.
+      prior: as in `priors.kl`; only `empirical_normal` and `hierarchical_normal` learn
+        a scale, of others there is none. That of the noise on units is "NAME/units".
+    """
+    found = {}
+    for place, node in tree.nodes(params):
+        name = place.name
+        for role, part, own, _ in parts(place, node, prior):
+            if isinstance(own, EmpiricalNormal | HierarchicalNormal):
+                found[name if role == "weight" else f"{name}/units"] = own.scale(part)
+    return found
+
+
+def _sum_log_ratio(node: Posterior, log_square: Array, var: Array) -> Array:
+    """The sum of ln(s^2 / var) over the weights that are not pruned."""
+    # Where none is, nothing is subtracted, and the numbers are those of the plain sum.
+    pruned = log_square - math.log(VAR_FLOOR)
+    each = log_square - jnp.log(var + VAR_FLOOR)
+    return jnp.sum(each) - count_pruned(node) * pruned
+
+
+def _moments(node: Posterior, name: str) -> tuple[Array, Array]:
+    """mean^2 + var and var of each weight."""
+    check_normal(node, name)
+    mean, var = node.moments()
+    return second_moment(mean, var), var
+
+
+PRIORS: dict[str, Callable[..., Prior]] = {
+    "empirical_normal": lambda: empirical_normal,
+    "hierarchical_normal": hierarchical_normal,
+}
