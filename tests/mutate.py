@@ -71,7 +71,6 @@ COMPUTED = {
     **{ast.LShift: ast.RShift, ast.RShift: ast.LShift},
 }
 SKIPPED = (ast.Raise, ast.Import, ast.ImportFrom, ast.JoinedStr)
-COPIED = ("vnets", "experiments", "configs", "scripts", "tests", "pyproject.toml")
 SLACK = 10  # times as long as the tests take without a change, and
 LEAST = 60.0  # seconds at least, is when a mutant counts as hung: noticed
 
@@ -242,11 +241,12 @@ class Copy:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in COPIED:
-            copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copied(ROOT / name, folder / name)
-        for name in ("README.md", "docs/guide.md", "CONTRIBUTING.md"):
-            shutil.copy(ROOT / name, folder / name)
+        words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+        for name in listed.stdout.decode().split("\0"):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
 
     def path(self, module: str) -> Path:
         return self.folder / "vnets" / f"{module}.py"
