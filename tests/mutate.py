@@ -215,7 +215,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(node.value + 1)
     elif isinstance(node, ast.IfExp):
         yield _with(node, body=node.orelse, orelse=node.body)
-    elif isinstance(node, ast.Return) and node.value is not None:
+    elif isinstance(node, ast.Return) and ast.unparse(node)[6:] not in ("", " None"):
         yield ast.Return(ast.Constant(None))
 
 

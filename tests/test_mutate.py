@@ -21,6 +21,9 @@ def clipped(x: "1 + 1", low=-1.0, deep=True) -> "2 * 2":
 class Node:
     def __repr__(self):
         return "a" + "b"
+
+    def nothing(self):
+        return None
 '''
 CHANGES = [
     ("", "3", "4"),
