@@ -16,19 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120  # a call that takes longer is ended by SIGALRM
-IMPORTED = (
-    "experiments.animation",
-    "experiments.studies.artifact",
-    "experiments.cli",
-    "experiments.compress",
-    "experiments.launch.local",
-    "experiments.launch.slurm",
-    "experiments.launch.plan",
-    "experiments.reproduce",
-    "experiments.show",
-    "experiments.variance_networks",
-    "experiments.weight_figures",
-)
 
 
 def called(script: str, arguments: list[str]) -> tuple[int, str]:
@@ -68,7 +55,7 @@ def _run(script: str, arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    for name in IMPORTED:
-        importlib.import_module(name)
+    for path in sorted((ROOT / "experiments").glob("[!_]*.py")):
+        importlib.import_module(f"experiments.{path.stem}")
     lines = json.load(sys.stdin)
     json.dump([called(*line) for line in lines], sys.stdout)
