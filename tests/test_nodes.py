@@ -30,6 +30,7 @@ from vnets.nodes import (
     point,
     variance,
 )
+from vnets.nodes.base import second_moment
 
 DRAWS = 20_000
 DENSE = (3, 4)
@@ -232,3 +233,8 @@ def test_a_class_may_be_defined_again():
 
         node = Own(jnp.ones(2, jnp.float32))
         np.testing.assert_array_equal(jax.jit(lambda q: q.sample(None))(node), 1.0)
+
+
+def test_a_second_moment_takes_what_is_there():
+    for mean, var, expected in ((None, 2.0, 2.0), (3.0, None, 9.0), (3.0, 2.0, 11.0)):
+        assert second_moment(mean, var) == expected

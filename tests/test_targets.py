@@ -151,6 +151,7 @@ WRONG = {
     "negative": (np.array([0, 1, -1, 0, 0, 2]), "class -1 is below 0"),
     "column": (np.zeros((6, 1), int), r"\(6, 1\) are a column: give target\[..., 0\]"),
     "one-hot": (HOT, r"\(6, 3\) are one-hot: give target.argmax\(-1\), \(6,\)"),
+    "one-hot-of-two": (HOT[:, :2] + HOT[:, 2:] * [1, 0], r"\(6, 2\) are one-hot"),
     "one-hot-int": (HOT.astype(int), r"\(6, 3\) are one-hot.*target=\"positions\""),
     "fewer": (np.zeros(5, int), r"inputs \(6, 2\) and targets \(5,\) must be equally"),
     "number": (np.int32(3), "must be equally many"),
