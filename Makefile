@@ -8,15 +8,20 @@ MINUTES ?=
 FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bench test test-slow mutate lint format reproduce-table \
+.PHONY: help setup setup-dev setup-bench lock test test-slow mutate lint format reproduce-table \
 	reproduce-all tables publish bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed ## Make .venv and install the project (uv is used if it is there)
+setup: $(VENV)/.installed ## Make .venv with the project and all extras (uv is used if it is there)
 setup-dev: $(VENV)/.installed-dev ## The same with what tests and lint need
 setup-bench: $(VENV)/.installed-bench ## The same with PyTorch, for `make bench`
+
+lock: setup-dev ## Write the versions in .venv, which the tests ran with, to requirements.lock
+	{ echo "# make lock: all that the tests ran with, on $$($(BIN)/python -V), Linux x86-64."; \
+	  $(if $(UV),$(UV) pip freeze --python $(BIN)/python,$(BIN)/python -m pip freeze) --exclude-editable; \
+	} > requirements.lock
 
 reproduce-table: setup ## Train what has no record here, show the table [TABLE= SCALE= SEEDS=]
 	$(BIN)/python scripts/reproduce.py $(FLAGS) --seeds=$(SEEDS)
@@ -67,7 +72,7 @@ else
 endif
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(call install,.[imagenet])
+	$(call install,.[all])
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(call install,.[dev])
 	@touch $(VENV)/.installed

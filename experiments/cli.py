@@ -156,6 +156,7 @@ def _told(error: BaseException) -> int | None:
     from experiments.preemption import REQUEUE
     from experiments.tables.specs import TableError
     from vnets.data import DataError
+    from vnets.extras import advice
     from vnets.files import FileError
     from vnets.parallel import ClusterError
     from vnets.train import Preempted
@@ -168,6 +169,8 @@ def _told(error: BaseException) -> int | None:
         code, text = 2, str(error)
     elif isinstance(error, failures):
         code, text = 1, str(error)
+    elif isinstance(error, ImportError) and advice(error):
+        code, text = 1, str(advice(error))
     elif _is_of_a_config(error):
         code, text = 2, f"the config lacks a field: {_line(error)}"
     else:

@@ -2,13 +2,16 @@ r"""Runs what is missing of a sweep or of a table: here, or through submitit on 
 
     python scripts/launch.py --config=configs/lenet5_mnist.py --scale=quick
     python scripts/launch.py --table=sparse_vd --scale=short --seeds=3 --dry_run
+    python scripts/launch.py --table=sparse_vd --scale=short --status
     python scripts/launch.py --table= --scale=paper --backend=slurm --gpu_type=a100 \
         --time_limit=720 --partition=preempt --sbatch=account=me
 
 CONFIG is a file (its sweep()) or FILE:VARIANT; an empty table is all of them. Nets that
 a run starts from are run before it. What has a record is left alone, what was begun
-goes on: called again after Ctrl-C, a kill or a failure, it does the rest. Exit codes: 0
-all done (slurm: submitted), 1 something failed, 2 asked wrongly, 75 stopped.
+goes on: called again after Ctrl-C, a kill or a failure, it does the rest. --status runs
+nothing and says what is done, running, failed, stopped or missing, and the time left.
+Exit codes: 0 all done (slurm: submitted), 1 something failed, 2 asked wrongly, 75
+stopped.
 """
 
 import sys
@@ -34,6 +37,7 @@ PROCESSES = cli.define_number(
     COUNT,
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would run, and run nothing.")
+STATUS = flags.DEFINE_bool("status", False, "Say how far it is, and run nothing.")
 MINUTES = Range(5, whole=True)  # less than the signal before the end needs
 SLURM = {
     "time_limit": cli.define_number(
@@ -52,7 +56,7 @@ SLURM = {
 
 def main(argv: list[str]) -> int:
     from experiments.build import ConfigError
-    from experiments.launch import local, plan, slurm
+    from experiments.launch import local, plan, slurm, status
 
     cli.no_arguments(argv)
     if (CONFIG.value is None) == (TABLE.value is None):
@@ -66,6 +70,8 @@ def main(argv: list[str]) -> int:
     else:
         runs = plan.sweep(CONFIG.value, SCALE.value, seeds)
     todo = plan.missing(runs, home)
+    if STATUS.value:
+        return status.show([*runs, *todo], home)
     failed = plan.failed(runs, home)
     if BACKEND.value == "slurm":
         options = {name: flag.value for name, flag in SLURM.items()}

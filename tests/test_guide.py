@@ -83,6 +83,15 @@ def test_a_trained_start_learns_as_well(printed):
     assert number(printed, r"^from a trained start: accuracy (\S+)") >= 0.9
 
 
+def test_five_lines_classify_and_sets_hold_what_they_promise(printed):
+    assert number(printed, r"^five lines: accuracy (\S+)") >= 0.9
+    assert number(printed, r"^ECE (\S+) at") <= 0.1
+    assert 0.9 <= number(printed, r"^sets of (\S+) classes") <= 2
+    # 360 labels of the test, and as noisy a bound by 200 that were held out.
+    error = (0.95 * 0.05 * (1 / 360 + 1 / 200)) ** 0.5
+    assert number(printed, r"hold (\S+) of the labels") >= 0.95 - 5 * error
+
+
 def test_links_of_the_guide_lead_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)", documents.text("GUIDE.md"))
     assert links

@@ -24,11 +24,12 @@ LAYERS = (
     ("nets",),
     ("compact",),
     ("bits", "objectives", "metrics", "overview", "evaluate", "sources"),
-    ("uncertainty", "attacks", "curvature", "propagation"),
+    ("uncertainty", "attacks", "calibration", "curvature", "propagation"),
     ("train",),
+    ("sklearn",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.
-APART = ("files", "data", "checkpoint", "monitor", "parallel", "plan")
+APART = ("files", "data", "checkpoint", "extras", "monitor", "parallel", "plan")
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}
 FORBIDDEN = {

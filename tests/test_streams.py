@@ -1,6 +1,5 @@
 """Laws of streamed data: cuts, order, shares of hosts, resuming, errors."""
 
-import builtins
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from jax import random
 from PIL import Image
 
 from tests.waiting import HANG
-from vnets import data, evaluate, objectives, parallel, sources, train
+from vnets import data, evaluate, extras, objectives, parallel, sources, train
 from vnets.data import pictures, records, shapes, streams
 from vnets.evaluate import EvalSpec
 from vnets.nets import MLP
@@ -261,15 +260,8 @@ def test_what_is_missing_or_wrong_is_said(prepared, monkeypatch, tmp_path):
     monkeypatch.setenv(streams.WORKERS, "two")
     with pytest.raises(data.DataError, match="VNETS_DATA_WORKERS must be"):
         next(split.test_batches(4))
-    load = builtins.__import__
-
-    def without_grain(name, *rest):
-        if name == "grain":
-            raise ImportError(name)
-        return load(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_grain)
-    with pytest.raises(data.DataError, match="pip install grain"):
+    monkeypatch.setitem(sys.modules, "grain", None)  # as where it is not installed
+    with pytest.raises(extras.MissingExtra, match=r"vnets\[imagenet\]"):
         data.load("generated_shapes", data_dir=prepared)
 
 

@@ -335,6 +335,23 @@ def test_tensorboard_files_hold_the_metrics(split, one_device, tmp_path):
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+def test_a_log_is_told_each_epoch_once_and_changes_nothing(split, one_device, tmp_path):
+    told = []
+
+    def log(seed, row):
+        told.append((seed, dict(row)))
+        row.clear()  # it is a copy
+
+    run = {"seeds": [3, 5], "workdir": tmp_path, "log": log}
+    for epochs in (2, 3):  # the second call goes on from the first
+        results = fit(make_task(split), one_device, epochs=epochs, **run)
+    assert sorted(seed for seed, _ in told) == [3] * 3 + [5] * 3
+    for result in results:
+        assert [row for seed, row in told if seed == result.seed] == result.history
+    with pytest.raises(ValueError, match="log is a function, not str"):
+        fit(make_task(split), one_device, log="wandb")
+
+
 @pytest.mark.parametrize(
     ("steps", "at_most", "expected"),
     [(300, 50, 50), (7, 50, 7), (22, 5, 2), (13, 5, 1)],

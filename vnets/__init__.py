@@ -16,51 +16,12 @@ Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """
 
 import importlib
+import pkgutil
 
 __version__ = "0.1.0"
 
-_SUBMODULES = (
-    "attacks",
-    "augment",
-    "backend",
-    "bits",
-    "checkpoint",
-    "compact",
-    "curvature",
-    "data",
-    "edits",
-    "estimators",
-    "evaluate",
-    "group_priors",
-    "labels",
-    "layers",
-    "metrics",
-    "monitor",
-    "names",
-    "nets",
-    "noise",
-    "normal_priors",
-    "objectives",
-    "ops",
-    "overview",
-    "parallel",
-    "plan",
-    "pooling",
-    "posteriors",
-    "pretrained",
-    "priors",
-    "projections",
-    "propagation",
-    "pruning",
-    "rng",
-    "scales",
-    "soft_sharing",
-    "sources",
-    "train",
-    "types",
-    "uncertainty",
-    "vectors",
-)
+# All of them, so that none can be left out; finding their names imports nothing.
+_SUBMODULES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 _FUNCTIONS = {"summary": "overview"}  # name to the submodule that has it
 

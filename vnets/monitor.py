@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vnets import files, parallel
+from vnets import extras, files, parallel
 
 METRICS = "metrics.jsonl"
 NOTES = "notes.log"  # what the record of a run is to tell besides
@@ -40,6 +40,7 @@ class Log:
         files.write_text(path, "".join(lines))
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
+            extras.need("tensorboardX")
             from tensorboardX import SummaryWriter
 
             last = self.rows[-1]["epoch"] if self.rows else 0

@@ -1,4 +1,4 @@
-"""Predictions of a compact net with NumPy and SciPy.
+"""Predictions of a compact net with NumPy, and with SciPy where it is installed.
 
 Arrays inside are [C, H, W, B] or [I, B], the batch last: a row of a sparse matrix then
 adds whole rows of the batch, and flattening a map is free. Convolutions multiply the
@@ -6,13 +6,13 @@ patches of those taps only that have a weight.
 """
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 
 from vnets.compact.codec import read
@@ -54,6 +54,7 @@ class Predictor:
     Args:
       net: a compact net, or a graph without normalization.
       form: of the layers' weights: "sparse", "dense", or what is faster for each.
+        Sparse matrices are SciPy's; "auto" is "dense" where it is not installed.
 
     Attributes:
       net: as given.
@@ -170,6 +171,7 @@ class Predictor:
         live = np.unique(into)
         if form == "auto":
             sparse = linear.values.size < SPARSE_BELOW * live.size * outputs
+            sparse = sparse and importlib.util.find_spec("scipy") is not None
             form = "sparse" if sparse else "dense"
         self.forms[name] = form
         column = np.searchsorted(live, into)
@@ -177,6 +179,8 @@ class Predictor:
             matrix = np.zeros((outputs, live.size), np.float32)
             matrix[out, column] = linear.values
         else:
+            import scipy.sparse  # here, since NumPy alone is enough for dense ones
+
             entries = (linear.values, (out, column))
             matrix = scipy.sparse.csr_array(entries, (outputs, live.size))
         bias = linear.bias[:, None]
@@ -191,7 +195,7 @@ class Predictor:
 
 
 def load(path: Path | str) -> Predictor:
-    """The predictor of a .vnz file; needs NumPy, SciPy and constriction, not JAX.
+    """The predictor of a .vnz file; needs NumPy and constriction, SciPy if there.
 
     Raises:
       ValueError: the file is no .vnz, of a newer version, damaged or malformed.

@@ -15,6 +15,7 @@ import types
 import urllib.parse
 from collections.abc import Iterator
 
+from vnets import extras
 from vnets.data import records, shapes
 from vnets.data.types import DataError, Places
 
@@ -51,6 +52,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathli
             "reads; choose another data directory to prepare it in"
         )
 
+    extras.need("PIL")
     import tensorflow_datasets as tfds
 
     try:

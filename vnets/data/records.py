@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from vnets import extras
 from vnets.data.types import SPLITS, Arrays, DataError
 
+READERS = ("tensorflow_datasets", "array_record", "PIL")
 BATCH = 1000  # records decoded at a time
 EDGE_BYTES = 65536  # of each end of a record file, for its fingerprint
 
@@ -60,6 +62,8 @@ def decode(name: str, folder: pathlib.Path) -> Arrays:
       DataError: a record file is damaged, missing, or not as long as dataset_info.json
         says; the message names the data set, the split and the directory.
     """
+    for package in READERS:
+        extras.need(package)
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
         try:

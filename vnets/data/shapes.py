@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vnets import extras
 from vnets.data import records
 from vnets.data.types import DataError
 
@@ -38,6 +39,7 @@ def prepare(data_dir: pathlib.Path) -> pathlib.Path:
     found = records.locate(NAME, data_dir)
     if found is not None:
         return found
+    extras.need("PIL")
     import tensorflow_datasets as tfds
 
     # Statistics would be computed by TensorFlow.

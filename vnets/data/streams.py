@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vnets import extras
 from vnets.data import pictures, records, shapes
 from vnets.data.types import DataError, Dataset, Places, Split
 
@@ -130,7 +131,7 @@ class Stream:
 
     def _batches(self, numbers: "_Numbers", read) -> Iterator[Batch]:
         """What Grain makes of `read` at these numbers, a batch at a time."""
-        grain = _grain()
+        grain = extras.need("grain")
         workers = _workers()
         threads = 1 if workers else min(THREADS, os.cpu_count() or 1)
         # Batches are made before Grain deals them out, so that their order and what is
@@ -180,18 +181,6 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.argsort(bits, kind="stable")
 
 
-def _grain():
-    """Grain, which only streams need."""
-    try:
-        import grain
-    except ImportError as error:
-        raise DataError(
-            "data that are streamed are read by Grain, which is not installed: "
-            "`pip install grain`, or `pip install -e '.[imagenet]'` in the repository"
-        ) from error
-    return grain
-
-
 def _mark_flags_as_parsed() -> None:
     """Lets Grain start processes outside of an absl program, where none parses flags.
 
@@ -230,7 +219,8 @@ def load(
     size = IMAGE_SIZE if image_size is None else image_size
     if size < 1:
         raise DataError(f"image_size must be at least 1 pixel, not {size}")
-    _grain()
+    for package in ("grain", *records.READERS):
+        extras.need(package)
     folder = records.locate(name, places.data_dir)
     if folder is None and name == shapes.NAME and download:
         folder = shapes.prepare(places.data_dir)

@@ -42,6 +42,7 @@ def fit(
     show_progress: bool = True,
     stop: Callable[[], bool] | None = None,
     early_stopping: EarlyStopping | None = None,
+    log: Callable[[int, dict], None] | None = None,
     mesh=None,
 ) -> list[Result]:
     """Trains a task for several seeds, resuming each from its checkpoints.
@@ -81,6 +82,8 @@ def fit(
         train together, what one is told counts for all.
       early_stopping: ends a seed before its last epoch; its result has the state after
         its best epoch. None trains them all and takes the last.
+      log: called with the seed and a row of its history after each epoch of this call,
+        for a tracker of your own; of several processes in the first alone.
       mesh: devices to use (`parallel.mesh`); all by default, along "data". With
         `parallel.mesh(seeds=2)` half of the seeds side by side are on each half.
 
@@ -101,7 +104,7 @@ def fit(
     """
     seeds = _listed(seeds)
     folders = _folders(workdir, seeds)
-    for name, value in {"warm_start": warm_start, "stop": stop}.items():
+    for name, value in {"warm_start": warm_start, "stop": stop, "log": log}.items():
         if value is not None and not callable(value):
             raise ValueError(f"{name} is a function, not {type(value).__name__}")
     if epochs < 1:
@@ -141,6 +144,7 @@ def fit(
         show_progress,
         never if stop is None else lambda: parallel.any_of(stop()),
         early_stopping,
+        log,
         mesh,
     )
     compiled: dict = {}

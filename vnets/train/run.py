@@ -85,6 +85,7 @@ class Options:
     show_progress: bool
     stop: Callable[[], bool]
     early: EarlyStopping | None
+    log: Callable[[int, dict], None] | None
     mesh: Any
 
 
@@ -219,6 +220,8 @@ class Run:
         if self._probed(row["epoch"]):
             row |= self._probe(number, row["epoch"] - 1)
         self.logs[number].add(row)
+        if self.options.log is not None and parallel.is_first():
+            self.options.log(self.seeds[number], dict(row))
         if self.best is not None:
             rows, lane = self.logs[number].rows, self.lane
             self.best.see(number, rows, functools.partial(lane, number))
