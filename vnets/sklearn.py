@@ -31,7 +31,9 @@ from vnets.types import choose
 if TYPE_CHECKING or importlib.util.find_spec("sklearn"):
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 else:  # `need` says so when an estimator is made
-    BaseEstimator = ClassifierMixin = RegressorMixin = object
+    BaseEstimator, ClassifierMixin, RegressorMixin = (
+        type(name, (), {}) for name in ("Estimator", "Classifier", "Regressor")
+    )
 
 STEPS = 50  # of an epoch of the trainer, at least: few examples are in it repeatedly
 ROWS = 256  # predicted at once; fewer are filled up, so that sums have one order
@@ -92,11 +94,6 @@ def _draw(model, params, x, keys):
 class _Bayes(BaseEstimator):
     """What the classifier and the regressor share."""
 
-    def __new__(cls, *args, **kwargs):
-        del args, kwargs
-        extras.need("sklearn")
-        return super().__new__(cls)
-
     def __init__(
         self,
         hidden: tuple[int, ...] = (50, 50),
@@ -110,6 +107,7 @@ class _Bayes(BaseEstimator):
         random_state=None,
         verbose: bool = False,
     ):
+        extras.need("sklearn")
         self.hidden = hidden
         self.kind = kind
         self.kl_weight = kl_weight
@@ -263,7 +261,8 @@ class BayesClassifier(ClassifierMixin, _Bayes):
 
     def predict(self, X) -> np.ndarray:
         """The most likely labels, [N]."""
-        return self.classes_[self.predict_proba(X).argmax(-1)]
+        p = self.predict_proba(X)
+        return self.classes_[p.argmax(-1)]
 
 
 class BayesRegressor(RegressorMixin, _Bayes):
