@@ -1,7 +1,9 @@
 """Records of runs: `record` builds, writes and reads one, `schema` says what it holds,
-`versions` how older ones differ, `origin` where it comes from, `folders` keeps them."""
+`versions` how older ones differ, `origin` where it comes from, `folders` keeps them,
+`frames` has them as a data frame."""
 
 from experiments.records.folders import collect, find, publish
+from experiments.records.frames import load, rows
 from experiments.records.origin import environment
 from experiments.records.record import build, config_hash, read, write
 from experiments.records.schema import Record, RecordError
@@ -16,7 +18,9 @@ __all__ = [
     "environment",
     "find",
     "identity",
+    "load",
     "publish",
     "read",
+    "rows",
     "write",
 ]

@@ -24,7 +24,7 @@ STYLES |= {words.FAILED: "bold red", words.NOT_RUN: "dim"}
 
 def show(folder: Path, outcome: Outcome) -> None:
     """Prints a table, writes <folder>.md and its figures and prints their paths."""
-    terminal(outcome, _console())
+    terminal(outcome, console())
     text = folder.with_suffix(".md")
     files.write_text(text, render.markdown(outcome))
     if outcome.table.plain:
@@ -41,16 +41,17 @@ def show(folder: Path, outcome: Outcome) -> None:
 def not_run(table: Spec, scale: str, folder: Path) -> None:
     """Prints a table that has no record yet, as it stands at a scale ("": at each)."""
     for name in [scale] if scale else table.scale:
-        terminal(aggregate(table, name, {}), _console())
+        terminal(aggregate(table, name, {}), console())
         print()
     print(f"{table.name} has no records in {folder} yet: nothing is written")
 
 
-def _console():
+def console():
+    """Of this terminal; a log has room."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)  # a log has room
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def terminal(outcome: Outcome, console: "Console") -> None:
