@@ -391,7 +391,7 @@ def _fuzz(content, count):
 FILES = {
     "lenet5": lambda: lenet5()[0],
     "sides": lambda: file_of(case("sides")[0]),  # plans within plans
-    "noisy": lambda: file_of(noisy()),
+    "noisy": lambda: file_of(noisy("mlp")),
     "version1": lambda: (golden_files.folder(1) / "sides.vnz").read_bytes(),
 }
 

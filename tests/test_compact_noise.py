@@ -89,10 +89,10 @@ def test_a_net_with_norms_predicts_as_in_jax():
 
         return jax.vmap(draw)(keys)
 
-    found = np.asarray(draws(random.split(random.key(1), 2000)))
-    got = predictor.ensemble(x, 2000, np.random.default_rng(0))
+    found = np.asarray(draws(random.split(random.key(1), 400)))
+    got = predictor.ensemble(x, 400, np.random.default_rng(0))
     np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
-    error = 5 * found.std(0) * np.sqrt(2 / 2000)
+    error = 5 * found.std(0) * np.sqrt(2 / 400)
     assert (np.abs(got - found.mean(0)) < error).all()
 
 

@@ -162,6 +162,30 @@ def test_controls_have_names():
 
 
 @needs_node
+def test_the_ensemble_averages_draws():
+    """Of noise that alternates draw by draw; draws of the browser's own are normal."""
+    path = golden_files.folder(codec.VERSION) / "noisy.vnz"
+    code = f"""
+import {{ readFileSync }} from "node:fs";
+import {{ ensemble, normal, predict, read, softmax }} from "./vnz.js";
+const net = read(readFileSync({json.dumps(str(path))}));
+const x = Float32Array.from({{ length: 36 }}, (_, i) => (i % 7) / 7);
+const noisy = net.layers.filter((one) => one.vars);
+const units = noisy.reduce((n, one) => n + one.features, 0);
+let turn = 0;
+const found = ensemble(net, x, 2, () => (turn++ < units ? 1 : -1));
+const draws = [1, -1].map((noise) => softmax(predict(net, x, () => noise)));
+const drawn = Array.from({{ length: 20000 }}, normal);
+console.log(JSON.stringify([[...found], draws.map((one) => [...one]), drawn]));
+"""
+    found, draws, drawn = map(np.asarray, run_javascript(code))
+    np.testing.assert_allclose(found, draws.mean(0), rtol=1e-12)
+    assert np.abs(draws[0] - draws[1]).max() > 1e-3
+    assert abs(drawn.mean()) < 5 / np.sqrt(20_000)
+    assert abs(drawn.var() - 1) < 5 * np.sqrt(2 / 20_000)
+
+
+@needs_node
 def test_a_drawing_is_scaled_and_centred_as_in_mnist():
     """A bar anywhere, of any size, becomes 20 high, its mass in the middle."""
     code = """

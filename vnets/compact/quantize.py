@@ -234,10 +234,7 @@ def _bias_step(bias: np.ndarray, step: np.float32, width: int) -> np.float32:
     """That of the weights, halved until the biases have enough levels."""
     if not bias.any():
         return step
-    largest, levels = (
-        float(np.abs(bias).max(initial=0.0)),
-        BIAS_FINER * 2 ** (width - 1),
-    )
+    largest, levels = float(np.abs(bias).max()), BIAS_FINER * 2 ** (width - 1)
     for halvings in range(MOST_HALVINGS + 1):
         finer = step * np.float32(2.0**-halvings)
         if largest >= finer * levels:
