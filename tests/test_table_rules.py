@@ -91,9 +91,9 @@ def test_a_relative_tolerance_is_of_the_published_number(tmp_path, det, shown):
     records = store(tmp_path, make("a", 0, det=det))
     page = render.markdown(outcomes.aggregate(spec(tmp_path, text), "short", records))
     assert f"99.3 ({shown})" in page
-    assert "deterministic 3 % of the published number" in page
-    assert 'Columns there: Stochastic: "one draw"; Deterministic: "means"' in page
-    assert 'Rows there: Net A: "their A"' in page
+    assert "deterministic: 3 % of the published number" in page
+    assert "| the paper | Stochastic | one draw |\n|  | Deterministic | means |" in page
+    assert "|  | Net A | their A |" in page
 
 
 def test_notes_of_changes_begin_with_their_day(tmp_path):

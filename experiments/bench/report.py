@@ -25,6 +25,8 @@ its imports, compilation included.
 """
 DETAILS = "Every case, with quartiles, memory and compiling, and every ratio"
 PERCENT = ("of the peak",)  # columns of an overview that are shares
+MOST = 8  # columns of an overview
+SPARE = "images per second"  # left out of a wider one: it says no more than the time
 
 
 def measure(
@@ -134,6 +136,8 @@ def overview(report: Report) -> Table | None:
     rows = report.get("overview", {})
     every = dict.fromkeys(column for row in rows.values() for column in row)
     known = [c for c in every if any(row.get(c) is not None for row in rows.values())]
+    if len(known) >= MOST:
+        known = [column for column in known if column != SPARE]
     shown = [
         [name, *(_number(row.get(c), c in PERCENT) for c in known)]
         for name, row in rows.items()

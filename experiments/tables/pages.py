@@ -139,8 +139,10 @@ def pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
 
 
 def table_pages(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
-    """The page of each table and scale by its path."""
-    return {home.with_suffix(".md"): render.markdown(one) for home, one in outcomes}
+    """The page of each table and scale by its path, and its CSV if it has one."""
+    return {
+        p: t for home, one in outcomes for p, t in render.written(home, one).items()
+    }
 
 
 def update(outcomes: Iterable[tuple[Path, Outcome]]) -> None:

@@ -18,6 +18,7 @@ TAGS = {
 }
 BOUNDS = ("at_most", "at_least", "within")
 KINDS = ("lines", "history", "history_lines", "points", "band", "rows")
+SHOWN = 6  # measured columns of a page: with a row's name and source, eight
 SUMMARIES = ("epochs_to", "largest_fall", "last")
 PARTS = ("variance networks", "variational dropout", "sparse and smaller nets")
 
@@ -191,7 +192,8 @@ class Table:
 
     `asks` is its question and `part` the chapter it belongs to. `factor` and `unit`
     hold for the columns without a metric of their own. The README shows the numbers of
-    a `main` table, of others the claims.
+    a `main` table, of others the claims. `shown` names the columns of the page, if the
+    first `SHOWN` are not those that matter; a CSV beside the page has all of them.
     """
 
     name: str
@@ -209,11 +211,18 @@ class Table:
     unit: str = ""
     chance: float = math.nan
     main: bool = False
+    shown: list[str] = dataclasses.field(default_factory=list)
 
     def rows_at(self, scale: str) -> list[Row]:
         """The rows of a scale."""
         wanted = self.scale[scale].rows
         return [row for row in self.row if not wanted or row.name in wanted]
+
+    @property
+    def on_page(self) -> list[Column]:
+        """The columns that its page shows."""
+        named = [column for column in self.column if column.name in self.shown]
+        return named or self.column[:SHOWN]
 
     @property
     def plain(self) -> list[Column]:

@@ -1,6 +1,5 @@
 """A table for the eyes: on the terminal, and written as Markdown and figures."""
 
-import dataclasses
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,17 +24,18 @@ STYLES |= {words.FAILED: "bold red", words.NOT_RUN: "dim"}
 def show(folder: Path, outcome: Outcome) -> None:
     """Prints a table, writes <folder>.md and its figures and prints their paths."""
     terminal(outcome, console())
-    text = folder.with_suffix(".md")
-    files.write_text(text, render.markdown(outcome))
+    texts = render.written(folder, outcome)
+    for path, text in texts.items():
+        files.write_text(path, text)
     if outcome.table.plain:
         dots.save(outcome, folder.with_suffix(".png"))
     for figure in outcome.table.figure:
         if figures.has_data(figure, outcome):
             figures.save(
-                figure, outcome, text.with_name(f"{folder.name}-{figure.name}.png")
+                figure, outcome, folder.with_name(f"{folder.name}-{figure.name}.png")
             )
-    written = [str(text), *(str(text.with_name(n)) for _, n in render.images(outcome))]
-    print(f"\nWritten: {', '.join(written)}\n")
+    drawn = [folder.with_name(name) for _, name in render.images(outcome)]
+    print(f"\nWritten: {', '.join(map(str, [*texts, *drawn]))}\n")
 
 
 def not_run(table: Spec, scale: str, folder: Path) -> None:
@@ -62,7 +62,7 @@ def terminal(outcome: Outcome, console: "Console") -> None:
 
     console.print(Text(words.heading(outcome), style="bold"))
     console.print(
-        Text(f"{words.summary(outcome)}. {outcome.scale.text}\n{words.legend(outcome)}")
+        Text(f"{words.summary(outcome)} {outcome.scale.text}\n{words.legend(outcome)}")
     )
     for grid in render.grids(outcome):
         console.print(Text(f"\n{grid.title}", style="bold"))
@@ -98,16 +98,10 @@ def panels(grid: Grid, width: int) -> Iterator[Grid]:
     part: list[int] = []
     for i in range(grid.names, len(least)):
         if part and sum(least[j] for j in part) + least[i] > room:
-            yield _part(grid, names + part)
+            yield grid.part(names + part)
             part = []
         part.append(i)
-    yield _part(grid, names + part)
-
-
-def _part(grid: Grid, columns: list[int]) -> Grid:
-    header = [grid.header[i] for i in columns]
-    lines = [[line[i] for i in columns] for line in grid.lines]
-    return dataclasses.replace(grid, header=header, lines=lines)
+    yield grid.part(names + part)
 
 
 def _short(fields: Iterable[str]) -> bool:

@@ -1,6 +1,7 @@
 """What a table's pages and figures say in words: functions of its file and records."""
 
 import math
+import re
 from collections.abc import Iterable
 
 from experiments.config_files import split_run
@@ -9,6 +10,7 @@ from experiments.tables.specs import TAGS, Column, Published, Scale
 
 NOT_RUN = "not run"
 FAILED = "failed"
+SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")  # where one ends and the next begins
 NONE = "–"  # noqa: RUF001 (an en dash is how a table says: nothing here)
 
 
@@ -24,11 +26,25 @@ def summary(outcome: Outcome) -> str:
     seeds = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
     epochs = distinct(text for text in map(epochs_text, records) if text)
     told = f" Epochs: {epochs}." if epochs != NONE else ""  # a study has none
-    return f"Data: {data}.{told} Seeds of a row: {seeds}"
+    return f"Data: {data}.{told} Seeds of a row: {seeds}."
+
+
+def bullets(reading: str) -> str:
+    """Returns a bullet for each sentence; a paragraph that ends in a colon stands."""
+    blocks = reading.split("\n\n") if reading else []
+    return "\n\n".join(
+        block if block.endswith(":") else listed(SENTENCE.split(block))
+        for block in blocks
+    )
+
+
+def listed(lines: Iterable[str]) -> str:
+    """A bullet for each line."""
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def legend(outcome: Outcome) -> str:
-    """Returns how to read the numbers, and the tolerances of the scale."""
+    """Returns how to read the numbers, and a bullet for each tolerance of the scale."""
     table, scale = outcome.table, outcome.scale
     unit = f" in {table.unit}" if table.unit else ""
     metric = f"{table.metric.capitalize()}{unit}: mean" if table.plain else "Mean"
@@ -39,14 +55,14 @@ def legend(outcome: Outcome) -> str:
     if not scale.judged:
         return f"{text} No tolerance at this scale: published numbers are context only."
     unless = " unless it says when" if scale.changed else ""
-    bounds = "; ".join(
+    bounds = listed(
         _tolerance(scale, column)
         for column in table.column
         if column.name in scale.judged
     )
     return (
         f"{text} In brackets: measured minus published, and whether that is within the "
-        f"tolerance, set before any run{unless} ({bounds})."
+        f"tolerance. Tolerances were set before any run{unless}:\n\n{bounds}"
     )
 
 
@@ -57,7 +73,7 @@ def _tolerance(scale: Scale, column: Column) -> str:
         bound = f"{scale.tolerance[key]:g}"
     else:
         bound = f"{100 * scale.relative[key]:g} % of the published number"
-    text = f"{column.label.lower()} {bound}"
+    text = f"{column.label.lower()}: {bound}"
     if key in scale.wide:
         text += f", wider than half of the published spread: {scale.wide[key]}"
     if key in scale.changed:
@@ -65,24 +81,27 @@ def _tolerance(scale: Scale, column: Column) -> str:
     return text
 
 
-def source(version: Published, outcome: Outcome) -> str:
-    """Where a version was read, and what it calls our columns and rows."""
-    text = f"- {version.label}: {version.source}"
+def source(version: Published) -> str:
+    """Where a version was read."""
+    known = f"{version.tag}: read in {TAGS[version.tag]}"
+    return f"{version.label}: {version.source} [{known}]"
+
+
+def called(version: Published, outcome: Outcome) -> list[tuple[str, str]]:
+    """Our columns and rows that a version has numbers of, with what it calls them."""
     shown = [m.row for m in outcome.rows if version.name in m.row.paper]
     numbers = {column for row in shown for column in row.paper[version.name]}
     columns = [
-        f'{column.label}: "{version.columns[column.name]}"'
+        (column.label, version.columns[column.name])
         for column in outcome.table.column
         if column.name in numbers & version.columns.keys()
     ]
     rows = [
-        f'{row.label}: "{row.places[version.name]}"'
+        (row.label, row.places[version.name])
         for row in shown
         if version.name in row.places
     ]
-    for what, places in (("Columns", columns), ("Rows", rows)):
-        text += f". {what} there: {'; '.join(places)}" if places else ""
-    return f"{text} [{version.tag}: read in {TAGS[version.tag]}]"
+    return columns + rows
 
 
 def notes(outcome: Outcome) -> list[str]:
@@ -102,7 +121,8 @@ def configs(outcome: Outcome) -> str:
 
 def run_facts(measured: Measured) -> dict[str, str]:
     """Returns what ran in a row, as text; a fact may have several values."""
-    records = measured.records
+    records, failed = measured.records, len(measured.failed)
+    seeds = [str(record["seed"]) for record in records] or [NONE]
     return {
         "Data": distinct(data_text(record) for record in records),
         "Epochs": distinct(text for text in map(epochs_text, records) if text),
@@ -111,8 +131,7 @@ def run_facts(measured: Measured) -> dict[str, str]:
             for record in records
             if "samples" in record["evals"].get("ens", {})
         ),
-        "Seeds": " ".join(str(record["seed"]) for record in records) or NONE,
-        "Failed": str(len(measured.failed)),
+        "Seeds": " ".join(seeds) + (f"; {failed} failed" if failed else ""),
         "Minutes": _minutes(records),
         "Device": distinct(_device(record["device"]) for record in records),
         "Commit": distinct(_commit(record["git"]) for record in records),
