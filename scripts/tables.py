@@ -2,11 +2,12 @@
 
     python scripts/tables.py [--table=lenet5_mnist] [--scale=short] [--records=results]
 
-Reads <records>/<table>/<scale>/, writes <records>/<table>/<scale>.md and .png and
-prints the table. Without --table or --scale: all of which there are records. A --table
-that has none yet is printed, its rows as not run, and nothing is written. With --check
-it writes nothing and fails if the Markdown in place is not what the records give; of
-all committed records, that is every page of results/ and the README.
+Reads <records>/<table>/<scale>/, writes <records>/<table>/<scale>.md and .png (and
+.csv, if the page lacks columns) and prints the table. Without --table or --scale: all
+of which there are records. A --table that has none yet is printed, its rows as not run,
+and nothing is written. With --check it writes nothing and fails if the text in place is
+not what the records give; of all committed records, that is every page of results/ and
+the README.
 
     python scripts/tables.py [--table=NAME] --compare RUN [RUN ...]
     python scripts/tables.py --format=csv|latex|markdown

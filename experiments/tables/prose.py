@@ -6,8 +6,9 @@
     ## row lenet5       the note of that row
     ## published paper  the source of [published.paper]
 
-Lines are joined to paragraphs. What stands above the first section is for who reads the
-file, and in no table.
+Lines are joined to paragraphs. A reading is shown as a bullet for each sentence, below
+its paragraphs that end in a colon. What stands above the first section is for who reads
+the file, and in no table.
 """
 
 import re
