@@ -8,6 +8,7 @@ import tracemalloc
 import golden_files
 import numpy as np
 import pytest
+from claims import every
 from compact_nets import SHAPE, case, lenet5, noisy, sparse
 
 from vnets import compact, plan
@@ -92,7 +93,7 @@ def test_frequencies_sum_to_their_total(seed):
     np.testing.assert_array_equal(
         np.bincount([*tokens]), table.frequencies[: max(tokens) + 1]
     )
-    assert all(0 <= place < own for place, own in zip(places, owned, strict=True))
+    assert every(0 <= place < own for place, own in zip(places, owned, strict=True))
 
 
 def test_streams_share_a_table_where_it_pays():

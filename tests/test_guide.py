@@ -18,7 +18,7 @@ def number(printed, pattern):
 
 
 def test_the_nodes_of_a_layer_are_shown(printed):
-    assert any("Gaussian(mean=(300, 100)" in line for line in printed)
+    assert any("Additive(mean=(300, 100)" in line for line in printed)
 
 
 @pytest.mark.parametrize("column", ["200 draws", "of positions"])

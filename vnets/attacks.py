@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from vnets import renamed
 from vnets.likelihoods import of_class
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -190,3 +191,6 @@ def success_rate(log_p: Array, label: Array, counted: Array) -> Array:
     """
     wrong = ~is_right(log_p, label) & _for_each("counted", counted, log_p)
     return jnp.sum(wrong, -1) / jnp.sum(counted)
+
+
+__getattr__ = renamed.getter("vnets.attacks")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vnets import backend, parallel, priors, targets
+from vnets import backend, parallel, priors, renamed, targets
 from vnets.columns import EvalSpec as EvalSpec
 from vnets.columns import standard_evals as standard_evals
 from vnets.data import Split, Stream
@@ -298,3 +298,6 @@ def elbo(
         "accuracy": found["accuracy"],
         "samples": samples,
     }
+
+
+__getattr__ = renamed.getter("vnets.evaluate")

@@ -119,7 +119,7 @@ def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: M
     y = estimate(op, q, x.astype(dtype), key)
     if module.use_bias:
         start = getattr(module, "bias_init", nn.initializers.zeros_init())
-        sizes = getattr(op, "outputs", shape[-1:])
+        sizes = op.outputs if isinstance(op, ops.General) else shape[-1:]
         if len(sizes) > 1:  # of several axes of units: no vector
             bias = module.param("bias", start, sizes, jnp.float32).astype(y.dtype)
             return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)

@@ -40,10 +40,11 @@ def with_nodes(patterns: Mapping[str, Factory], params: Params, rngs: Any) -> Pa
             raise ValueError(f"sampled: {place.leaf!r} has a posterior already")
         key = stream(rngs["params"], "sampled", place.leaf)
         node = patterns[pattern](key, leaf.shape)
-        if getattr(node, "per", "batch") != "batch":
+        per = getattr(node, "per", "batch")
+        if per != "batch":
             raise ValueError(
                 f"sampled: {place.leaf!r} has one draw a call, so noise on its units "
-                f'is per="batch", not {node.per!r}'
+                f'is per="batch", not {per!r}'
             )
         return node
 

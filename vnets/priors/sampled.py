@@ -45,7 +45,9 @@ def has_density(prior: Any) -> bool:
     return isinstance(made(prior), Density)
 
 
-def one_draw(params: Params, prior: Any, estimator: Callable, key: Key) -> Params:
+def one_draw(
+    params: Params, prior: Any, estimator: Callable | None, key: Key
+) -> Params | None:
     """One draw of all weights, where prior and net are to share it; None elsewhere."""
     if estimator is not weight_sampling or not has_density(prior):
         return None
