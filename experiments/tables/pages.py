@@ -19,13 +19,14 @@ SPEED = ROOT / "docs" / "speed.md"
 
 
 def main_table(outcomes: Iterable[Outcome]) -> str:
-    """Ours and the published numbers of the main tables, in the first one's columns.
+    """Ours and the published numbers of the main tables, in the columns that all have.
 
     Args:
       outcomes: of each table at its largest scale.
     """
     main = [o for o in outcomes if o.table.main and o.scale.name != "quick"]
-    columns = main[0].table.column
+    common = set.intersection(*({c.name for c in o.table.column} for o in main))
+    columns = [column for column in main[0].table.column if column.name in common]
     lines, links = [], []
     for outcome in main:
         table, text = outcome.table, _text(outcome)
