@@ -14,6 +14,7 @@ import documents
 import numpy as np
 import pytest
 import yaml
+from claims import every
 from compact_nets import SHAPE, close, inputs, lenet5
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -116,7 +117,7 @@ def test_the_page_for_pypi_links_to_no_file():
     text = (ROOT / PROJECT["readme"]).read_text("utf-8")
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert links
-    assert all(link.startswith("https://") for link in (*links, *_urls()))
+    assert every(link.startswith("https://") for link in (*links, *_urls()))
     told = set(re.findall(r"`(\w+)`", text.partition("| `pip install")[2]))
     assert told >= OPTIONAL.keys()
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 from node_table import DENSE, every_node, node
 from scipy import stats
@@ -56,12 +57,12 @@ def test_every_kl_is_a_number_with_finite_gradients(name):
         assert (value.shape, value.dtype) == ((), jnp.float32)
         assert np.isfinite(value), n
         assert (value == 0) >= (not fit[n].parts()), n
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope)), n
+        assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope)), n
     nothing = {n: one.kept(HALF & ~HALF) for n, one in fit.items() if n in ZEROED}
     for n, (value, slope) in values(nothing).items():
         if name != "hierarchical_normal":  # which counts a hyperprior, too
             assert float(value) == pytest.approx(0, abs=1e-4), n
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope)), n
+        assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope)), n
 
 
 ZEROED = ("gaussian-normal", "alpha-weight", "variance-normal")

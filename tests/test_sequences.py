@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from flax import linen as nn
 from jax import random
 
@@ -168,7 +169,7 @@ def test_every_weight_of_a_reader_can_be_noisy(reader):
         jax.tree_util.keystr(p) for p, leaf in leaves if not hasattr(leaf, "moments")
     ]
     assert plain
-    assert all(name.endswith("['bias']") for name in plain)
+    assert every(name.endswith("['bias']") for name in plain)
     assert kl(params, log_uniform) > 0
 
     def loss(params, key):

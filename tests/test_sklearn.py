@@ -5,6 +5,7 @@ import pickle
 import documents
 import numpy as np
 import pytest
+from claims import every
 from sklearn.datasets import make_blobs
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
@@ -147,7 +148,7 @@ for estimator in (sklearn.BayesClassifier, sklearn.BayesRegressor):
 def test_without_scikit_learn_the_module_loads_and_the_extra_is_named(tmp_path):
     lines = documents.printed(ABSENT, tmp_path)
     assert len(lines) == 2
-    assert all("vnets[sklearn]" in line for line in lines)
+    assert every("vnets[sklearn]" in line for line in lines)
 
 
 CHECKS = [
