@@ -1,5 +1,6 @@
 """The worked additions of CONTRIBUTING.md run as they stand, and keep their laws."""
 
+import pkgutil
 import re
 import shutil
 import sys
@@ -195,6 +196,17 @@ def test_the_row_learns_as_it_stands(example, one_device):
     assert measured["det"] < 0.2
     assert measured["stoch"] > 0.5
     assert measured["ens"] > 0.6
+
+
+def test_the_map_names_what_there_is():
+    walks = section("Three walks")
+    assert count(walks) <= 40
+    names = re.findall(r"`((?:configs|experiments|vnets)\.[\w.]+)`", walks)
+    assert len(names) > 25
+    for name in names:
+        assert pkgutil.resolve_name(name) is not None
+    for script in re.findall(r"`(scripts/\w+\.py)`", walks):
+        assert (documents.ROOT / script).is_file()
 
 
 def trained(names, title, which, mesh, tmp_path):
