@@ -281,6 +281,7 @@ def test_the_kind_of_task_learns(run, one_device, tmp_path):
     np.testing.assert_allclose(last["elbo"], -n * total, rtol=1e-4)
     assert last["elbo"] > first["elbo"] + 5 * n
     assert evals["det"]["latent_kl"] > 1
+    assert evals["det"]["elbo"] == pytest.approx(last["elbo"] / n, abs=2)
     params = result.state.params
     x = jnp.asarray(data.load("digits_8x8").test.inputs[:50] / 255.0, jnp.float32)
     draws = [

@@ -255,7 +255,7 @@ def neg_elbo(
 
     def loss(params, state: ModelState, batch, key):
         # A prior that is a density is asked about the draw that the net runs with.
-        estimator = getattr(predict, "estimator", None)
+        estimator: Any = getattr(predict, "estimator", None)
         drawn = one_draw(params, prior, estimator, key)
         found = predict(params if drawn is None else drawn, state, batch, key)
         given = batch.get("target", batch["input"]), batch.get("mask")
