@@ -68,7 +68,7 @@ def load_data(spec) -> data.Dataset:
     `train_images` keeps as many, `random_labels_seed` redraws the training labels,
     `noise_features` appends as many to the pixels (`vnets.data.changes`).
     """
-    parts.pick("dataset.name", spec.name, (*data.NAMES, *data.TABLES))
+    parts.pick("dataset.name", spec.name, (*data.SOURCES, *data.STREAMED))
     options = {"labels": spec.labels or None, "validation": spec.validation}
     if "image_size" in spec:
         options["image_size"] = spec.image_size

@@ -112,6 +112,10 @@ FIELDS = (
     ("*pruning.sparsity.*", SHARE),
     ("*pruning.begin", SHARE),
     ("*pruning.end", SHARE),
+    ("projection.begin", SHARE),
+    ("projection.end", SHARE),
+    ("projection.low", ANY),
+    ("projection.high", ANY),
     *((f"*{name}", COUNT) for name in COUNTS),
 )
 

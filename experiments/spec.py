@@ -22,7 +22,6 @@ from vnets import (
     optimizers,
     priors,
     projections,
-    pruning,
     train,
 )
 from vnets.augment import CropAndFlip
@@ -210,21 +209,23 @@ def early_stopping(config, columns: Collection[str]) -> train.EarlyStopping | No
     return early
 
 
-def pruner(spec: Mapping, total_steps: int) -> projections.Projection:
-    """What prunes while training: {"method": name, **arguments}, times as fractions."""
+def scheduled(
+    field: str, spec: Mapping, choices: Mapping, total_steps: int
+) -> projections.Projection:
+    """A projection: {"method": name of `choices`, **arguments}, times as fractions."""
     arguments = dict(spec)
-    make = pick("pruning.method", arguments.pop("method", ""), pruning.PRUNING)
+    make = pick(f"{field}.method", arguments.pop("method", ""), choices)
     every = arguments.get("every", 1)
     if isinstance(every, int) and every > total_steps:
         raise ConfigError(
-            f"config.pruning.every is {every}, but the run has {total_steps} updates: "
-            "nothing would be pruned"
+            f"config.{field}.every is {every}, but the run has {total_steps} updates: "
+            "nothing would be done"
         )
     if "ramp" in arguments:
-        arguments["ramp"] = schedule("pruning.ramp", arguments["ramp"], total_steps)
+        arguments["ramp"] = schedule(f"{field}.ramp", arguments["ramp"], total_steps)
     for name in {"begin", "end"} & set(arguments):
         arguments[name] = int(arguments[name] * total_steps)
-    return call("pruning", make, arguments)
+    return call(field, make, arguments)
 
 
 def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:

@@ -15,14 +15,14 @@ from experiments import spec as parts
 from experiments.core import Experiment, Measured, NetSpec
 from experiments.kinds import TRAININGS, Kind
 from experiments.probes import MEASURES, PROBES
-from vnets import edits, projections, train
+from vnets import edits, projections, pruning, train
 from vnets.loss import with_penalty
 from vnets.priors import kl, soft_sharing
 from vnets.types import Params
 
 FIELDS = (
     *("epochs", "chunk_steps", "optimizer", "nets.start", "early_stopping"),
-    *("max_log_alpha", "clip_log_alpha", "pruning", "sharing"),
+    *("max_log_alpha", "clip_log_alpha", "pruning", "projection", "sharing"),
     *("probes", "measures", "probe.every", "probe.columns", "evals.columns"),
 )
 
@@ -101,9 +101,14 @@ def task(kind: Kind, probe: Callable | None = None) -> train.Task:
             "sharing.weight", config.sharing.weight, kind.total_steps
         )
         loss = with_penalty(loss, soft_sharing.penalty, kind.source.n, weight)
-    project = projections.nothing
-    if "pruning" in config:
-        project = parts.pruner(config.pruning, kind.total_steps)
+    named = {"pruning": pruning.PRUNING, "projection": projections.PROJECTIONS}
+    project = projections.chain(
+        *(
+            parts.scheduled(field, config[field], choices, kind.total_steps)
+            for field, choices in named.items()
+            if field in config
+        )
+    )
     bound = parts.projection(config.get("max_log_alpha"), config.get("prior"))
     clip = parts.clip(config.get("clip_log_alpha"))
     optimizer = parts.optimizer(config.optimizer, kind.total_steps)

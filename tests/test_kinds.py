@@ -1,5 +1,7 @@
 """Kinds of tasks: what trains them is one thing, and they read what they are given."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import random
 from toy_configs import config
@@ -70,13 +72,40 @@ def test_a_plain_kind_takes_any_probe_and_an_edit_as_a_column(one_device):
         made.experiment, made.model = "classify", MLP
         made.dataset.train_images = made.batch_size
         made.probes, made.probe.columns = ("left", "log_alpha"), ("det",)
-        made.evals.columns = ("det", "mean_only")
+        made.evals.columns = ("det", "mean_only", "weights")
     measured, row = trained(made, one_device)
     assert {"det", "log_alpha/dense1"} <= {*row}
     evals = measured.evals
-    assert {*evals} == {"det", "mean_only"}
+    assert {*evals} == {"det", "mean_only", "weights"}
     assert evals["mean_only"]["accuracy"] == evals["det"]["accuracy"]
     assert evals["mean_only"]["samples"] == made.evals.samples
+    # A draw is done anew for each sample: 20 different nets, and no net of zeros.
+    assert evals["weights"]["samples"] == made.evals.samples
+    assert evals["weights"]["nll"] != evals["det"]["nll"]
+
+
+def test_a_config_names_a_projection():
+    """As one of those that have a name, or by a field of its own: the same."""
+
+    def projected(**fields):
+        made = load_config("configs/lenet5_mnist.py:variance,quick")
+        noise = {"kind": "multiplicative", "log_alpha": 2.0}
+        with made.unlocked(), made.ignore_type():
+            made.model = {**MLP, "posteriors": {"dense1": noise}}
+            made.update(fields)
+        task = core.build(made).task
+        return task.project(task.init(random.key(0))[0], 1)["dense1"]["kernel"]
+
+    high = {"high": 1.0}
+    named = projected(projection={"method": "clip_log_alpha", **high})
+    own = projected(clip_log_alpha=high)
+    assert float(jnp.max(named.log_alpha)) == 1
+    np.testing.assert_array_equal(named.log_alpha, own.log_alpha)
+    assert float(jnp.max(projected().log_alpha)) == 2
+    with pytest.raises(ConfigError, match=r"config.projection.method.*drop_idle_means"):
+        projected(projection={"method": "clip"})
+    with pytest.raises(ConfigError, match=r"config.projection.begin must be"):
+        projected(projection={"method": "clip_log_alpha", "begin": 2.0})
 
 
 def test_a_table_is_classified_as_it_is(one_device):

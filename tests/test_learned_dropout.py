@@ -172,6 +172,9 @@ def test_refusals_say_what_is_missing():
     normal = ModelState(jnp.int32(0), {"batch_stats": {}})
     with pytest.raises(ValueError, match="batch normalization"):
         loss(learned.score_function(), state=normal)(params(), key)
+    latent = forward(NET, rate_gradient=learned.score_function(), latent=True)
+    with pytest.raises(ValueError, match="knows nothing of the KL of latent"):
+        latent(params(), ModelState(jnp.int32(0), {}), BATCH, key)
     with pytest.raises(ValueError, match="2 examples"):
         learned.score_function()(params(), 1, key)
     kernel = dataclasses.replace(params()["dense1"]["kernel"], per="batch")

@@ -328,3 +328,15 @@ def test_a_net_of_latent_variables_is_a_prediction_with_their_kl():
     assert float(metrics["elbo"]) == pytest.approx(-100 * total, rel=1e-5)
     worse = params | {"gain": jnp.float32(0.0)}
     assert float(loss(worse, state, {"input": x}, random.key(1))[0]) > exact + 0.5
+
+    class Net:
+        def apply(self, variables, x, mode, rngs, mutable):
+            found = predict(variables["params"], state, {"input": x}, rngs["noise"])
+            return (found.outputs[0], found.latent_kl), {}
+
+    for samples in (1, 3):
+        run = forward(Net(), samples=samples, latent=True)
+        again = neg_elbo(run, Gaussian(std), standard_normal(1.0), 100, None, "losses")
+        same, (_, found) = again(params, state, {"input": x}, random.key(1))
+        assert float(found["latent_kl"]) == pytest.approx(float(metrics["latent_kl"]))
+        assert float(same) == pytest.approx(exact, abs=5 * 0.6 / np.sqrt(2000))

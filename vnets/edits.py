@@ -221,6 +221,8 @@ EDITS: dict[str, Edit] = {
     "zero_mean": zero_mean,
     "permute_variance": permute_variance,
 }
+# Edits that are done anew for each draw of a prediction, by name.
+DRAWS: dict[str, Edit] = {"weights": draw}
 
 
 __getattr__ = renamed.getter("vnets.edits")

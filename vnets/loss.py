@@ -114,6 +114,7 @@ def forward(
     mode: Mode = TRAIN,
     samples: int = 1,
     rate_gradient: Gradient | None = None,
+    latent: bool = False,
 ) -> Predict:
     """What a net predicts in training: the first argument of `neg_elbo`.
 
@@ -126,11 +127,13 @@ def forward(
       rate_gradient: of binary dropout whose rate is learned (`learned_dropout` has
         two), a step before the net runs; such a net needs one, and another has no use
         for it.
+      latent: the net gives two things, its outputs and the KL of each example's own
+        latent variables, [B].
 
     Raises:
       ValueError: samples below 1, or above with a `rate_gradient`; when called, a
         `rate_gradient` that is missing, does not fit, or is a score function's while
-        examples share statistics (batch normalization).
+        examples share statistics (batch normalization) or have latent variables.
     """
     model = checked(model)
     if samples < 1:
@@ -153,6 +156,11 @@ def forward(
                 "the score function takes each example's loss to depend on its own "
                 "masks: no batch normalization, or the concrete gradient"
             )
+        if correct and latent:
+            raise ValueError(
+                "the score function knows nothing of the KL of latent variables: take "
+                "the concrete gradient"
+            )
 
         def one(key):
             outputs, collections = model.apply(
@@ -170,7 +178,10 @@ def forward(
         else:
             outputs, each = jax.vmap(one)(random.split(key, samples))
             collections = jax.tree.map(_of_draws, each)
-        return Prediction(outputs, collections, correct=correct)
+        if not latent:
+            return Prediction(outputs, collections, correct=correct)
+        outputs, latent_kl = outputs
+        return Prediction(outputs, collections, jnp.mean(latent_kl, 0), correct)
 
     if samples == 1 and rate_gradient is None:
         vars(predict)["estimator"] = mode.estimator
@@ -244,7 +255,7 @@ def neg_elbo(
 
     def loss(params, state: ModelState, batch, key):
         # A prior that is a density is asked about the draw that the net runs with.
-        estimator = getattr(predict, "estimator", None)
+        estimator: Any = getattr(predict, "estimator", None)
         drawn = one_draw(params, prior, estimator, key)
         found = predict(params if drawn is None else drawn, state, batch, key)
         given = batch.get("target", batch["input"]), batch.get("mask")

@@ -83,4 +83,9 @@ def chain(*projections: Projection) -> Projection:
     return apply
 
 
+# Projections by name, as a config's `projection` has them.
+PROJECTIONS: dict[str, Callable[..., Projection]] = {
+    "clip_log_alpha": clip_log_alpha,
+    "drop_idle_means": drop_idle_means,
+}
 at_most_one = clip_log_alpha(high=0.0)  # alpha <= 1, the domain of Kingma et al. 2015

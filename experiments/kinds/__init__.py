@@ -1,7 +1,8 @@
 """Kinds of tasks: how one starts, its loss, and the columns it is tested by.
 
 Each is a module with `build(config) -> Kind` and `fields(config)`, what it reads of a
-config. `experiments.trained` trains any of them; what is watched beside the columns and
+config; the kind says its `loss`, and how a net is `tested` for a column.
+`experiments.trained` trains any of them; what is watched beside the columns and
 measured at the end has a name in `experiments.probes`. A method that is a node, a
 prior, a projection or an edit needs no kind of its own.
 """
@@ -16,6 +17,9 @@ from jax import random
 from experiments import points
 from experiments import spec as parts
 from vnets import data, train
+from vnets.columns import EvalSpec, standard_evals
+from vnets.predictor import Member
+from vnets.rng import stream
 from vnets.types import Key, Params
 
 # {column: {metric: number}} of a net.
@@ -52,6 +56,14 @@ class Kind:
         """The loss, as `train.Task` takes it."""
         raise NotImplementedError
 
+    def specs(self, samples: int) -> dict[str, EvalSpec]:
+        """All columns there are, at this many samples."""
+        return standard_evals(samples)
+
+    def tested(self, net: Member, spec: EvalSpec, split, key: Key) -> dict[str, float]:
+        """What a column measures of a net on a split, by name."""
+        raise NotImplementedError
+
     def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
         """What tests a net in the ways that are named.
 
@@ -63,7 +75,18 @@ class Kind:
         Raises:
           ConfigError: a name that is no column's.
         """
-        raise NotImplementedError
+        known = self.specs(self.config[group].samples) if names else {}
+        specs = chosen(group, names, known)
+        split = split or (self.probed if group == "probe" else self.test)
+
+        def columns(params, collections, key):
+            net = Member(self.model, {"params": params, **collections})
+            return {
+                name: self.tested(net, spec, split, stream(key, name))
+                for name, spec in specs.items()
+            }
+
+        return columns
 
     @property
     def locate(self) -> Callable | None:

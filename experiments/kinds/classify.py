@@ -1,18 +1,18 @@
 """Classifying pictures, tables or points by a net with noisy weights.
 
-The columns are those of `vnets.columns.standard_evals`, any edit by its name, and
-"cut", what is left where `evals.cut` says which units or weights go.
+The columns are those of `vnets.columns.standard_evals`, any edit or draw by its name,
+and "cut", what is left where `evals.cut` says which units or weights go.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
-from experiments.kinds import Columns, Kind, chosen
+from experiments.kinds import Kind
 from vnets import (
     edits,
     evaluate,
@@ -24,6 +24,7 @@ from vnets import (
 from vnets.evaluate import EvalSpec
 from vnets.layers import Mode
 from vnets.loss import forward, neg_elbo
+from vnets.predictor import Member
 from vnets.priors import soft_sharing
 from vnets.rng import stream
 
@@ -80,6 +81,9 @@ class Classify(Kind):
         named = {
             name: EvalSpec(edit, samples, self.mode)
             for name, edit in edits.EDITS.items()
+        } | {
+            name: EvalSpec(samples=samples, mode=self.mode, draw=draw)
+            for name, draw in edits.DRAWS.items()
         }
         specs = named | evaluate.standard_evals(samples, threshold, mode=self.mode)
         if "sharing" in self.config:  # components stand for weights
@@ -90,41 +94,29 @@ class Classify(Kind):
             specs["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, self.mode)
         return specs
 
-    def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
+    def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
         """See `Kind`; with the error, and where `sized` with what is left."""
-        specs = chosen(group, names, self.specs(self.config[group].samples))
-        split = split or (self.probed if group == "probe" else self.test)
+        found = evaluate.evaluate(
+            self.model,
+            net.variables,
+            split,
+            spec,
+            key,
+            batch_size=self.config.evals.batch_size,
+            prepare=datasets.prepare_of(split),
+        )
+        found["error"] = 1.0 - found["accuracy"]
+        return found | self._left(net.variables, spec, key)
 
-        def one(params, collections, key, spec: EvalSpec) -> dict[str, float]:
-            found = evaluate.evaluate(
-                self.model,
-                {"params": params, **collections},
-                split,
-                spec,
-                key,
-                batch_size=self.config.evals.batch_size,
-                prepare=datasets.prepare_of(split),
-            )
-            found["error"] = 1.0 - found["accuracy"]
-            return found | self._left(params, collections, key, spec)
-
-        def columns(params, collections, key):
-            return {
-                name: one(params, collections, stream(key, name), spec)
-                for name, spec in specs.items()
-            }
-
-        return columns
-
-    def _left(self, params, collections, key, spec: EvalSpec) -> dict[str, float]:
+    def _left(self, variables: dict, spec: EvalSpec, key) -> dict[str, float]:
         """How many weights, and with `evals.cut` units, are left after an edit."""
         if not self.sized:
             return {}
-        edited = spec.edit(params, stream(key, "edit"))
+        edited = spec.edit(variables["params"], stream(key, "edit"))
         found = overview.sizes(edited)
         if "cut" in self.config.evals:
-            variables = {"params": edited, **collections}
-            found |= cuts.left(self.model, variables, self.test.shape)
+            edited = {**variables, "params": edited}
+            found |= cuts.left(self.model, edited, self.test.shape)
         return found
 
 

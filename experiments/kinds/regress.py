@@ -4,20 +4,19 @@ The columns are those of `vnets.columns.standard_evals`: rmse, nll and coverage.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from experiments import datasets, points
 from experiments import spec as parts
-from experiments.kinds import Columns, Kind, chosen
+from experiments.kinds import Kind
 from vnets import data, train
-from vnets.columns import EvalSpec, standard_evals
+from vnets.columns import EvalSpec
 from vnets.evaluate import score
 from vnets.layers import TEST, Mode
 from vnets.likelihoods import Gaussian
 from vnets.loss import forward, neg_elbo
 from vnets.predictor import Member, as_is
-from vnets.rng import stream
 from vnets.types import Array
 
 FIELDS = (
@@ -50,27 +49,16 @@ class Regress(Kind):
             self.beta,
         )
 
-    def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
+    def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
         """See `Kind`."""
-        known = standard_evals(self.config[group].samples) if names else {}
-        specs = chosen(group, names, known)
-        split = split or (self.probed if group == "probe" else self.test)
-
-        def one(net: Member, spec: EvalSpec, key) -> dict[str, float]:
-            return score(
-                spec.predictor(net, link=as_is),
-                split,
-                key,
-                self.likelihood,
-                batch_size=self.config.evals.batch_size,
-                prepare=as_is,
-            )
-
-        def columns(params, collections, key):
-            net = Member(self.model, {"params": params, **collections})
-            return {n: one(net, spec, stream(key, n)) for n, spec in specs.items()}
-
-        return columns
+        return score(
+            spec.predictor(net, link=as_is),
+            split,
+            key,
+            self.likelihood,
+            batch_size=self.config.evals.batch_size,
+            prepare=as_is,
+        )
 
 
 def build(config) -> Regress:

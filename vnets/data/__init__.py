@@ -20,7 +20,7 @@ from vnets.data.changes import (
     with_noise_features,
     with_random_labels,
 )
-from vnets.data.loading import NAMES, TABLES, load
+from vnets.data.loading import NAMES, SOURCES, TABLES, load
 from vnets.data.preparation import PREPARABLE, prepare
 from vnets.data.streams import NAMES as STREAMED
 from vnets.data.streams import Stream
@@ -29,6 +29,7 @@ from vnets.data.types import DataError, Dataset, Split, in_length
 __all__ = [
     "NAMES",
     "PREPARABLE",
+    "SOURCES",
     "STREAMED",
     "TABLES",
     "DataError",

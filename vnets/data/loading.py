@@ -96,7 +96,7 @@ NOTMNIST = Files(
     "image=..., label=...)`, image uint8 [N, 28, 28], label [N], 0 for A to 9 for J",
     splits=("test",),
 )
-SOURCES: Mapping[str, Source] = {
+SOURCES: dict[str, Source] = {
     "digits": Source(digits.read, TEN_CLASSES),
     "mnist": Source(read_tfds, TEN_CLASSES),
     "fashion_mnist": Source(read_tfds, TEN_CLASSES),
