@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vnets import calibration, metrics
+from vnets import calibration
+from vnets.likelihoods import Categorical
 from vnets.uncertainty import rejection_curve
 
 N, K = 400, 6
@@ -126,9 +127,8 @@ def test_intervals_hold_the_target_exactly_as_often_as_promised(coverage, own_st
 def test_reliability_has_the_calibration_error_of_the_metrics(predictions):
     log_p, labels = predictions
     shown = calibration.reliability(log_p, labels)
-    weights = jnp.ones(N, jnp.float32)
-    got = metrics.sums(jnp.asarray(log_p, jnp.float32), jnp.asarray(labels), weights)
-    measured = got.compute()
+    draws = jnp.asarray(log_p, jnp.float32)[None]
+    measured = Categorical().metrics(draws, jnp.asarray(labels))
     assert shown.ece == pytest.approx(measured["ece"], rel=1e-4)
     assert shown.count.sum() == N
     right = np.nansum(shown.accuracy * shown.count) / N

@@ -247,7 +247,8 @@ def quick(**changes):
         ({"experiment": "nope"}, ["config.experiment", "variance_networks"]),
         ({"prior": "nope"}, ["config.prior", "log_uniform", "ard"]),
         ({"model__name": "nope"}, ["config.model.name", "lenet5", "mlp"]),
-        ({"model__widths": 3}, ["config.model", "widths", "batch_norm"]),
+        ({"model__hidden": 3}, ["config.model", "hidden", "batch_norm"]),
+        ({"model__widths": 3}, ["config.model", "widths", "three whole numbers"]),
         (
             {"model__posteriors": {"dense9": {"kind": "variance"}}},
             ["dense9", "conv1", "dense2"],

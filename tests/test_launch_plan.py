@@ -108,8 +108,10 @@ def test_wrong_calls_exit_with_2_and_write_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_commands_of_the_readme_plan_something(environment, tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+def test_the_commands_of_the_documentation_plan_something(environment, tmp_path):
+    text = (
+        (ROOT / "docs/howto/launch.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    )
     commands = re.findall(r"^python scripts/launch.py(.*)$", text, re.MULTILINE)
     assert commands
     environment["PATH"] = os.environ["PATH"]

@@ -14,6 +14,7 @@ from vnets.layers import TRAIN
 from vnets.moments import Moments
 from vnets.nets import MLP, VGG, Chain, LeNet5, ResNet, StridedCNN, WhitenedCNN
 from vnets.nodes import (
+    additive,
     dropout,
     gaussian,
     multiplicative,
@@ -27,7 +28,7 @@ SHAPE, K = (2, 3, 1), 3
 POSTERIORS = {
     "point": point(),
     "gaussian": gaussian(-2.0),
-    "sign": gaussian(-2.0, noise="sign"),
+    "sign": additive(-2.0, noise="sign"),
     "multiplicative": multiplicative(0.5),
     "variance": variance(),
     "binary": dropout(0.3),

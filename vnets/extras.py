@@ -14,6 +14,7 @@ EXTRAS = {
     "grain": "imagenet",
     "gymnax": "rl",
     "matplotlib": "figures",
+    "mkdocs": "dev",
     "pandas": "frames",
     "sklearn": "sklearn",
     "submitit": "launch",

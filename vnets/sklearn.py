@@ -164,7 +164,7 @@ class _Bayes(BaseEstimator):
             chunk_steps=4 * STEPS,
             show_progress=self.verbose,
             title=type(self).__name__,
-            mesh=parallel.mesh(jax.devices()[:1]),
+            mesh=parallel.first_device(),
         )
         if result.failed:
             raise ValueError(f"the training failed: {result.failed}")

@@ -236,8 +236,7 @@ class Streams {
       const table = which ? readTable(source) : (kept[kind] ?? refuse("a table is missing"));
       if (which === 1) kept[kind] = table;
       table.frequencies.forEach((frequency, token) => {
-        const above = table.leading[token] + 2 ** table.lengths[token];
-        if (frequency && above * 2 ** low > 2 ** 31) refuse("a number is too large");
+        if (frequency && table.lengths[token] >= 31) refuse("a number is too large");
       });
       return { low, table, count };
     });
@@ -270,7 +269,12 @@ class Streams {
     Object.assign(this, { state, at });
     for (let i = 0; i < count; i++) {
       const token = drawn[i];
-      found[i] = level(leading[token] * 2 ** low + this.raw(lengths[token] + low));
+      // Of a shared table another stream may have larger ones: not all of it.
+      const high = leading[token] * 2 ** low;
+      if (high >= 2 ** 31) refuse("a number is too large");
+      const number = high + this.raw(lengths[token] + low);
+      if (number >= 2 ** 31) refuse("a number is too large");
+      found[i] = level(number);
     }
     return found;
   }

@@ -120,10 +120,8 @@ class Reader:
                 kept[kind] = table
         else:
             raise ValueError("a stream has an unknown kind of table")
-        leading, lengths = table.parts
-        there = np.asarray(table.sizes) > ABSENT
-        largest = (leading + (1 << np.minimum(lengths, MAX_BITS)))[there].max()
-        if lengths[there].max() >= MAX_BITS or (int(largest) << low) > 2**MAX_BITS:
+        lengths = table.parts[1]
+        if lengths[np.asarray(table.sizes) > ABSENT].max() >= MAX_BITS:
             raise ValueError("a token stands for a number that is too large")
         return low, table, count
 
@@ -137,7 +135,14 @@ class Reader:
         slots = table.slots()  # large: not kept
         for start in range(0, count, AT_ONCE):
             tokens = self._decoded(slots, min(AT_ONCE, count - start))
-            yield (leading[tokens] << low) + self._bits.take(lengths[tokens] + low)
+            high = leading[tokens]
+            # Of a shared table another stream may have larger ones: not all of it.
+            if (int(high.max()) << low) >= 2**MAX_BITS:
+                raise ValueError("a number is too large")
+            numbers = (high << low) + self._bits.take(lengths[tokens] + low)
+            if numbers.max() >= 2**MAX_BITS:
+                raise ValueError("a number is too large")
+            yield numbers
 
     def finish(self) -> None:
         """Checks that nothing but zero padding is left."""

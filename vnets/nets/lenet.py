@@ -30,7 +30,9 @@ class LeNet5(Net):
     widths: tuple[int, int, int] = (20, 50, 500)
 
     def __post_init__(self):
-        check_counts(classes=self.classes)
+        check_counts(classes=self.classes, widths=self.widths)
+        if not isinstance(self.widths, tuple | list) or len(self.widths) != 3:
+            raise ValueError(f"widths must be three whole numbers, not {self.widths!r}")
         choose("activation", self.activation, ACTIVATIONS)
         super().__post_init__()
 

@@ -42,6 +42,11 @@ def mesh(devices=None, *, seeds: int = 1) -> Mesh:
     return Mesh(devices.reshape(seeds, -1), (SEEDS, DATA))
 
 
+def first_device() -> Mesh:
+    """A mesh over one device: for nets so small that more of them only cost time."""
+    return mesh(jax.devices()[:1])
+
+
 def flat(on: Mesh) -> Mesh:
     """The same devices, all along "data"."""
     return mesh(on.devices.ravel())
