@@ -119,11 +119,10 @@ def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: M
     y = estimate(op, q, x.astype(dtype), key)
     if module.use_bias:
         start = getattr(module, "bias_init", nn.initializers.zeros_init())
-        sizes = op.outputs if isinstance(op, ops.General) else shape[-1:]
-        if len(sizes) > 1:  # of several axes of units: no vector
-            bias = module.param("bias", start, sizes, jnp.float32).astype(y.dtype)
+        if isinstance(op, ops.General) and len(op.outputs) > 1:  # no vector
+            bias = module.param("bias", start, op.outputs, jnp.float32).astype(y.dtype)
             return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-        bias = vectors.parameter(module, "bias", bias_posterior, start, sizes[0])
+        bias = vectors.parameter(module, "bias", bias_posterior, start, shape[-1])
         y = y + vectors.drawn(module, bias, mode.estimator, y).astype(y.dtype)
     return y
 
