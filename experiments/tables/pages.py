@@ -40,7 +40,8 @@ def main_table(outcomes: Iterable[Outcome]) -> str:
     header = ["", *(column.label for column in columns), "seeds"]
     grid = render.Grid("Main", header, lines)
     told = (
-        "In brackets the published number; *no* where ours is not within the tolerance."
+        "In brackets the published number; *above* or *below* where ours is further "
+        "from it than the tolerance."
     )
     return "\n\n".join(
         [render.markdown_grid(grid), f"{told} From {' and '.join(links)}."]
@@ -52,7 +53,9 @@ def _beside(measured: Measured, version: str, column: Column) -> str:
     gap = measured.gaps.get(version, {}).get(column.name)
     if gap is None:
         return text
-    mark = ", *no*" if gap.within is False else ""
+    mark = ""
+    if gap.within is False:
+        mark = ", *above*" if gap.difference > 0 else ", *below*"
     return f"{text} ({gap.published:g}{mark})"
 
 
