@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import running
-from vnets import compact, nets, plan, results
+from experiments import records, running
+from vnets import compact, files, nets, plan
 
 NET, RECORD, DATA = "net.vnz", "record.json", "data.json"
 TRANSITION = "results/phase_transition/short/accelerated-seed0.json"
@@ -48,7 +48,7 @@ def write(workdir: Path | str, folder: Path | str, bits: int) -> dict[str, Any]:
     shutil.copyfile(Path(workdir) / RECORD, folder / RECORD)
     file = {"bytes": size, "bits": bits, **accuracies(folder / NET, test)}
     data = {"file": file, **shown(folder)}
-    results.write_text(folder / DATA, json.dumps(data, indent=1) + "\n")
+    files.write_text(folder / DATA, json.dumps(data, indent=1) + "\n")
     return data
 
 
@@ -56,8 +56,8 @@ def accuracies(path: Path, test) -> dict[str, Any]:
     """Of a file on test images: noise off, one draw, and an ensemble."""
     predictor, noise = compact.load(path), np.random.default_rng(0)
     right = dict.fromkeys(("det", "stoch", "ens"), 0)
-    for start in range(0, len(test.label), AT_ONCE):
-        x, label = (one[start : start + AT_ONCE] for one in (test.image, test.label))
+    for start in range(0, len(test.target), AT_ONCE):
+        x, label = (one[start : start + AT_ONCE] for one in (test.inputs, test.target))
         guesses = {
             "det": predictor(x),
             "stoch": predictor(x, noise),
@@ -65,14 +65,14 @@ def accuracies(path: Path, test) -> dict[str, Any]:
         }
         for name, guess in guesses.items():
             right[name] += int(np.sum(np.argmax(guess, -1) == label))
-    total = len(test.label)
+    total = len(test.target)
     accuracy = {name: count / total for name, count in right.items()}
     return {"examples": total, "samples": SAMPLES, "accuracy": accuracy}
 
 
 def shown(folder: Path | str) -> dict[str, Any]:
     """What the page shows of records: that of its net, and of two trainings."""
-    record = results.read(Path(folder) / RECORD)
+    record = records.read(Path(folder) / RECORD)
     net = {"run": f"{record['run']},{record['scale']}", **_commit(record)}
     return {"net": net, "transition": _transition(), "dying": _dying()}
 
@@ -102,13 +102,13 @@ def _dying() -> dict[str, Any]:
     return {**begin, "weights": weights, "left": left, "pruned": pruned}
 
 
-def _record(path: str) -> results.Record:
-    record = results.read(Path(__file__).resolve().parents[1] / path)
+def _record(path: str) -> records.Record:
+    record = records.read(Path(__file__).resolve().parents[1] / path)
     epochs = [epoch["epoch"] for epoch in record["history"]]
     if epochs != list(range(1, len(epochs) + 1)):
         raise ValueError(f"{path} lacks epochs: the page shows each")
     return record
 
 
-def _commit(record: results.Record) -> dict[str, str]:
+def _commit(record: records.Record) -> dict[str, str]:
     return {"commit": record["git"]["commit"]}

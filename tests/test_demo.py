@@ -16,8 +16,8 @@ import pytest
 from compact_nets import Same
 from test_compact_files import resealed
 
-from experiments import demo
-from vnets import compact, data, results
+from experiments import demo, records
+from vnets import compact, data
 from vnets.compact import codec
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -98,7 +98,7 @@ def test_a_thousand_digits_are_read_alike(tmp_path):
         test = data.load("mnist").test.take(slice(1000))
     except (OSError, RuntimeError, ValueError) as error:
         pytest.skip(f"no MNIST here: {error}")
-    x = (test.image / np.float32(255)).astype(np.float32)
+    x = (test.inputs / np.float32(255)).astype(np.float32)
     predictor = compact.load(PAGE / demo.NET)
     for noise in (None, 0.5, -0.5):
         wanted = predictor(x, noise and Same(noise))
@@ -112,7 +112,7 @@ def test_the_page_shows_what_records_say():
     file = shown.pop("file")
     assert shown == json.loads(json.dumps(demo.shown(PAGE)))
     assert file["bytes"] == (PAGE / demo.NET).stat().st_size
-    record = results.read(PAGE / demo.RECORD)
+    record = records.read(PAGE / demo.RECORD)
     assert not record["git"]["dirty"]
     net = compact.load(PAGE / demo.NET).net
     assert net.about["run"] == f"{record['variant']} {record['scale']}"
