@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+STARTS = ("rollouts",)  # gymnax starts a device as it is imported
 SECONDS = 120  # a call that takes longer is ended by SIGALRM
 
 
@@ -56,6 +57,7 @@ def _run(script: str, arguments: list[str]) -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     for path in sorted((ROOT / "experiments").glob("[!_]*.py")):
-        importlib.import_module(f"experiments.{path.stem}")
+        if path.stem not in STARTS:
+            importlib.import_module(f"experiments.{path.stem}")
     lines = json.load(sys.stdin)
     json.dump([called(*line) for line in lines], sys.stdout)
