@@ -24,7 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "demo"
 MOST = 150_000  # bytes of the whole page
 NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="Node runs the page's reader")
+needs_node = pytest.mark.skipif(
+    NODE is None, reason="needs Node, which runs the reader of the page"
+)
 
 
 def javascript(path, inputs, tmp_path, noise=None):
@@ -216,7 +218,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="Chromium opens the page")
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, which opens the page")
 def test_the_page_runs_in_a_browser():
     """It begins with a four that is drawn for the reader: seen by draws alone."""
     handler = functools.partial(QuietHandler, directory=PAGE)

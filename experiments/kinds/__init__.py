@@ -54,7 +54,8 @@ class Kind:
 
     def loss(self) -> Callable:
         """The loss, as `train.Task` takes it."""
-        raise NotImplementedError
+        # Abstract: each kind says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def specs(self, samples: int) -> dict[str, EvalSpec]:
         """All columns there are, at this many samples."""
@@ -62,7 +63,8 @@ class Kind:
 
     def tested(self, net: Member, spec: EvalSpec, split, key: Key) -> dict[str, float]:
         """What a column measures of a net on a split, by name."""
-        raise NotImplementedError
+        # Abstract: each kind says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no tested")
 
     def columns(self, group: str, names: Sequence[str], split=None) -> Columns:
         """What tests a net in the ways that are named.

@@ -145,11 +145,13 @@ class _Recurrent(nn.Module):
 
     def start(self, zeros: Array) -> tuple[Array, ...]:
         """The state before the first step; its first part is what the layer gives."""
-        raise NotImplementedError
+        # Abstract: LSTM and GRU say it (a Flax module cannot be an ABC).
+        raise NotImplementedError(f"{type(self).__name__} has no start")
 
     def step(self, weight, bias, state, read, *, on_state, on_gates):
         """The next state, of the state's kernel [H, G H] and an input's share."""
-        raise NotImplementedError
+        # Abstract, as `start` is.
+        raise NotImplementedError(f"{type(self).__name__} has no step")
 
 
 class LSTM(_Recurrent):

@@ -105,7 +105,8 @@ class Likelihood:
 
     def log_p(self, outputs: Any, target: Array) -> Array:
         """log p(target) of each part, in nats, [B, ...]."""
-        raise NotImplementedError
+        # Abstract: each likelihood says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no log_p")
 
     def nll(self, outputs: Any, target: Array, mask: Array | None = None) -> Array:
         """-log p(target) of each example, in nats, [B].
@@ -134,12 +135,14 @@ class Likelihood:
 
     def shown(self, outputs: Any, target: Array, mask: Array | None = None) -> dict:
         """Further metrics of a training batch, by name; scalars."""
-        raise NotImplementedError
+        # Abstract: each likelihood says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no shown")
 
     def draw(self, outputs: Any, target: Array) -> tuple[dict, dict]:
         """What a test keeps of one draw: logs, of whose exponentials the mean over all
         draws counts, and values, whose own mean does."""
-        raise NotImplementedError
+        # Abstract: each likelihood says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no draw")
 
     def sums(self, logs: dict, values: dict, target: Array, weights: Array) -> Sums:
         """The sums of one batch, from the means of what `draw` gives.
@@ -150,7 +153,8 @@ class Likelihood:
           target: [B, ...].
           weights: of parts; 0 of padding.
         """
-        raise NotImplementedError
+        # Abstract: each likelihood says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no sums")
 
     def metrics(
         self, draws: Any, target: Array, weights: Array | None = None
