@@ -1,7 +1,7 @@
 """Reads tables from configs/tables: NAME.toml, and the prose beside it in NAME.md.
 
-The TOML has a line for each column, row and claim, and a section for each scale,
-published version and figure. It says which run stands in which row, which evaluation in
+The TOML has a line for each column, row, claim, scale, published version and figure.
+It says which run stands in which row, which evaluation in
 which column, what was published and where, and, before any run, the tolerances and the
 claims. What it may say is in `experiments.tables.specs`; of what it leaves out, the
 name of a column is that of its `eval`, the `run` of a row is the variant of its name.
@@ -20,7 +20,7 @@ from experiments.tables import checks, prose, specs
 from experiments.tables.specs import Table, TableError, choice
 
 SPECS = Path(__file__).resolve().parents[2] / "configs" / "tables"
-# key = [{...}, ...] with a line for each, and [key.NAME].
+# key = [{...}, ...] with a line for each, and key.NAME = {...}.
 LINES = {"column": specs.Column, "row": specs.Row, "claim": specs.Claim}
 SECTIONS = {
     "scale": specs.Scale,
