@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.tables import outcomes, reading, render, rules
+from experiments.tables import outcomes, reading, render
+from tests import table_rules as rules
 from tests.toy_table import SPEC, make, spec, store
 
 ROOT = Path(__file__).resolve().parents[1]

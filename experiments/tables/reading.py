@@ -1,12 +1,12 @@
 """Reads tables from configs/tables: NAME.toml, and the prose beside it in NAME.md.
 
-The TOML has a line for each column, row, claim, scale, published version and figure.
-It says which run stands in which row, which evaluation in
-which column, what was published and where, and, before any run, the tolerances and the
-claims. What it may say is in `experiments.tables.specs`; of what it leaves out, the
-name of a column is that of its `eval`, the `run` of a row is the variant of its name.
-A published number stands as paper.VERSION.COLUMN of its row, and paper.VERSION.at says
-where in the source the row is.
+The TOML has a line for each column, row, claim, scale, published version and figure. It
+says which run stands in which row, which evaluation in which column, what was published
+and where, and, before any run, the tolerances and the claims. What it may say is in
+`experiments.tables.specs`; of what it leaves out, the name of a column is that of its
+`eval`, the `run` of a row is the variant of its name. A published number stands as
+paper.VERSION.COLUMN of its row, and paper.VERSION.at says where in the source the row
+is.
 """
 
 import dataclasses
