@@ -33,7 +33,6 @@ from ml_collections import ConfigDict
 
 from configs import common, vd_mnist
 
-SCALES = common.SCALES
 LAYERS = ("dense1", "dense2", "dense3", "dense4")
 SHARINGS = {"a": ("layer", "unit"), "b": ("layer", "input", "output", "weight")}
 VARIANTS = (
@@ -47,7 +46,6 @@ VARIANTS = (
     "b_weight_polynomial",
     "a_unit_once",
 )
-sweep = common.all_of(VARIANTS)
 RATE = 0.1  # dropout rate that alpha starts from
 WIDTHS = {"quick": 100, "short": 250, "paper": 250}
 EPOCHS = {"quick": 20, "short": 30, "paper": 200}

@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 DROPOUT = "configs/lenet5_mnist.py:dropout"
 VARIANCE = "configs/lenet5_mnist.py:variance"
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
@@ -48,7 +47,6 @@ NETS |= {
     for name, (run, members, averaged) in NETS.items()
 }
 VARIANTS = tuple(NETS)
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "variance_ensemble") -> ConfigDict:

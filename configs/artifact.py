@@ -15,14 +15,12 @@ from ml_collections import ConfigDict
 
 from configs import common, sparse_vd, structured
 
-SCALES = common.SCALES
 NETS = {
     "lenet_300_100_sparse_vd": sparse_vd,
     "lenet5_sparse_vd": sparse_vd,
     "lenet5_gnj": structured,
 }
 VARIANTS = tuple(NETS)
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "lenet5_sparse_vd") -> ConfigDict:

@@ -11,9 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common, structured_speed
 
-SCALES = common.SCALES
 VARIANTS = ("gnj", "ghs", "group_ard", "sparse_vd")
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "gnj") -> ConfigDict:

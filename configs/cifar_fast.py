@@ -33,7 +33,6 @@ from ml_collections import ConfigDict
 
 from configs import common, phase_transition
 
-SCALES = common.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse"}
 METHODS = ("dropout", "variance", "vd")
 VARIANTS = tuple(f"{data}_{method}" for data in DATA for method in METHODS)

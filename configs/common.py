@@ -1,10 +1,11 @@
-"""What configs share: scales, names, sweeps, data, how a classifier is trained.
+"""What configs share: scales, names, data, how a classifier is trained.
 
-A config file is named by its place and has `get_config(which)`, VARIANTS, SCALES and
-`sweep(scale)`; this one has none of these, and is no config.
+A config file is named by its place and has `get_config(which)` and VARIANTS; SCALES
+where it lacks one of the three, and `sweep(scale)` where not all variants are worth
+running at a scale. This one has none of these, and is no config.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -24,17 +25,6 @@ def split(
     if scale not in scales:
         raise ValueError(f"unknown scale {scale!r}; choose from {tuple(scales)}")
     return variant, scale
-
-
-def all_of(variants: Sequence[str]) -> Callable[..., tuple[str, ...]]:
-    """The `sweep` of a config whose variants are all worth running at every scale."""
-
-    def sweep(scale: str = "paper") -> tuple[str, ...]:
-        """The variants that a launch at a scale runs."""
-        del scale
-        return tuple(variants)
-
-    return sweep
 
 
 def start(experiment: str, variant: str, scale: str) -> ConfigDict:

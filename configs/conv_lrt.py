@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 ESTIMATORS = {
     "lrt": "lrt",
     "separate": "per_example_sampling",
@@ -26,7 +25,6 @@ ESTIMATORS = {
 }
 NETS = tuple(f"net_{way}" for way in ESTIMATORS)
 VARIANTS = (*NETS, *ESTIMATORS)
-sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 4, "short": 5, "paper": 100}
 NOISE = {"kind": "multiplicative", "per": "weight", "log_alpha": -1.0}
 

@@ -10,9 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import common, lenet5_mnist
 
-SCALES = common.SCALES
 VARIANTS = ("variance",)
-sweep = common.all_of(VARIANTS)
 WIDTHS = (8, 24, 128)
 
 

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from configs import common, uncertainty
 
-SCALES = common.SCALES
 # How the nets were trained with a magnitude in place of the signed noise.
 ESTIMATORS = {"abs_eps": "magnitude", "abs_gaussian": "magnitude_gaussian"}
 NETS = {
@@ -28,7 +27,6 @@ NETS = {
     **{name: (f"configs/variance_lenet5.py:{name}", 1) for name in ESTIMATORS},
 }
 VARIANTS = tuple(NETS)
-sweep = common.all_of(VARIANTS)
 FACTORS = {
     "quick": (0.0, 0.5, 1.0, 2.0, 4.0),
     "short": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),

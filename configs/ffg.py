@@ -32,7 +32,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 FIXED = {"fixed_005": 0.05, "fixed_01": 0.1, "fixed_03": 0.3, "fixed_1": 1.0}
 PRIORS = {
     **{name: {"kind": "standard_normal", "scale": s} for name, s in FIXED.items()},
@@ -51,7 +50,6 @@ VECTORS = {
     ),
 }
 VARIANTS = ("deterministic", *PRIORS, "norm_empirical", *VECTORS)
-sweep = common.all_of(VARIANTS)
 LAYERS = ("dense1", "dense2", "dense3")
 GAUSSIAN = {"kind": "gaussian", "log_var": -10.0}
 WIDTHS = {"quick": (100, 50), "short": (300, 100), "paper": (300, 100)}

@@ -20,12 +20,10 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 EPOCHS = {"10": 10, "100": 100}
 NETS = tuple(f"net_{epochs}" for epochs in EPOCHS)
 STUDIES = tuple(f"epochs_{epochs}" for epochs in EPOCHS)
 VARIANTS = (*NETS, *STUDIES)
-sweep = common.all_of(VARIANTS)
 HIDDEN_LAYERS = 3
 WIDTHS = {"quick": 64, "short": 300, "paper": 1024}
 BATCHES = {"quick": 100, "short": 1000, "paper": 1000}

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 VARIANTS = (
     "log_uniform_2015",
     "log_uniform_2016",
@@ -22,7 +21,6 @@ VARIANTS = (
     "log_uniform_rational",
     "ard",
 )
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "log_uniform_rational") -> ConfigDict:

@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 LAYERS = ("dense2", "dense3", "dense4")
 GRID = (0, 10, 20, 30, 50, 70)
 GRADIENTS = {
@@ -37,7 +36,6 @@ VARIANTS = (
     *(f"fixed_{percent}" for percent in GRID),
     *(f"{name}_{sharing}" for name in GRADIENTS for sharing in ("layer", "unit")),
 )
-sweep = common.all_of(VARIANTS)
 START = 0.2
 WIDTHS = {"quick": 100, "short": 250, "paper": 250}
 EPOCHS = {"quick": 20, "short": 30, "paper": 200}

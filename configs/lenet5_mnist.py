@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 DENSE1_VARIANCE = {"dense1": {"kind": "variance", "noise": "normal"}}
 POSTERIORS = {
     "dropout": {"dense1": {"kind": "dropout", "rate": 0.5}},
@@ -30,7 +29,6 @@ POSTERIORS = {
     },
 }
 VARIANTS = tuple(POSTERIORS)
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "variance") -> ConfigDict:

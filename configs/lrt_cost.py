@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from configs import common, gradient_variance
 
-SCALES = common.SCALES
 VARIANTS = ("cpu", "gpu")
 ROUNDS = {"quick": 2, "short": 3, "paper": 5}
 STEPS = {"quick": 2, "short": 5, "paper": 5}

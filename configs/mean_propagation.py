@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 TRANSITION = "configs/phase_transition.py:accelerated"
 # "net" is tested; of the others, kappa is measured too.
 NETS = {
@@ -28,7 +27,6 @@ NETS = {
     "dropout": {"net": "configs/lenet5_mnist.py:dropout"},
 }
 VARIANTS = tuple(NETS)
-sweep = common.all_of(VARIANTS)
 # log10 of kappa0: a wide grid, and where the authors' slides give accuracies.
 THRESHOLDS = (*(step / 2 for step in range(-8, 7)), 2.4, 2.6, 2.8)
 

@@ -33,7 +33,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 LAYERS = ("conv1", "conv2", "dense1", "dense2")
 PRIORS = {"ard": "ard", "student_t": {"kind": "student_t", "nu": 1e-8}}
 STOPPED = {"accelerated_early": 0.25, "accelerated_middle": 0.5}
@@ -47,7 +46,6 @@ VARIANTS = (
     "continued",
     "variance",
 )
-sweep = common.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted")
 EPOCHS = {"quick": 16, "short": 8, "paper": 200}
 AUTHORS_EPOCHS = {"quick": 16, "short": 60, "paper": 200}

@@ -27,12 +27,10 @@ from ml_collections import ConfigDict
 
 from configs import common, vgg_width_sweep
 
-SCALES = common.SCALES
 METHODS = ("dropout", "sparse_vd")
 VARIANTS = tuple(
     f"{net}_{method}" for net in ("mnist_fc", "cifar10_vgg") for method in METHODS
 )
-sweep = common.all_of(VARIANTS)
 SEED = 74632
 RATE = 0.1
 EPOCHS = {

@@ -27,7 +27,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 # CartPole of version 0 ends after 200 steps, as the published returns do.
 GAMES = {"cartpole": "CartPole-v0", "acrobot": "Acrobot-v1"}
 NOISY = {"kind": "gaussian", "log_var": -8.15}  # 2 log 0.017
@@ -37,7 +36,6 @@ POSTERIORS = {
     "noisy": dict.fromkeys(("dense1", "dense2", "dense3"), NOISY),
 }
 VARIANTS = tuple(f"{game}_{policy}" for game in GAMES for policy in POSTERIORS)
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "cartpole_variance") -> ConfigDict:

@@ -25,7 +25,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 DATA = {
     "digits": {"name": "digits_8x8"},
     "digits_noise": {"name": "digits_8x8", "noise_features": 64},
@@ -47,7 +46,6 @@ VARIANTS = tuple(
     for method in (*PRIORS, *FITS)
     if (data, method) != ("mnist", "rvm")
 )
-sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 400, "short": 1000, "paper": 5000}
 MNIST_EPOCHS = {"quick": 400, "short": 60, "paper": 15000}
 

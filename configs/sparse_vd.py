@@ -44,7 +44,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 LAYERS = {
     "lenet_300_100": ("dense1", "dense2", "dense3"),
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),

@@ -45,7 +45,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 LAYERS = {
     "lenet5": ("conv1", "conv2", "dense1", "dense2"),
     "lenet_500_300": ("dense1", "dense2", "dense3"),
@@ -63,7 +62,6 @@ METHODS = {
     "lenet_500_300": ("original", "sbp", "sparse_vd"),
 }
 VARIANTS = tuple(f"{net}_{method}" for net in METHODS for method in METHODS[net])
-sweep = common.all_of(VARIANTS)
 # By how much more the KL of a layer counts in sbp_a.
 SBP_A = {"conv1": 40.0, "conv2": 40.0, "dense2": 5.0}
 PRIORS = {

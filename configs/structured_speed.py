@@ -11,9 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common, structured
 
-SCALES = common.SCALES
 VARIANTS = tuple(v for v in structured.VARIANTS if not v.endswith("_original"))
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "lenet5_sbp") -> ConfigDict:

@@ -18,9 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 VARIANTS = ("variance", "authors", "solutions")
-sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 10, "short": 210, "paper": 210}
 MEMBERS = {"quick": 3, "short": 8, "paper": 20}
 

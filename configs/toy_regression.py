@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 POSTERIORS = {
     "deterministic": {},
     "variance": {"dense2": {"kind": "variance", "noise": "normal"}},
@@ -28,7 +27,6 @@ POSTERIORS = {
     "gaussian": {"dense2": {"kind": "gaussian", "log_var": -4.0}},
 }
 VARIANTS = (*POSTERIORS, "ensemble")
-sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 10, "short": 50, "paper": 200}
 
 

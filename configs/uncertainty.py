@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
 # The run and its members; nets without noise have one draw.
 NETS = {
@@ -28,7 +27,6 @@ NETS = {
     "deep_ensemble": (DETERMINISTIC, 5),
 }
 VARIANTS = tuple(NETS)
-sweep = common.all_of(VARIANTS)
 SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 
 

@@ -29,7 +29,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 EVERY = ("conv1", "conv2", "dense1", "dense2")
 LAYERS = {
     "deterministic": (),
@@ -56,7 +55,6 @@ ESTIMATORS = {"abs_eps": "magnitude", "abs_gaussian": "magnitude_gaussian"}
 VARIANTS = tuple(
     dict.fromkeys(("dense1", *LAYERS, *NOISE, *ACTIVATIONS, "no_bias", *ESTIMATORS))
 )
-sweep = common.all_of(VARIANTS)
 COLUMNS = ("det", "stoch", "ens", "det_batch", "stoch_batch", "ens_batch")
 
 

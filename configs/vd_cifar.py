@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from configs import common, vd_mnist
 
-SCALES = common.SCALES
 METHODS = vd_mnist.METHODS
 WIDTHS = (1, 2, 3, 4)
 VARIANTS = tuple(f"{method}_{k}" for k in WIDTHS for method in METHODS)

@@ -38,7 +38,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 METHODS = ("none", "binary", "gaussian_a", "vd_a", "vd_a2", "gaussian_b", "vd_b")
 WIDTHS = (100, 250, 500, 750, 1000, 1250)
 READINGS = ("vd_a_once", "vd_a2_once")  # of vd_a and vd_a2: the paper leaves two

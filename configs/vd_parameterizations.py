@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 
 from configs import common, phase_transition
 
-SCALES = common.SCALES
 NOISE = {
     "neuron": {"kind": "multiplicative", "per": "output", "log_alpha": -2.0},
     "weight": {"kind": "multiplicative", "per": "weight", "log_alpha": -2.0},
@@ -37,7 +36,6 @@ PRIORS = {
 STARTS = {f"start_{-log_var}": -log_var for log_var in (8, 6, 4, 2, 0)}
 PLAIN = {f"{name}_plain": name for name in NOISE}
 VARIANTS = (*NOISE, *PLAIN, *PRIORS, *STARTS)
-sweep = common.all_of(VARIANTS)
 MLP_EPOCHS = {"quick": 20, "short": 30, "paper": 200}
 
 

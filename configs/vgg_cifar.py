@@ -47,7 +47,6 @@ from ml_collections import ConfigDict
 
 from configs import common, phase_transition, vgg_width_sweep
 
-SCALES = common.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse", "cifar100_fine": "fine"}
 METHODS = ("dropout", "vd", "variance")
 PLAIN = "deterministic"

@@ -29,7 +29,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 DATA = {"cifar10": "", "cifar100": "coarse"}
 WIDTHS = {"k025": 0.25, "k05": 0.5, "k1": 1.0, "k15": 1.5}
 METHODS = ("dense", "sparse_vd")

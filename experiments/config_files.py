@@ -15,6 +15,7 @@ from vnets import files
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = (ROOT / "configs").resolve()
+SCALES = ("quick", "short", "paper")  # unless a config file says otherwise
 SHARED = "common.py"  # in configs/: what they share, and no config
 _allowed: set[Path] = set()
 
@@ -56,8 +57,18 @@ def names() -> tuple[str, ...]:
     return tuple(f"configs/{name}" for name in found if name != SHARED)
 
 
+def scales(module: ModuleType) -> tuple[str, ...]:
+    """The scales of a config file."""
+    return getattr(module, "SCALES", SCALES)
+
+
+def swept(module: ModuleType, scale: str) -> tuple[str, ...]:
+    """The variants of a config file that are worth running at a scale."""
+    return module.sweep(scale) if hasattr(module, "sweep") else tuple(module.VARIANTS)
+
+
 def load_module(file: str) -> ModuleType:
-    """A config file: its `get_config`, `sweep`, VARIANTS and SCALES.
+    """A config file: its `get_config`, VARIANTS and, if it says so, SCALES and `sweep`.
 
     Raises:
       ConfigError: a file that is not inside of configs/ by its resolved path, nor was

@@ -12,7 +12,6 @@ from configs import common, kl_approximations
 
 SCALES = ("quick",)
 VARIANTS = ("log_uniform", "log_uniform_2016", "ard")
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which):
@@ -26,7 +25,6 @@ from configs import common
 
 SCALES = ("quick",)
 VARIANTS = ("warm", "variance", "dropout")
-sweep = common.all_of(VARIANTS)
 KINDS = {"dropout": {"kind": "dropout", "rate": 0.5}}
 
 

@@ -58,7 +58,7 @@ EVERY = [
     (name, variant, scale)
     for name, module in modules()
     for variant in module.VARIANTS
-    for scale in module.SCALES
+    for scale in config_files.scales(module)
 ]
 
 
@@ -201,9 +201,8 @@ def test_one_compiled_step_and_a_column(name, variant, fake_data, one_device):
 
 @pytest.mark.parametrize(("name", "module"), list(modules()), ids=lambda x: str(x)[:24])
 def test_a_sweep_names_variants_no_two_of_which_are_the_same(name, module):
-    assert set(module.sweep()) <= set(module.VARIANTS)
-    for scale in module.SCALES:
-        swept = module.sweep(scale)
+    for scale in config_files.scales(module):
+        swept = config_files.swept(module, scale)
         assert swept
         assert len(set(swept)) == len(swept)
         assert set(swept) <= set(module.VARIANTS)

@@ -13,7 +13,7 @@ from flax import struct
 from jax import random
 from ml_collections import ConfigDict
 
-from experiments import core
+from experiments import config_files, core
 from experiments import rollouts as pg
 from experiments import spec as parts
 from experiments.config_files import load_config
@@ -294,7 +294,7 @@ def test_bad_values_name_the_field_and_the_valid_ones(changes, words):
 def test_all_policies_of_a_game_differ_in_their_posteriors_and_noise_only():
     rl = importlib.import_module("configs.rl")
     for game in rl.GAMES:
-        for scale in rl.SCALES:
+        for scale in config_files.SCALES:
             found = [rl.get_config(f"{game}_{p},{scale}") for p in rl.POSTERIORS]
             with_same = []
             for one in found:

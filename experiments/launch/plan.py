@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import core, reproduce, workdirs
+from experiments import config_files, core, reproduce, workdirs
 from experiments.config_files import allow, load_config, load_module, run_folder
 from experiments.spec import ConfigError
 from experiments.tables import reading
@@ -33,13 +33,13 @@ class Run:
         return f"{self.which} seed {self.seed}"
 
 
-LAUNCHED = ("VARIANTS", "SCALES", "sweep", "get_config")  # what a config file needs
+LAUNCHED = ("VARIANTS", "get_config")  # what a config file needs
 # What is to be run, each after what it needs of it.
 Plan = dict[Run, tuple[Run, ...]]
 
 
 def sweep(which: str, scale: str, seeds: Sequence[int]) -> list[Run]:
-    """The runs of a config file's `sweep()` at a scale, or of one of its variants.
+    """The runs of a config file at a scale, or of one of its variants.
 
     Args:
       which: "configs/<file>.py" or "configs/<file>.py:<variant>".
@@ -56,8 +56,8 @@ def sweep(which: str, scale: str, seeds: Sequence[int]) -> list[Run]:
     if lacking:
         raise ConfigError(f"{file} cannot be launched: it has no {', '.join(lacking)}")
     _known("variant", variant or module.VARIANTS[0], module.VARIANTS)
-    _known("scale", scale, module.SCALES)
-    variants = [variant] if variant else module.sweep(scale)
+    _known("scale", scale, config_files.scales(module))
+    variants = [variant] if variant else config_files.swept(module, scale)
     return [Run(f"{file}:{one}", scale, seed) for one in variants for seed in seeds]
 
 
