@@ -22,7 +22,6 @@ from experiments.studies import mean_propagation, toy_four_classes, toy_regressi
 from vnets import evaluate, tree
 from vnets.loss import ModelState
 from vnets.nodes import (
-    AdaptiveDropout,
     Posterior,
     log_alpha,
 )
@@ -50,8 +49,7 @@ class Named(NamedTuple):
 
 def _log_alpha(node: Posterior):
     """Of the weight, or of noise on units that learns its rate."""
-    scale = getattr(node, "scale", None)
-    return log_alpha(scale if isinstance(scale, AdaptiveDropout) else node)
+    return log_alpha(node.learned_dropout or node)
 
 
 def log_alphas(params) -> dict[str, float]:

@@ -41,8 +41,8 @@ def is_learned(params: Params) -> bool:
 
 def learned_scale(node: Posterior) -> AdaptiveBinaryDropout | None:
     """The scale of a layer with a learned rate; None of any other."""
-    scale = getattr(node, "scale", None)
-    return scale if isinstance(scale, AdaptiveBinaryDropout) else None
+    scale: Any = node.learned_dropout
+    return scale if scale is not None and scale.noise == "binary" else None
 
 
 def _on_learned(change: Callable[[AdaptiveBinaryDropout, str, Key], Posterior]) -> Edit:

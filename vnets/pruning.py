@@ -10,7 +10,6 @@ Chen 2016).
 stays so. `train.fit` uses it by itself.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -23,6 +22,7 @@ from vnets import renamed, tree
 from vnets.nodes import (
     Masked,
     is_noisy,
+    is_posterior,
 )
 from vnets.projections import Projection, drop_idle_means
 from vnets.rng import stream
@@ -148,10 +148,9 @@ def _changing_masks(change, every: int, within: Callable) -> Projection:
             raise ValueError("masks change by the step, which was not given")
 
         def visit(place: tree.Place, node):
-            if not isinstance(node, Masked):
+            if not is_posterior(node):
                 return node
-            mask = change(place.name, node, step)
-            return dataclasses.replace(node, mask=mask)
+            return node.change_mask(lambda one: change(place.name, one, step))
 
         def changed(params):
             return tree.change(visit, params)

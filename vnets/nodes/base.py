@@ -138,6 +138,11 @@ class Posterior:
         return None
 
     @property
+    def learned_dropout(self) -> "Any | None":
+        """The noise on its units whose rate is learned, an `AdaptiveDropout`."""
+        return None
+
+    @property
     def is_normal(self) -> bool:
         """Whether its weights are independent normal variables."""
         return False
@@ -210,6 +215,11 @@ class Posterior:
 
     def change_noise(self, change: Callable[[Array], Array]) -> "Posterior":
         """The node with the field that moves its log alpha changed, if there is one."""
+        del change
+        return self
+
+    def change_mask(self, change: Callable[[Any], Array]) -> "Posterior":
+        """A masked node with the mask that is made of it; any other as it is."""
         del change
         return self
 

@@ -225,6 +225,10 @@ class Scaled(Posterior):
         return self.weight.bare
 
     @property
+    def learned_dropout(self) -> AdaptiveDropout | None:
+        return self.scale if isinstance(self.scale, AdaptiveDropout) else None
+
+    @property
     def dropout_of(self) -> Posterior | None:
         return self.weight if isinstance(self.scale, UnitNoise) else None
 

@@ -325,6 +325,9 @@ class Masked(Point):
         """Entries of mean zero are off."""
         return self._with(mean=mean, mask=(mean != 0).astype(self.mask.dtype))
 
+    def change_mask(self, change: Callable[[Any], Array]) -> "Masked":
+        return self._with(mask=change(self))
+
 
 def around(mean: Moment, std: Array, noise: str = "normal") -> Noisy:
     """mean + |std| * noise as a node: a variance layer where the mean is None."""
