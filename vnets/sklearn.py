@@ -10,7 +10,6 @@ A draw of the weights is one function, the same for all inputs and in every call
 prediction does not depend on what else is predicted beside it.
 """
 
-import functools
 import importlib.util
 import math
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax import random
 
-from vnets import edits, extras, layers, nodes, parallel, priors, sources, train
+from vnets import edits, extras, likelihoods, nodes, parallel, priors, sources, train
 from vnets.data import Split
-from vnets.loss import ModelState
+from vnets.loss import forward, knots, neg_elbo
+from vnets.nets import MLP
+from vnets.predictor import Member, Predictor, as_is
 from vnets.rng import stream
 from vnets.types import choose
 
@@ -39,6 +39,7 @@ STEPS = 50  # of an epoch of the trainer, at least: few examples are in it repea
 ROWS = 256  # predicted at once; fewer are filled up, so that sums have one order
 WARM_UP = 0.5  # of the updates, over which the KL comes in
 LOG_VAR = -8.0  # where Gaussian weights start
+CLASSES, NUMBERS = likelihoods.Categorical(), likelihoods.Gaussian()
 Kind = Literal["gaussian", "sparse", "variance"]
 KINDS: dict[str, tuple[Any, Any]] = {  # what stochastic layers and their prior are
     "gaussian": (nodes.gaussian(LOG_VAR), priors.standard_normal(1.0)),
@@ -47,48 +48,18 @@ KINDS: dict[str, tuple[Any, Any]] = {  # what stochastic layers and their prior 
 }
 
 
-class Net(nn.Module):
-    """Dense layers with ReLU; of a regression the last output is log std, for all x.
-
-    Attributes:
-      hidden: widths of the hidden layers.
-      outputs: of the last layer.
-      noisy: whether the targets have noise whose size is learned.
-    """
-
-    hidden: tuple[int, ...]
-    outputs: int
-    noisy: bool
-
-    @nn.compact
-    def __call__(self, x):
-        """[B, I] -> [B, outputs], or [B, outputs + 1] with noise."""
-        for number, width in enumerate(self.hidden):
-            x = nn.relu(nn.Dense(width, name=f"hidden{number}")(x))
-        x = nn.Dense(self.outputs, name="out")(x)
-        if not self.noisy:
-            return x
-        log_std = self.param("log_std", nn.initializers.zeros, (), jnp.float32)
-        return jnp.concatenate([x, jnp.broadcast_to(log_std, (len(x), 1))], -1)
-
-
-@functools.lru_cache(maxsize=64)
-def _model(hidden: tuple[int, ...], outputs: int, noisy: bool, kind: str):
+def _net(hidden: tuple[int, ...], outputs: int, noisy: bool, kind: str):
     """The net with its stochastic layers; of kind "variance" the last hidden one."""
-    names = [f"hidden{number}" for number in range(len(hidden))]
-    names = names[-1:] if kind == "variance" else [*names, "out"]
-    made = dict.fromkeys(names, KINDS[kind][0])
-    return layers.stochastic(Net(hidden, outputs, noisy), made)
+    names = [f"dense{number}" for number in range(1, len(hidden) + 2)]
+    names = names[-2:-1] if kind == "variance" else names
+    posteriors: Any = dict.fromkeys(names, KINDS[kind][0])
+    net = MLP(widths=hidden, classes=outputs, posteriors=posteriors)
+    return likelihoods.WithDeviation(net) if noisy else net
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _draw(model, params, x, keys):
-    """Outputs of a net for each key's weights, [S, ROWS, outputs]."""
-
-    def one(key):
-        return model.apply({"params": edits.draw(params, key)}, x, mode=layers.TEST)
-
-    return jax.vmap(one)(keys)
+@jax.jit
+def _predict(predictor: Predictor, x, key):
+    return predictor(x, key)
 
 
 class _Bayes(BaseEstimator):
@@ -118,8 +89,8 @@ class _Bayes(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _fit(self, x, y, outputs: int, nll) -> None:
-        """Trains on inputs [N, I] and targets [N]; nll is of outputs and targets."""
+    def _fit(self, x, y, outputs: int, likelihood: likelihoods.Likelihood) -> None:
+        """Trains on inputs [N, I] and targets of the likelihood."""
         from sklearn.utils import check_random_state
 
         self._check()
@@ -127,33 +98,22 @@ class _Bayes(BaseEstimator):
         spread = x.std(0)
         self.scale_ = np.where(spread > 0, spread, 1)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.shape_ = (tuple(self.hidden), outputs, nll is _gaussian_nll, self.kind)
-        model, prior = _model(*self.shape_), KINDS[self.kind][1]
+        noisy = likelihood is NUMBERS
+        self.shape_ = (tuple(self.hidden), outputs, noisy, self.kind)
+        model, prior = _net(*self.shape_), KINDS[self.kind][1]
         n, batch_size = len(x), min(self.batch_size, len(x))
         passes = np.tile(np.arange(n), math.ceil(STEPS * batch_size / n))
         split = Split(self._scaled(x)[passes], y[passes])
-        source = sources.Resident(split, batch_size, jnp.asarray, target="numbers")
+        source = sources.Resident(
+            split, batch_size, jnp.asarray, target=likelihood.kind
+        )
         epochs = math.ceil(self.updates / source.steps_per_epoch)
         total = epochs * source.steps_per_epoch
-        weight = self.kl_weight
-
-        def loss(params, state: ModelState, batch, key):
-            out = model.apply(
-                {"params": params},
-                batch["input"],
-                mode=layers.TRAIN,
-                rngs={"noise": key},
-            )
-            each = jnp.mean(nll(out, batch["target"]))
-            divergence = priors.kl(params, prior)
-            beta = weight * jnp.minimum(state.step / (WARM_UP * total), 1.0)
-            value = each + beta * divergence / n
-            return value, (state, {"loss": value, "nll": each, "kl": divergence})
-
+        beta = knots(((0.0, 0.0), (WARM_UP, self.kl_weight)), total)
         rate = optax.cosine_decay_schedule(self.learning_rate, total)
         task = train.Task(
             init=train.initializer(model, jnp.zeros((1, x.shape[1]), jnp.float32)),
-            loss=loss,
+            loss=neg_elbo(forward(model), likelihood, prior, n, beta),
             optimizer=optax.adam(rate),
             source=source,
         )
@@ -202,12 +162,13 @@ class _Bayes(BaseEstimator):
         if count < 1:
             raise ValueError(f"draws is at least 1, not {count}")
         key = stream(random.key(self.seed_), "predict")
-        keys = jax.vmap(functools.partial(random.fold_in, key))(jnp.arange(count))
-        model, parts = _model(*self.shape_), []
+        net = Member(_net(*self.shape_), {"params": self.params_})
+        predictor = Predictor(net, draw=edits.draw, samples=count, link=as_is)
+        parts = []
         for start in range(0, len(x), ROWS):
             rows = x[start : start + ROWS]
             filled = np.pad(rows, ((0, ROWS - len(rows)), (0, 0)))
-            out = _draw(model, self.params_, filled, keys)
+            out = _predict(predictor, filled, key)
             parts.append(np.asarray(out, np.float64)[:, : len(rows)])
         return np.concatenate(parts, 1)
 
@@ -235,7 +196,8 @@ class BayesClassifier(ClassifierMixin, _Bayes):
     Attributes:
       classes_: the labels, sorted, [K].
       params_: the tree of posterior nodes.
-      history_: loss, nll and kl of each epoch of the trainer, 50 updates or more.
+      history_: loss, nll, kl and accuracy of each epoch of the trainer, 50 updates or
+        more.
     """
 
     def fit(self, X, y):
@@ -246,7 +208,7 @@ class BayesClassifier(ClassifierMixin, _Bayes):
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        self._fit(X, labels.astype(np.int32), len(self.classes_), _categorical_nll)
+        self._fit(X, labels.astype(np.int32), len(self.classes_), CLASSES)
         return self
 
     def predict_draws(self, X, draws: int | None = None) -> np.ndarray:
@@ -273,7 +235,7 @@ class BayesRegressor(RegressorMixin, _Bayes):
 
     Attributes:
       noise_: the standard deviation of the targets' noise, in their unit.
-      params_, history_: as of the classifier.
+      params_, history_: as of the classifier, with rmse in place of the accuracy.
     """
 
     def fit(self, X, y):
@@ -287,13 +249,13 @@ class BayesRegressor(RegressorMixin, _Bayes):
         spread = y.std()
         self.target_mean_, self.target_scale_ = y.mean(), spread if spread > 0 else 1.0
         scaled = (y - self.target_mean_) / self.target_scale_
-        self._fit(X, scaled.astype(np.float32), 1, _gaussian_nll)
+        self._fit(X, scaled.astype(np.float32)[:, None], 1, NUMBERS)
         self.noise_ = float(np.exp(self.params_["log_std"])) * self.target_scale_
         return self
 
     def predict_draws(self, X, draws: int | None = None) -> np.ndarray:
         """The function of each draw of the weights, without noise, [S, N]."""
-        out = self._outputs(X, draws)[..., 0]
+        out = self._outputs(X, draws)[..., 0, 0]
         return self.target_mean_ + self.target_scale_ * out
 
     def predict(self, X, return_std: bool = False):
@@ -306,15 +268,3 @@ class BayesRegressor(RegressorMixin, _Bayes):
         if not return_std:
             return mean
         return mean, np.sqrt(functions.var(0) + self.noise_**2)
-
-
-def _categorical_nll(logits, labels):
-    """-log p of labels [B] from logits [B, K], in nats, [B]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def _gaussian_nll(out, targets):
-    """-log N(target; mean, std^2) from [B, 2]: mean and log std, in nats, [B]."""
-    mean, log_std = out[:, 0], out[:, 1]
-    squared = jnp.square((targets - mean) * jnp.exp(-log_std))
-    return 0.5 * squared + log_std + 0.5 * math.log(2 * math.pi)
