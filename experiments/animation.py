@@ -3,8 +3,7 @@
 import math
 from pathlib import Path
 
-from experiments import records
-from experiments.style import COLOURS, DASHES, STYLE, write_animation
+from experiments import records, style
 from vnets import monitor
 from vnets.evaluate import standard_evals
 
@@ -85,20 +84,14 @@ def save(
       frames_per_second: a frame is an epoch that was probed; the last one stays longer.
     """
     import matplotlib
-    from matplotlib.animation import FuncAnimation
-    from matplotlib.figure import Figure
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     shown = panels(rows)
     columns = 1 if len(shown) < 3 else 2
     count = -(-len(shown) // columns)
     epochs = [row["epoch"] for row in rows]
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style.STYLE):
         size = (7.0 * columns, 2.9 * count)
-        figure = Figure(figsize=size, dpi=100, layout="constrained")
-        grid = figure.subplots(count, columns, squeeze=False).ravel()
-        for axes in grid[len(shown) :]:
-            axes.set_visible(False)
+        figure, grid = style.panels(len(shown), columns, size, 100)
         lines = []
         for axes, (label, names) in zip(grid, shown, strict=False):
             values = [row[name] for row in rows for name in names]
@@ -109,10 +102,8 @@ def save(
             axes.set_ylabel(label)
             axes.set_xlabel("epoch")
             for number, name in enumerate(names):
-                colour = COLOURS[number % len(COLOURS)]
-                style = DASHES[number % len(DASHES)]
                 entry = name.rpartition("/")[2]
-                [line] = axes.plot([], [], color=colour, ls=style, label=entry)
+                [line] = axes.plot([], [], label=entry, **style.of(number))
                 lines.append((line, name))
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
@@ -124,10 +115,4 @@ def save(
             return [line for line, _ in lines]
 
         draw(0)
-        for _ in range(2):  # titles and legends move one another
-            figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not for every frame
-        pause = max(1, round(2 * frames_per_second))  # two seconds on the last frame
-        frames = len(rows) + pause
-        animation = FuncAnimation(figure, draw, frames=frames, cache_frame_data=False)
-        write_animation(animation, path, frames_per_second)
+        style.write_animation(figure, draw, len(rows), path, frames_per_second)

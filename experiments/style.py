@@ -1,6 +1,8 @@
 """How figures look: one palette, one set of dashes, one frame."""
 
+import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,18 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def panels(count: int, columns: int, size: tuple[float, float], dpi: int, **options):
+    """A canvas, and so many axes in rows of `columns`; made and dressed under STYLE."""
+    from matplotlib.figure import Figure  # not pyplot: no state is shared
+
+    canvas = Figure(figsize=size, dpi=dpi, layout="constrained")
+    rows = math.ceil(count / columns)
+    axes = canvas.subplots(rows, columns, squeeze=False, **options).ravel()
+    for empty in axes[count:]:
+        empty.set_visible(False)
+    return canvas, axes
+
+
 def write_figure(figure, path: Path) -> None:
     """Writes a figure as a PNG, whole or not at all.
 
@@ -51,10 +65,20 @@ def write_figure(figure, path: Path) -> None:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def write_animation(animation, path: Path, frames_per_second: float) -> None:
-    """Writes an animation as a GIF, whole or not at all."""
-    from matplotlib.animation import PillowWriter
+def write_animation(
+    canvas, draw: Callable, frames: int, path: Path, frames_per_second: float
+) -> None:
+    """Writes a GIF, whole or not at all; `draw` has drawn a frame of the canvas.
 
+    It is laid out once, and its last frame stays for two seconds.
+    """
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    for _ in range(2):  # titles, legends and panels move one another
+        canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")
+    frames += max(1, round(2 * frames_per_second))
+    animation = FuncAnimation(canvas, draw, frames=frames, cache_frame_data=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:  # the writer takes a path alone
         made = Path(folder) / "animation.gif"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.style import COLOURS, STYLE, write_animation, write_figure
+from experiments import style
+from experiments.style import write_figure
 from experiments.thresholds import Choice, Layer
 
 PATCH = 100  # a dense layer is shown by a patch of this many units each way
@@ -30,13 +31,12 @@ def save_choice(choice: Choice, path: Path, title: str = "") -> None:
             panel.axvline(chosen, color="#222222", ls="--", lw=1)
     panel = axes[len(choice.layers)]
     x = [row["threshold"] for row in choice.rows]
-    for number, (name, label) in enumerate(
-        (("accuracy", "accuracy"), ("sparsity", "sparsity"))
-    ):
+    for number, name in enumerate(("accuracy", "sparsity")):
         y = [row[name] for row in choice.rows]
-        style = {"color": COLOURS[number], "ls": ("-", "--")[number]}
-        panel.plot(x, y, lw=1.4, label=label, **style)
-    panel.axhline(choice.unpruned, color=COLOURS[0], lw=0.8, ls=":", label="unpruned")
+        panel.plot(x, y, lw=1.4, label=name, **style.of(number))
+    panel.axhline(
+        choice.unpruned, color=style.colour(0), lw=0.8, ls=":", label="unpruned"
+    )
     if chosen is not None:
         panel.axvline(chosen, color="#222222", ls="--", lw=1, label="chosen")
     panel.set_title("noise off, pruned above the threshold", fontsize=9)
@@ -69,8 +69,6 @@ def save_animation(
     All frames have the same colours and axes, so that what changes is the net. Of a net
     of many layers `ANIMATED` are shown, evenly spaced.
     """
-    from matplotlib.animation import FuncAnimation
-
     count = len(frames[0][1])
     places = np.linspace(0, count - 1, min(ANIMATED, count)).astype(int)
     columns = min(COLUMNS, len(places))
@@ -100,14 +98,7 @@ def save_animation(
         return []
 
     draw(len(frames) - 1)
-    for _ in range(2):  # titles and panels move one another
-        canvas.draw_without_rendering()
-    canvas.set_layout_engine("none")  # laid out once: panels stay where they are
-    pause = max(1, round(2 * frames_per_second))
-    animation = FuncAnimation(
-        canvas, draw, frames=len(frames) + pause, cache_frame_data=False
-    )
-    write_animation(animation, path, frames_per_second)
+    style.write_animation(canvas, draw, len(frames), path, frames_per_second)
 
 
 def picture(layer: Layer, threshold: float) -> np.ndarray:
@@ -178,9 +169,8 @@ def _counts(layer: Layer) -> np.ndarray:
 
 
 def _histogram(panel, layer: Layer, number: int) -> None:
-    colour = COLOURS[number % len(COLOURS)]
     edges = np.linspace(LOW, HIGH, BINS + 1)
-    panel.stairs(_counts(layer), edges, color=colour, fill=True)
+    panel.stairs(_counts(layer), edges, color=style.colour(number), fill=True)
     panel.set_yscale("log")
     panel.set_ylim(bottom=0.5)
     panel.set_title(layer.name, fontsize=9)
@@ -191,15 +181,11 @@ def _histogram(panel, layer: Layer, number: int) -> None:
 
 def _canvas(count: int, title: str, columns: int = COLUMNS):
     import matplotlib
-    from matplotlib.figure import Figure as Canvas
 
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style.STYLE):
         size = (max(6.4, 3.2 * columns), 2.9 * rows + 0.5)
-        canvas = Canvas(figsize=size, dpi=110, layout="constrained")
-        axes = canvas.subplots(rows, columns, squeeze=False).ravel()
-    for empty in axes[count:]:
-        empty.set_visible(False)
+        canvas, axes = style.panels(count, columns, size, 110)
     canvas.suptitle(title, x=0.01, ha="left", fontsize=9)
     return canvas, axes

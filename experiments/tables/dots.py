@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.style import COLOURS, write_figure
+from experiments.style import colour, write_figure
 from experiments.tables.outcomes import Measured, Outcome
 from experiments.tables.words import cell_text, summary
 
@@ -97,7 +97,7 @@ def _marks(
     axes: "Axes", measured: Measured, column: str, j: int, y: float, outcome: Outcome
 ) -> None:
     cell = measured.cells[column]
-    colour = COLOURS[j % len(COLOURS)]
+    own = colour(j)
     for k, version in enumerate(outcome.table.published):
         gap = measured.gaps.get(version.name, {}).get(column)
         if gap is not None:
@@ -108,7 +108,7 @@ def _marks(
         cell.mean,
         y,
         xerr=cell.std,
-        color=colour,
+        color=own,
         marker=MARKERS[j % len(MARKERS)],
         markersize=5,
         capsize=3,
@@ -116,7 +116,7 @@ def _marks(
         zorder=3,
     )
     below = [y + 0.1] * len(cell.values)
-    axes.plot(cell.values, below, ".", color=colour, markersize=3.5, alpha=0.8)
+    axes.plot(cell.values, below, ".", color=own, markersize=3.5, alpha=0.8)
 
 
 def _write_numbers(axes: "Axes", outcome: Outcome) -> None:
@@ -130,7 +130,7 @@ def _write_numbers(axes: "Axes", outcome: Outcome) -> None:
                 _height(i, j, outcome),
                 cell_text(measured, column),
                 transform=edge,
-                color=COLOURS[j % len(COLOURS)] if measured.records else "#777777",
+                color=colour(j) if measured.records else "#777777",
                 va="center",
                 fontsize=8,
             )
@@ -162,7 +162,7 @@ def _legend_handles(outcome: Outcome) -> list:
         Line2D(
             [],
             [],
-            color=COLOURS[j % len(COLOURS)],
+            color=colour(j),
             marker=MARKERS[j % len(MARKERS)],
             linestyle="-",
             label=c.label,

@@ -58,19 +58,15 @@ def has_data(figure: Figure, outcome: Outcome) -> bool:
 def save(figure: Figure, outcome: Outcome, path: Path) -> None:
     """Writes the figure as a PNG."""
     import matplotlib
-    from matplotlib.figure import Figure as Canvas  # not pyplot: no state is shared
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     shown = panels.OF[figure.kind](figure, outcome)
     rows = math.ceil(len(shown) / COLUMNS)
     columns = math.ceil(len(shown) / rows)  # so that no row has one panel alone
     width, height = max(LEAST_WIDTH, columns * WIDTH), rows * HEIGHT + 0.9
     with matplotlib.rc_context(style.STYLE):
-        canvas = Canvas(figsize=(width, height), dpi=DPI, layout="constrained")
         shared = figure.kind in ("history", "band")
-        grid = canvas.subplots(rows, columns, squeeze=False, sharey=shared).ravel()
-        for axes in grid[len(shown) :]:
-            axes.set_visible(False)
+        size = width, height
+        canvas, grid = style.panels(len(shown), columns, size, DPI, sharey=shared)
         for axes, (title, draw) in zip(grid, shown, strict=False):
             draw(axes)
             letters = int(width / columns * PANEL_LETTERS)
