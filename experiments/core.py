@@ -13,6 +13,7 @@ from experiments.config_files import load_config
 from experiments.kinds import TRAININGS
 from experiments.spec import ConfigError, pick
 from vnets import data, edits, train
+from vnets.evaluate import EvalSpec, evaluate
 from vnets.predictor import Member
 
 # Where the `build(config)` of a study is.
@@ -81,10 +82,18 @@ class Net:
     params: Any
     collections: dict
 
+    def variables(self, params=None) -> dict:
+        """What the model is applied to, with other parameters where they are given."""
+        return {"params": self.params if params is None else params, **self.collections}
+
     @property
     def member(self) -> Member:
         """As a member of a `predictor.Predictor`."""
-        return Member(self.model, {"params": self.params, **self.collections})
+        return Member(self.model, self.variables())
+
+    def evaluate(self, split, spec: EvalSpec, key, params=None, **options) -> dict:
+        """What `vnets.evaluate` finds of it, with other parameters where given."""
+        return evaluate(self.model, self.variables(params), split, spec, key, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,8 +113,8 @@ def test_opposition_is_how_far_units_order_classes_differently(means, opposition
 def test_scales_and_inputs_are_those_of_the_net(assert_moments):
     scale = random.normal(random.key(3), (3, 2), jnp.float32)
     model, params = net("dense2", ZeroMean(scale))
-    h = toy_four_classes.layer_input(model, params, X)
     name, node = toy_four_classes.variance_layer(params)
+    h = toy_four_classes.layer_input(model, name)(params, X)
     assert name == "dense2"
     std = np.exp(toy_four_classes.log_scales(node, h))
 

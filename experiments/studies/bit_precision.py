@@ -13,7 +13,7 @@ from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
 from vnets import bits, data, edits, plan
 from vnets.bits import Bits
-from vnets.evaluate import EvalSpec, evaluate
+from vnets.evaluate import EvalSpec
 from vnets.rng import stream
 from vnets.types import Key, Params
 
@@ -44,20 +44,14 @@ def _measure(
     cut = change(net.params, None)
     quiet = edits.mean_only(cut)
     shape = test.inputs.shape[1:]
-    small = cuts.smaller(net.model, {"params": quiet, **net.collections}, shape)
+    small = cuts.smaller(net.model, net.variables(quiet), shape)
     costs = cuts.live_costs(net.model, small)
     kept = {name: cost.weights for name, cost in costs.items()}
     every = sum(cost.weights for cost in plan.costs(net.model.plan, shape).values())
 
     def measured(name: str, params: Params) -> dict[str, float]:
-        found = evaluate(
-            net.model,
-            {"params": params, **net.collections},
-            test,
-            EvalSpec(),
-            stream(key, name),
-            batch_size=config.evals.batch_size,
-        )
+        size, own = config.evals.batch_size, stream(key, name)
+        found = net.evaluate(test, EvalSpec(), own, params, batch_size=size)
         return {"error": 1.0 - found["accuracy"], "nll": found["nll"]}
 
     def sizes(by_layer: dict[str, int]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from experiments.kinds import classify
 from experiments.kinds.classify import Classify
 from vnets import backend, estimators
 from vnets.edits import mean_only
-from vnets.evaluate import EvalSpec, evaluate, to_float
+from vnets.evaluate import EvalSpec, to_float
 from vnets.layers import Mode
 from vnets.nodes import is_noisy
 from vnets.ops import DIMENSIONS
@@ -67,9 +67,7 @@ def _measure(config, trained: Classify, nets, key: Key) -> Measured:
     evals = {}
     for name, estimator in TESTS.items():
         for column, samples in (("one", 1), ("ens", config.evals.samples)):
-            evals[f"{name}_{column}"] = evaluate(
-                net.model,
-                {"params": net.params, **net.collections},
+            evals[f"{name}_{column}"] = net.evaluate(
                 trained.dataset.test,
                 EvalSpec(samples=samples, mode=Mode(estimator)),
                 stream(key, name, column),
@@ -124,7 +122,7 @@ def noisy_convolutions(net: Net) -> list[str]:
 
 def inputs(net: Net, layer: str, image: Array) -> Array:
     """What a layer sees if the noise before it is off, [B, H, W, I]."""
-    variables = {"params": mean_only(net.params, None), **net.collections}
+    variables = net.variables(mean_only(net.params, None))
     return transition.layer_input(net.model, layer)(variables, image, random.key(0))
 
 

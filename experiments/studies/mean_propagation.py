@@ -8,6 +8,7 @@ alone say nothing. Beside it, the prediction that propagates means and variances
 sampling (`vnets.propagation`), which does not need the means to say anything.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -67,14 +68,9 @@ def _measure(config, dataset: data.Dataset, nets: dict[str, list[Net]], key):
 
     def accuracy(spec: evaluate.EvalSpec, model=None) -> dict[str, float]:
         # One key for all: thresholds differ by what they keep, not by their draws.
-        return evaluate.evaluate(
-            model or net.model,
-            _variables(net),
-            test,
-            spec,
-            stream(key, "test"),
-            batch_size=config.batch_size,
-        )
+        one = dataclasses.replace(net, model=model or net.model)
+        own = stream(key, "test")
+        return one.evaluate(test, spec, own, batch_size=config.batch_size)
 
     evals = {
         "det": accuracy(evaluate.EvalSpec(edit=edits.mean_only)),
@@ -89,7 +85,7 @@ def _measure(config, dataset: data.Dataset, nets: dict[str, list[Net]], key):
         name: kappa_of(
             config.kappa,
             members[0].model,
-            _variables(members[0]),
+            members[0].variables(),
             config.kappa.layer,
             dataset.train,
         )
@@ -135,10 +131,6 @@ def _measure(config, dataset: data.Dataset, nets: dict[str, list[Net]], key):
     }
     histogram = _histogram(config.kappa.histogram, kappas)
     return Measured(evals, {"thresholds": sweep, "histogram": histogram})
-
-
-def _variables(net: Net) -> dict:
-    return {"params": net.params, **net.collections}
 
 
 def kappa_of(spec, model, variables: dict, layer: str, train: data.Split):

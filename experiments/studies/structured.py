@@ -19,7 +19,7 @@ from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
 from vnets import backend, data, edits
 from vnets.compact import Graph, Predictor, capture, fold_norms, shrink
-from vnets.evaluate import EvalSpec, evaluate
+from vnets.evaluate import EvalSpec
 from vnets.nets.chain import Chain
 from vnets.nodes import Point
 from vnets.rng import stream
@@ -50,15 +50,9 @@ def _measure(
     shape = test.inputs.shape[1:]
     evals, graphs = {}, {}
     for name, one in {"full": edits.mean_only, "cut": change}.items():
-        variables = {"params": one(net.params, None), **net.collections}
-        measured = evaluate(
-            net.model,
-            variables,
-            test,
-            EvalSpec(),
-            stream(key, name),
-            batch_size=config.evals.batch_size,
-        )
+        params, size = one(net.params, None), config.evals.batch_size
+        variables, own = net.variables(params), stream(key, name)
+        measured = net.evaluate(test, EvalSpec(), own, params, batch_size=size)
         size = cuts.left(net.model, variables, shape)
         evals[name] = {"error": 1.0 - measured["accuracy"], **size}
         graphs[name] = fold_norms(capture(net.model, variables, shape))

@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import random
 
 from experiments import spec as parts
+from experiments import transition
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.points import CENTRES, load
 from vnets import edits, estimators, evaluate, ops, tree
 from vnets.data import Dataset, Split
-from vnets.layers import call_path
 from vnets.nodes import ZeroMean
 from vnets.predictor import as_is
 from vnets.rng import stream
@@ -50,11 +51,11 @@ def build(config) -> Study:
 
 def opposition_probe(kind) -> Callable[..., dict[str, float]]:
     """What `experiments.probes` watches while a net trains."""
-    variance_layer(kind.shapes)
-    test = kind.test
+    name, _ = variance_layer(kind.shapes)
+    test, given = kind.test, layer_input(kind.model, name)
 
     def probe(params, collections, key, columns):
-        h = layer_input(kind.model, params, test.inputs)
+        h = given(params, test.inputs)
         scales = log_scales(variance_layer(params)[1], h)
         return {"opposition": solution(scales, test.target)["opposition"]}
 
@@ -83,21 +84,11 @@ def variance_layer(params: Params) -> tuple[str, ZeroMean]:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def layer_input(model, params: Params, x: Array) -> Array:
-    """What the variance layer is given, [B, I]: no noise comes before it."""
-    name, _ = variance_layer(params)
-    seen = []
-
-    def watch(call, args, kwargs, context):
-        if call_path(context) == name:
-            seen.append(args[0])
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(watch):
-        model.apply({"params": edits.mean_only(params)}, x)
-    [h] = seen
-    return h
+def layer_input(model, name: str) -> Callable[[Params, Array], Array]:
+    """(params, x) -> what the variance layer is given, [B, I], without noise."""
+    run = transition.layer_input(model, name)
+    key = random.key(0)  # of nothing
+    return lambda params, x: run({"params": edits.mean_only(params)}, x, key)
 
 
 def log_scales(node: ZeroMean, h: Array) -> Array:
@@ -168,28 +159,13 @@ def _drawn_weights(node: ZeroMean, h: Array, key: Key) -> Array:
     return estimators.per_example_sampling(ops.DENSE, node, h, key)
 
 
-def _columns(model, params, test: Split, samples: int, size: int, key: Key):
-    specs = evaluate.standard_evals(samples)
-    return {
-        name: evaluate.evaluate(
-            model,
-            {"params": params},
-            test,
-            specs[name],
-            stream(key, name),
-            batch_size=size,
-            prepare=as_is,
-        )
-        for name in COLUMNS
-    }
-
-
 def _measure(settings, test: Split, net: Net, key: Key) -> Measured:
     """Accuracies, kind of solution and activations of one net on the test points."""
     name, node = variance_layer(net.params)
-    size = settings.batch_size
-    columns = _columns(net.model, net.params, test, settings.samples, size, key)
-    h = layer_input(net.model, net.params, test.inputs)
+    specs = evaluate.standard_evals(settings.samples)
+    size = {"batch_size": settings.batch_size, "prepare": as_is}
+    columns = {n: net.evaluate(test, specs[n], stream(key, n), **size) for n in COLUMNS}
+    h = layer_input(net.model, name)(net.params, test.inputs)
     evals = {
         **columns,
         "solution": solution(log_scales(node, h), test.target),
