@@ -136,7 +136,7 @@ def _run(experiment, config, run_name, folders, home, stop, **options) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Outcome:
+class _Finished:
     seed: int
     measured: Measured
     wall: dict[str, float]
@@ -186,7 +186,7 @@ def _train(experiment: Experiment, config, folders, home, stop, **options):
                 measured = experiment.evaluations(
                     one.state.params, one.state.model.collections, key
                 )
-        yield _Outcome(
+        yield _Finished(
             one.seed,
             measured,
             _wall(one, time.monotonic() - began),
@@ -197,7 +197,7 @@ def _train(experiment: Experiment, config, folders, home, stop, **options):
         )
 
 
-def _study(study: Study, config, seed: int, home: Path, stop: Preemption) -> _Outcome:
+def _study(study: Study, config, seed: int, home: Path, stop: Preemption) -> _Finished:
     """Measures the nets of other configs, which are trained here if need be."""
     nets, identities = {}, {}
     for name, spec in study.nets.items():
@@ -208,7 +208,7 @@ def _study(study: Study, config, seed: int, home: Path, stop: Preemption) -> _Ou
         measured = study.measure(nets, stream(random.key(seed), "evaluate"))
     seconds = time.monotonic() - began
     wall = {"train": 0.0, "compile": 0.0, "evaluate": seconds, "total": seconds}
-    return _Outcome(seed, measured, wall, identities)
+    return _Finished(seed, measured, wall, identities)
 
 
 def _trained(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from experiments.config_files import ROOT
-from experiments.launch.plan import Plan, Run, prepare
+from experiments.launch.plan import Run, Todo, prepare
 from experiments.preemption import REQUEUE, Preemption
 from vnets import files
 
@@ -22,7 +22,7 @@ GPU_MEMORY = 0.9  # of a GPU, for the processes that share it
 
 
 @dataclasses.dataclass
-class Outcome:
+class Tally:
     """What became of a plan's runs."""
 
     done: list[Run] = dataclasses.field(default_factory=list)
@@ -44,7 +44,7 @@ class _Process:
     began: float
 
 
-def launch(plan: Plan, home: Path, processes: int | None, dry_run: bool) -> int:
+def launch(plan: Todo, home: Path, processes: int | None, dry_run: bool) -> int:
     """Runs a plan, or prints the command of each of its runs.
 
     Args:
@@ -90,12 +90,12 @@ def command(run: Run, home: Path) -> list[str]:
 
 
 def run(
-    plan: Plan,
+    plan: Todo,
     home: Path,
     processes: int,
     stop: Callable[[], bool],
     command: Callable[[Run, Path], list[str]] = command,
-) -> Outcome:
+) -> Tally:
     """Runs a plan to its end; a run that fails stops only those that need it.
 
     Cores (and GPUs, if there are some) are dealt out: process k of P has every P-th of
@@ -117,7 +117,7 @@ def run(
     Returns:
       What is done, failed and left.
     """
-    outcome, running = Outcome(), []
+    outcome, running = Tally(), []
     pending, told = dict(plan), False
     try:
         while pending or running:
@@ -143,11 +143,11 @@ def run(
     return outcome
 
 
-def _ready(pending: Plan, outcome: Outcome) -> list[Run]:
+def _ready(pending: Todo, outcome: Tally) -> list[Run]:
     return [one for one, needs in pending.items() if set(needs) <= set(outcome.done)]
 
 
-def _give_up(pending: Plan, outcome: Outcome) -> None:
+def _give_up(pending: Todo, outcome: Tally) -> None:
     """Leaves what needs a run that did not end well."""
     lost = {*outcome.failed, *outcome.left}
     for one, needs in list(pending.items()):
@@ -182,7 +182,7 @@ def _start(one: Run, slot: int, home: Path, processes: int, command) -> _Process
     return _Process(one, slot, popen, log, time.monotonic())
 
 
-def _ended(process: _Process, outcome: Outcome) -> None:
+def _ended(process: _Process, outcome: Tally) -> None:
     code, seconds = process.popen.returncode, time.monotonic() - process.began
     if code == 0:
         outcome.done.append(process.run)

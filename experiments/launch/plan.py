@@ -35,7 +35,7 @@ class Run:
 
 LAUNCHED = ("VARIANTS", "get_config")  # what a config file needs
 # What is to be run, each after what it needs of it.
-Plan = dict[Run, tuple[Run, ...]]
+Todo = dict[Run, tuple[Run, ...]]
 
 
 def sweep(which: str, scale: str, seeds: Sequence[int]) -> list[Run]:
@@ -87,7 +87,7 @@ def tables(name: str, scale: str, seeds: Sequence[int]) -> list[Run]:
     return list(dict.fromkeys(found))  # tables share runs
 
 
-def missing(runs: Iterable[Run], home: Path) -> Plan:
+def missing(runs: Iterable[Run], home: Path) -> Todo:
     """Those without a record, and the nets that they start from, before them.
 
     A run that failed (its loss was not finite) has a record, and is not missing: see
@@ -96,7 +96,7 @@ def missing(runs: Iterable[Run], home: Path) -> Plan:
     Raises:
       RecordError: a record that is damaged.
     """
-    plan: Plan = {}
+    plan: Todo = {}
     seen = set()
 
     def visit(run: Run) -> None:
@@ -140,7 +140,7 @@ def _config(which: str):
     return load_config(which)
 
 
-def stages(plan: Plan) -> list[list[Run]]:
+def stages(plan: Todo) -> list[list[Run]]:
     """The plan in parts, each of which needs nothing but of earlier ones."""
     depth: dict[Run, int] = {}
     for run, needed in plan.items():
@@ -151,7 +151,7 @@ def stages(plan: Plan) -> list[list[Run]]:
     ]
 
 
-def prepare(plan: Plan, home: Path) -> None:
+def prepare(plan: Todo, home: Path) -> None:
     """What is done once, before many processes run side by side.
 
     Data sets are downloaded (on a cluster the node of the launch often is the only one

@@ -31,7 +31,7 @@ from experiments import config_files, records, running
 from experiments.config_files import ROOT, load_config
 from experiments.launch import LaunchError
 from experiments.launch.local import LOG
-from experiments.launch.plan import Plan, Run, prepare, stages
+from experiments.launch.plan import Run, Todo, prepare, stages
 from experiments.preemption import REQUEUE, Preemption
 from experiments.spec import ConfigError
 from vnets import files
@@ -91,7 +91,7 @@ class Job:
 
 
 def launch(
-    plan: Plan,
+    plan: Todo,
     home: Path,
     at_once: int | None,
     options: Mapping[str, Any],
@@ -213,7 +213,7 @@ def pythonpath(root: Path) -> str:
 
 
 def submit(
-    executor, plan: Plan, home: Path, after: Iterable[str] = ()
+    executor, plan: Todo, home: Path, after: Iterable[str] = ()
 ) -> dict[Run, Any]:
     """Submits a plan to an executor of submitit, an array for each of its stages.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.style import colour, write_figure
-from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.words import cell_text, summary
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _panel(axes: "Axes", outcome: Outcome, span: Span) -> None:
 
 
 def _marks(
-    axes: "Axes", measured: Measured, column: str, j: int, y: float, outcome: Outcome
+    axes: "Axes", measured: RowResult, column: str, j: int, y: float, outcome: Outcome
 ) -> None:
     cell = measured.cells[column]
     own = colour(j)
@@ -212,6 +212,6 @@ def _around(numbers: list[float], title: str) -> Span:
     return Span(min(numbers) - margin, max(numbers) + margin, title)
 
 
-def _row_label(measured: Measured) -> str:
+def _row_label(measured: RowResult) -> str:
     label = measured.row.label.replace(", ", ",\n", 1)
     return f"{label}\n({len(measured.failed)} failed)" if measured.failed else label

@@ -31,7 +31,7 @@ class Gap:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class RowResult:
     """A row with its finished records (by seed), cells by column, gaps[version][column]
     and the reasons of the seeds that failed."""
 
@@ -63,7 +63,7 @@ class Outcome:
 
     table: Table
     scale: Scale
-    rows: list[Measured]
+    rows: list[RowResult]
     verdicts: list[Verdict]
 
 
@@ -139,7 +139,7 @@ def _measure(
     row: Row,
     records: dict[Path, Record],
     owed: set[str],
-) -> Measured:
+) -> RowResult:
     _require_one_row(row, records)
     done = {path: r for path, r in records.items() if r["status"] == "done"}
     failed = {
@@ -159,7 +159,9 @@ def _measure(
         }
         for version, numbers in row.paper.items()
     }
-    return Measured(row, list(done.values()), cells, gaps, dict(sorted(failed.items())))
+    return RowResult(
+        row, list(done.values()), cells, gaps, dict(sorted(failed.items()))
+    )
 
 
 def _require_one_row(row: Row, records: dict[Path, Record]) -> None:

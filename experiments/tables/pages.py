@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.bench import report
 from experiments.tables import render, words
-from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.specs import PARTS, Column
 from vnets import files
 
@@ -48,7 +48,7 @@ def main_table(outcomes: Iterable[Outcome]) -> str:
     )
 
 
-def _beside(measured: Measured, version: str, column: Column) -> str:
+def _beside(measured: RowResult, version: str, column: Column) -> str:
     text = words.cell_text(measured, column)
     gap = measured.gaps.get(version, {}).get(column.name)
     if gap is None:

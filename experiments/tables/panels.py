@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import style
-from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.specs import Figure
 
 POINT_PANELS = 8
@@ -18,17 +18,17 @@ BAND = "#a9cfe8"
 Panel = tuple[str, Callable[[Any], None]]
 
 
-def rows(figure: Figure, outcome: Outcome) -> list[Measured]:
+def rows(figure: Figure, outcome: Outcome) -> list[RowResult]:
     """The rows that a figure shows."""
     return [m for m in outcome.rows if not figure.rows or m.row.name in figure.rows]
 
 
-def placed(figure: Figure, outcome: Outcome) -> list[Measured]:
+def placed(figure: Figure, outcome: Outcome) -> list[RowResult]:
     """Those of them that have a place."""
     return [measured for measured in rows(figure, outcome) if measured.row.placed]
 
 
-def places(measured: Measured) -> list[float]:
+def places(measured: RowResult) -> list[float]:
     """Where a row that has a place lies; nowhere, as long as it was not run."""
     if not measured.records:
         return []
@@ -84,7 +84,7 @@ def _history(figure: Figure, outcome: Outcome) -> list[Panel]:
     records = [record for measured in shown for record in measured.records]
     lines = _keys(figure, records)
 
-    def panel(measured: Measured) -> Callable[[Any], None]:
+    def panel(measured: RowResult) -> Callable[[Any], None]:
         def draw(axes) -> None:
             for number, (key, label) in enumerate(lines.items()):
                 found = [series(figure, record, key) for record in measured.records]

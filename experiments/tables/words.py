@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from experiments.config_files import split_run
-from experiments.tables.outcomes import Measured, Outcome
+from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.specs import TAGS, Column, Published, Scale
 
 NOT_RUN = "not run"
@@ -119,7 +119,7 @@ def configs(outcome: Outcome) -> str:
     return ", ".join(f"`{stem}`" for stem in dict.fromkeys(stems))
 
 
-def run_facts(measured: Measured) -> dict[str, str]:
+def run_facts(measured: RowResult) -> dict[str, str]:
     """Returns what ran in a row, as text; a fact may have several values."""
     records, failed = measured.records, len(measured.failed)
     seeds = [str(record["seed"]) for record in records] or [NONE]
@@ -138,7 +138,7 @@ def run_facts(measured: Measured) -> dict[str, str]:
     }
 
 
-def cell_text(measured: Measured, column: Column) -> str:
+def cell_text(measured: RowResult, column: Column) -> str:
     """Returns mean and spread with the column's decimals, or why there is none."""
     cell = measured.cells[column.name]
     if cell.mean is None:
