@@ -47,11 +47,7 @@ def classifier(variant: str, scale: str) -> ConfigDict:
     """
     config = start("variance_networks", variant, scale)
     config.dataset = mnist(scale)
-    config.model = {
-        "name": "lenet5",
-        "batch_norm": True,
-        "posteriors": {},
-    }
+    config.model = {"name": "lenet5", "batch_norm": True, "posteriors": {}}
     config.prior = "log_uniform"
     # Schedules are (fraction of the run, value) knots.
     config.kl_weight = ((0.0, 1.0),)

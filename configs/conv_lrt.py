@@ -51,10 +51,7 @@ def net(variant: str, scale: str) -> ConfigDict:
     """LeNet-5 with noise on its convolutions."""
     config = common.classifier(variant, scale)
     config.estimator = ESTIMATORS[variant.removeprefix("net_")]
-    config.model = {
-        "name": "lenet5",
-        "posteriors": {"conv1": NOISE, "conv2": NOISE},
-    }
+    config.model = {"name": "lenet5", "posteriors": {"conv1": NOISE, "conv2": NOISE}}
     config.prior = "log_uniform_2015"
     config.kl_weight = ((0.0, 1 / 40 if scale == "quick" else 1.0),)
     config.epochs = EPOCHS[scale]

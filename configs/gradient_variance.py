@@ -29,11 +29,7 @@ WIDTHS = {"quick": 64, "short": 300, "paper": 1024}
 BATCHES = {"quick": 100, "short": 1000, "paper": 1000}
 DROPOUT_RATES = (0.2, 0.5, 0.5, 0.5)  # of the inputs of each layer
 # Sizes of minibatches, and how many single examples and minibatches are drawn.
-SIZES = {
-    "quick": (100,),
-    "short": (10, 100, 1000),
-    "paper": (10, 100, 1000),
-}
+SIZES = {"quick": (100,), "short": (10, 100, 1000), "paper": (10, 100, 1000)}
 DRAWS = {"quick": (800, 60), "short": (20_000, 400), "paper": (60_000, 1000)}
 
 

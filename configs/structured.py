@@ -90,12 +90,7 @@ QUICK_UNITS = {
 # And above these, weights that the units left have.
 WEIGHTS = {"gnj": 3.0, "ghs": 3.0, "sparse_vd": 3.0}
 # Of the rate: for truncated scales, log variances, log means.
-FACTORS = {
-    "*/log_std": 60.0,
-    "*/location": 60.0,
-    "*/log_var": 20.0,
-    "*/log_mean": 20.0,
-}
+FACTORS = {"*/log_std": 60.0, "*/location": 60.0, "*/log_var": 20.0, "*/log_mean": 20.0}
 # Of gnj and ghs: for weights before scaling, which are near 1 in size, and for Gaussian
 # scales, which are as large as the weights of a layer are.
 WEIGHT_FACTOR = 5.0

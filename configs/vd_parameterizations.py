@@ -56,10 +56,7 @@ def get_config(which: str = "neuron") -> ConfigDict:
     config = common.classifier(variant, scale)
     noise = {"kind": "gaussian", "log_var": float(STARTS.get(variant, -10))}
     layers = ("dense1", "dense2", "dense3")
-    config.model = {
-        "name": "lenet_300_100",
-        "posteriors": dict.fromkeys(layers, noise),
-    }
+    config.model = {"name": "lenet_300_100", "posteriors": dict.fromkeys(layers, noise)}
     with config.ignore_type():  # a name, or a name with arguments
         config.prior = PRIORS.get(variant, "log_uniform")
     config.epochs = MLP_EPOCHS[scale]

@@ -19,10 +19,7 @@ from vnets import compact, data, edits, priors
 from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float
 from vnets.layers import TEST
-from vnets.nodes import (
-    is_noisy,
-    is_posterior,
-)
+from vnets.nodes import is_noisy, is_posterior
 from vnets.priors import soft_sharing
 from vnets.types import Params
 

@@ -21,10 +21,7 @@ from experiments.kinds.regress import Regress
 from experiments.studies import mean_propagation, toy_four_classes, toy_regression
 from vnets import evaluate, tree
 from vnets.loss import ModelState
-from vnets.nodes import (
-    Posterior,
-    log_alpha,
-)
+from vnets.nodes import Posterior, log_alpha
 from vnets.priors import learned_scales
 from vnets.rng import stream
 

@@ -22,9 +22,7 @@ from experiments.running import restore
 from experiments.spec import ConfigError, call, pick
 from vnets import checkpoint, edits, evaluate, overview
 from vnets.data import Split, Stream
-from vnets.nodes import (
-    log_alpha,
-)
+from vnets.nodes import log_alpha
 
 THRESHOLDS = tuple(np.arange(-4.0, 10.5, 0.5))
 IMAGES = 5000

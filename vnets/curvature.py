@@ -31,11 +31,7 @@ from vnets.edits import Edit, mean_only
 from vnets.evaluate import to_float
 from vnets.layers import TEST, call_path, checked
 from vnets.likelihoods import Categorical
-from vnets.nodes import (
-    Posterior,
-    around,
-    is_noisy,
-)
+from vnets.nodes import Posterior, around, is_noisy
 from vnets.targets import check
 from vnets.types import Array, Params, choose
 

@@ -13,14 +13,7 @@ import jax
 from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
 from experiments.kinds import Kind
-from vnets import (
-    edits,
-    evaluate,
-    learned_dropout,
-    likelihoods,
-    overview,
-    train,
-)
+from vnets import edits, evaluate, learned_dropout, likelihoods, overview, train
 from vnets.evaluate import EvalSpec
 from vnets.layers import Mode
 from vnets.loss import forward, neg_elbo

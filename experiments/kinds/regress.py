@@ -42,11 +42,7 @@ class Regress(Kind):
     def loss(self) -> Callable:
         """The negative ELBO under the true noise."""
         return neg_elbo(
-            forward(self.model),
-            self.likelihood,
-            self.prior,
-            self.source.n,
-            self.beta,
+            forward(self.model), self.likelihood, self.prior, self.source.n, self.beta
         )
 
     def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:

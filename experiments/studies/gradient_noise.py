@@ -27,13 +27,7 @@ from vnets import backend
 from vnets.evaluate import to_float
 from vnets.layers import TEST, Mode
 from vnets.likelihoods import Categorical
-from vnets.nodes import (
-    Additive,
-    Multiplicative,
-    Posterior,
-    is_noisy,
-    is_posterior,
-)
+from vnets.nodes import Additive, Multiplicative, Posterior, is_noisy, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 

@@ -31,11 +31,7 @@ class Cell:
 
 
 def fill(
-    table: Table,
-    column: Column,
-    row: Row,
-    records: dict[Path, Record],
-    owed: bool,
+    table: Table, column: Column, row: Row, records: dict[Path, Record], owed: bool
 ) -> Cell:
     """A column's values by seed; empty where it says nothing of the row.
 

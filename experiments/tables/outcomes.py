@@ -134,11 +134,7 @@ def _owed(row: Row, claims: list[Claim]) -> set[str]:
 
 
 def _measure(
-    table: Table,
-    scale: Scale,
-    row: Row,
-    records: dict[Path, Record],
-    owed: set[str],
+    table: Table, scale: Scale, row: Row, records: dict[Path, Record], owed: set[str]
 ) -> RowResult:
     _require_one_row(row, records)
     done = {path: r for path, r in records.items() if r["status"] == "done"}

@@ -22,11 +22,7 @@ from experiments.tables.specs import Table, TableError, choice
 SPECS = Path(__file__).resolve().parents[2] / "configs" / "tables"
 # key = [{...}, ...] with a line for each, and key.NAME = {...}.
 LINES = {"column": specs.Column, "row": specs.Row, "claim": specs.Claim}
-SECTIONS = {
-    "scale": specs.Scale,
-    "published": specs.Published,
-    "figure": specs.Figure,
-}
+SECTIONS = {"scale": specs.Scale, "published": specs.Published, "figure": specs.Figure}
 Entry = dict[str, Any]
 
 

@@ -52,10 +52,7 @@ def wrapped(module: Any, args: tuple, kwargs: dict) -> Array:
 
     # As Flax's own call, but that a node is one leaf.
     return nn.map_variables(
-        forward,
-        trans_in_fn=mapped,
-        init=module.is_initializing(),
-        mutable=spectral,
+        forward, trans_in_fn=mapped, init=module.is_initializing(), mutable=spectral
     )(module.layer_instance)
 
 

@@ -9,13 +9,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 
 from vnets import plan as steps
-from vnets.layers import (
-    TEST,
-    Conv,
-    Dense,
-    Mode,
-    batch_norm,
-)
+from vnets.layers import TEST, Conv, Dense, Mode, batch_norm
 from vnets.nodes import Factory, check_factory, is_posterior, listed, point
 from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
 from vnets.types import Array

@@ -389,9 +389,7 @@ def multiplicative(
     noises.sampler(noise)
     alpha_shape = choose("sharing of alpha", per, ALPHA_SHAPES)
     return lambda key, shape: Multiplicative(
-        init(key, shape),
-        jnp.full(alpha_shape(shape), log_alpha, jnp.float32),
-        noise,
+        init(key, shape), jnp.full(alpha_shape(shape), log_alpha, jnp.float32), noise
     )
 
 
