@@ -70,7 +70,7 @@ def get_config(which: str = "variance_ensemble") -> ConfigDict:
     }
     config.unbounded = {"epsilon": 1.0, "step": {"quick": 0.1}.get(scale, 0.05)}
     if variant.startswith("vgg_"):
-        config.dataset.name = "digits_8x8" if scale == "quick" else "cifar10"
+        config.dataset, _ = common.cifar(scale)
         config.attack.epsilon = 8 / 255
         config.attack.step = {"quick": 2, "short": 1, "paper": 0.5}[scale] / 255
     return config

@@ -81,7 +81,7 @@ def get_config(which: str = "cifar10_variance") -> ConfigDict:
 def base(variant: str, scale: str, data: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
     config = common.classifier(variant, scale)
-    config.dataset = {"name": data, "labels": DATA[data], "validation": 0}
+    config.dataset, pixels = common.cifar(scale, data, DATA[data])
     config.dataset.augment = {
         "pad": CROP_PIXELS,
         "flip": False if scale == "quick" else "alternate",
@@ -92,9 +92,8 @@ def base(variant: str, scale: str, data: str) -> ConfigDict:
         "name": "whitened_cnn",
         "widths": (64, 256, 256),
         "hidden": 1024,
-        "input_mean": common.CIFAR_MEAN,
-        "input_std": common.CIFAR_STD,
         "posteriors": {},
+        **pixels,
     }
     config.epochs = EPOCHS[scale]
     config.batch_size, config.chunk_steps = 1000, 5
@@ -117,18 +116,13 @@ def base(variant: str, scale: str, data: str) -> ConfigDict:
         },
         "factors": {"whiten/kernel/*": 0.0},
     }
-    config.evals = {
-        "samples": 20,
-        "batch_size": 500,
-        "threshold": 3.0,
-        "columns": COLUMNS,
-    }
+    config.evals = {"samples": 20, "batch_size": 500, "threshold": 3.0}
+    config.evals.columns = COLUMNS
     config.probe = {"every": 1, "samples": 1, "columns": ("stoch", "det")}
     if scale == "quick":
-        config.dataset.name, config.dataset.labels = "digits_8x8", ""
         config.dataset.augment.pad = 1
-        config.model.update({"widths": (16,), "hidden": 64, "last_pool": 1})
-        config.model.update({"channels": 1, "input_mean": (0.3,), "input_std": (0.4,)})
+        small = {"widths": (16,), "hidden": 64, "last_pool": 1, "channels": 1}
+        config.model.update(small)
         config.batch_size, config.chunk_steps = 50, 50
         config.probe.every = 15
     config.model.posteriors = {

@@ -39,6 +39,15 @@ def mnist(scale: str) -> dict:
     return {"name": name, "labels": "", "validation": 0}
 
 
+def cifar(scale: str, data: str = "cifar10", labels: str = "") -> tuple[dict, dict]:
+    """The data and how a net standardizes them; at scale quick small digits instead."""
+    if scale == "quick":
+        dataset = {"name": "digits_8x8", "labels": "", "validation": 0}
+        return dataset, {"input_mean": (0.3,), "input_std": (0.4,)}
+    dataset = {"name": data, "labels": labels, "validation": 0}
+    return dataset, {"input_mean": CIFAR_MEAN, "input_std": CIFAR_STD}
+
+
 def classifier(variant: str, scale: str) -> ConfigDict:
     """How LeNet-5 is trained on MNIST, and much else; every layer is a point still.
 

@@ -37,18 +37,9 @@ def get_config(which: str = "vd_a_1") -> ConfigDict:
     variant, scale = common.split(which, VARIANTS)
     method, _, k = variant.rpartition("_")
     config = common.classifier(variant, scale)
-    config.dataset.name = "digits_8x8" if scale == "quick" else "cifar10"
+    config.dataset, pixels = common.cifar(scale)
     config.dataset.validation = HELD_OUT[scale]
-    mean, std = (common.CIFAR_MEAN, common.CIFAR_STD)
-    if scale == "quick":
-        mean, std = (0.3,), (0.4,)
-    config.model = {
-        "name": "strided_cnn",
-        "width": int(k),
-        "input_mean": mean,
-        "input_std": std,
-        "posteriors": {},
-    }
+    config.model = {"name": "strided_cnn", "width": int(k), **pixels, "posteriors": {}}
     config.epochs = EPOCHS[scale]
     vd_mnist.noisy(config, method, RATES)
     return config

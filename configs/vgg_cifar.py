@@ -111,23 +111,20 @@ def get_config(which: str = "cifar10_vd") -> ConfigDict:
 def base(variant: str, scale: str, data: str) -> ConfigDict:
     """What all variants share; every weight is a point still."""
     config = common.classifier(variant, scale)
-    config.dataset = {"name": data.split("_")[0], "labels": DATA[data], "validation": 0}
+    config.dataset, pixels = common.cifar(scale, data.split("_")[0], DATA[data])
     config.dataset.augment = {"pad": CROP_PIXELS, "flip": True, "per": "example"}
     config.model = {
         "name": "vgg",
         "width": WIDTHS[scale],
         "norm_scale": False,
-        "input_mean": common.CIFAR_MEAN,
-        "input_std": common.CIFAR_STD,
         "posteriors": {},
+        **pixels,
     }
     config.epochs = EPOCHS[scale]
     config.batch_size = 100
     if scale == "quick":
-        config.dataset.name, config.dataset.labels = "digits_8x8", ""
         config.dataset.augment.update({"pad": 1, "flip": False})
         config.model.blocks = vgg_width_sweep.QUICK["blocks"]
-        config.model.input_mean, config.model.input_std = (0.3,), (0.4,)
         config.batch_size = 50
         config.optimizer.learning_rate = ((0.0, 2e-3), (1.0, 0.0))
     config.max_log_alpha = 20.0

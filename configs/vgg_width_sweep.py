@@ -78,7 +78,7 @@ def base(variant: str, scale: str, data: str, width: float) -> ConfigDict:
     """What all VGG-like nets share; every weight is a point still."""
     config = common.classifier(variant, scale)
     config.experiment = "sparsity"
-    config.dataset = {"name": data, "labels": DATA[data], "validation": 0}
+    config.dataset, _ = common.cifar(scale, data, DATA[data])
     config.model = {"name": "vgg", "width": width, "posteriors": {}}
     config.kl_weight = ((0.0, 0.0),)  # points have no KL
     config.batch_size = 100
@@ -87,7 +87,6 @@ def base(variant: str, scale: str, data: str, width: float) -> ConfigDict:
     config.evals.samples = 1
     config.probe = {"every": 1, "samples": 1, "columns": ("det", "pruned")}
     if scale == "quick":
-        config.dataset = {"name": "digits_8x8", "labels": "", "validation": 0}
         config.model.width = width / QUICK["narrower"]
         config.model.blocks = QUICK["blocks"]
         config.batch_size = 50
