@@ -44,12 +44,12 @@ FIELDS = (
     "cost.batches",
 )
 
-WAYS = {
+SAMPLED = {
     "lrt": estimators.lrt,
     "separate": estimators.per_example_sampling,
     "single": estimators.weight_sampling,
-    "none": estimators.lrt,  # of weights without noise
 }
+WAYS = {**SAMPLED, "none": estimators.lrt}  # of weights without noise
 SLOW = "separate"  # one step a round, of the others several
 PLATFORMS = ("cpu", "gpu")
 PRODUCTS = 6  # matrix products in LRT and its gradient: two forward, four backward
@@ -206,8 +206,7 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
     def fastest_ms(width: int, batch: int) -> dict[str, float]:
         runs = {
             way: lrt_layer.layer(estimator, batch, width).call
-            for way, estimator in WAYS.items()
-            if way != "none"
+            for way, estimator in SAMPLED.items()
         }
         times = timing.interleave(runs, spec.rounds, warmup=1)
         return {way: min(ms) for way, ms in times.items()}

@@ -21,7 +21,7 @@ from experiments.kinds.regress import Regress
 from experiments.studies import mean_propagation, toy_four_classes, toy_regression
 from vnets import evaluate, tree
 from vnets.loss import ModelState
-from vnets.nodes import Posterior, log_alpha
+from vnets.nodes import log_alpha
 from vnets.priors import learned_scales
 from vnets.rng import stream
 
@@ -44,15 +44,20 @@ class Named(NamedTuple):
     of: type[Kind] = Kind
 
 
-def _log_alpha(node: Posterior):
-    """Of the weight, or of noise on units that learns its rate."""
-    return log_alpha(node.learned_dropout or node)
+def always(find: Callable) -> Callable:
+    """The `make` of what every config has a use for: find(kind, params, ...)."""
+    return lambda kind: partial(find, kind)
 
 
 def log_alphas(params) -> dict[str, float]:
-    """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>"."""
+    """The mean log alpha of each noisy layer that has one, as "log_alpha/<layer>".
+
+    It is of the weight, or of noise on units that learns its rate.
+    """
     means = {
-        f"log_alpha/{place.name}": float(jnp.mean(_log_alpha(node)))
+        f"log_alpha/{place.name}": float(
+            jnp.mean(log_alpha(node.learned_dropout or node))
+        )
         for place, node in tree.nodes(params)
         if node.noisy
     }
@@ -97,31 +102,23 @@ def _kappa(kind: Classify):
     return probe
 
 
-def _left(kind: Kind):
+def _left(kind: Kind, params, collections, key, columns):
     """What is left of the net in the last column."""
-
-    def probe(params, collections, key, columns):
-        last = list(columns.values())[-1:]
-        return {k: v for one in last for k, v in one.items() if k.startswith(LEFT)}
-
-    return probe
+    last = list(columns.values())[-1:]
+    return {k: v for one in last for k, v in one.items() if k.startswith(LEFT)}
 
 
-def _rate(kind: Kind):
+def _rate(kind: Kind, params, collections, key, columns):
     """The mean rate of each layer with binary dropout."""
-
-    def probe(params, collections, key, columns):
-        return {f"rate/{name}": p for name, p in masks.rates(params).items()}
-
-    return probe
+    return {f"rate/{name}": p for name, p in masks.rates(params).items()}
 
 
 PROBES = {
     "log_alpha": Named(lambda kind: lambda params, *rest: log_alphas(params)),
     "channels": Named(_channels, ("probe.channels",), Classify),
     "kappa": Named(_kappa, ("probe.kappa",), Classify),
-    "left": Named(_left, of=Classify),
-    "rate": Named(_rate),
+    "left": Named(always(_left), of=Classify),
+    "rate": Named(always(_rate)),
     "band": Named(toy_regression.band_probe, toy_regression.GRID_FIELDS, Regress),
     "opposition": Named(toy_four_classes.opposition_probe, of=Classify),
 }
@@ -162,15 +159,11 @@ def _substitution(kind: Kind):
     return measure
 
 
-def _prior_scale(kind: Kind):
+def _prior_scale(kind: Kind, params, collections, key):
     """The scales that the prior has learned."""
-
-    def measure(params, collections, key):
-        scales = learned_scales(params, kind.prior)
-        found = {name: float(value) for name, value in scales.items()}
-        return Measured({"prior_scale": found} if found else {})
-
-    return measure
+    scales = learned_scales(params, kind.prior)
+    found = {name: float(value) for name, value in scales.items()}
+    return Measured({"prior_scale": found} if found else {})
 
 
 def _train_columns(kind: Classify):
@@ -185,15 +178,11 @@ def _train_columns(kind: Classify):
     return measure
 
 
-def _rates(kind: Kind):
+def _rates(kind: Kind, params, collections, key):
     """The rates of binary dropout, and their mean over layers."""
-
-    def measure(params, collections, key):
-        found = masks.rates(params)
-        mean = float(np.mean(list(found.values())))
-        return Measured({"rates": {**found, "mean": mean}})
-
-    return measure
+    found = masks.rates(params)
+    mean = float(np.mean(list(found.values())))
+    return Measured({"rates": {**found, "mean": mean}})
 
 
 def _gradients(kind: Classify):
@@ -226,9 +215,9 @@ def _of_net(study, fields: tuple[str, ...], of: type[Kind]) -> Named:
 MEASURES = {
     "elbo": Named(_elbo, ("evals.elbo_samples",), Classify),
     "substitution": Named(_substitution, ("probe.channels",), Classify),
-    "prior_scale": Named(_prior_scale),
+    "prior_scale": Named(always(_prior_scale)),
     "train_columns": Named(_train_columns, ("evals.train_columns",), Classify),
-    "rates": Named(_rates),
+    "rates": Named(always(_rates)),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
     "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),
     "four_classes": _of_net(toy_four_classes, toy_four_classes.DRAWN, Classify),

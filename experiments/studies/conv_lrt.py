@@ -38,12 +38,7 @@ FIELDS = (
     *("covariance.images", "covariance.offsets", "cost.rounds"),
 )
 
-WAYS = {
-    "lrt": estimators.lrt,
-    "separate": estimators.per_example_sampling,
-    "single": estimators.weight_sampling,
-    "flipout": estimators.flipout,
-}
+WAYS = {**lrt_cost.SAMPLED, "flipout": estimators.flipout}
 # How a net is tested: its layers by LRT, or by weights, as they are in one image.
 TESTS = {"lrt": estimators.lrt, "sampled": estimators.weight_sampling}
 
