@@ -67,7 +67,7 @@ def close(a, b):
 def test_tiles_compute_the_convolution(size, kernel, padding, tile):
     x, w = tensors(size, kernel)
     tiled = ops.TiledConv(size, kernel, padding, tile)
-    native = ops.NativeConv((1, 1), padding)
+    native = ops.GeneralConv((1, 1), padding)
     close(value_and_pullback(tiled)(x, w), value_and_pullback(native)(x, w))
 
 
@@ -83,7 +83,7 @@ def test_conv_is_the_convolution_in_either_form(padding, strides, features):
     for form in ("by_shape", "native"):
         with backend.use(convolution=form):
             op = ops.conv(size, kernel, (3, features), strides, padding)
-        assert isinstance(op, ops.NativeConv) == (form == "native")
+        assert isinstance(op, ops.GeneralConv) == (form == "native")
         close(jax.jit(functools.partial(run, op))(x, w), expected)
 
 
@@ -108,7 +108,7 @@ def test_the_routine_is_taken_where_it_pays():
 @pytest.mark.parametrize("padding", [VALID, ((1, 1), (2, 0)), ((0, 3), (2, 2))])
 def test_the_routine_computes_the_convolution(padding):
     x, w = tensors((6, 5), (4, 3))
-    ours, native = ops.DirectConv(padding), ops.NativeConv((1, 1), padding)
+    ours, native = ops.DirectConv(padding), ops.GeneralConv((1, 1), padding)
     close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
 
 
@@ -120,7 +120,7 @@ def test_the_routine_sums_in_float32_and_keeps_what_is_wider():
     with jax.enable_x64(True):
         x, w = (jnp.asarray(np.asarray(a), jnp.float64) / 3 for a in (x, w))
         found = ops.DirectConv(padding).apply(x, w)
-        native = ops.NativeConv((1, 1), padding).apply(x, w)
+        native = ops.GeneralConv((1, 1), padding).apply(x, w)
         assert found.dtype == jnp.float64
         np.testing.assert_allclose(found, native, rtol=1e-12, atol=1e-13)
 
@@ -162,7 +162,7 @@ STRIDED = [
 @pytest.mark.parametrize(("size", "kernel", "strides", "padding"), STRIDED)
 def test_strides_in_every_form(size, kernel, strides, padding):
     x, w = tensors(size, kernel)
-    native = value_and_pullback(ops.NativeConv(strides, padding))(x, w)
+    native = value_and_pullback(ops.GeneralConv(strides, padding))(x, w)
     patches = ops.tiled(size, kernel, strides, padding)
     assert isinstance(patches, ops.StridedConv)
     close(value_and_pullback(patches)(x, w), native)
@@ -184,7 +184,7 @@ def test_strides_are_the_routine_s_but_for_kernels_of_a_pixel():
     "op",
     [
         ops.DENSE,
-        ops.NativeConv((2, 1), ((1, 0), (0, 1))),
+        ops.GeneralConv((2, 1), ((1, 0), (0, 1))),
         ops.DirectConv(((1, 0), (0, 1))),
         ops.DirectConv(((1, 0), (0, 1)), (2, 1)),
         ops.tiled((5, 6), (3, 2), (2, 2), ((1, 0), (0, 1))),
@@ -214,7 +214,7 @@ FORMS = {
     "direct": ops.DirectConv(SAME),
     "direct, strided": ops.DirectConv(SAME, (2, 2)),
     "tiled, strided": ops.tiled((5, 6), (3, 3), (2, 2), SAME),
-    "native": ops.NativeConv((1, 1), SAME),
+    "native": ops.GeneralConv((1, 1), SAME),
 }
 
 

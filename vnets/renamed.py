@@ -23,6 +23,7 @@ RENAMED = {
         "vnets.nodes.adaptive_binary_dropout"
     ),
     "vnets.learned_dropout.bernoulli": "vnets.priors.bernoulli",
+    "vnets.ops.NativeConv": "vnets.ops.GeneralConv",
     "vnets.pruning.magnitude": "vnets.pruning.by_magnitude",
     "vnets.pruning.masked": "vnets.nodes.masked",
 }

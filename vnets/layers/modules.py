@@ -11,7 +11,7 @@ from flax.core import FrozenDict
 
 from vnets import ops, vectors
 from vnets.layers.mode import TEST, Mode
-from vnets.nodes import Factory, check_factory, is_noisy, point
+from vnets.nodes import Factory, Posterior, check_factory, is_noisy, point
 from vnets.types import Array
 
 Factories = tuple[Factory, Factory | None]  # of a kernel, and of a stochastic bias
@@ -95,22 +95,13 @@ def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: M
     A Flax module's own `dtype` comes before the mode's, and its bias starts as it says.
     """
     posterior, bias_posterior = factories
-    check_factory(posterior, "/".join((*module.path, "kernel")))
     if x.ndim < 2:
         raise ValueError(
             f"{where(module)} takes a batch, [B, ..., I], not {list(x.shape)}"
         )
     if jnp.iscomplexobj(x):
         raise ValueError(f"{where(module)} takes real numbers, not {x.dtype}")
-    if module.has_variable("params", "kernel"):
-        kernel = module.get_variable("params", "kernel")
-    else:
-        kernel = module.param("kernel", posterior, shape)
-    q = vectors.as_node(kernel, "/".join((*module.path, "kernel")))
-    if q.shape != tuple(shape):
-        raise ValueError(
-            f"{where(module)}: the kernel is {q.shape}, the input needs {tuple(shape)}"
-        )
+    q = kernel(module, posterior, tuple(shape))
     key = vectors.noise_key(module) if is_noisy(q) else None
     estimate = mode.estimator
     if mode.remat:
@@ -125,6 +116,22 @@ def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: M
         bias = vectors.parameter(module, "bias", bias_posterior, start, shape[-1])
         y = y + vectors.drawn(module, bias, mode.estimator, y).astype(y.dtype)
     return y
+
+
+def kernel(module: nn.Module, factory: Factory, shape: tuple[int, ...]) -> Posterior:
+    """The module's kernel as a node, made by the factory where there is none yet."""
+    name = "/".join((*module.path, "kernel"))
+    check_factory(factory, name)
+    if module.has_variable("params", "kernel"):
+        held = module.get_variable("params", "kernel")
+    else:
+        held = module.param("kernel", factory, shape)
+    q = vectors.as_node(held, name)
+    if q.shape != shape:
+        raise ValueError(
+            f"{where(module)}: the kernel is {q.shape}, the input needs {shape}"
+        )
+    return q
 
 
 def where(module: nn.Module) -> str:

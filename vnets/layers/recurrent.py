@@ -23,8 +23,8 @@ from jax import lax, random
 
 from vnets import vectors
 from vnets.layers.mode import TEST, Mode
-from vnets.layers.modules import where
-from vnets.nodes import Factory, Posterior, Scaled, check_factory, is_noisy, point
+from vnets.layers.modules import kernel, where
+from vnets.nodes import Factory, Posterior, Scaled, is_noisy, point
 from vnets.types import Array, Key
 
 
@@ -55,7 +55,7 @@ class Embed(nn.Module):
     def __call__(self, tokens: Array, mode: Mode = TEST) -> Array:
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"{where(self)} takes integers, not {tokens.dtype}")
-        q = _kernel(self, self.posterior, (self.vocabulary, self.features))
+        q = kernel(self, self.posterior, (self.vocabulary, self.features))
         key = vectors.noise_key(self) if is_noisy(q) else None
         rows = q.sample(key).astype(mode.precision)
         return jnp.take(rows, tokens, axis=0, mode="fill", fill_value=jnp.nan)
@@ -102,7 +102,7 @@ class _Recurrent(nn.Module):
             )
         inputs, hidden = x.shape[-1], self.features
         width = self.gates * hidden
-        q = _kernel(self, self.posterior, (inputs + hidden, width))
+        q = kernel(self, self.posterior, (inputs + hidden, width))
         bias = self.param("bias", self.bias_init, (width,), jnp.float32)[None]
         key = vectors.noise_key(self) if is_noisy(q) else None
         weight, ins, outs = drawn(q, key, x.shape[0])
@@ -227,17 +227,3 @@ def drawn(q: Posterior, key: Key | None, batch: int):
         q = q.weight
     weight = q.sample(key if is_noisy(q) else None)
     return weight, noise["in"], noise["out"]
-
-
-def _kernel(module: nn.Module, factory: Factory, shape: tuple[int, int]) -> Posterior:
-    check_factory(factory, "/".join((*module.path, "kernel")))
-    if module.has_variable("params", "kernel"):
-        kernel = module.get_variable("params", "kernel")
-    else:
-        kernel = module.param("kernel", factory, shape)
-    q = vectors.as_node(kernel, "/".join((*module.path, "kernel")))
-    if q.shape != shape:
-        raise ValueError(
-            f"{where(module)}: the kernel is {q.shape}, the input needs {shape}"
-        )
-    return q

@@ -20,14 +20,13 @@ from collections.abc import Sequence
 
 from jax import lax
 
-from vnets import backend
+from vnets import backend, renamed
 from vnets.ops.direct import DirectConv
 from vnets.ops.linear import (
     DENSE,
     DIMENSIONS,
     Dense,
     General,
-    NativeConv,
     Pads,
     Pair,
     matmul,
@@ -44,7 +43,6 @@ __all__ = [
     "DirectConv",
     "General",
     "GeneralConv",
-    "NativeConv",
     "PaddedConv",
     "StridedConv",
     "TiledConv",
@@ -54,7 +52,7 @@ __all__ = [
     "tiled",
 ]
 
-ConvOp = NativeConv | DirectConv | StridedConv | TiledConv
+ConvOp = GeneralConv | DirectConv | StridedConv | TiledConv
 
 WIDE = 64  # from this many output channels on, tiles only add multiplications
 # Where the library's routine is the faster one: not for a few channels, not where the
@@ -92,7 +90,7 @@ def conv(
     if any(n + sum(p) < k for n, p, k in zip(size, pads, kernel, strict=True)):
         raise ValueError(f"kernel {kernel} is larger than the padded input {size}")
     if backend.forms().convolution == "native":
-        return NativeConv(strides, pads)
+        return GeneralConv(strides, pads)
     if strides == (1, 1):
         return _by_shape(size, kernel, channels, pads)
     if math.prod(kernel) > 1:
@@ -127,3 +125,6 @@ def _padding(size, kernel, strides, padding):
             f"padding must be a (low, high) pair for H and W, not {padding}"
         )
     return tuple((int(low), int(high)) for low, high in padding)
+
+
+__getattr__ = renamed.getter("vnets.ops")

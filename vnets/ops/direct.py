@@ -22,7 +22,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from vnets.derivatives import CustomVJP
-from vnets.ops.linear import DIMENSIONS, Pads, Pair, contract, wide
+from vnets.ops.linear import DIMENSIONS, Pads, Pair, Plain, contract, wide
 from vnets.ops.strided import tiled
 from vnets.types import Array
 
@@ -30,7 +30,7 @@ UNIT = (1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class DirectConv:
+class DirectConv(Plain):
     """x [B, H, W, I] convolved with w [kh, kw, I, O], without patches.
 
     Attributes:
@@ -41,14 +41,8 @@ class DirectConv:
     padding: Pads
     strides: Pair = UNIT
 
-    def lift(self, x: Array) -> Array:
-        return x
-
     def apply(self, h: Array, w: Array) -> Array:
         return _convolve(self, h, w)
-
-    def lower(self, y: Array) -> Array:
-        return y
 
     def product(self, size: Pair, kernel: Pair):
         """The same function of (x, w) as a product of patches."""

@@ -1,4 +1,4 @@
-"""Matrix products, and convolution by the compiler's own form."""
+"""Matrix products, over one axis or several."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from vnets import backend
 from vnets.derivatives import CustomVJP
 from vnets.types import Array
 
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of a convolution
 Pair = tuple[int, ...]  # one for H, one for W
 Pads = tuple[tuple[int, int], ...]  # (low, high) for H and for W
 
@@ -63,19 +63,23 @@ def wide(x: Array) -> Array:
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """x [B, ..., I] times w [I, O]."""
+class Plain:
+    """A linear map of inputs as they are to outputs as they are."""
 
     def lift(self, x: Array) -> Array:
         return x
 
+    def lower(self, y: Array) -> Array:
+        return y
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Plain):
+    """x [B, ..., I] times w [I, O]."""
+
     def apply(self, h: Array, w: Array) -> Array:
         y = matmul(h.reshape(-1, h.shape[-1]), w)
         return y.reshape(*h.shape[:-1], w.shape[-1])
-
-    def lower(self, y: Array) -> Array:
-        return y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,33 +103,6 @@ class General:
 
     def lower(self, y: Array) -> Array:
         return y.reshape(*y.shape[:-1], *self.outputs)
-
-
-@dataclasses.dataclass(frozen=True)
-class NativeConv:
-    """x [B, H, W, I] convolved with w [kh, kw, I, O] by XLA's own convolution.
-
-    The convolution itself gives the type of x: its gradient takes no other.
-    """
-
-    strides: Pair
-    padding: Pads
-
-    def lift(self, x: Array) -> Array:
-        return x
-
-    def apply(self, h: Array, w: Array) -> Array:
-        y = lax.conv_general_dilated(
-            h,
-            w.astype(h.dtype),
-            self.strides,
-            self.padding,
-            dimension_numbers=DIMENSIONS,
-        )
-        return wide(y)
-
-    def lower(self, y: Array) -> Array:
-        return y
 
 
 DENSE = Dense()

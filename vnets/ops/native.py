@@ -1,6 +1,7 @@
-"""Convolutions that the fast forms do not have, by XLA's own, over any number of axes.
+"""Convolutions by XLA's own, over any number of axes.
 
-Grouped, dilated, 1-D, 3-D and transposed ones. Each weight meets an output at most
+Plain ones, and those that the fast forms do not have: grouped, dilated, 1-D, 3-D and
+transposed ones. Each weight meets an output at most
 once, so that the variance of a pre-activation is `apply(lift(x)^2, var)` here, too.
 """
 
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import lax
 
-from vnets.ops.linear import Pads, Pair, wide
+from vnets.ops.linear import Pads, Pair, Plain, wide
 from vnets.types import Array
 
 
@@ -22,8 +23,10 @@ def _dimensions(x: Array) -> lax.ConvDimensionNumbers:
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneralConv:
+class GeneralConv(Plain):
     """x [B, *size, I] convolved with w [*kernel, I / groups, O].
+
+    The convolution itself gives the type of x: its gradient takes no other.
 
     Attributes:
       strides: along each axis.
@@ -36,12 +39,9 @@ class GeneralConv:
 
     strides: Pair
     padding: str | Pads
-    input_dilation: Pair
-    kernel_dilation: Pair
+    input_dilation: Pair | None = None
+    kernel_dilation: Pair | None = None
     groups: int = 1
-
-    def lift(self, x: Array) -> Array:
-        return x
 
     def apply(self, h: Array, w: Array) -> Array:
         y = lax.conv_general_dilated(
@@ -56,12 +56,9 @@ class GeneralConv:
         )
         return wide(y)
 
-    def lower(self, y: Array) -> Array:
-        return y
-
 
 @dataclasses.dataclass(frozen=True)
-class TransposedConv:
+class TransposedConv(Plain):
     """x [B, *size, I] and w [*kernel, I, O] to [B, *size * strides, O], or so.
 
     As `flax.linen.ConvTranspose` computes it, which does not turn the kernel around.
@@ -75,9 +72,6 @@ class TransposedConv:
     strides: Pair
     padding: str | Pads
     kernel_dilation: Pair
-
-    def lift(self, x: Array) -> Array:
-        return x
 
     def apply(self, h: Array, w: Array) -> Array:
         circular = self.padding == "CIRCULAR"
@@ -102,9 +96,6 @@ class TransposedConv:
             turns = y.shape[axis] // period
             shape = (*y.shape[:axis], turns, period, *y.shape[axis + 1 :])
             y = y.reshape(shape).sum(axis)
-        return y
-
-    def lower(self, y: Array) -> Array:
         return y
 
 
