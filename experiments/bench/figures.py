@@ -24,10 +24,7 @@ def save(report: Mapping[str, Any], title: str, path: Path) -> None:
 
 
 def _axes(height: float, title: str):
-    from matplotlib.figure import Figure  # not pyplot: no state is shared
-
-    figure = Figure(figsize=(7.5, height), dpi=160, layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = style.panels(1, 1, (7.5, height), 160)
     axes.set_title(title, loc="left", fontsize=9)
     return figure, axes
 

@@ -18,11 +18,10 @@ import functools
 import numpy as np
 
 from experiments import spec as parts
-from experiments.core import Measured, Study
+from experiments.core import Measured, NetSpec, Study
 from experiments.studies.uncertainty import (
     detection,
     evenly,
-    net_spec,
     scores,
     shifted_images,
     summaries,
@@ -45,7 +44,7 @@ MAGNITUDES = (magnitude, magnitude_gaussian, magnitude_mean)
 
 def build(config) -> Study:
     """The study of a config; see `configs/diversity.py` for its fields."""
-    spec = net_spec(config)
+    spec = parts.call("nets.net", NetSpec, config.nets.net)
     mode = parts.mode(config.estimator)
     parts.mode(config.deterministic.estimator)
     parts.edit("deterministic", config.deterministic)

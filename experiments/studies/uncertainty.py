@@ -47,7 +47,7 @@ SHUFFLE_SEED = 1  # the made-up images are the same in every run
 
 def build(config) -> Study:
     """The study of a config; see `configs/uncertainty.py` for its fields."""
-    spec = net_spec(config)
+    spec = parts.call("nets.net", NetSpec, config.nets.net)
     for degrees in config.rotation.degrees:
         if not math.isfinite(degrees):
             raise parts.ConfigError(f"config.rotation.degrees: {degrees} is no angle")
@@ -55,12 +55,6 @@ def build(config) -> Study:
     shifted = shifted_images(config, test)
     measure = functools.partial(_measure, config, test, shifted)
     return Study({"net": spec}, measure, dataset)
-
-
-def net_spec(config) -> NetSpec:
-    """The nets of a config, after checking the fields that both studies have."""
-    spec = parts.call("nets.net", NetSpec, config.nets.net)
-    return spec
 
 
 def test_images(config) -> tuple[data.Dataset, data.Split]:

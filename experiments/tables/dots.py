@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments import style
 from experiments.style import colour, write_figure
 from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.words import cell_text, summary
@@ -46,19 +47,17 @@ class Span:
 def save(outcome: Outcome, path: Path) -> None:
     """Writes the figure as a PNG; rows that were not run are left to the table."""
     import matplotlib
-    from matplotlib.figure import Figure  # not pyplot: no state is shared
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     ran = [measured for measured in outcome.rows if measured.records or measured.failed]
     outcome = dataclasses.replace(outcome, rows=ran or outcome.rows)
     spans = _spans(outcome)
     with matplotlib.rc_context(STYLE):
         lines = max(3, len(outcome.table.plain))
         size = (9.0, 1.6 + 0.28 * lines * len(outcome.rows))
-        figure = Figure(figsize=size, dpi=160, layout="constrained")
-        panels = figure.subplots(
-            1, len(spans), sharey=True, squeeze=False, width_ratios=RATIOS[: len(spans)]
-        )[0]
+        count, ratios = len(spans), RATIOS[: len(spans)]
+        figure, panels = style.panels(
+            count, count, size, 160, sharey=True, width_ratios=ratios
+        )
         for axes, span in zip(panels, spans, strict=True):
             _panel(axes, outcome, span)
         panels[0].set_yticks(
