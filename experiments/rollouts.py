@@ -32,6 +32,7 @@ from vnets import edits
 from vnets.loss import ModelState
 from vnets.predictor import Member, Predictor
 from vnets.rng import stream
+from vnets.sources import ALL
 from vnets.types import Array, Key, Params
 
 NOISE = ("step", "episode")  # once for each of which a policy's noise is drawn
@@ -274,12 +275,7 @@ class Episodes:
         self.n = batch_size * updates
 
     def chunks(
-        self,
-        key: Key,
-        epoch: int,
-        steps: int,
-        rows: slice = slice(None),
-        first: int = 0,
+        self, key: Key, epoch: int, steps: int, rows: slice = ALL, first: int = 0
     ) -> Iterator[Any]:
         """The epoch's updates, `steps` at a time from `first` on, by their episodes."""
         del key, epoch  # the key of an update is the trainer's

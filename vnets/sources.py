@@ -25,6 +25,8 @@ from vnets.evaluate import on_device, to_float
 from vnets.rng import stream
 from vnets.types import Array, Key
 
+ALL = slice(None)  # the rows of a batch that a single process makes
+
 
 def divisor(steps: int, at_most: int) -> int:
     """The largest divisor of `steps` that is at most `at_most`: equal chunks only."""
@@ -80,12 +82,7 @@ class Resident:
         self._alternates = getattr(augment, "flip", None) == "alternate"
 
     def chunks(
-        self,
-        key: Key,
-        epoch: int,
-        steps: int,
-        rows: slice = slice(None),
-        first: int = 0,
+        self, key: Key, epoch: int, steps: int, rows: slice = ALL, first: int = 0
     ) -> Iterator[Any]:
         """The epoch's batches, `steps` at a time, in the form that `batch` takes.
 
@@ -166,12 +163,7 @@ class Whole:
         )
 
     def chunks(
-        self,
-        key: Key,
-        epoch: int,
-        steps: int,
-        rows: slice = slice(None),
-        first: int = 0,
+        self, key: Key, epoch: int, steps: int, rows: slice = ALL, first: int = 0
     ) -> Iterator[Any]:
         """The epoch's updates, `steps` at a time from `first` on, by their numbers."""
         del key, epoch, rows  # nothing is shuffled, and a number has no rows
@@ -215,12 +207,7 @@ class Streamed:
         self._epochs = epochs
 
     def chunks(
-        self,
-        key: Key,
-        epoch: int,
-        steps: int,
-        rows: slice = slice(None),
-        first: int = 0,
+        self, key: Key, epoch: int, steps: int, rows: slice = ALL, first: int = 0
     ) -> Iterator[Any]:
         """The epoch's batches, or these rows of them, stacked `steps` at a time.
 
