@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import config_files
-from experiments.config_files import ConfigError
+from experiments.config_files import ConfigError, flat
 from experiments.ranges import COUNT, INDEX, NOT_NEGATIVE, Range
 
 flags.disclaim_key_flags()  # what is defined here is a flag of the script that asks
@@ -194,7 +194,8 @@ def _lacking(error: BaseException) -> str:
     held = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     if not hasattr(held, "items"):  # of `define_config`, that is
         return f"the field {field!r}"
-    lost = sorted({*_names(_given_config())} - {*_names(held)})
+    given, left = (dict(flat(one)) for one in (_given_config(), held))
+    lost = sorted(given.keys() - left.keys())
     places = [name for name in lost if name.rpartition(".")[2] == field]
     return " or ".join(places) or f"the field {field!r}"
 
@@ -265,7 +266,7 @@ def _explained(error: Exception, which: str) -> str:
     config_files.allow(path)
     try:
         module = config_files.load_module(str(path))
-        fields = ", ".join(_names(module.get_config(variant)))
+        fields = ", ".join(dict(flat(module.get_config(variant))))
     except Exception as found:
         if isinstance(found, ConfigError) and found.__cause__ is None:
             return str(found)
@@ -279,11 +280,3 @@ def _explained(error: Exception, which: str) -> str:
         wrong = "".join(re.findall(r"[\w.]+", whole)[:1])
         return f"the config has no field {wrong!r}; it has {fields}"
     return f"{type(error).__name__}: {error}"
-
-
-def _names(config, prefix: str = "") -> list[str]:
-    names = []
-    for name, value in config.items():
-        inner = hasattr(value, "items")
-        names += _names(value, f"{prefix}{name}.") if inner else [prefix + name]
-    return names

@@ -8,8 +8,10 @@ may come from a stranger's workdir.
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from vnets import files
 
@@ -92,6 +94,15 @@ def load_module(file: str) -> ModuleType:
     except Exception as error:
         raise ConfigError(f"{file}: {type(error).__name__}: {error}") from error
     return module
+
+
+def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a config by their paths, "evals.samples"; a group may be empty."""
+    if hasattr(config, "items") and len(config):
+        for name, held in config.items():
+            yield from flat(held, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, config
 
 
 def name(what: str, given: object) -> str:

@@ -5,7 +5,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from experiments import config_files, ranges
@@ -178,21 +178,13 @@ def check_known(config, known: Iterable[str]) -> None:
       ConfigError: the message lists those known.
     """
     known = sorted({*known})
-    unknown = [path for path in _paths(config) if not _below(path, known)]
+    paths = (path for path, _ in config_files.flat(config))
+    unknown = [path for path in paths if not _below(path, known)]
     if unknown:
         raise ConfigError(
             f"config.{unknown[0]} is read by nothing in experiment "
             f"{config.experiment!r}; the fields are {', '.join(known)}"
         )
-
-
-def _paths(config, prefix: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        path = f"{prefix}{name}"
-        if hasattr(value, "items") and len(value):
-            yield from _paths(value, f"{path}.")
-        else:
-            yield path
 
 
 def _below(path: str, known: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from experiments.config_files import ConfigError
+from experiments.config_files import ConfigError, flat
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ def check_fields(config: Mapping) -> None:
     Raises:
       ConfigError: the message names the field and says what is.
     """
-    for path, value in _numbers(config):
-        field_range(path).check(f"config.{path}", value)
+    for path, held in flat(config):
+        for value in _numbers(held):
+            field_range(path).check(f"config.{path}", value)
 
 
 def field_range(path: str) -> Range:
@@ -136,13 +137,10 @@ def field_range(path: str) -> Range:
     return next(found, FINITE)
 
 
-def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers of a config with the paths of their fields."""
-    if hasattr(value, "items"):
-        for name, inner in value.items():
-            yield from _numbers(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _numbers(inner, path)
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        yield path, value
+def _numbers(value: Any) -> Iterator[Real]:
+    """A number, or those within a tuple."""
+    inside = value.values() if hasattr(value, "values") else value
+    for inner in inside if isinstance(value, list | tuple | Mapping) else ():
+        yield from _numbers(inner)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        yield value

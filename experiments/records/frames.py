@@ -5,9 +5,9 @@ records.load("results").groupby("variant")["ens/accuracy"].mean()
 """
 
 import os
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from experiments.config_files import flat
 from experiments.records.folders import collect
 from experiments.records.schema import Record
 from vnets import extras
@@ -51,12 +51,5 @@ def _row(path: str, record: Record) -> dict[str, Any]:
     }
     for evaluation, measured in record["evals"].items():
         row |= {f"{evaluation}/{name}": value for name, value in measured.items()}
-    return row | dict(_flat(record["config"], "config"))
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, held in value.items():
-            yield from _flat(held, f"{name}.{key}")
-    else:
-        yield name, value
+    config = flat(record["config"], "config")
+    return row | {name: value for name, value in config if value != {}}
