@@ -15,11 +15,10 @@ from experiments import core, cuts, latency, running, thresholds
 from experiments import spec as parts
 from experiments.bench import timing
 from experiments.spec import ConfigError
-from vnets import compact, data, edits, priors
+from vnets import compact, data, edits, priors, tree
 from vnets.checkpoint import WorkdirError
 from vnets.evaluate import to_float
 from vnets.layers import TEST
-from vnets.nodes import is_noisy, is_posterior
 from vnets.priors import soft_sharing
 from vnets.types import Params
 
@@ -160,7 +159,7 @@ def _in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
 
 def _pruning(config, params: Params, threshold: float | None) -> Callable:
     """What the config's run is pruned by: its mixture, its units, or its weights."""
-    if threshold is not None and not any(map(is_noisy, _nodes(params))):
+    if threshold is not None and not any(at.noisy for _, at in tree.nodes(params)):
         raise ConfigError("without noise in its weights a net has no threshold")
     if "sharing" in config:
         return edits.chain(edits.mean_only, soft_sharing.share)
@@ -174,11 +173,6 @@ def _pruning(config, params: Params, threshold: float | None) -> Callable:
     else:
         change = edits.prune(config.evals.threshold)
     return edits.chain(change, edits.mean_only)
-
-
-def _nodes(params: Params) -> list:
-    leaves = jax.tree.leaves(params, is_leaf=is_posterior)
-    return [node for node in leaves if is_posterior(node)]
 
 
 def _changed(graph: compact.Graph, images: np.ndarray) -> Callable:
@@ -245,7 +239,8 @@ def _description_length(params: Params, pruned: Params, spec) -> dict[str, float
     factorize over weights. An improper prior (log-uniform) counts from its own zero;
     factors of layers, which are of the objective only, do not count.
     """
-    if not any(map(is_noisy, _nodes(params))):
+    nodes, points = ([node for _, node in tree.nodes(p)] for p in (params, pruned))
+    if not any(node.noisy for node in nodes):
         return {}
     prior = parts.prior(spec)
     if isinstance(prior, priors.WeightedPrior):
@@ -254,7 +249,7 @@ def _description_length(params: Params, pruned: Params, spec) -> dict[str, float
     if (spec if isinstance(spec, str) else spec["kind"]) not in priors.closed.PRIORS:
         return found
     left = 0.0
-    for node, point in zip(_nodes(params), _nodes(pruned), strict=True):
+    for node, point in zip(nodes, points, strict=True):
         if node.noisy:
             try:
                 chosen = node.subset(np.asarray(point.mean) != 0)

@@ -12,7 +12,7 @@ from experiments import config_files, ranges
 from experiments.config_files import load_config
 from experiments.kinds import TRAININGS
 from experiments.spec import ConfigError, pick
-from vnets import data, edits, train
+from vnets import data, edits, train, tree
 from vnets.evaluate import EvalSpec, evaluate
 from vnets.predictor import Member
 
@@ -85,6 +85,11 @@ class Net:
     def variables(self, params=None) -> dict:
         """What the model is applied to, with other parameters where they are given."""
         return {"params": self.params if params is None else params, **self.collections}
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it has noise."""
+        return any(node.noisy for _, node in tree.nodes(self.params))
 
     @property
     def member(self) -> Member:

@@ -30,12 +30,11 @@ from experiments.bench.timing import Thunk
 from experiments.core import Measured, Study
 from experiments.kinds import classify
 from experiments.kinds.classify import Classify
-from vnets import estimators, noise, ops, parallel, train
+from vnets import estimators, noise, ops, parallel, train, tree
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.likelihoods import Categorical
-from vnets.nodes import is_posterior
 from vnets.rng import stream
 from vnets.types import Key
 
@@ -160,8 +159,7 @@ def _weights(net: Classify, key: Key) -> list[jax.ShapeDtypeStruct]:
 
     def stds(key):
         params, _ = net.init(key)
-        nodes = jax.tree.leaves(params, is_leaf=is_posterior)
-        return [node.location_scale()[1] for node in nodes if is_posterior(node)]
+        return [node.location_scale()[1] for _, node in tree.nodes(params)]
 
     return [std for std in jax.eval_shape(stds, key) if std is not None]
 

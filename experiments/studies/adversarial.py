@@ -20,7 +20,6 @@ net errs on some of these without an attack: that is clean's `success`.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,7 +28,6 @@ from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
 from vnets import attacks, backend, evaluate, uncertainty
 from vnets.data import Split
-from vnets.nodes import is_noisy, is_posterior
 from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -151,7 +149,7 @@ def _run(
         return backend.jit(run)
 
     # Without noise all draws are the same, and so is their mean gradient.
-    tried = config.attack.draws if _is_noisy(members) else (1,)
+    tried = config.attack.draws if any(net.noisy for net in members) else (1,)
     most = max(tried)
     bounded = config.attack.epsilon, config.attack.step
     unbounded = config.unbounded.epsilon, config.unbounded.step
@@ -185,8 +183,3 @@ def _curve(trace: Array, label: Array, counted: Array) -> dict[str, list[float]]
         "entropy": entropy.mean(-1).tolist(),
         "auroc": [uncertainty.auroc(entropy[0], one) for one in entropy],
     }
-
-
-def _is_noisy(members: list[Net]) -> bool:
-    nodes = jax.tree.leaves([net.params for net in members], is_leaf=is_posterior)
-    return any(is_noisy(node) for node in nodes)

@@ -23,7 +23,6 @@ from experiments.points import INSIDE, NOISE, load
 from vnets.data import Dataset
 from vnets.edits import mean_only
 from vnets.likelihoods import NORMAL_95, Gaussian
-from vnets.nodes import is_noisy, is_posterior
 from vnets.predictor import Predictor, as_is
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -61,8 +60,7 @@ def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
 
 def sample_functions(nets: list[Net], x: Array, samples: int, key: Key) -> Array:
     """Values f_s(x) of all nets, [S, N]; of nets without noise one sample is all."""
-    leaves = jax.tree.leaves([net.params for net in nets], is_leaf=is_posterior)
-    if not any(is_noisy(leaf) for leaf in leaves):
+    if not any(net.noisy for net in nets):
         samples = 1
     members = [net.member for net in nets]
     return _sample(Predictor(members, samples=samples, link=as_is), x, key)
