@@ -1,6 +1,6 @@
 """The prose of a table: Markdown beside its TOML, in sections.
 
-    ## scale short      the text of [scale.short]
+    ## scale short      the text of scale.short
     ### reading         its field `reading`
     ### changed det     the entry `det` of its field `changed`
     ## row lenet5       the note of that row
