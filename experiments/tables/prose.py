@@ -4,7 +4,7 @@
     ### reading         its field `reading`
     ### changed det     the entry `det` of its field `changed`
     ## row lenet5       the note of that row
-    ## published paper  the source of [published.paper]
+    ## published paper  the source of published.paper
 
 Lines are joined to paragraphs. A reading is shown as a bullet for each sentence, below
 its paragraphs that end in a colon. What stands above the first section is for who reads
