@@ -200,11 +200,28 @@ class Layers:
           epsilon: added to the variance, as the net has it.
         """
         statistics = self.variables["batch_stats"][name]
+        params = self.variables["params"].get(name, {})
+        if any(map(is_posterior, params.values())):
+            return self._stochastic_norm(name, h, statistics, epsilon)
+        has_bias, has_scale = "bias" in params, "scale" in params
+        layer = batch_norm(name, TEST, bias=has_bias, scale=has_scale, epsilon=epsilon)
+        bound = layer.bind({"params": params, "batch_stats": statistics})
+        slope = jax.lax.rsqrt(statistics["var"] + layer.epsilon)
+        if has_scale:
+            slope = slope * params["scale"]
+        factor = over_units(jnp.square(slope), h.mean)
+        return Moments(bound(h.mean), None if h.var is None else h.var * factor)
+
+    def _stochastic_norm(
+        self, name: str, h: Moments, statistics, epsilon: float
+    ) -> Moments:
+        """`norm` where the scale or the bias is a node."""
         layer = batch_norm(name, TEST, bias=False, scale=False, epsilon=epsilon)
         slope = jnp.square(jax.lax.rsqrt(statistics["var"] + layer.epsilon))
         var = None if h.var is None else h.var * over_units(slope, h.mean)
-        h = Moments(layer.bind({"batch_stats": statistics})(h.mean), var)
-        scale = self.variables["params"].get(name, {}).get("scale")
+        bound = layer.bind({"batch_stats": statistics})
+        h = Moments(bound(h.mean), var)
+        scale = self.variables["params"][name].get("scale")
         if scale is not None:
             h = scaled(h, scale if is_posterior(scale) else Point(jnp.asarray(scale)))
         return self.with_bias(name, h)
