@@ -4,8 +4,8 @@
 
 Variants, of a bit whose probability is 1/4: score, score_baseline, straight_through,
 and concrete_01, concrete_05 and concrete_1, by their temperature; of a number: pathwise
-and score_number. Nothing is trained but one
-probability, and there are no data: the scales are alike.
+and score_number. Nothing is trained but one probability, and there are no data: the
+scales are alike.
 """
 
 from ml_collections import ConfigDict
