@@ -112,7 +112,7 @@ def _measure(config, way: Way, key: Key) -> Measured:
             "mean": found.mean(),
             "exact": exact,
             "variance": found.var(ddof=1),
-            "bias": (found.mean() - exact) / error,
+            "bias": abs(found.mean() - exact) / error,
         }
     }
     curves = {}
