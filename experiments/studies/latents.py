@@ -123,7 +123,8 @@ def _manifold(net: Member, tiles: int) -> list[int]:
     z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
     white = np.asarray(jax.nn.sigmoid(latent.decode(net, z, KEY)))
     edge = math.isqrt(white.shape[1])
-    rows = white.reshape(tiles, tiles, edge, edge).transpose(0, 2, 1, 3)
+    framed = np.pad(white.reshape(-1, edge, edge), ((0, 0), (1, 1), (1, 1)))
+    rows = framed.reshape(tiles, tiles, edge + 2, edge + 2).transpose(0, 2, 1, 3)
     return np.rint(100 * rows).astype(int).ravel().tolist()
 
 
