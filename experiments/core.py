@@ -26,6 +26,7 @@ STUDIES = {
             "bit_precision",
             "conv_lrt",
             "diversity",
+            "gradient_estimators",
             "gradient_noise",
             "kl_approximations",
             "mean_propagation",

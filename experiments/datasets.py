@@ -12,12 +12,10 @@ from vnets import data, parallel, sources
 from vnets.evaluate import to_float
 from vnets.predictor import as_is
 
+CHANGES = ("train_images", "random_labels_seed", "noise_features", "binary")
 FIELDS = tuple(
     f"dataset.{name}"
-    for name in (
-        *("name", "labels", "validation", "augment", "image_size"),
-        *("train_images", "random_labels_seed", "noise_features"),
-    )
+    for name in ("name", "labels", "validation", "augment", "image_size", *CHANGES)
 )
 
 
@@ -66,7 +64,8 @@ def load_data(spec) -> data.Dataset:
     """The config's data set, downloaded if need be, and changed where it says so.
 
     `train_images` keeps as many, `random_labels_seed` redraws the training labels,
-    `noise_features` appends as many to the pixels (`vnets.data.changes`).
+    `noise_features` appends as many to the pixels, `binary` makes these black or white
+    (`vnets.data.changes`).
     """
     parts.pick("dataset.name", spec.name, (*data.SOURCES, *data.STREAMED))
     options = {"labels": spec.labels or None, "validation": spec.validation}
@@ -75,7 +74,7 @@ def load_data(spec) -> data.Dataset:
     loaded = parallel.after_first(
         lambda: data.load(spec.name, download=True, **options)
     )
-    changes = {"train_images", "random_labels_seed", "noise_features"} & set(spec)
+    changes = set(CHANGES) & set(spec)
     if isinstance(loaded.train, data.Stream) and changes:
         raise parts.ConfigError(
             f"config.dataset: {spec.name} is streamed and cannot be changed by "
@@ -87,4 +86,6 @@ def load_data(spec) -> data.Dataset:
         loaded = data.with_random_labels(loaded, spec.random_labels_seed)
     if "noise_features" in spec:
         loaded = data.with_noise_features(loaded, spec.noise_features, seed=0)
+    if parts.pick("dataset.binary", spec.get("binary", False), (False, True)):
+        loaded = data.with_binary_pixels(loaded)
     return loaded

@@ -16,9 +16,15 @@ from experiments import masks, transition
 from experiments import spec as parts
 from experiments.core import Measured, Net
 from experiments.kinds import Kind
+from experiments.kinds.autoencode import Autoencode
 from experiments.kinds.classify import Classify
 from experiments.kinds.regress import Regress
-from experiments.studies import mean_propagation, toy_four_classes, toy_regression
+from experiments.studies import (
+    latents,
+    mean_propagation,
+    toy_four_classes,
+    toy_regression,
+)
 from vnets import evaluate, tree
 from vnets.loss import ModelState
 from vnets.nodes import log_alpha
@@ -219,6 +225,7 @@ MEASURES = {
     "train_columns": Named(_train_columns, ("evals.train_columns",), Classify),
     "rates": Named(always(_rates)),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
+    "latents": _of_net(latents, latents.FIELDS, Autoencode),
     "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),
     "four_classes": _of_net(toy_four_classes, toy_four_classes.DRAWN, Classify),
 }

@@ -83,3 +83,12 @@ def test_noise_features_are_appended_to_all_splits(digits):
     assert changed.source.endswith("50 noise features, seed 0")
     with pytest.raises(data.DataError, match="at least 1"):
         data.with_noise_features(digits, 0, seed=0)
+
+
+def test_binary_pixels_are_black_or_white(digits):
+    changed = data.with_binary_pixels(digits)
+    for name in ("train", "validation", "test"):
+        grey, binary = getattr(digits, name).inputs, getattr(changed, name).inputs
+        np.testing.assert_array_equal(binary, np.where(grey > 127, 255, 0))
+    assert changed.checksum["train"] != digits.checksum["train"]
+    assert changed.source.endswith("pixels black or white")

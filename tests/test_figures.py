@@ -33,6 +33,7 @@ FIGURES = {
     "history": 'y = ["det", "log_alpha/*", "-loss"]',
     "history_lines": 'y = ["det"]\nrows = ["a"]',
     "points": 'curve = "c"\nx = "v"\ny = ["w"]\nby = "class"',
+    "pictures": 'curve = "c"\nx = "v"\ny = ["v"]',
     "rows": 'y = ["det"]',
     "band": 'curve = "c"\nx = "u"\ny = ["v", "low", "high", "w"]',
 }

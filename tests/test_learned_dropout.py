@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax import random
 
+from vnets import gradients, nodes, priors
 from vnets import learned_dropout as learned
-from vnets import nodes, priors
 from vnets.edits import mean_only
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward, neg_elbo
@@ -90,7 +90,7 @@ def errors(draws, truth):
     return draws.mean(0) - truth, draws.std(0, ddof=1) / np.sqrt(len(draws))
 
 
-@pytest.mark.parametrize("baseline", learned.BASELINES)
+@pytest.mark.parametrize("baseline", gradients.BASELINES)
 def test_the_score_function_averages_to_the_exact_gradient(baseline):
     node = exact()["dense1"]["kernel"]
     truths = node.scale.log_alpha, node.weight.mean
@@ -105,7 +105,7 @@ def test_the_score_function_averages_to_the_exact_gradient(baseline):
 def test_the_baseline_lowers_the_variance():
     with_others, without = (
         drawn_gradients("score_function", baseline)[0].var(0)
-        for baseline in learned.BASELINES
+        for baseline in gradients.BASELINES
     )
     assert np.all(with_others < without)
 

@@ -21,9 +21,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jax import lax
 
-from vnets import renamed, tree
+from vnets import gradients, renamed, tree
 from vnets.edits import Edit, edit
 from vnets.nodes import AdaptiveBinaryDropout, Drawn, Posterior
 from vnets.types import Array, Key, Params, choose
@@ -82,9 +81,6 @@ def concrete(temperature: float = 0.1) -> Gradient:
     return gradient
 
 
-BASELINES = ("others", "none")
-
-
 def score_function(baseline: Literal["others", "none"] = "others") -> Gradient:
     """The gradient (nll - baseline) d log p(mask), with masks of each example's own.
 
@@ -97,7 +93,7 @@ def score_function(baseline: Literal["others", "none"] = "others") -> Gradient:
       ValueError: another baseline; when called, parameters without a learned rate,
         masks that examples share, or a single example with "others".
     """
-    choose("baseline", baseline, BASELINES)
+    choose("baseline", baseline, gradients.BASELINES)
 
     def gradient(params: Params, batch_size: int, key: Key) -> tuple[Params, Correct]:
         _require(params)
@@ -114,10 +110,7 @@ def score_function(baseline: Literal["others", "none"] = "others") -> Gradient:
         log_p = log_probability(params, drawn)
 
         def correct(nll: Array) -> Array:
-            gain = nll
-            if baseline == "others":
-                gain = nll - (jnp.sum(nll) - nll) / (batch_size - 1)
-            return nll + lax.stop_gradient(gain) * (log_p - lax.stop_gradient(log_p))
+            return gradients.score(nll, log_p, baseline)
 
         return drawn, correct
 

@@ -164,6 +164,7 @@ USUAL = ("det", "stoch", "ens")
 TRAININGS = {
     "classify": Training("classify", USUAL, USUAL),
     "regress": Training("regress", USUAL, USUAL),
+    "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
     "policy_gradient": Training("policy", ("det",), USUAL),
     "variance_networks": Training(
         "classify",

@@ -12,6 +12,8 @@
                    one that is taken from all of them, without which what varies little
                    beside it is not seen; `dots` names a curve of the records with x and
                    y, such as the data. Panels share their axis y
+    pictures       a panel for each row (its first seed): x and y are the white of the
+                   pixels of a square picture, row by row
     rows           a panel for each column y: a line for each series of rows, each row
                    at its own x; hollow marks are the published numbers. Where all
                    rows that ran are at one x there is none: the table has the numbers

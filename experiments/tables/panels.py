@@ -4,6 +4,7 @@ One thing has one colour in all panels of a figure, whether or not each panel ha
 """
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -167,6 +168,24 @@ def _band(figure: Figure, outcome: Outcome) -> list[Panel]:
 
         return draw
 
+    return _first_seeds(figure, outcome, panel)
+
+
+def _pictures(figure: Figure, outcome: Outcome) -> list[Panel]:
+    def panel(record: dict) -> Callable[[Any], None]:
+        def draw(axes) -> None:
+            white = np.asarray(_curve(figure, record)[figure.y[0]])
+            edge = math.isqrt(len(white))
+            axes.imshow(white.reshape(edge, edge), cmap="Blues")
+            axes.set_axis_off()
+
+        return draw
+
+    return _first_seeds(figure, outcome, panel)
+
+
+def _first_seeds(figure: Figure, outcome: Outcome, panel: Callable) -> list[Panel]:
+    """A panel for each row that has the figure's curve, of its first seed."""
     return [
         (measured.row.label, panel(measured.records[0]))
         for measured in rows(figure, outcome)
@@ -216,6 +235,7 @@ OF: dict[str, Callable[[Figure, Outcome], list[Panel]]] = {
     "history": _history,
     "points": _points,
     "band": _band,
+    "pictures": _pictures,
     "rows": _by_row,
 }
 

@@ -17,10 +17,11 @@ TAGS = {
     "F": "a figure, by eye",
 }
 BOUNDS = ("at_most", "at_least", "within")
-KINDS = ("lines", "history", "history_lines", "points", "band", "rows")
+KINDS = ("lines", "history", "history_lines", "points", "band", "pictures", "rows")
 SHOWN = 6  # measured columns of a page: with a row's name and source, eight
 SUMMARIES = ("epochs_to", "largest_fall", "last")
 PARTS = ("variance networks", "variational dropout", "sparse and smaller nets")
+PARTS += ("latent variables",)
 
 
 class TableError(ValueError):

@@ -16,6 +16,7 @@ of `vnets.data.loading.SOURCES` and a function that reads its arrays.
 """
 
 from vnets.data.changes import (
+    with_binary_pixels,
     with_fewer_images,
     with_noise_features,
     with_random_labels,
@@ -39,6 +40,7 @@ __all__ = [
     "in_length",
     "load",
     "prepare",
+    "with_binary_pixels",
     "with_fewer_images",
     "with_noise_features",
     "with_random_labels",

@@ -1,4 +1,4 @@
-"""Data sets changed on purpose: fewer images, meaningless labels, meaningless features.
+"""Data sets changed on purpose: fewer images, meaningless labels or features, no greys.
 
 Each change is drawn once from the raw bits of PCG64, which stay the same in every
 version of NumPy, so a seed names a data set. `source` says what was changed and the
@@ -74,11 +74,33 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
         both = np.concatenate([pixels, noise.astype(np.uint8)], axis=1)
         return Split(both[:, None, :, None], split.target)
 
+    changed = {
+        name: widened(split, number)
+        for number, (name, split) in enumerate(_splits(dataset).items())
+    }
+    return _changed(dataset, changed, f"{features} noise features, seed {seed}")
+
+
+def with_binary_pixels(dataset: Dataset) -> Dataset:
+    """Black and white: pixels above half of the greatest value are that, others 0.
+
+    A density of such pixels is one of what was seen; a Bernoulli density of grey ones
+    is none.
+    """
+
+    def binary(split: Split) -> Split:
+        white = split.inputs > PIXEL_MAX / 2
+        return Split(PIXEL_MAX * white.astype(np.uint8), split.target)
+
+    splits = {name: binary(split) for name, split in _splits(dataset).items()}
+    return _changed(dataset, splits, "pixels black or white")
+
+
+def _splits(dataset: Dataset) -> dict[str, Split]:
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.validation is not None:
         splits["validation"] = dataset.validation
-    changed = {name: widened(s, i) for i, (name, s) in enumerate(splits.items())}
-    return _changed(dataset, changed, f"{features} noise features, seed {seed}")
+    return splits
 
 
 def _changed(dataset: Dataset, splits: dict[str, Split], what: str) -> Dataset:

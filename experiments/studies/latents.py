@@ -1,0 +1,196 @@
+"""What latent variables are worth: tighter bounds, their use, their bits, pictures.
+
+Measured of one autoencoder, its weights' noise off, on the test set:
+
+    latent  active, how many latent variables do anything: those whose means vary by
+            more than 0.01 from picture to picture (Burda et al. 2016); square, the mean
+            of z^2 over latent variables drawn by the encoder, 1 under the prior;
+            neighbours, the accuracy of the nearest training codes at the test's classes
+    bound   of `evals.pictures` of them: elbo, and importance, the bound of Burda et al.
+            by `evals.importance_samples` draws, nats; prior, the estimate of as many
+            draws of the prior as `evals.prior_samples` (Doersch 2016: hopeless); and
+            how many of the importance weights count
+    bits    of the same pictures, if they are black and white: what each pixel costs by
+            the bound and by bits back with a real coder (`vnets.bitsback`); decoded, 1
+            if all came back bit for bit
+
+Curves: the codes of the pictures; the estimates of log p(x) by their draws; and with
+two latent variables what the decoder makes of a grid of `evals.tiles` times as many,
+at equal steps of the prior's mass (Kingma and Welling 2014, figure 4).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from scipy.special import ndtri
+
+from experiments.core import Measured, Net
+from experiments.datasets import prepare_of
+from vnets import bitsback, edits, latent
+from vnets.data import Dataset, Split
+from vnets.likelihoods import Bernoulli
+from vnets.predictor import Member
+from vnets.rng import stream
+from vnets.types import Array, Key
+
+FIELDS = tuple(
+    f"evals.{name}"
+    for name in (
+        *("pictures", "importance_samples", "prior_samples", "neighbours"),
+        *("cells", "tiles"),
+    )
+)
+ACTIVE = 0.01
+PIXELS = Bernoulli()
+WORDS = 64  # that a message starts from
+KEY = random.key(0)  # of weights without noise, which draw nothing
+
+
+def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
+    """What is measured of one net, by `config.evals`."""
+
+    def measure(net: Net, key: Key) -> Measured:
+        params = edits.mean_only(net.params)
+        member = Member(net.model, {"params": params, **net.collections})
+        return _measure(settings, dataset, member, key)
+
+    return measure
+
+
+def pixels(split: Split) -> Array:
+    """Pictures as nets take them, [N, D], pixels in [0, 1]."""
+    x = prepare_of(split)(jnp.asarray(split.inputs))
+    return x.reshape(len(x), -1)
+
+
+def _measure(settings, dataset: Dataset, net: Member, key: Key) -> Measured:
+    learn, test = pixels(dataset.train), pixels(dataset.test)
+    codes = jax.jit(lambda net, x: latent.posterior(net, x, KEY))
+    q = codes(net, test)
+    evals = {
+        "latent": {
+            "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
+            "square": _mean_square(net, q),
+            "neighbours": _nearest(
+                *(np.asarray(codes(net, learn).mean), dataset.train.target),
+                *(np.asarray(q.mean), dataset.test.target),
+                settings.neighbours,
+            ),
+        }
+    }
+    shown = min(settings.pictures, len(test))
+    curves = {"codes": _codes(np.asarray(q.mean), dataset.test.target)}
+    if net.model.size == 2:
+        curves["manifold"] = {"white": _manifold(net, settings.tiles)}
+    if net.model.sampled:
+        evals["bound"], curves["draws"] = _bounds(settings, net, test[:shown], key)
+        if not np.asarray(test % 1).any():
+            found = _bits(settings, net, np.asarray(test[:shown], np.int32))
+            evals["bits"] = {"bound": _bits_of(evals["bound"]["elbo"], test), **found}
+    return Measured(evals, curves)
+
+
+def _mean_square(net: Member, q) -> float:
+    """E[z^2] of what the decoder is given in training, over pictures and variables."""
+    noise = jnp.exp(q.log_var) if net.model.sampled else 0.0
+    return float(jnp.mean(jnp.square(q.mean) + noise))
+
+
+def _nearest(known, classes, asked, truth, neighbours: int) -> float:
+    """Accuracy of the vote of the nearest codes; of equal votes the lowest class."""
+    distance = ((asked[:, None] - known[None]) ** 2).sum(-1)
+    nearest = classes[np.argsort(distance, axis=1, kind="stable")[:, :neighbours]]
+    votes = np.stack([(nearest == k).sum(1) for k in range(classes.max() + 1)], 1)
+    return float(np.mean(votes.argmax(1) == truth))
+
+
+def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
+    """The first two latent variables of each picture, with its class."""
+    columns = np.round(mean[:, [0, min(1, mean.shape[1] - 1)]].astype(np.float64), 3)
+    axes = {"first": columns[:, 0], "second": columns[:, 1], "class": target}
+    return {name: values.tolist() for name, values in axes.items()}
+
+
+def _manifold(net: Member, tiles: int) -> list[int]:
+    """Per cent of white of a square picture of pictures, row by row."""
+    steps = ndtri((np.arange(tiles) + 0.5) / tiles)
+    down, across = np.meshgrid(-steps, steps, indexing="ij")
+    z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
+    white = np.asarray(jax.nn.sigmoid(latent.decode(net, z, KEY)))
+    edge = math.isqrt(white.shape[1])
+    framed = np.pad(white.reshape(-1, edge, edge), ((0, 0), (1, 1), (1, 1)))
+    rows = framed.reshape(tiles, tiles, edge + 2, edge + 2).transpose(0, 2, 1, 3)
+    return np.rint(100 * rows).astype(int).ravel().tolist()
+
+
+def _bounds(settings, net: Member, x: Array, key: Key):
+    """Bounds on log p(x), nats, the mean over pictures; and by the number of draws."""
+    draws = settings.importance_samples
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def naive(net, samples):
+        own = stream(key, "prior")
+        return jnp.mean(latent.log_mean_by_prior(net, PIXELS, x, own, samples))
+
+    weigh = jax.jit(
+        lambda net: latent.log_weights(net, PIXELS, x, stream(key, "bound"), draws)
+    )
+    weights = weigh(net)
+
+    def importance(n: int) -> float:
+        whole = weights[: draws // n * n].reshape(n, -1, len(x))
+        return float(jnp.mean(latent.log_mean(whole)))
+
+    numbers = _powers(settings.prior_samples)
+    found = {
+        "elbo": float(jnp.mean(weights)),
+        "importance": importance(draws),
+        "effective": float(jnp.mean(latent.effective_samples(weights))),
+        "prior": float(naive(net, settings.prior_samples)),
+    }
+    curve = {
+        "samples": [float(n) for n in numbers],
+        "prior": [float(naive(net, n)) for n in numbers],
+        "importance": [importance(min(n, draws)) for n in numbers],
+    }
+    return found, curve
+
+
+def _powers(most: int) -> list[int]:
+    """10, 100, ... and the most."""
+    return [*(10**k for k in range(1, len(str(most - 1)))), most]
+
+
+def _bits(settings, net: Member, x: np.ndarray) -> dict[str, float]:
+    """Bits of a pixel by a real coder, and whether all came back."""
+
+    @jax.jit
+    def encode(net, x):
+        q = latent.posterior(net, x[None].astype(jnp.float32), KEY)
+        return q.mean[0], jnp.exp(0.5 * q.log_var[0])
+
+    @jax.jit
+    def decode(net, z):
+        return jax.nn.sigmoid(latent.decode(net, z[None], KEY)[0])
+
+    coder = bitsback.BitsBack(
+        net.model.size,
+        functools.partial(encode, net),
+        functools.partial(decode, net),
+        settings.cells,
+    )
+    start = np.random.PCG64(0).random_raw(WORDS).astype(np.uint32)
+    message = coder.push(start, x)
+    found, before = coder.pop(message, len(x))
+    same = np.array_equal(found, x) and np.array_equal(before, start)
+    return {"coded": 32 * (len(message) - WORDS) / x.size, "decoded": float(same)}
+
+
+def _bits_of(elbo: float, x: Array) -> float:
+    """Bits of a pixel that a bound in nats stands for."""
+    return -elbo / (x.shape[1] * math.log(2))

@@ -1,0 +1,79 @@
+"""Gradients of an expectation E[f(x)] with respect to the parameters of x.
+
+Each is a way to draw x, or to correct f(x), such that ordinary differentiation gives
+the estimate. Biased or not, by its bias and variance: `configs/tables/
+gradient_estimators.toml` measures them.
+
+    score             f(x) d log p(x), less a baseline: unbiased, for any x; it varies
+                      much (Williams 1992)
+    pathwise          x = mean + std eps: unbiased, where f is smooth in x (Kingma and
+                      Welling 2014)
+    straight_through  a bit, whose gradient is that of its probability: biased (Bengio
+                      et al. 2013)
+    concrete          a number between 0 and 1 in place of a bit: biased, the less the
+                      lower its temperature, and the more it varies (Maddison et al.
+                      2017; Jang et al. 2017)
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+
+from vnets.types import Array, Key, choose
+
+BASELINES = ("others", "none")
+
+
+def score(
+    values: Array, log_p: Array, baseline: Literal["others", "none"] = "others"
+) -> Array:
+    """The values [S], with (value - baseline) d log p of each as their gradient, too.
+
+    Args:
+      values: f(x) of S independent draws; the gradient of f itself is kept.
+      log_p: log p(x) of the same draws, [S], by the parameters that learn; x has no
+        gradient.
+      baseline: "others", the mean value of the other draws, which leaves the gradient
+        unbiased, for their draws are independent; or "none".
+
+    Raises:
+      ValueError: another baseline, or a single draw with "others".
+    """
+    choose("baseline", baseline, BASELINES)
+    gain = values
+    if baseline == "others":
+        if len(values) < 2:
+            raise ValueError('baseline "others" needs 2 draws')
+        gain = values - (jnp.sum(values) - values) / (len(values) - 1)
+    return values + lax.stop_gradient(gain) * (log_p - lax.stop_gradient(log_p))
+
+
+def log_bernoulli(logits: Array, bits: Array) -> Array:
+    """log p of bits, elementwise."""
+    return -jax.nn.softplus(jnp.where(bits > 0, -logits, logits))
+
+
+def pathwise(mean: Array, std: Array, key: Key) -> Array:
+    """mean + std eps, of the shape of both."""
+    return mean + std * random.normal(key, jnp.shape(mean))
+
+
+def straight_through(logits: Array, key: Key) -> Array:
+    """Bits, whose gradient is taken to be that of their probabilities."""
+    p = jax.nn.sigmoid(logits)
+    bits = random.bernoulli(key, p).astype(p.dtype)
+    return bits + p - lax.stop_gradient(p)
+
+
+def concrete(logits: Array, key: Key, temperature: float) -> Array:
+    """sigmoid((logits + logistic noise) / temperature), between 0 and 1.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, not {temperature}")
+    noise = random.logistic(key, jnp.shape(logits))
+    return jax.nn.sigmoid((logits + noise) / temperature)
