@@ -1,36 +1,32 @@
 """The file of a sparse net beside what a deployment would take else: ONNX, int8.
 
-The same net, its zeros written out, as an ONNX model that ONNX Runtime quantizes to
-8 bits for weights and activations, calibrated on images; with xz, which takes the zeros
-out again, and without. ONNX Runtime cannot cut, and has no form for sparse weights.
-
-Weights are random and so are the places of zeros, as in `sparse_nets`.
+A perceptron of the embedded digits is trained by sparse variational dropout. The same
+net, its zeros written out, is an ONNX model that ONNX Runtime quantizes to 8 bits for
+weights and activations, calibrated on training images; with xz, which takes the zeros
+out again, and without. ONNX Runtime cuts nothing, and has no form for sparse weights.
 """
 
 import functools
 import importlib
 import lzma
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.bench import sparse_nets, timing
+from experiments import compress, running
+from experiments.bench import timing
 from experiments.bench.measuring import BenchError, Benchmark, Case
+from experiments.config_files import load_config
+from vnets import compact, edits
 from vnets.compact import Graph
-from vnets.nets import LeNet5, lenet_300_100
-from vnets.nets.net import Net
+from vnets.data import Split
 from vnets.plan import POOL, Activation, Conv, Dense, Flatten, MaxPool
 
-SHAPE = (28, 28, 1)
-# Name, net, and the share of zeros that sparse variational dropout reaches there.
-NETS: dict[str, tuple[Net, float]] = {
-    "LeNet-300-100": (lenet_300_100(10), 0.985),
-    "LeNet-5": (LeNet5(batch_norm=False), 0.995),
-}
-BATCHES = {True: (1,), False: (1, 256)}  # by whether it is a quick run
+NET = "configs/sparse_vd.py:lenet_300_100_sparse_vd"
+QUICK_EPOCHS = 3
 CALIBRATION = 100  # images
 OPSET, IR = 21, 10
 MISSING = (
@@ -38,6 +34,33 @@ MISSING = (
     "pip install -e '.[bench]' adds it"
 )
 OURS, THEIRS = "the .vnz file", "ONNX Runtime, int8"
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+class Sparse(NamedTuple):
+    """A trained net: pruned, with its zeros written out, its file, and its images."""
+
+    graph: Graph
+    file: bytes
+    seen: Split
+    test: Split
+
+
+@functools.cache
+def trained(epochs: int = 0) -> Sparse:
+    """Trains and prunes the net; all of its config's epochs by default."""
+    config = load_config(f"{NET},quick")
+    config.epochs = epochs or config.epochs
+    with tempfile.TemporaryDirectory() as folder:
+        running.run(config, NET, lambda _: Path(folder), [config.seed])
+        config, experiment, net = running.restore(folder)
+        data, path = experiment.dataset, Path(folder) / "net.vnz"
+        compress.compress_net(config, data, net, path, seconds=0.01)
+        file = path.read_bytes()
+    prune = edits.chain(edits.prune(config.evals.threshold), edits.mean_only)
+    variables = {"params": prune(net.params), **net.collections}
+    graph = compact.capture(net.model, variables, data.test.shape)
+    return Sparse(compact.fold_norms(graph), file, data.train, data.test)
 
 
 def load() -> Any:
@@ -54,52 +77,54 @@ def load() -> Any:
 
 
 def benchmark(quick: bool) -> Benchmark:
-    """Each net at each batch, from either file."""
-    chosen = dict(list(NETS.items())[:1]) if quick else NETS
-    columns = {
-        f"{net}, batch {batch}": (net, batch)
-        for net in chosen
-        for batch in BATCHES[quick]
-    }
-    ways = {OURS: _ours, THEIRS: _theirs}
+    """The net from either file, an image at a time and all test images at once."""
+    of = functools.partial(trained, QUICK_EPOCHS if quick else 0)
+    ways = {OURS: from_file, THEIRS: from_onnx}
+    batches = {"one image": 1, "360 images": 360}
 
     def finish(parts, times):
-        sizes = {}
-        theirs = any(case.endswith(THEIRS) for case in times)
-        for net, (model, zeros) in chosen.items():
-            files = {OURS: sparse_nets.content(model, SHAPE, zeros)}
-            if theirs:
-                files[THEIRS] = onnx_file(net)
-                files[f"{THEIRS}, xz"] = packed(files[THEIRS])
-            sizes |= {f"{net}: bytes of {k}": len(v) for k, v in files.items()}
-        zeros = {f"zeros of {net}": share for net, (_, share) in chosen.items()}
-        return {"settings": zeros | parts["settings"], "values": sizes}
+        del parts
+        net = of()
+        there = {how for how in ways if any(case.endswith(how) for case in times)}
+        files = {OURS: net.file}
+        if THEIRS in there:
+            files[THEIRS] = onnx_file(net)
+            files[f"{THEIRS}, xz"] = packed(files[THEIRS])
+        values = {f"bytes of {name}": len(content) for name, content in files.items()}
+        for how in there:
+            guesses = ways[how](net)(net.test.inputs).argmax(-1)
+            wrong = int(np.sum(guesses != net.test.target))
+            values[f"test images wrong by {how}"] = wrong
+        return {"values": values}
+
+    def ready(how: str, batch: int) -> timing.Ready:
+        predict, x = ways[how](of()), of().test.inputs[:batch]
+        return timing.Ready(lambda: predict(x))
 
     return Benchmark(
         title="A sparse net as a .vnz file and as an ONNX model of 8 bits",
-        unit="ms per image",
-        rounds=30,
+        unit="ms per call",
+        rounds=100,
         cases={
-            f"{column}: {how}": Case(
-                functools.partial(build, *of), of[-1], optional=how == THEIRS
+            f"{images}: {how}": Case(
+                functools.partial(ready, how, batch), optional=how == THEIRS
             )
-            for column, of in columns.items()
-            for how, build in ways.items()
+            for images, batch in batches.items()
+            for how in ways
         },
-        settings={"bits": sparse_nets.BITS},
+        settings={"net": f"{NET},quick", "calibration_images": CALIBRATION},
         pairs={
-            f"{column}: {THEIRS} / {OURS}": (f"{column}: {THEIRS}", f"{column}: {OURS}")
-            for column in columns
+            f"{images}: {THEIRS} / {OURS}": (f"{images}: {THEIRS}", f"{images}: {OURS}")
+            for images in batches
         },
         overview={
-            how: {column: f"{column}: {how}" for column in columns} for how in ways
+            how: {images: f"{images}: {how}" for images in batches} for how in ways
         },
         memory_of=(),
         notes=(
-            "Milliseconds for each image. Weights are random and zeros at random "
-            "places, as many in each layer; 8 bits a weight in both. ONNX Runtime has "
-            "the net with its zeros, as an exporter writes it, and is calibrated on "
-            f"{CALIBRATION} random images.",
+            "Sparse variational dropout on the embedded digits. ONNX Runtime has the "
+            "net with its zeros, as an exporter writes it; the .vnz file has as few "
+            "bits for each layer as change at most 0.1 % of the predictions.",
         ),
         check=load,
         finish=finish,
@@ -166,12 +191,11 @@ def exported(graph: Graph) -> Any:
     return model
 
 
-@functools.cache
-def onnx_file(net: str) -> bytes:
-    """The ONNX model of 8 bits of one of NETS, calibrated on random images."""
-    onnx, graph = load(), sparse_nets.sparse_graph(NETS[net][0], SHAPE, NETS[net][1])
+def onnx_file(net: Sparse) -> bytes:
+    """The ONNX model of 8 bits, calibrated on training images."""
+    onnx, images = load(), _pixels(net.seen.inputs[:CALIBRATION])
     tools = importlib.import_module("onnxruntime.quantization")
-    held = iter([{"input": sparse_nets.images(SHAPE, CALIBRATION)}])
+    held = iter([{"input": images}])
 
     class Reader(tools.CalibrationDataReader):
         def get_next(self):
@@ -179,7 +203,7 @@ def onnx_file(net: str) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "net.onnx", Path(folder) / "int8.onnx"
-        onnx.save(exported(graph), source)
+        onnx.save(exported(net.graph), source)
         tools.quantize_static(source, target, Reader())
         return target.read_bytes()
 
@@ -189,24 +213,27 @@ def packed(content: bytes) -> bytes:
     return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
 
 
-def session(content: bytes) -> Any:
-    """ONNX Runtime with a model, on the benchmark's threads: images -> logits."""
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / np.float32(255)
+
+
+def from_file(net: Sparse) -> Predict:
+    """uint8 [B, H, W, C] -> logits, from the .vnz file."""
+    return compact.Predictor(compact.loads(net.file))
+
+
+def from_onnx(net: Sparse) -> Predict:
+    """The same by ONNX Runtime, on the benchmark's threads."""
+    return session(onnx_file(net))
+
+
+def session(content: bytes) -> Predict:
+    """uint8 [B, H, W, C] -> logits by ONNX Runtime, of any model."""
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = min(timing.THREADS, timing.cores())
     made = runtime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    return lambda x: made.run(None, {"input": x})[0]
-
-
-def _ours(net: str, batch: int) -> timing.Ready:
-    model, zeros = NETS[net]
-    return sparse_nets.from_file(zeros, model, SHAPE, batch)
-
-
-def _theirs(net: str, batch: int) -> timing.Ready:
-    load()
-    predict, x = session(onnx_file(net)), sparse_nets.images(SHAPE, batch)
-    return timing.Ready(lambda: predict(x))
+    return lambda images: made.run(None, {"input": _pixels(images)})[0]
 
 
 BENCHMARKS = {"small_files": benchmark}

@@ -41,7 +41,7 @@ def benchmark(quick: bool) -> Benchmark:
     nets, shares = (NETS["quick"], ZEROS[1:2]) if quick else (NETS["full"], ZEROS)
     dense = {"dense in JAX": _jax, "dense in NumPy": _numpy}
     files = {
-        f"the file, {100 * zeros:g} % zeros": functools.partial(from_file, zeros)
+        f"the file, {100 * zeros:g} % zeros": functools.partial(_file, zeros)
         for zeros in shares
     }
     columns = {
@@ -121,25 +121,23 @@ def content(model: Net, shape: Shape, zeros: float) -> bytes:
     return compact.dumps(compact.quantize(graph, BITS))
 
 
-def images(shape: Shape, batch: int) -> np.ndarray:
-    """Random ones, [B, *shape]."""
+def _images(shape: Shape, batch: int) -> np.ndarray:
     return np.random.default_rng(1).random((batch, *shape), np.float32)
 
 
 def _jax(model: Net, shape: Shape, batch: int) -> timing.Ready:
     net, variables = sparse_graph(model, shape, 0.0).to_flax()
-    return timing.ready(net.apply, variables, jnp.asarray(images(shape, batch)))
+    return timing.ready(net.apply, variables, jnp.asarray(_images(shape, batch)))
 
 
 def _numpy(model: Net, shape: Shape, batch: int) -> timing.Ready:
-    graph, x = sparse_graph(model, shape, 0.0), images(shape, batch)
+    graph, x = sparse_graph(model, shape, 0.0), _images(shape, batch)
     return timing.Ready(lambda: np.isfinite(dense_numpy(graph, x)).all())
 
 
-def from_file(zeros: float, model: Net, shape: Shape, batch: int) -> timing.Ready:
-    """Predictions of a batch from the file of such a net."""
+def _file(zeros: float, model: Net, shape: Shape, batch: int) -> timing.Ready:
     predictor = compact.Predictor(compact.loads(content(model, shape, zeros)))
-    x = images(shape, batch)
+    x = _images(shape, batch)
     return timing.Ready(lambda: np.isfinite(predictor(x)).all())
 
 
