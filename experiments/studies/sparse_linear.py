@@ -159,7 +159,7 @@ def l1_each(strengths: int, folds: int) -> Fit:
             ).fit(features(learn), of_class)
 
         with warnings.catch_warnings():
-            # The weakest penalties do not converge, and are not chosen.
+            # The weakest penalties may not converge; the record has those chosen.
             warnings.simplefilter("ignore", ConvergenceWarning)
             machines = [machine(learn.target == k) for k in np.unique(learn.target)]
         weight = np.concatenate([machine.coef_ for machine in machines])
