@@ -12,11 +12,9 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 TEMPERATURES = {"concrete_01": 0.1, "concrete_05": 0.5, "concrete_1": 1.0}
 VARIANTS = ("score", "score_baseline", "straight_through", *TEMPERATURES)
 VARIANTS += ("pathwise", "score_number")
-sweep = common.all_of(VARIANTS)
 
 
 def get_config(which: str = "score") -> ConfigDict:

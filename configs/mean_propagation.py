@@ -3,7 +3,8 @@
     configs/mean_propagation.py:VARIANT[,SCALE]
 
 Trains nothing: each variant measures trained nets. vd (layer-wise variational dropout
-past its transition; kappa also of two nets of the same run stopped before), variance
+past its transition; kappa also of two nets of the same run stopped before), vd_authors
+(the same by the authors' optimizer, after all their 200 epochs at short, too), variance
 (dense1 has no mean), dropout (0.5 before dense1: its noise belongs to units, so there
 is no kappa of its weights, only the prediction from moments).
 
@@ -23,6 +24,7 @@ NETS = {
         "middle": f"{TRANSITION}_middle",
         "net": TRANSITION,
     },
+    "vd_authors": {"net": "configs/phase_transition.py:authors_kappa"},
     "variance": {"net": "configs/lenet5_mnist.py:variance"},
     "dropout": {"net": "configs/lenet5_mnist.py:dropout"},
 }

@@ -14,6 +14,7 @@ Variants:
   probed_kappa    the same run; kappa of dense1 is probed every epoch, too
   authors         log alpha from -5 at the net's own rate, KL weight 1: the first 60 of
                   the authors' 200 epochs with their schedule (short), or all (paper)
+  authors_kappa   all 200 at short, too, with kappa of dense1 probed every 10 epochs
   all_layers, ard, student_t
                   accelerated, with one thing changed
   continued       accelerated, the mean dropped, trained on as a variance layer
@@ -41,6 +42,7 @@ VARIANTS = (
     *STOPPED,
     "probed_kappa",
     "authors",
+    "authors_kappa",
     "all_layers",
     *PRIORS,
     "continued",
@@ -49,6 +51,7 @@ VARIANTS = (
 COLUMNS = ("det", "stoch", "ens", "zero_mean", "zero_mean_ens", "permuted")
 EPOCHS = {"quick": 16, "short": 8, "paper": 200}
 AUTHORS_EPOCHS = {"quick": 16, "short": 60, "paper": 200}
+KAPPA = ("probed_kappa", "authors_kappa")
 CONTINUED_EPOCHS = {"quick": 4, "short": 4, "paper": 50}
 
 
@@ -71,11 +74,17 @@ def get_config(which: str = "accelerated") -> ConfigDict:
             (config.optimizer, "learning_rate"),
         ):
             group[field] = tuple((time / part, value) for time, value in group[field])
-    if variant == "probed_kappa":
+    if variant in KAPPA:
         images = {"paper": 10000}.get(scale, 1000)
         config.probe.kappa = {"images": images, "batch_size": 100, "threshold": 1.5}
     if variant == "authors":
-        like_the_authors(config, scale)
+        like_the_authors(config, AUTHORS_EPOCHS[scale])
+    if variant == "authors_kappa":
+        like_the_authors(
+            config, AUTHORS_EPOCHS["quick" if scale == "quick" else "paper"]
+        )
+        if scale != "quick":
+            config.probe.every = 10
     if variant in ("continued", "variance"):
         config.kl_weight = ((0.0, 1.0),)  # a variance layer has no KL
     if variant == "variance":
@@ -88,12 +97,12 @@ def get_config(which: str = "accelerated") -> ConfigDict:
     return config
 
 
-def like_the_authors(config: ConfigDict, scale: str) -> None:
-    """Undoes what makes the transition faster."""
-    fresh = common.classifier(config.variant, scale)
+def like_the_authors(config: ConfigDict, epochs: int) -> None:
+    """Undoes what makes the transition faster; takes the first of their epochs."""
+    fresh = common.classifier(config.variant, config.scale)
     config.optimizer, config.kl_weight = fresh.optimizer, fresh.kl_weight
     config.model.posteriors.dense1.log_alpha = -5.0
-    config.epochs = AUTHORS_EPOCHS[scale]
+    config.epochs = epochs
     rate = config.optimizer.learning_rate[0][1]
     end = 1.0 - config.epochs / AUTHORS_EPOCHS["paper"]
     config.optimizer.learning_rate = ((0.0, rate), (1.0, rate * end))

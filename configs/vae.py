@@ -19,8 +19,6 @@ from configs import common
 NOISY = {layer: {"kind": "gaussian", "log_var": -8.0} for layer in ("dense1", "dense2")}
 VARIANTS = ("ae_2", *(f"vae_{z}" for z in (2, 5, 10, 20)))
 VARIANTS += ("vae_2_weights", "vae_10_weights")
-SCALES = common.SCALES
-sweep = common.all_of(VARIANTS)
 EPOCHS = {"quick": 120, "short": 50, "paper": 500}
 
 

@@ -20,6 +20,9 @@ dense1: one variance layer, normal noise of unit variance, ReLU, biases. Around 
   no_bias               no learned scale or shift in batch normalization
   abs_eps, abs_gaussian dense1 gives |eps| sqrt(v), or a normal of the same two moments
   deterministic         no noise at all (a member of the deep ensembles)
+  sampled_long, sign_long, uniform_long, tanh_long, hidden_long, dense1_long
+                        the same with ten times the epochs at short, 40: those that
+                        learn slowly, and the centre
 
 Besides the usual columns every net is tested with batch normalization on the test
 batch's statistics (batches of 200), as the authors' MNIST code does.
@@ -52,17 +55,27 @@ NOISE = {
 ACTIVATIONS = ("tanh", "abs")
 ESTIMATORS = {"abs_eps": "magnitude", "abs_gaussian": "magnitude_gaussian"}
 # Each once: a noise may have an estimator of its own.
-VARIANTS = tuple(
-    dict.fromkeys(("dense1", *LAYERS, *NOISE, *ACTIVATIONS, "no_bias", *ESTIMATORS))
-)
+ROUND_DENSE1 = ("dense1", *LAYERS, *NOISE, *ACTIVATIONS, "no_bias", *ESTIMATORS)
+SLOW = ("sampled", "sign", "uniform", "tanh", "hidden", "dense1")
+LONG = {f"{name}_long": name for name in SLOW}
+VARIANTS = tuple(dict.fromkeys((*ROUND_DENSE1, *LONG)))
+EPOCHS = {"quick": 12, "short": 4, "paper": 200}
 COLUMNS = ("det", "stoch", "ens", "det_batch", "stoch_batch", "ens_batch")
+
+
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """All; where the others have as many epochs, LONG would be the same again."""
+    return tuple(v for v in VARIANTS if scale == "short" or v not in LONG)
 
 
 def get_config(which: str = "dense1") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
-    variant, scale = common.split(which, VARIANTS)
-    config = common.classifier(variant, scale)
-    config.epochs = {"quick": 12, "short": 4, "paper": 200}[scale]
+    named, scale = common.split(which, VARIANTS)
+    variant = LONG.get(named, named)
+    config = common.classifier(named, scale)
+    config.epochs = EPOCHS[scale]
+    if named in LONG and scale == "short":
+        config.epochs *= 10
     noise = {"kind": "variance", **NOISE.get(variant, {"noise": "normal"})}
     layers = LAYERS.get(variant, ("dense1",))
     config.model.posteriors = dict.fromkeys(layers, noise)

@@ -9,7 +9,10 @@ from small variances, as the authors say they did: log alpha -2 and log sigma^2 
 (weights start from U(+-0.035), so log alpha is about -2 there too). With that faster
 optimizer and its heavier KL all of these go through the transition, which the published
 runs of weight and additive did not; neuron_plain, weight_plain and additive_plain have
-the authors' optimizer and KL weight 1 instead (12 epochs at short).
+the authors' optimizer and KL weight 1 instead (12 epochs at short). neuron_long,
+weight_long and additive_long have more of these (60 at short, as
+`configs/phase_transition.py:authors`) and the smaller starts of the authors' code, log
+alpha -5 and log sigma^2 -20; additive_long_-10 is the last of them from -10.
 
 LeNet-300-100 with additive noise on all layers: mlp_log_uniform, mlp_ard and
 mlp_student_t_<nu> change the prior; start_<log sigma^2> changes where it starts, which
@@ -35,7 +38,9 @@ PRIORS = {
 }
 STARTS = {f"start_{-log_var}": -log_var for log_var in (8, 6, 4, 2, 0)}
 PLAIN = {f"{name}_plain": name for name in NOISE}
-VARIANTS = (*NOISE, *PLAIN, *PRIORS, *STARTS)
+LONG = {f"{name}_long": name for name in NOISE} | {"additive_long_-10": "additive"}
+AUTHORS_STARTS = {"log_alpha": -5.0, "log_var": -20.0}
+VARIANTS = (*NOISE, *PLAIN, *LONG, *PRIORS, *STARTS)
 MLP_EPOCHS = {"quick": 20, "short": 30, "paper": 200}
 
 
@@ -47,11 +52,16 @@ def get_config(which: str = "neuron") -> ConfigDict:
         config.model.posteriors = {"dense1": NOISE[variant]}
         config.evals.columns = (*config.evals.columns, "pruned")
         return config
-    if variant in PLAIN:
-        config = get_config(f"{PLAIN[variant]},{scale}")
+    if variant in PLAIN | LONG:
+        config = get_config(f"{(PLAIN | LONG)[variant]},{scale}")
         fresh = common.classifier(variant, scale)
         config.variant, config.epochs = variant, fresh.epochs
         config.optimizer, config.kl_weight = fresh.optimizer, fresh.kl_weight
+        noise = config.model.posteriors.dense1
+        if variant in LONG:
+            config.epochs = phase_transition.AUTHORS_EPOCHS[scale]
+        if variant in (f"{name}_long" for name in NOISE):
+            noise.update({k: v for k, v in AUTHORS_STARTS.items() if k in noise})
         return config
     config = common.classifier(variant, scale)
     noise = {"kind": "gaussian", "log_var": float(STARTS.get(variant, -10))}

@@ -6,8 +6,9 @@ M I O; they report 7.4 and 1635 seconds an epoch. Timed here is the step of trai
 that `train.fit` compiles, optimizer included, all ways in turns on one machine.
 
 A weight sample for each example draws all weights twice: once more for the gradient, in
-place of keeping them. `throughput` is of its forward pass: draws per second beside
-those of `jax.random.normal` alone, which makes as many, in the same blocks.
+place of keeping them. `cost.draws` says by which sampler: our own, or the one that
+people have, `jax.random.normal`. `throughput` is of its forward pass: draws per second
+beside those of `jax.random.normal` alone, which makes as many, in the same blocks.
 
 Memory is what XLA plans for the compiled step: its arguments (the data among them),
 its results but for those that take the place of arguments, and its temporary buffers.
@@ -16,7 +17,7 @@ its results but for those that take the place of arguments, and its temporary bu
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +36,22 @@ from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.likelihoods import Categorical
+from vnets.nodes import Posterior
 from vnets.rng import stream
-from vnets.types import Key
+from vnets.types import Array, Key
 
 FIELDS = (
     *("dataset", "platform", "training", "cost.rounds", "cost.steps", "cost.widths"),
-    "cost.batches",
+    *("cost.batches", "cost.draws"),
 )
 
-SAMPLED = {
+WAYS = {
     "lrt": estimators.lrt,
     "separate": estimators.per_example_sampling,
     "single": estimators.weight_sampling,
+    "none": estimators.lrt,  # of weights without noise
 }
-WAYS = {**SAMPLED, "none": estimators.lrt}  # of weights without noise
+OWN, PLAIN = "vnets", "random.normal"  # samplers of a weight for each example
 SLOW = "separate"  # one step a round, of the others several
 PLATFORMS = ("cpu", "gpu")
 PRODUCTS = 6  # matrix products in LRT and its gradient: two forward, four backward
@@ -56,9 +59,29 @@ COUNTS = ("rounds", "steps")
 SWEEPS = ("widths", "batches")
 
 
+def plain_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
+    """`estimators.per_example_sampling` of normal noise by `jax.random.normal`."""
+    mean, std = q.location_scale()
+
+    def sample(key: Key) -> Array:
+        return mean + std * random.normal(key, std.shape, std.dtype)
+
+    return estimators.each_its_own(op, q.shape, sample, x, key)
+
+
+SAMPLERS = {OWN: WAYS[SLOW], PLAIN: plain_sampling}
+
+
+def ways_of(spec) -> dict[str, Callable]:
+    """The ways to sample, by the sampler that a config's `cost` names."""
+    drawn = parts.pick("cost.draws", spec.get("draws", OWN), SAMPLERS)
+    return WAYS | {SLOW: drawn}
+
+
 def build(config) -> Study:
     """The study of a config; see `configs/lrt_cost.py` for its fields."""
     parts.pick("platform", config.platform, PLATFORMS)
+    ways_of(config.cost)
     for field in COUNTS:
         parts.positive(f"cost.{field}", config.cost[field])
     for field in SWEEPS:
@@ -82,16 +105,17 @@ def build(config) -> Study:
 
 
 def _measure(spec, net: Classify, key: Key) -> Measured:
+    ways = ways_of(spec)
     steps = {
         name: training_step(net, way, key, quiet=name == "none")
-        for name, way in WAYS.items()
+        for name, way in ways.items()
     }
-    calls = {name: 1 if name == SLOW else spec.steps for name in WAYS}
+    calls = {name: 1 if name == SLOW else spec.steps for name in ways}
     runs: dict[str, Thunk] = {
         name: lambda thunk=thunk, n=calls[name]: [thunk() for _ in range(n)]
         for name, (thunk, _) in steps.items()
     }
-    runs["forward"] = _forward(net, key)
+    runs["forward"] = _forward(net, ways[SLOW], key)
     shapes = [w.shape for w in _weights(net, key)]
     for name, draw in (("draws", random.normal), ("own_draws", noise.normal)):
         alone = lrt_layer.bare_draws(draw, shapes, net.source.batch_size)
@@ -115,7 +139,8 @@ def _measure(spec, net: Classify, key: Key) -> Measured:
     evals["ratios"] = {n: timing.ratio(times, *pair) for n, pair in pairs.items()}
     evals["ratios"]["memory"] = steps[SLOW][1] / steps["lrt"][1]
     draws = net.source.batch_size * sum(map(math.prod, shapes))
-    return Measured(evals, _sweeps(spec, draws / medians["own_draws"], key))
+    alone = "own_draws" if ways[SLOW] is WAYS[SLOW] else "draws"
+    return Measured(evals, _sweeps(spec, ways, draws / medians[alone], key))
 
 
 def training_step(
@@ -164,7 +189,7 @@ def _weights(net: Classify, key: Key) -> list[jax.ShapeDtypeStruct]:
     return [std for std in jax.eval_shape(stds, key) if std is not None]
 
 
-def _forward(net: Classify, key: Key) -> Thunk:
+def _forward(net: Classify, way: Callable, key: Key) -> Thunk:
     """The loss of a minibatch by a weight sample for each example, without gradient."""
     params, collections = net.init(stream(key, "init"))
     count = net.source.batch_size
@@ -173,19 +198,21 @@ def _forward(net: Classify, key: Key) -> Thunk:
 
     def loss(params, image, label, key):
         variables = {"params": params, **collections}
-        mode, rngs = Mode(WAYS[SLOW]), {"noise": key}
+        mode, rngs = Mode(way), {"noise": key}
         logits = net.model.apply(variables, image, mode=mode, rngs=rngs)
         return jnp.mean(Categorical().nll(logits, label))
 
     return timing.ready(loss, params, image, label, key).call
 
 
-def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[float]]]:
+def _sweeps(
+    spec, ways: Mapping[str, Callable], draws_per_ms: float, key: Key
+) -> dict[str, dict[str, list[float]]]:
     """One dense layer and its gradient against its width, and against the minibatch.
 
     The other of the two is the largest. The theory: as many draws as there are to make,
-    at the rate of bare ones of the sampler in use (`vnets.noise.normal`), and products
-    at the rate of the largest.
+    at the rate of bare ones of the sampler in use, and products at the rate of the
+    largest.
     """
     widths, batches = tuple(spec.widths), tuple(spec.batches)
     wide, many = widths[-1], batches[-1]
@@ -204,7 +231,8 @@ def _sweeps(spec, draws_per_ms: float, key: Key) -> dict[str, dict[str, list[flo
     def fastest_ms(width: int, batch: int) -> dict[str, float]:
         runs = {
             way: lrt_layer.layer(estimator, batch, width).call
-            for way, estimator in SAMPLED.items()
+            for way, estimator in ways.items()
+            if way != "none"
         }
         times = timing.interleave(runs, spec.rounds, warmup=1)
         return {way: min(ms) for way, ms in times.items()}

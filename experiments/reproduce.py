@@ -13,10 +13,12 @@ from experiments.tables.specs import Row, Table
 def wanted(
     table: Table, scale: str, seeds: Sequence[int]
 ) -> Iterator[tuple[Row, Sequence[int]]]:
-    """The rows of a table at a scale; of the seeds the first, where there is a cap."""
+    """The rows of a table at a scale; of the seeds the first, where there is a cap,
+    counted from the row's own first one."""
     cap = table.scale[scale].seeds
     for row in table.rows_at(scale):
-        yield row, seeds[: min(filter(None, (row.seeds, cap)), default=None)]
+        capped = seeds[: min(filter(None, (row.seeds, cap)), default=None)]
+        yield row, [row.first_seed + seed for seed in capped]
 
 
 def train_missing(

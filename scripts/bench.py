@@ -1,7 +1,7 @@
 """Measures training steps, draws and estimators, and writes a report.
 
     python scripts/bench.py [--rounds=30]
-        [--only=lenet5,vgg,resnet50,ensembles,forms,noise,lrt_layer,sparse_nets]
+        [--only=lenet5,vgg,resnet50,ensembles,forms,noise,lrt_layer,sparse_nets,small_files]
         [--quick] [--out=results/bench]
 
 Each benchmark runs in a process of its own, which gives its memory back. Writes

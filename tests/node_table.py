@@ -51,6 +51,7 @@ FACTORIES = {
     "masked": masked(True),
     **{f"gaussian-{name}": additive(-2.0, noise=name) for name in noise.FAMILIES},
     **{f"variance-{name}": variance(name) for name in noise.FAMILIES},
+    "gaussian-thresholded": gaussian(-2.0, drop_above=30.0),  # all means are in use
     "variance-half": variance("sign", gain=0.5),
     "alpha-layer": multiplicative(0.5),
     "alpha-output": multiplicative(-0.5, "output"),

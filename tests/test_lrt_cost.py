@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 from claims import every
 from jax import random
@@ -10,6 +11,8 @@ from jax import random
 from experiments import core, lrt_cost
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
+from vnets import ops
+from vnets.nodes import gaussian
 
 
 def small(variant="cpu", **cost):
@@ -26,8 +29,9 @@ def small(variant="cpu", **cost):
     return config
 
 
-def test_the_study_measures_every_way_and_both_sweeps():
-    measured = core.build(small()).measure({}, random.key(0))
+@pytest.mark.parametrize("variant", ["cpu", "cpu_plain"])
+def test_the_study_measures_every_way_and_both_sweeps(variant):
+    measured = core.build(small(variant)).measure({}, random.key(0))
     evals, curves = measured.evals, measured.curves
     for name in lrt_cost.WAYS:
         assert every(value > 0 for value in evals[name].values())
@@ -49,6 +53,14 @@ def test_the_study_measures_every_way_and_both_sweeps():
         assert every(
             math.isfinite(x) and x > 0 for axis in curve.values() for x in axis
         )
+
+
+def test_the_plain_sampler_draws_what_ours_draws(assert_moments):
+    node = gaussian(-1.0)(random.key(1), (3, 2))
+    x = jnp.broadcast_to(random.normal(random.key(2), (3,)), (20_000, 3))
+    drawn = lrt_cost.plain_sampling(ops.DENSE, node, x, random.key(3))
+    mean, var = node.moments()
+    assert_moments(drawn, x[0] @ mean, jnp.square(x[0]) @ var)
 
 
 def test_memory_of_a_sample_per_example_does_not_grow_with_the_batch():

@@ -114,6 +114,16 @@ def test_a_stronger_penalty_is_sparser():
     assert weak["accuracy"] > 0.7
 
 
+def test_one_class_against_the_rest_is_what_scikit_learn_fits():
+    learn, test = digits()
+    x = sparse_linear.features(test)
+    weight, log_p, facts = sparse_linear.l1_each(strengths=1, folds=2)(learn, x)
+    assert facts["least_strength"] == facts["largest_strength"] == 1e-4
+    assert not weight.any()  # so strong a penalty leaves the rates of the classes
+    np.testing.assert_allclose(np.exp(log_p).sum(1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(log_p, np.broadcast_to(log_p[0], log_p.shape))
+
+
 def quick(variant, **fit):
     config = load_config(f"configs/sparse_linear.py:{variant},quick")
     config.fit.update(fit)
@@ -124,6 +134,7 @@ def quick(variant, **fit):
     ("variant", "fit"),
     [
         ("digits_noise_l1", {"strengths": (0.1,), "sweeps": 3}),
+        ("digits_l1_each", {"strengths": 2, "folds": 2}),
         ("digits_rvm", {"rounds": 3}),
     ],
 )
@@ -146,6 +157,7 @@ def test_a_study_without_nets_writes_a_record(variant, fit, tmp_path):
         ("digits_l1", {"method": "l2"}, ["fit.method", "l1", "rvm"]),
         ("digits_l1", {"strengths": (0.0,)}, ["config.fit", "positive"]),
         ("digits_l1", {"held_out": 1.0}, ["config.fit", "between 0 and 1"]),
+        ("digits_l1_each", {"folds": 1}, ["config.fit", "2 folds"]),
         ("digits_rvm", {"sweeps": 3}, ["config.fit", "rounds"]),
         ("digits_rvm", {"rounds": 0}, ["config.fit", "at least 1"]),
     ],

@@ -90,6 +90,8 @@ def test_a_claim_tells_its_seeds_and_what_its_bound_knew(tmp_path):
         ("", "seeds = 1", [0]),
         (", seeds = 2", "seeds = 1", [0]),
         (", seeds = 1", "seeds = 9", [0]),
+        (", first_seed = 4", "", [4, 5, 6]),
+        (", first_seed = 4, seeds = 2", "", [4, 5]),
     ],
 )
 def test_rows_and_scales_cap_seeds(tmp_path, monkeypatch, row, scale, wanted):

@@ -13,6 +13,7 @@ terms, 2^-7. Roots and noise are float32 always.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jax import lax, random
 from vnets import noise as noises
 from vnets.derivatives import CustomVJP
 from vnets.nodes import Posterior, Scaled, is_noisy
-from vnets.types import Array, Key, Moment
+from vnets.types import Array, Key, Moment, Shape
 
 VAR_FLOOR = 1e-16  # inside the root: sqrt has no gradient at 0 (authors' value)
 # Of |eps| for a standard normal eps; (0.603 / 0.798)^2 = pi / 2 - 1 = 0.571.
@@ -133,13 +134,20 @@ def per_example_sampling(op, q: Posterior, x: Array, key: Key) -> Array:
 
     An example's weights depend on the key and its place in the batch only.
     """
+    return each_its_own(op, q.shape, q.sample, x, key)
+
+
+def each_its_own(
+    op, shape: Shape, sample: Callable[[Key], Array], x: Array, key: Key
+) -> Array:
+    """`per_example_sampling` of weights of a shape by any sampler, key -> weights."""
 
     def one(example):
         x, key = example
-        return _product(op, x[None], q.sample(key))[0]
+        return _product(op, x[None], sample(key))[0]
 
     examples = x, random.split(key, x.shape[0])
-    block = max(1, WEIGHTS_AT_ONCE // math.prod(q.shape))
+    block = max(1, WEIGHTS_AT_ONCE // math.prod(shape))
     if block >= x.shape[0]:
         return jax.vmap(one)(examples)
     one = jax.checkpoint(one, prevent_cse=False)  # the scan already prevents it

@@ -15,6 +15,8 @@ EXTRAS = {
     "gymnax": "rl",
     "matplotlib": "figures",
     "mkdocs": "dev",
+    "onnx": "bench",
+    "onnxruntime": "bench",
     "pandas": "frames",
     "sklearn": "sklearn",
     "submitit": "launch",

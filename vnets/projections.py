@@ -40,9 +40,9 @@ def clip_log_alpha(
 def drop_idle_means(threshold: float = 3.0) -> Projection:
     """Sets the means of additive noise to zero wherever log alpha is above a threshold.
 
-    The variances stay. What the authors of sparse variational dropout call `train_clip`
-    (there in the forward pass): a mean that noise drowns learns nothing any more,
-    unless a single step lifts it back over the threshold. Biases and scales of
+    The variances stay. A mean that noise drowns is gone then, unless a single step
+    lifts it back over the threshold; `nodes.Thresholded` masks it as the authors of
+    sparse variational dropout do, and keeps its value. Biases and scales of
     normalization keep theirs.
     """
 

@@ -20,6 +20,7 @@ MODULES = {
     "noise": "noise",
     "lrt_layer": "lrt_layer",
     "sparse_nets": "sparse_nets",
+    "small_files": "small_files",
 }
 
 

@@ -6,10 +6,11 @@ with alpha; in the first it is not, which is why Molchanov, Ashukha and Vetrov (
 section 4.2) train log sigma^2. Measured here on a trained net: the variance of the
 gradient over draws of the noise, for one batch, against log alpha.
 
-Multiplicative noise cannot describe a weight whose mean is 0, and training drops means
-(`projections.drop_idle_means`). For the measurement such a mean becomes `LEAST` in both
-forms, with the variance that it had, so that they are the same posterior still; its log
-alpha says nothing, and it is left out of the curve and the median.
+Multiplicative noise cannot describe a weight whose mean is 0, as training may leave it
+(`nodes.Thresholded`, `projections.drop_idle_means`). For the measurement such a mean
+becomes `LEAST` in both forms, with the variance that it had, so that they are the same
+posterior still; its log alpha says nothing, and it is left out of the curve and the
+median.
 """
 
 import functools
@@ -55,20 +56,21 @@ def additive(node: Posterior) -> Posterior:
     """The node with its log sigma^2 as the parameter; others as they are."""
     if not (is_noisy(node) and node.plain):
         return node
-    return Additive(_divisor(node.mean), node.log_variance(), node.noise)
+    return Additive(_divisor(node), node.log_variance(), node.noise)
 
 
 def multiplicative(node: Posterior) -> Posterior:
     """The node with the log alpha of each weight as the parameter."""
     if not (is_noisy(node) and node.plain):
         return node
-    mean = _divisor(node.mean)
+    mean = _divisor(node)
     log_alpha = node.log_variance() - 2 * jnp.log(jnp.abs(mean))
     return Multiplicative(mean, log_alpha, node.noise)
 
 
-def _divisor(mean: Array) -> Array:
-    """The means, none of them smaller than `LEAST`."""
+def _divisor(node: Posterior) -> Array:
+    """The means that are used, none of them smaller than `LEAST`."""
+    mean, _ = node.location_scale()
     return jnp.where(jnp.abs(mean) < LEAST, LEAST, mean)
 
 

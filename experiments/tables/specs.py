@@ -105,7 +105,8 @@ class Row:
 
     `run` is the variant of the row's name in the config file of the table's name, if
     the file says nothing else. `places` says, by version, what the source calls the
-    row. `seeds` caps how many are run (an ablation, a costly row). `without` names
+    row. `seeds` caps how many are run (an ablation, a costly row), `first_seed` is the
+    first of them (fresh ones, of a claim that known ones suggested). `without` names
     columns whose number would say nothing of this row, though its records have it; of
     those that they do not have nothing need be said. Rows of one `series` are a line of
     a figure of kind "rows", each at its place `x`; or, where the place is measured, a
@@ -119,6 +120,7 @@ class Row:
     places: dict[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
     seeds: int = 0
+    first_seed: int = 0
     without: list[str] = dataclasses.field(default_factory=list)
     series: str = ""
     x: float = math.nan

@@ -51,6 +51,7 @@ from vnets.nodes.weights import (
     Masked,
     Multiplicative,
     Point,
+    Thresholded,
     ZeroMean,
     additive,
     around,

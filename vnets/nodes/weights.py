@@ -1,4 +1,4 @@
-"""Weights: points, a mean with noise, a variance without a mean, points with a mask.
+"""Weights: points, a mean with noise, a variance without a mean, means with a mask.
 
 The functions at the end make nodes: each returns `(key, shape) -> node`, what a layer's
 `posterior` argument takes.
@@ -8,6 +8,7 @@ Molchanov, Ashukha and Vetrov 2017 (additive parameterization: Gaussian with a f
 log_var); Neklyudov et al. 2019 (ZeroMean: a variance layer).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -171,6 +172,34 @@ class Additive(_AroundMean):
 
     def subset(self, mask: np.ndarray) -> "Additive":
         return self._with(mean=self.mean[mask], log_var=self.log_var[mask])
+
+
+@node_type
+class Thresholded(Additive):
+    """An `Additive` whose mean is used only where log alpha is at most a threshold.
+
+    A weight that its noise drowns has mean 0, in training and after, and its own noise.
+    The value behind it lives on: KL, log alpha and pruning are of that value, and once
+    its log alpha is below the threshold again it is back. Molchanov, Ashukha and Vetrov
+    2017, `train_clip` in their code, which takes the noise from convolutions, too.
+
+    Attributes:
+      mean: the value, [..., I, O].
+      log_var: log sigma^2, [..., I, O].
+      noise: a family of `vnets.noise`.
+      threshold: of log alpha.
+    """
+
+    threshold: float = static(default=3.0)
+
+    def location_scale(self):
+        mean, std = super().location_scale()
+        return jnp.where(self.shared_log_alpha() > self.threshold, 0.0, mean), std
+
+    def quieter(self, factor: float) -> Additive:
+        """With less noise, and the means that are used now."""
+        mean, _ = self.location_scale()
+        return Additive(mean, self.log_var, self.noise).quieter(factor)
 
 
 @node_type
@@ -354,11 +383,28 @@ def point(init: Initializer = fan_in_uniform) -> Factory:
     return lambda key, shape: Point(init(key, shape))
 
 
-def gaussian(log_var: float = -10.0, init: Initializer = fan_in_uniform) -> Factory:
-    """Makes a fully factorized Gaussian (with log-uniform prior: sparse VD)."""
-    return lambda key, shape: Additive(
-        init(key, shape), jnp.full(shape, log_var, jnp.float32)
-    )
+def gaussian(
+    log_var: float = -10.0,
+    init: Initializer = fan_in_uniform,
+    drop_above: float | None = None,
+) -> Factory:
+    """Makes a fully factorized Gaussian (with log-uniform prior: sparse VD).
+
+    Means of weights with log alpha above `drop_above` are not used (`Thresholded`).
+
+    Raises:
+      ValueError: a `drop_above` that is not a number.
+    """
+    if drop_above is None:
+        return additive(log_var, init)
+    if not isinstance(drop_above, int | float) or math.isnan(drop_above):
+        raise ValueError(f"drop_above is a number or None, not {drop_above!r}")
+
+    def make(key, shape):
+        log_vars = jnp.full(shape, log_var, jnp.float32)
+        return Thresholded(init(key, shape), log_vars, threshold=float(drop_above))
+
+    return make
 
 
 def additive(
