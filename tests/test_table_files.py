@@ -34,6 +34,11 @@ def test_what_a_file_leaves_out_is_derived(tmp_path):
         ("chance = 10.0", 'chance = "low"', "chance = 'low' must be .*float"),
         ("chance = 10.0", "shown = ['ens']", "column in shown: 'ens'; valid: stoch"),
         ("chance = 10.0", f"shown = {['det'] * 7}", "shown has 7 columns; 6 fit"),
+        (
+            "chance = 10.0",
+            "scale.quick = { text = '', shown = ['ens'] }",
+            "column in shown: 'ens'; valid: stoch",
+        ),
         ("factor = 100.0", "factor = true", "factor = True must be .*float"),
         ('label = "Net B"', "label = 1", "row b: label = 1 must be .*str"),
         ('label = "Net B"', 'lable = "B"', "key of row b: 'lable'; valid: name, label"),
