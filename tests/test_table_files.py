@@ -34,11 +34,6 @@ def test_what_a_file_leaves_out_is_derived(tmp_path):
         ("chance = 10.0", 'chance = "low"', "chance = 'low' must be .*float"),
         ("chance = 10.0", "shown = ['ens']", "column in shown: 'ens'; valid: stoch"),
         ("chance = 10.0", f"shown = {['det'] * 7}", "shown has 7 columns; 6 fit"),
-        (
-            "chance = 10.0",
-            "scale.quick = { text = '', shown = ['ens'] }",
-            "column in shown: 'ens'; valid: stoch",
-        ),
         ("factor = 100.0", "factor = true", "factor = True must be .*float"),
         ('label = "Net B"', "label = 1", "row b: label = 1 must be .*str"),
         ('label = "Net B"', 'lable = "B"', "key of row b: 'lable'; valid: name, label"),
@@ -64,6 +59,7 @@ def test_what_a_file_leaves_out_is_derived(tmp_path):
         ('other = "a", ', "", "claim 3: within needs other"),
         ('other = "a"', 'other_column = "c"', "other_column of claim 3: 'c'"),
         ("[scale.quick]", "[scale.quick]\nrows = ['c']", "row of scale quick: 'c'"),
+        ("[scale.quick]", "[scale.quick]\nshown = ['ens']", "column in shown: 'ens'"),
         ("[scale.quick]", "[scales.quick]", "'scales'; valid"),
         ("[scale.quick]", "[scale.quick]\ntext = 'x'", "quick: text stands in the TOM"),
         (
