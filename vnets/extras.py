@@ -15,6 +15,8 @@ EXTRAS = {
     "gymnax": "rl",
     "matplotlib": "figures",
     "mkdocs": "dev",
+    "nbclient": "dev",
+    "nbformat": "dev",
     "pandas": "frames",
     "sklearn": "sklearn",
     "submitit": "launch",
