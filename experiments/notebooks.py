@@ -33,6 +33,7 @@ def executed(path: Path, folder: Path) -> Any:
         timeout=SECONDS,
         startup_timeout=SECONDS,
         record_timing=False,
+        coalesce_streams=True,
         kernel_name="python3",
     )
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # as readers have
