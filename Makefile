@@ -9,7 +9,7 @@ FLAGS = $(if $(TABLE),--table=$(TABLE)) $(if $(SCALE),--scale=$(SCALE))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-bench lock test test-slow mutate lint format reproduce-table \
-	reproduce-all tables publish bench docs clean
+	reproduce-all tables publish bench docs notebooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: setup-bench ## Measure speed and memory side by side, PyTorch included
 
 docs: setup-dev ## Build the documentation into site/, with no network; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+notebooks: setup-dev ## Run docs/notebooks and keep what they show (two minutes)
+	$(BIN)/python scripts/notebooks.py
 
 test: setup-dev ## Run the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2

@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from experiments import config_files
 from experiments.config_files import ConfigError, flat
 from experiments.ranges import COUNT, INDEX, NOT_NEGATIVE, Range
+from vnets import files
 
 flags.disclaim_key_flags()  # what is defined here is a flag of the script that asks
 
@@ -42,9 +43,39 @@ def define_number(name: str, default: float | None, help: str, allowed: Range):
     return flags.DEFINE(_Number(allowed), name, default, help)
 
 
+class _Steps(flags.ArgumentParser):
+    """FIRST:END, as of a slice."""
+
+    syntactic_help = "FIRST:END, steps from 0 on, END exclusive"
+
+    def parse(self, argument) -> tuple[int, int]:
+        first, _, end = argument.partition(":")
+        if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+            raise ValueError(f"it must be {self.syntactic_help}, such as 10:15")
+        return int(first), int(end)
+
+    def flag_type(self) -> str:
+        return "steps"
+
+
+def define_steps(name: str, help: str):
+    """A flag that names some steps of a training, (first, end) or None."""
+    return flags.DEFINE(_Steps(), name, None, help)
+
+
 def define_path(name: str, default: str | None, help: str, required: bool = False):
     """A flag that names a file or folder; an empty one would be the current folder."""
-    return _given_text(name, default, help, required, "a path, . for this folder")
+    made = _given_text(name, default, help, required, "a path, . for this folder")
+    flags.register_validator(name, lambda path: path is None or bool(_local(path)))
+    return made
+
+
+def _local(path: str) -> Path:
+    """The path; one of no file system is refused as absl does."""
+    try:
+        return files.local(path)
+    except files.FileError as error:
+        raise flags.ValidationError(str(error)) from error
 
 
 def define_scale(default: str | None, help: str, required: bool = False):

@@ -33,6 +33,7 @@ def run(
     checkpoint_seconds: float = 60.0,
     keep_every: int = 0,
     tensorboard: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> dict[int, records.Record]:
     """Trains and evaluates a config for some seeds; writes a record for each.
 
@@ -54,6 +55,7 @@ def run(
       checkpoint_seconds: the least time between checkpoints.
       keep_every: epochs between checkpoints that are kept for good; 0 keeps none.
       tensorboard: also write TensorBoard files.
+      profile: first and end of the steps of each run to trace (`train.fit`).
 
     Returns:
       The records by seed, those of failed seeds included.
@@ -68,10 +70,10 @@ def run(
         raise ConfigError(f"a seed must be at least 0, not {min(folders)}")
     if _missing(folders, config):
         experiment = core.build(config)
-        if isinstance(experiment, Study) and (keep_every or tensorboard):
+        if isinstance(experiment, Study) and (keep_every or tensorboard or profile):
             raise ConfigError(
-                f"{config.experiment} trains no net of its own: keep_every and "
-                "tensorboard are for the runs of config.nets"
+                f"{config.experiment} trains no net of its own: keep_every, "
+                "tensorboard and profile are for the runs of config.nets"
             )
         with workdirs.held(folders.values()):
             missing = _missing(folders, config)  # less what others did meanwhile
@@ -89,6 +91,7 @@ def run(
                 checkpoint_seconds=checkpoint_seconds,
                 keep_every=keep_every,
                 tensorboard=tensorboard,
+                profile=profile,
             )
     return {
         seed: workdirs.held_record(folder, config) for seed, folder in folders.items()

@@ -1,7 +1,8 @@
 """Trains one config, tests it every way and writes its record.
 
     python scripts/train.py --config=configs/lenet5_mnist.py:variance,quick \
-        --workdir=runs/mine [--config.epochs=2] [--config.seed=1] [--tensorboard]
+        --workdir=runs/mine [--config.epochs=2] [--config.seed=1] [--tensorboard] \
+        [--profile=10:15]
 
 Called again with the same workdir it goes on from the last checkpoint. SIGTERM or
 Ctrl-C saves where it is and exits with 75, by which a scheduler requeues; again, it
@@ -34,6 +35,7 @@ KEEP_EVERY = cli.define_number(
 )
 RUNS = cli.define_path("runs", "runs", "Folder of nets that a run starts from.")
 JOIN = cli.define_cluster()
+PROFILE = cli.define_steps("profile", "FIRST:END of the steps to trace, in chunks.")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard files.")
 
 
@@ -60,6 +62,7 @@ def main(argv: list[str]) -> int:
             checkpoint_seconds=CHECKPOINT_SECONDS.value,
             keep_every=KEEP_EVERY.value,
             tensorboard=TENSORBOARD.value,
+            profile=PROFILE.value,
         ).values()
     if record["status"] != "done":
         print(record["status"]["failed"], file=sys.stderr)

@@ -115,6 +115,35 @@ def test_one_sample_is_scored_by_its_votes():
     assert together["accuracy_one"] == pytest.approx(np.mean(each))
 
 
+def test_calibration_is_measured_on_what_it_was_not_fitted_to():
+    """Labels drawn from probabilities that are three times too sharp."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4000, 5))
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    label = (log_p + rng.gumbel(size=z.shape)).argmax(-1)
+    sharp = 3 * z - np.log(np.exp(3 * z).sum(-1, keepdims=True))
+    tempered, found = uncertainty.halves(sharp, label)
+    assert found["temperature"] == pytest.approx(3, rel=0.15)
+    np.testing.assert_allclose(tempered, log_p, atol=0.3)
+    own = np.arange(len(label)), label
+    assert found["nll"] == pytest.approx(-log_p[own].mean(), abs=0.02)
+    # As noisy a bound on either half as the half that it is measured on.
+    error = (0.95 * 0.05 * (1 / 2000 + 1 / 2000)) ** 0.5
+    assert found["coverage"] == pytest.approx(0.95, abs=5 * error / 2**0.5)
+    curve = uncertainty._reliability(sharp, tempered, label)
+    before, after = (np.abs(curve[name]).max() for name in ("plain", "tempered"))
+    assert after < 0.1 < before
+
+
+def test_a_half_that_is_right_has_no_temperature_and_sets_all_the_same():
+    log_p = np.log(np.full((40, 10), 0.01) + 0.9 * np.eye(10)[np.arange(40) % 10])
+    tempered, found = uncertainty.halves(log_p, np.arange(40) % 10)
+    assert tempered is None
+    assert found == {"coverage": 1.0, "set_size": 1.0}
+    curve = uncertainty._reliability(log_p, tempered, np.arange(40) % 10)
+    assert set(map(len, curve.values())) == {0}
+
+
 def test_detection_of_a_set_from_itself_is_a_coin_toss():
     summary = summaries([net()])
     found = uncertainty.detection(summary, summary)

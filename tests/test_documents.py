@@ -54,5 +54,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
         [*command, str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for page in ("index.html", "gallery.html", "reference/layers.html"):
-        assert (tmp_path / "site" / page).is_file()
+    pages = ("index", "gallery", "reference/layers", "notebooks/own_method")
+    for page in pages:
+        assert (tmp_path / "site" / f"{page}.html").is_file()
+    shown = (tmp_path / "site" / "notebooks" / "own_method.html").read_text("utf-8")
+    assert "own_method-0.png" in shown

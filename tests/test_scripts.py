@@ -59,6 +59,8 @@ def call(tmp_path, script, *arguments):
         (["--config.prior=nope"], ["config.prior", "log_uniform"]),
         (["--config.dataset={}"], ["the config lacks dataset.name\n"]),
         (["--nosuchflag"], ["nosuchflag"]),
+        (["--profile=15:10"], ["profile", "FIRST:END", "10:15"]),
+        (["--runs=gs://mine/runs"], ["gs://mine/runs is no folder"]),
         (["word"], ["unexpected", "word"]),
     ],
 )

@@ -59,6 +59,7 @@ def test_what_a_file_leaves_out_is_derived(tmp_path):
         ('other = "a", ', "", "claim 3: within needs other"),
         ('other = "a"', 'other_column = "c"', "other_column of claim 3: 'c'"),
         ("[scale.quick]", "[scale.quick]\nrows = ['c']", "row of scale quick: 'c'"),
+        ("[scale.quick]", "[scale.quick]\nshown = ['ens']", "column in shown: 'ens'"),
         ("[scale.quick]", "[scales.quick]", "'scales'; valid"),
         ("[scale.quick]", "[scale.quick]\ntext = 'x'", "quick: text stands in the TOM"),
         (

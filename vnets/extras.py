@@ -15,6 +15,8 @@ EXTRAS = {
     "gymnax": "rl",
     "matplotlib": "figures",
     "mkdocs": "dev",
+    "nbclient": "dev",
+    "nbformat": "dev",
     "onnx": "bench",
     "onnxruntime": "bench",
     "pandas": "frames",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # gs://, s3://; a drive has one letter
 
 
 class FileError(ValueError):
@@ -33,6 +34,20 @@ def part(what: str, name: object) -> str:
             "the first also '.', '+', '-'; 128 at most"
         )
     return name
+
+
+def local(path: str | os.PathLike) -> Path:
+    """The path, if it is one of a file system.
+
+    Raises:
+      FileError: it is the address of a bucket, such as gs://mine/run.
+    """
+    if ADDRESS.match(os.fspath(path)):  # a Path has taken one of two slashes away
+        raise FileError(
+            f"{path} is no folder: files are locked and renamed, which object storage "
+            "cannot do; take a disk, and copy from and to the bucket"
+        )
+    return Path(path)
 
 
 @contextlib.contextmanager

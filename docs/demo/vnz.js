@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads a .vnz file (version 2) and predicts from it. No dependency: a browser's or
 // Node's ES module. `vnets/compact` is the same in Python, and says what each part is;
 // tests/test_demo.py holds both to the same numbers.

@@ -8,10 +8,13 @@ predictive entropy or as mutual information, is judged by
   AUROC, FPR at 95 % TPR   does it tell the outside from the inside?
   rejection curve          does it tell wrong answers from right ones?
   CDF of the entropy       how sure is it, inside and outside?
+  reliability diagram      do its probabilities hold, at a temperature, too?
+  conformal sets           how many classes hold the label as often as asked for?
 
 `summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ from ml_collections import ConfigDict
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
-from vnets import backend, data, edits, likelihoods, uncertainty
+from vnets import backend, calibration, data, edits, likelihoods, uncertainty
 from vnets.layers import TEST, Mode
 from vnets.predictor import Predictor, unedited
 from vnets.rng import stream
@@ -42,6 +45,8 @@ MEANS = (*SCORES, "expected_entropy", "disagreement")
 KEPT = 0.95  # of the inputs, in the table; the curve has all fractions
 FRACTIONS = np.linspace(0.05, 1.0, 96)
 GRID = 200  # entropies at which their CDF is given
+COVERAGE = 0.95  # of the sets
+BINS = 10  # of confidence, of the curve; there are few images at scale quick
 SHUFFLE_SEED = 1  # the made-up images are the same in every run
 
 
@@ -210,9 +215,13 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     outside = summarized(unit_range(shifted), "outside")
     correct = np.argmax(inside.log_p, -1) == test.target
     kept = uncertainty.rejection_curve(correct, inside.entropy, [KEPT])
+    risk = calibration.aurc(correct, inside.entropy).aurc
+    found = {"accuracy_kept": float(kept[0]), "aurc": risk}
+    tempered, calibrated = halves(inside.log_p, test.target)
     evals = {
-        "inside": scores(inside, test.target) | {"accuracy_kept": float(kept[0])},
+        "inside": scores(inside, test.target) | found,
         "outside": scores(outside) | detection(inside, outside),
+        "calibrated": calibrated,
     }
     turned = evenly(test, config.rotation.images)
     pixels = unit_range(turned.inputs)
@@ -223,8 +232,52 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
         "rotation": _by_angle(evals, config.rotation.degrees),
         "rejection": _rejection(correct, inside, outside),
         "entropy_cdf": _distributions(inside, outside),
+        "reliability": _reliability(inside.log_p, tempered, test.target),
     }
     return Measured(evals, curves)
+
+
+def halves(log_p, label: np.ndarray) -> tuple[np.ndarray | None, dict[str, float]]:
+    """Predictions [N, K] that are calibrated, and what that makes of them.
+
+    Each half of the images (every other one) is held out for the other, so that nothing
+    is measured on what it was fitted to; the numbers are means over the halves.
+
+    Returns:
+      Log probabilities at the temperature of the other half, [N, K]; and coverage and
+      set_size of sets that are to hold the label COVERAGE of the time, temperature, and
+      nll and ece at it. None and no such numbers where a half has no best temperature:
+      all of it is right, or no better than chance.
+    """
+    log_p, tempered = np.asarray(log_p, np.float64), np.empty(np.shape(log_p))
+    even = np.arange(len(label)) % 2 == 0
+    temperatures, sets = [], np.empty(np.shape(log_p), bool)
+    for held, new in ((even, ~even), (~even, even)):
+        known = log_p[held], label[held]
+        sets[new] = calibration.prediction_sets(log_p[new], *known, COVERAGE)
+        with contextlib.suppress(ValueError):
+            temperatures.append(calibration.temperature(*known))
+            tempered[new] = calibration.tempered(log_p[new], temperatures[-1])
+    own = np.arange(len(label)), label
+    found = {"coverage": _mean(sets[own]), "set_size": _mean(sets.sum(-1))}
+    if len(temperatures) < 2:
+        return None, found
+    found["temperature"] = _mean(temperatures)
+    found["nll"] = -_mean(tempered[own])
+    found["ece"] = calibration.reliability(tempered, label).ece
+    return tempered, found
+
+
+def _reliability(log_p, tempered, label: np.ndarray) -> dict[str, list[float]]:
+    """Accuracy less confidence, by confidence, in bins that have images before and
+    after; below 0 the predictor is too sure. Nothing where nothing was tempered."""
+    if tempered is None:
+        return {"confidence": [], "plain": [], "tempered": []}
+    shown = [calibration.reliability(p, label, BINS) for p in (log_p, tempered)]
+    there = (shown[0].count > 0) & (shown[1].count > 0)
+    middle = (np.arange(BINS) + 0.5) / BINS
+    gaps = [(one.accuracy - one.confidence)[there].tolist() for one in shown]
+    return {"confidence": middle[there].tolist(), "plain": gaps[0], "tempered": gaps[1]}
 
 
 def _by_angle(evals, angles) -> dict[str, list[float]]:

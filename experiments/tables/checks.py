@@ -22,10 +22,11 @@ def check(table: Table) -> None:
     choice(table.part, specs.PARTS, "part")
     for column in table.column:
         _check_column(column)
-    for name in table.shown:
-        choice(name, columns, "column in shown")
-    if len(table.shown) > specs.SHOWN:
-        raise TableError(f"shown has {len(table.shown)} columns; {specs.SHOWN} fit")
+    for shown in (table.shown, *(scale.shown for scale in table.scale.values())):
+        for name in shown:
+            choice(name, columns, "column in shown")
+        if len(shown) > specs.SHOWN:
+            raise TableError(f"shown has {len(shown)} columns; {specs.SHOWN} fit")
     for scale in table.scale.values():
         _check_tolerances(scale, columns, table.row)
         for row in scale.rows:

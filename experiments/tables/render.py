@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.tables import figures, words
 from experiments.tables.outcomes import Gap, Outcome, Verdict
-from experiments.tables.specs import Table
+from experiments.tables.specs import Column, Table
 from experiments.tables.words import NONE, NOT_RUN
 
 MAY_BE_SHARED = ("Data", "Ensemble samples", "Device", "Commit")
@@ -51,7 +51,7 @@ def written(home: Path, outcome: Outcome) -> dict[Path, str]:
       outcome: what is to be told.
     """
     texts = {home.with_suffix(".md"): markdown(outcome)}
-    if len(outcome.table.on_page) < len(outcome.table.column):
+    if len(_on_page(outcome)) < len(outcome.table.column):
         texts[home.with_suffix(".csv")] = csv_grid(grids(outcome)[0])
     return texts
 
@@ -67,9 +67,14 @@ def csv_grid(grid: Grid) -> str:
     return text.getvalue()
 
 
-def _narrow(grid: Grid, table: Table) -> Grid:
+def _on_page(outcome: Outcome) -> list[Column]:
+    return outcome.table.on_page(outcome.scale.name)
+
+
+def _narrow(grid: Grid, outcome: Outcome) -> Grid:
     """The numbers of the columns that a page shows."""
-    shown = [grid.names + table.column.index(column) for column in table.on_page]
+    columns = outcome.table.column
+    shown = [grid.names + columns.index(column) for column in _on_page(outcome)]
     return grid.part([*range(grid.names), *shown])
 
 
@@ -77,7 +82,7 @@ def markdown(outcome: Outcome) -> str:
     """Returns the table as Markdown, its figures and its CSV beside it."""
     table, scale = outcome.table, outcome.scale
     numbers, *others = grids(outcome)
-    narrow, called = _narrow(numbers, table), _called(outcome)
+    narrow, called = _narrow(numbers, outcome), _called(outcome)
     blocks = [
         f"# {words.heading(outcome)}",
         words.summary(outcome),
@@ -87,9 +92,9 @@ def markdown(outcome: Outcome) -> str:
         *(f"![{title}]({name})" for title, name in images(outcome)),
         markdown_grid(narrow),
     ]
-    if len(table.on_page) < len(table.column):
+    few, total = len(_on_page(outcome)), len(table.column)
+    if few < total:
         file = f"[`{scale.name}.csv`]({scale.name}.csv)"
-        few, total = len(table.on_page), len(table.column)
         blocks += [f"{few} of the {total} measured columns; {file} has all of them."]
     blocks += [words.listed(words.notes(outcome))]
     for grid in others:

@@ -36,7 +36,7 @@ class Scale:
     a column has one of the two. `wide` says why one exceeds half of the spread of the
     published rows, `changed` when and why one was changed after the runs. `rows` names
     those that this scale has (all, if empty), `seeds` caps how many of each are run;
-    `reading` says in words what came out.
+    `reading` says in words what came out; `shown` takes the place of the table's.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Scale:
     changed: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: list[str] = dataclasses.field(default_factory=list)
     seeds: int = 0
+    shown: list[str] = dataclasses.field(default_factory=list)
     reading: str = ""
 
     @property
@@ -221,10 +222,10 @@ class Table:
         wanted = self.scale[scale].rows
         return [row for row in self.row if not wanted or row.name in wanted]
 
-    @property
-    def on_page(self) -> list[Column]:
-        """The columns that its page shows."""
-        named = [column for column in self.column if column.name in self.shown]
+    def on_page(self, scale: str) -> list[Column]:
+        """The columns that the page of a scale shows."""
+        shown = self.scale[scale].shown or self.shown
+        named = [column for column in self.column if column.name in shown]
         return named or self.column[:SHOWN]
 
     @property

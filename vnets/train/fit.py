@@ -19,6 +19,7 @@ from jax import random
 
 from vnets import backend, parallel, sources
 from vnets.checkpoint import KEPT, check_workdir
+from vnets.files import local
 from vnets.train.early import EarlyStopping
 from vnets.train.lanes import Options, never
 from vnets.train.run import Preempted, Result, Run, divided
@@ -44,6 +45,7 @@ def fit(
     stop: Callable[[], bool] | None = None,
     early_stopping: EarlyStopping | None = None,
     log: Callable[[int, dict], None] | None = None,
+    profile: tuple[int, int] | None = None,
     mesh=None,
 ) -> list[Result]:
     """Trains a task for several seeds, resuming each from its checkpoints.
@@ -85,6 +87,10 @@ def fit(
         its best epoch. None trains them all and takes the last.
       log: called with the seed and a row of its history after each epoch of this call,
         for a tracker of your own; of several processes in the first alone.
+      profile: first and end (exclusive) of the steps, from 0 on, that `jax.profiler`
+        traces into the workdir's folder `profile`, in whole chunks; seeds that are
+        trained side by side have one trace, in the first one's workdir, and of several
+        processes the first writes. None traces nothing.
       mesh: devices to use (`parallel.mesh`); all by default, along "data". With
         `parallel.mesh(seeds=2)` half of the seeds side by side are on each half.
 
@@ -96,9 +102,10 @@ def fit(
       Preempted: `stop` said so; without a workdir nothing was saved.
       ClusterError: processes that do not see the same checkpoints.
       ValueError: bad epochs, seeds that are no list, are none or come twice, a folder
-        for several of them, classes that the net has no outputs for; seeds that do not
-        divide over the devices, a mesh that splits seeds which are trained in turn, or
-        that leaves out a process; early stopping by what no probe measures; a
+        for several of them or the address of a bucket for one, a profile of steps that
+        the run does not have, classes that the net has no outputs for; seeds that do
+        not divide over the devices, a mesh that splits seeds which are trained in turn,
+        or that leaves out a process; early stopping by what no probe measures; a
         checkpoint of another net.
       FileError: a metrics.jsonl that is needed, from before checkpoints had rows of
         their own, and is damaged.
@@ -116,6 +123,8 @@ def fit(
         raise ValueError(f"keep_every must be at least 0, not {keep_every}")
     if early_stopping is not None and task.probe is None:
         raise ValueError("early stopping needs a probe, and the task has none")
+    if profile is not None:
+        _check_profile(profile, epochs * task.source.steps_per_epoch, bool(folders))
     mesh = parallel.mesh() if mesh is None else mesh
     parallel.check_mesh(mesh)
     splits_seeds = mesh.shape[parallel.SEEDS] > 1
@@ -146,6 +155,7 @@ def fit(
         never if stop is None else lambda: parallel.any_of(stop()),
         early_stopping,
         log,
+        profile,
         mesh,
     )
     compiled: dict = {}
@@ -160,6 +170,18 @@ def fit(
         finally:
             run.close()
     return results
+
+
+def _check_profile(profile: tuple[int, int], steps: int, has_folder: bool) -> None:
+    """Refuses steps that this run does not have, and a trace without a place."""
+    first, end = profile
+    if not 0 <= first < end <= steps:
+        raise ValueError(
+            f"profile is (first, end), within the {steps} steps of this run, not "
+            f"{profile}"
+        )
+    if not has_folder:
+        raise ValueError("profile needs a workdir, which the trace is written into")
 
 
 def _listed(seeds) -> tuple[int, ...]:
@@ -181,11 +203,11 @@ def _folders(workdir: Any, seeds: tuple[int, ...]) -> dict[int, Path]:
     if workdir is None:
         return {}
     if isinstance(workdir, str | os.PathLike):
-        return {seed: Path(workdir) / f"seed{seed}" for seed in seeds}
+        return {seed: local(workdir) / f"seed{seed}" for seed in seeds}
     if not callable(workdir):
         raise ValueError(f"workdir is a folder, or seed -> folder, not {workdir!r}")
     choose: Any = workdir
-    folders = {seed: Path(choose(seed)) for seed in seeds}
+    folders = {seed: local(choose(seed)) for seed in seeds}
     if len({folder.resolve() for folder in folders.values()}) < len(seeds):
         raise ValueError(f"seeds need a folder each, not {sorted(folders.values())}")
     return folders

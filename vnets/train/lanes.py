@@ -36,6 +36,7 @@ class Options:
     stop: Callable[[], bool]
     early: EarlyStopping | None
     log: Callable[[int, dict], None] | None
+    profile: tuple[int, int] | None
     mesh: Any
 
 

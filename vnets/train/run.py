@@ -17,6 +17,7 @@ from vnets.train.early import LAST, Best
 from vnets.train.lanes import Lanes, Options, never
 from vnets.train.resume import INSIDE, remove, resume
 from vnets.train.task import TrainState
+from vnets.train.trace import Trace
 from vnets.types import brief
 
 
@@ -87,15 +88,18 @@ class Run(Lanes):
             for folder, rows in zip(self.folders, self.past, strict=True)
         ]
         self.failed: list[str | None] = [None] * len(seeds)
+        first = self.folders[0] if parallel.is_first() else None
+        behind = self.done * task.source.steps_per_epoch
+        behind += len(self.inside) * options.chunk
+        self.trace = Trace(options.profile, first, options.chunk, behind)
         self.best = None
         if options.early is not None:
             self.best = Best(options.early, self.folders, self.done)
-        steps = task.source.steps_per_epoch
         self.progress = monitor.Progress(
             title,
             options.epochs,
-            steps,
-            done=self.done * steps + len(self.inside) * options.chunk,
+            task.source.steps_per_epoch,
+            done=behind,
             probed=self._probed,
             early=options.early is not None,
         )
@@ -166,9 +170,12 @@ class Run(Lanes):
         """Runs what is left of an epoch; means of the metrics per seed, [seeds]."""
         began, collected = time.monotonic(), list(self.inside)
         chunks = self.task.source.steps_per_epoch // self.options.chunk
+        behind = epoch * self.task.source.steps_per_epoch
         for item in self.items(epoch, len(collected)):
-            self.state, metrics = chunk(self.state, self.arrays, item, self.key)
-            collected.append(metrics)
+            step = behind + len(collected) * self.options.chunk
+            with self.trace.around(step, collected):
+                self.state, metrics = chunk(self.state, self.arrays, item, self.key)
+                collected.append(metrics)
             ready = [value.is_ready for value in metrics.values()]
             self.progress.sent(self.options.chunk, ready[0] if ready else never)
             if self.options.stop is not never:
@@ -266,6 +273,7 @@ class Run(Lanes):
 
     def close(self) -> None:
         """Closes the logs, and frees what writes checkpoints."""
+        self.trace.close()
         for log, checkpoints in zip(self.logs, self.checkpoints, strict=True):
             log.close()
             if checkpoints is not None:
