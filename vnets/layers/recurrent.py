@@ -175,12 +175,12 @@ class _Recurrent(nn.Module):
         if self.scale_posterior is None and not self.has_variable("params", "scale"):
             return jnp.ones((1, self.features), jnp.float32)
         ones = nn.initializers.ones_init()
-        node = vectors.parameter(
-            self, "scale", self.scale_posterior, ones, self.features
-        )
+        factory, ones = self.scale_posterior, nn.initializers.ones_init()
+        found = vectors.parameter(self, "scale", factory, ones, self.features)
+        node = vectors.as_node(found, "/".join((*self.path, "scale")))
         if is_noisy(node):
             return node.sample(vectors.noise_key(self), (batch,))
-        return vectors.as_node(node, "scale").sample(None)[None]
+        return node.sample(None, (1,))
 
     def start(self, zeros: Array) -> tuple[Array, ...]:
         """The state before the first step; its first part is what the layer gives."""
