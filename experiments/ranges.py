@@ -82,16 +82,8 @@ SEED = Range(0, 2**32, below=True, whole=True)
 # Fields that count something: updates, examples, draws.
 COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "every")
 COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
-COUNTS += (
-    "latent",
-    "neighbours",
-    "cells",
-    "rounds",
-    "threads",
-    "bins",
-    "significands",
-    "grid.weights",
-)
+COUNTS += ("latent", "neighbours", "cells", "length", "train_tokens")
+COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
 FIELDS = (
@@ -105,6 +97,7 @@ FIELDS = (
     ("sharing.weight", NOT_NEGATIVE),
     ("*weight_decay", NOT_NEGATIVE),
     ("*log_alpha_rate", NOT_NEGATIVE),
+    ("*clip_norm", POSITIVE),
     ("*optimizer.factors.*", NOT_NEGATIVE),
     ("*prior.factors.*", NOT_NEGATIVE),
     ("*optimizer.*b1", BELOW_ONE),
