@@ -48,6 +48,25 @@ def compress(workdir: Path | str, out: Path | str, **options) -> dict[str, Any]:
     return compress_net(config, experiment.dataset, net, out, **options)
 
 
+def check_output(out: Path | str, threads: int) -> None:
+    """Refuses a file that cannot be written, before anything is done, and threads.
+
+    Raises:
+      ConfigError: no folder for it, or a folder in its place, or too many threads;
+        WorkdirError: no permission.
+    """
+    folder = Path(out).absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"no folder for {out}")
+    if Path(out).is_dir():
+        raise ConfigError(f"{out} is a folder; give a file")
+    if not os.access(folder, os.W_OK):
+        raise WorkdirError(f"not allowed to write into {folder}")
+    most = timing.cores()
+    if not 1 <= threads <= most:
+        raise ConfigError(f"threads must be 1 to {most}, the cores there are")
+
+
 def compress_net(
     config: ConfigDict,
     dataset: data.Dataset,
@@ -81,16 +100,7 @@ def compress_net(
       ConfigError: a net that has no compact form, or values that do not fit;
         WorkdirError: no permission to write the file.
     """
-    folder = Path(out).absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"no folder for {out}")
-    if Path(out).is_dir():
-        raise ConfigError(f"{out} is a folder; give a file")
-    if not os.access(folder, os.W_OK):
-        raise WorkdirError(f"not allowed to write into {folder}")
-    most = timing.cores()
-    if not 1 <= threads <= most:
-        raise ConfigError(f"threads must be 1 to {most}, the cores there are")
+    check_output(out, threads)
     collections = net.collections
     shape = dataset.test.shape
     pruned = _pruning(config, net.params, threshold)(net.params)
@@ -106,7 +116,7 @@ def compress_net(
     cut = capture(pruned)
     small = compact.shrink(cut)
     test, trial = _in_memory(dataset)
-    changed = _changed(small, trial.inputs)
+    changed = changed_by(small, trial.inputs)
     chosen = bits or compact.fewest_bits(small, changed, tolerance)
     about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
     quantized = compact.quantize(small, chosen, about)
@@ -125,15 +135,15 @@ def compress_net(
     guesses = {name: np.argmax(one, -1) for name, one in logits.items()}
     return {
         "file": Path(out).name,
-        "bits": _bits(quantized),
-        "units": _units(quantized),
+        "bits": bits_of(quantized),
+        "units": units_of(quantized),
         "weights": {
             "all": sum(kernel.size for kernel in dense.kernels.values()),
             "pruned": sum(cut.nonzeros().values()),
             "shrunk": sum(small.nonzeros().values()),
             "quantized": sum(quantized.nonzeros().values()),
         },
-        "bytes": _sizes(dense, quantized, file_bytes),
+        "bytes": sizes(dense, quantized, file_bytes),
         "mdl_bits": _description_length(net.params, pruned, config.prior),
         "test": {
             "examples": len(labels),
@@ -184,7 +194,7 @@ def _nodes(params: Params) -> list:
     return [node for node in leaves if is_posterior(node)]
 
 
-def _changed(graph: compact.Graph, images: np.ndarray) -> Callable:
+def changed_by(graph: compact.Graph, images: np.ndarray) -> Callable:
     """The share of predictions on these images in which a net differs from a graph."""
     wanted = np.argmax(compact.Predictor(graph)(images), -1)
 
@@ -207,25 +217,25 @@ def _in_jax(model, params, collections, images: np.ndarray) -> np.ndarray:
     )
 
 
-def _bits(net: compact.Compact) -> dict[str, int]:
+def bits_of(net: compact.Compact) -> dict[str, int]:
     """Bits of the grid of each layer, as many as its largest level needs."""
     largest = {n: int(np.abs(q.levels).max(initial=1)) for n, q in net.layers.items()}
     return {name: level.bit_length() + 1 for name, level in largest.items()}
 
 
-def _units(net: compact.Compact) -> dict[str, int]:
+def units_of(net: compact.Compact) -> dict[str, int]:
     """Outputs of each layer that are left."""
     return {name: layer.bias_levels.size for name, layer in net.layers.items()}
 
 
-def _sizes(dense: compact.Graph, net: compact.Compact, file_bytes: int) -> dict:
+def sizes(dense: compact.Graph, net: compact.Compact, file_bytes: int) -> dict:
     """Bytes: of all weights as floats, of those left, of CSR matrices, of the file.
 
     A CSR matrix has 4 bytes for each value and column, and for each row and one more;
     biases are floats in all but the file.
     """
     nonzeros = sum(net.nonzeros().values())
-    biases = sum(_units(net).values())
+    biases = sum(units_of(net).values())
     weights = sum(kernel.size for kernel in dense.kernels.values())
     biases_before = sum(bias.size for bias in dense.biases.values())
     full = 4 * (weights + biases_before)

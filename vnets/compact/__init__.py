@@ -11,11 +11,13 @@ with range coding (rANS) in place of Huffman's, and with the dead units cut out 
 Files of version 1 are read, too, if constriction is installed.
 """
 
+from vnets.compact.capture import capture
 from vnets.compact.codec import dumps, loads, read, save
-from vnets.compact.graph import Graph, capture
+from vnets.compact.graph import Graph
 from vnets.compact.predict import Predictor, load
 from vnets.compact.quantize import Compact, fewest_bits, quantize
 from vnets.compact.shrink import fold_norms, shrink
+from vnets.compact.verify import verify
 
 __all__ = [
     "Compact",
@@ -31,4 +33,5 @@ __all__ = [
     "read",
     "save",
     "shrink",
+    "verify",
 ]
