@@ -103,19 +103,12 @@ def compress_net(
     check_output(out, threads)
     collections = net.collections
     shape = dataset.test.shape
-    pruned = _pruning(config, net.params, threshold)(net.params)
-
-    def capture(params: Params) -> compact.Graph:
-        variables = {"params": params, **collections}
-        try:
-            return compact.fold_norms(compact.capture(net.model, variables, shape))
-        except ValueError as error:
-            raise ConfigError(f"{config.variant}: {error}") from error
-
-    dense = capture(edits.mean_only(net.params))
-    cut = capture(pruned)
+    prune = pruning_of(config, net.params, threshold)
+    pruned = prune(net.params)
+    dense = captured(config, net, shape, edits.mean_only)
+    cut = captured(config, net, shape, prune)
     small = compact.shrink(cut)
-    test, trial = _in_memory(dataset)
+    test, trial = in_memory(dataset)
     changed = changed_by(small, trial.inputs)
     chosen = bits or compact.fewest_bits(small, changed, tolerance)
     about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
@@ -160,7 +153,20 @@ def compress_net(
     }
 
 
-def _in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
+def captured(config, net: core.Net, shape, change: Callable) -> compact.Graph:
+    """The graph of an edited net, its normalization folded in.
+
+    Raises:
+      ConfigError: it has no compact form.
+    """
+    variables = {"params": change(net.params), **net.collections}
+    try:
+        return compact.fold_norms(compact.capture(net.model, variables, shape))
+    except ValueError as error:
+        raise ConfigError(f"{config.variant}: {error}") from error
+
+
+def in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
     """Test images, and others on which bits are chosen."""
     test, others = dataset.test, dataset.validation or dataset.train
     if not isinstance(test, data.Stream):
@@ -171,7 +177,7 @@ def _in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
     )
 
 
-def _pruning(config, params: Params, threshold: float | None) -> Callable:
+def pruning_of(config, params: Params, threshold: float | None) -> Callable:
     """What the config's run is pruned by: its mixture, its units, or its weights."""
     if threshold is not None and not any(map(is_noisy, _nodes(params))):
         raise ConfigError("without noise in its weights a net has no threshold")

@@ -5,6 +5,7 @@
     predictor = compact.load("net.vnz")     # NumPy and constriction are enough
     logits = predictor(images)
     model, variables = predictor.net.to_flax()
+    predictor = compact.pretrained("digits_lenet5_sparse_vd")  # or of `shelved()`
 
 Deep compression (Han, Mao and Dally 2016) is of this form: prune, quantize, code; here
 with range coding (rANS) in place of Huffman's, and with the dead units cut out first.
@@ -16,6 +17,7 @@ from vnets.compact.codec import dumps, loads, read, save
 from vnets.compact.graph import Graph
 from vnets.compact.predict import Predictor, load
 from vnets.compact.quantize import Compact, fewest_bits, quantize
+from vnets.compact.shelf import pretrained, shelved
 from vnets.compact.shrink import fold_norms, shrink
 from vnets.compact.verify import verify
 
@@ -29,9 +31,11 @@ __all__ = [
     "fold_norms",
     "load",
     "loads",
+    "pretrained",
     "quantize",
     "read",
     "save",
+    "shelved",
     "shrink",
     "verify",
 ]
