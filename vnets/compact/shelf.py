@@ -64,4 +64,4 @@ def example(shape: Shape) -> np.ndarray:
 
 
 def _file(name: str):
-    return resources.files(__package__) / FOLDER / name
+    return resources.files("vnets.compact") / FOLDER / name
