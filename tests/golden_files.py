@@ -2,7 +2,7 @@
 
     python -m tests.golden_files
 
-makes those of the format as it is now; once committed they are never made again. A file
+makes those of the newest version; once committed they are never made again. A file
 that somebody has must be readable for ever, and a change of the format that reads its
 own files back passes every other test.
 """
@@ -17,9 +17,9 @@ from vnets.compact import codec
 
 FOLDER = Path(__file__).parent / "golden"
 EXPECTED = "expected.json"
-# Of `compact_nets.NETS`: all kinds of steps, both kinds of inputs.
-NAMES = ("mlp-tanh", "same", "sides", "units", "maps")
-NOISY = {"noisy": "mlp"}  # name of the file: that of the net
+# Of `compact_nets.NETS`: all kinds of steps that are new in the version.
+NAMES = ("separable", "means")
+NOISY = {"noisy": "separable"}  # name of the file: that of the net
 
 
 def versions() -> list[int]:

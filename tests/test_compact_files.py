@@ -142,9 +142,10 @@ def test_streams_are_near_their_entropy():
 
 def resealed(content):
     """The content with a checksum that fits."""
-    first = content[4:6] == b"\1\0"
-    begin = codec.HEAD + (version1.CHECKSUM if first else codec.CHECKSUM)
-    return (version1 if first else codec).sealed(content[begin:])
+    version = int.from_bytes(content[4:6], "little")
+    if version == version1.VERSION:
+        return version1.sealed(content[codec.HEAD + version1.CHECKSUM :])
+    return codec.sealed(content[codec.HEAD + codec.CHECKSUM :], version)
 
 
 def test_bad_files_are_refused(tmp_path):
@@ -218,7 +219,11 @@ def test_what_no_file_holds_is_refused():
         ({"plan": (*net.plan, plan.Norm("n"))}, "no Norm"),
         ({"plan": (*net.plan, plan.Residual((plan.Norm("n"),)))}, "no Norm"),
         ({"plan": (plan.WindowMaxPool(0, 1), *net.plan)}, "pooling step are 1"),
-        ({"plan": (plan.WindowMaxPool(1, 1, "FULL"), *net.plan)}, "SAME or VALID"),
+        ({"plan": (plan.WindowMeanPool(65, 1), *net.plan)}, "pooling step are 1"),
+        (
+            {"plan": (plan.WindowMaxPool(70, 1, ((65, 0),) * 2), *net.plan)},
+            "pooling step",
+        ),
         (
             {"plan": (plan.Residual((plan.Conv("c", 3, (1, 1)),)), *net.plan)},
             "shortcut",
@@ -297,7 +302,7 @@ class Parts:
 
     def file(self):
         described = self.shape + varint(self.count) + self.steps + self.about
-        return codec.sealed(described + b"".join(self.heads) + self.streams)
+        return codec.sealed(described + b"".join(self.heads) + self.streams, 2)
 
 
 def test_a_header_is_short():
@@ -393,6 +398,7 @@ FILES = {
     "lenet5": lambda: lenet5()[0],
     "sides": lambda: file_of(case("sides")[0]),  # plans within plans
     "noisy": lambda: file_of(noisy("mlp")),
+    "separable": lambda: file_of(noisy("separable")),  # of version 3
     "version1": lambda: (golden_files.folder(1) / "sides.vnz").read_bytes(),
 }
 
@@ -408,3 +414,21 @@ def test_mutated_files_predict_or_are_refused(name):
 def test_a_thousand_mutated_files_predict_or_are_refused(name):
     outcomes = _fuzz(FILES[name](), 1000)
     assert outcomes["refused"] > 700
+
+
+def test_names_are_counted_whether_or_not_a_step_has_its_own():
+    steps = (
+        plan.Conv("first", 2, (1, 1)),
+        plan.Conv("conv2", 2, (1, 1), padding=((1, 0), (0, 1))),
+        plan.Depthwise("own", (1, 1)),
+        plan.Depthwise("depthwise2", (1, 1)),
+        plan.LayerNorm("mine"),
+        plan.LayerNorm("norm2", 1e-3),
+        plan.MeanPool(),
+        plan.Dense("conv3", 2),
+        plan.Dense("dense2", 2),
+    )
+    packed = description.pack(steps, (4, 4, 2), {"a": 1})
+    assert description.unpack(Bytes(packed), 3) == (steps, (4, 4, 2), {"a": 1})
+    with pytest.raises(ValueError, match="version 2 does not have"):
+        description.unpack(Bytes(packed), 2)

@@ -163,7 +163,10 @@ def activation(kind: str, h: Moments) -> Moments:
 
 
 def max_pool(
-    h: Moments, size: int = steps.POOL, stride: int = steps.POOL, padding: str = "VALID"
+    h: Moments,
+    size: int = steps.POOL,
+    stride: int = steps.POOL,
+    padding: steps.Padding = "VALID",
 ) -> Moments:
     """Max pooling, [B, H, W, C] -> [B, H', W', C].
 

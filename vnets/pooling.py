@@ -12,6 +12,7 @@ from jax import lax
 
 from vnets import backend
 from vnets.derivatives import CustomVJP
+from vnets.plan import Padding
 from vnets.types import Array
 
 ACTIVATIONS = {
@@ -21,6 +22,9 @@ ACTIVATIONS = {
     "abs": jnp.abs,
     "softplus": nn.softplus,
     "gelu": nn.gelu,  # by tanh, which Flax has as its default
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "gelu_erf": functools.partial(nn.gelu, approximate=False),  # PyTorch's default
 }
 
 
@@ -44,7 +48,13 @@ def max_pool(x: Array) -> Array:
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
-def window_max_pool(x: Array, size: int, stride: int, padding: str) -> Array:
+def window_mean_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
+    """The mean of any windows, padding zeros too, [B, H, W, C] -> [B, H', W', C]."""
+    around: Any = padding  # Flax's annotation knows names alone
+    return nn.avg_pool(x, (size, size), (stride, stride), around)
+
+
+def window_max_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
     """Max pooling of any windows, [B, H, W, C] -> [B, H', W', C].
 
     Where windows neither overlap nor reach beyond the edge it is the maximum of strided
@@ -55,7 +65,8 @@ def window_max_pool(x: Array, size: int, stride: int, padding: str) -> Array:
         places = itertools.product(range(size), repeat=2)
         slices = (x[:, i:h:size, j:w:size] for i, j in places)
         return functools.reduce(jnp.maximum, slices)
-    return nn.max_pool(x, (size, size), (stride, stride), padding)
+    around: Any = padding  # Flax's annotation knows names alone
+    return nn.max_pool(x, (size, size), (stride, stride), around)
 
 
 def relu_max_pool(x: Array) -> Array:

@@ -23,7 +23,7 @@ from flax import struct
 
 from vnets import ops, tree
 from vnets import plan as steps
-from vnets.layers import TEST, Mode, batch_norm
+from vnets.layers import TEST, Mode, batch_norm, layer_norm
 from vnets.moments import (
     Moments,
     activation,
@@ -38,6 +38,7 @@ from vnets.moments import (
     with_diagonal,
 )
 from vnets.nodes import Point, Posterior, is_posterior
+from vnets.pooling import window_mean_pool
 from vnets.types import Array, Moment, Shape
 
 
@@ -147,6 +148,19 @@ class Layers:
                 places = h.mean.shape[1:3]
                 op = ops.conv(places, step.kernel, channels, step.strides, step.padding)
                 return self._linear(step.name, op, h)
+            case steps.Depthwise():
+                groups = h.mean.shape[-1]
+                op = ops.GeneralConv(step.strides, step.padding, (1, 1), (1, 1), groups)
+                return self._linear(step.name, op, h)
+            case steps.LayerNorm():
+                if h.var is not None:
+                    raise ValueError(
+                        f"{step.name!r}: layer normalization has no moments of noisy "
+                        "inputs here; draw samples"
+                    )
+                params = {"params": self.variables["params"][step.name]}
+                norm = layer_norm(step.name, TEST, step.epsilon).bind(params)
+                return Moments(norm(h.mean))
             case steps.Norm():
                 return self.norm(step.name, h, step.epsilon)
             case steps.Activation():
@@ -155,6 +169,10 @@ class Layers:
                 return max_pool(h)
             case steps.WindowMaxPool():
                 return max_pool(h, step.size, step.stride, step.padding)
+            case steps.WindowMeanPool():
+                window, count = dataclasses.astuple(step), step.size**2
+                h = jax.tree.map(lambda m: window_mean_pool(m, *window), h)
+                return Moments(h.mean, None if h.var is None else h.var / count)
             case steps.MeanPool():
                 positions = math.prod(h.mean.shape[1:3])
                 h = jax.tree.map(lambda m: jnp.mean(m, axis=(1, 2)), h)

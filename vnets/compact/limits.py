@@ -11,7 +11,9 @@ import re
 from vnets.plan import (
     Activation,
     Conv,
-    Dense,
+    Depthwise,
+    LayerNorm,
+    Linear,
     MaxPool,
     MeanPool,
     Plan,
@@ -19,7 +21,7 @@ from vnets.plan import (
     Shape,
     Standardize,
     Step,
-    WindowMaxPool,
+    Window,
     pads,
     placed,
     shapes,
@@ -57,6 +59,16 @@ def check_step_size(name: str, step: float) -> None:
         raise ValueError(f"grid of {name!r} has the step {step}")
 
 
+def check_epsilon(name: str, epsilon: float) -> None:
+    """Refuses what a layer normalization cannot add to a variance.
+
+    Raises:
+      ValueError: no float above 0 and at most 1.
+    """
+    if not (isinstance(epsilon, float) and 0 < epsilon <= 1):
+        raise ValueError(f"the epsilon of {name!r} is {epsilon}, not within 0 to 1")
+
+
 def check_constants(step: Standardize) -> None:
     """Refuses constants that nothing is standardized by.
 
@@ -91,7 +103,7 @@ def check_work(plan: Plan, shape: Shape) -> None:
     layers = [
         math.prod(before) + math.prod(after)
         for step, before, after in placed(plan, shape)
-        if isinstance(step, Conv | Dense)
+        if isinstance(step, Linear | LayerNorm)
     ]
     most = WEIGHTLESS * (math.prod(shape) + sum(layers))
     if _work(plan, shape) > most:
@@ -113,11 +125,11 @@ def _operations(step: Step, before: Shape, after: Shape) -> int:
     if isinstance(step, Residual):
         sides = _work(step.body, before) + _work(step.shortcut, before)
         return most + sides
-    if isinstance(step, Conv):
+    if isinstance(step, Conv | Depthwise):
         margins = pads(before[:2], step.kernel, step.strides, step.padding)
         sizes = (n + sum(margin) for n, margin in zip(before, margins, strict=False))
         return math.prod(sizes) * before[2]
-    if isinstance(step, WindowMaxPool):
+    if isinstance(step, Window):
         return 2 * step.size * most
     each: dict[type, int] = {Activation: ACTIVATION, Standardize: 2, MaxPool: 1}
     return (each | {MeanPool: 1}).get(type(step), 0) * most

@@ -2,16 +2,19 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from vnets.compact.graph import Graph, biased, without_flatten
+from vnets.compact.operations import activated
 from vnets.plan import (
     Activation,
     Conv,
     Dense,
+    Depthwise,
+    LayerNorm,
+    Linear,
     MaxPool,
     Norm,
     Plan,
@@ -19,12 +22,13 @@ from vnets.plan import (
     Standardize,
     Step,
     WindowMaxPool,
+    WindowMeanPool,
     every,
 )
 
 
 def fold_norms(graph: Graph) -> Graph:
-    """Moves each normalization into the linear layer before it, else the one after it.
+    """Moves each batch normalization into the layer before it, else the one after it.
 
     Max pooling between the two does not matter where the slope is positive: the maximum
     of the scaled is the scaled maximum.
@@ -51,7 +55,7 @@ def _without_norms(plan: Plan, norms, kernels, biases, noise) -> Plan:
         before = _before_pooling(folded) if (norm.slope > 0).all() else folded[-1:]
         before = before[-1] if before else None
         units = norm.slope.size  # more than the layer's where its maps are flattened
-        if isinstance(before, Conv | Dense) and biases[before.name].size == units:
+        if isinstance(before, Linear) and biases[before.name].size == units:
             name = before.name
             kernels[name] = _float32(kernels[name] * norm.slope)
             biases[name] = _float32(biases[name] * norm.slope + norm.shift)
@@ -102,7 +106,8 @@ def shrink(graph: Graph) -> Graph:
     do inputs and outputs; a layer of dead units keeps one. What a `Residual` step adds
     keeps its units too, since both sides and all that follows share them: of its layers
     those are cut that another layer of the same side reads. So do the units that a
-    standardize step has constants of.
+    standardize step has constants of, and those that meet one another in a layer
+    normalization, or alone in a depthwise convolution.
 
     Raises:
       ValueError: a normalization; `fold_norms` comes first.
@@ -149,8 +154,10 @@ def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, 
             yield from _pairs(step.body)
             yield from _pairs(step.shortcut)
             this = None
-        elif isinstance(step, Standardize):
+        elif isinstance(step, Standardize | LayerNorm | Depthwise):
             this = None
+        elif isinstance(step, WindowMeanPool) and step.padding != "VALID":
+            this = None  # at the border it sees less of a constant
         elif isinstance(step, Activation):
             kinds = (*kinds, step.kind)
         elif isinstance(step, Conv | Dense):
@@ -215,22 +222,6 @@ def _choose(kernels, biases, noise, this: str, after: str, chosen: np.ndarray) -
             kept, shape = _by_unit(arrays[after], units)[:, chosen], arrays[after].shape
             inputs = shape[-2] // units * kept.shape[1]
             arrays[after] = kept.reshape((*shape[:-2], inputs, shape[-1]))
-
-
-def activated(kind: str, x: np.ndarray) -> np.ndarray:
-    """An activation of `plan.ACTIVATIONS`, elementwise."""
-    if kind == "relu":
-        return np.maximum(x, 0)
-    if kind == "leaky_relu":
-        return np.where(x >= 0, x, x * x.dtype.type(0.01))
-    if kind == "softplus":
-        return np.logaddexp(x, x.dtype.type(0))
-    if kind == "gelu":
-        inner = x.dtype.type(math.sqrt(2 / math.pi)) * (
-            x + x.dtype.type(0.044715) * x**3
-        )
-        return x.dtype.type(0.5) * x * (1 + np.tanh(inner))
-    return {"tanh": np.tanh, "abs": np.abs}[kind](x)
 
 
 def _by_unit(kernel: np.ndarray, units: int) -> np.ndarray:
