@@ -21,7 +21,7 @@ from experiments.bench import timing
 from experiments.config_files import ROOT
 from vnets import compact
 from vnets.compact import Graph
-from vnets.compact.shrink import activated
+from vnets.compact.operations import activated
 from vnets.plan import (
     POOL,
     Activation,

@@ -13,6 +13,11 @@ const MOST_LEVEL = 127, MOST_DEVIATION = 255, MOST_BIAS = 32767;
 const LARGEST_NUMBER = 2 ** 24, MOST_FEATURES = 2 ** 20, MOST_EXTENT = 64;
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "abs", "softplus", "gelu"];
 const PADDINGS = ["SAME", "VALID"];
+// Steps of nets that read tokens, from code 32 on, which Python alone has.
+const SEQUENCES = [
+  ...["embedding", "positions", "lstm", "gru"],
+  ...["layer_norm", "attention", "last", "mean_positions"],
+];
 
 function refuse(message) {
   throw new Error(`the .vnz file is malformed: ${message}`);
@@ -118,6 +123,8 @@ function readStep(source, depth, seen) {
     const kernel = [extent(), extent()], strides = [extent(), extent()];
     return { ...step, kernel, strides, padding: PADDINGS[code - 8] };
   }
+  const other = SEQUENCES[code - 32];
+  if (other) refuse(`it has a step that the page does not read: ${other}`);
   const activation = ACTIVATIONS[code - 16] ?? refuse(`it has the unknown step ${code}`);
   return { kind: "activation", activation };
 }

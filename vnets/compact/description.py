@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from vnets.compact import limits
+from vnets.compact import limits, sequence_files
 from vnets.compact.binary import Bytes, float64, text, varint
 from vnets.plan import (
     ACTIVATIONS,
@@ -22,6 +22,7 @@ from vnets.plan import (
     MeanPool,
     Plan,
     Residual,
+    SequenceStep,
     Shape,
     Standardize,
     Step,
@@ -90,6 +91,8 @@ def _packed_step(step: Step, depth: int, seen: Counter) -> bytes:
             return bytes([kind])
     if isinstance(step, Activation):
         return bytes([ACTIVATION + ACTIVATIONS.index(step.kind)])
+    if isinstance(step, SequenceStep):
+        return sequence_files.packed(step)
     if isinstance(step, Residual):
         sides = (_packed(side, depth - 1, seen) for side in (step.body, step.shortcut))
         return bytes([RESIDUAL]) + b"".join(sides)
@@ -186,7 +189,7 @@ def _step(source: Bytes, depth: int, seen: Counter) -> Step:
         padding = PADDINGS[kind - CONV]
         step = Conv(name, features, (height, width), (down, right), padding)
     else:
-        raise ValueError(f"unknown step {kind}")
+        step = sequence_files.unpacked(kind, source)
     check_step(step)
     return step
 
@@ -224,6 +227,8 @@ def _count(plan: Plan) -> int:
 
 def check_step(step: Step) -> None:
     """Refuses a step that no file holds, or whose fields are of other types."""
+    if isinstance(step, sequence_files.KINDS):
+        return sequence_files.check_step(step)
     if not isinstance(step, tuple(KINDS.values())):
         raise ValueError(f"a file holds no {type(step).__name__} step")
     if isinstance(step, Activation) and step.kind not in ACTIVATIONS:

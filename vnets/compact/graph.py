@@ -15,10 +15,18 @@ from vnets.plan import (
     Plan,
     Shape,
     Step,
+    Weighted,
     every,
     placed,
     replaced,
     shapes,
+)
+from vnets.sequence_steps import (
+    Embedding,
+    LayerNorm,
+    Positions,
+    Recurrent,
+    embedding,
 )
 
 LARGEST = 2**28  # weights of one layer, and units of one map of one example
@@ -37,7 +45,7 @@ class Linear:
     """One linear layer by its nonzero weights.
 
     Attributes:
-      shape: of the kernel, [I, O] or [kh, kw, I, O].
+      shape: of the kernel, [I, O] or [kh, kw, I, O], or as a `Weighted` step says.
       positions: of the nonzero weights in the flattened kernel, int64 [n], rising.
       values: float32 [n].
       bias: float32 [O].
@@ -58,10 +66,11 @@ class Graph:
 
     Attributes:
       plan: the steps.
-      shape: of one example, [H, W, C] or [I].
-      kernels: layer to [I, O] or [kh, kw, I, O], float32.
+      shape: of one example, [H, W, C] or [I], of tokens [T].
+      kernels: layer to [I, O] or [kh, kw, I, O], float32, or as a `Weighted` step says.
       biases: layer to [O], float32; zero where a layer has none.
-      norms: normalization to its slope and shift.
+      norms: normalization to its slope and shift, and recurrent layer to the scale
+        of its units, of no shift.
       deviations: noisy layer to the standard deviation of each weight, as its kernel;
         the noise is normal.
     """
@@ -94,6 +103,8 @@ class Graph:
             if isinstance(step, Conv | Dense):
                 units = self.biases[step.name].size
                 return dataclasses.replace(step, features=units)
+            if isinstance(step, Weighted):
+                return step.with_outputs(self.biases[step.name].size)
             return step
 
         return dataclasses.replace(self, plan=replaced(self.plan, resized))
@@ -101,7 +112,7 @@ class Graph:
     def to_flax(self):
         """The dense net in Flax: `(model, variables)`, the same function.
 
-        `model.apply(variables, x)` takes what a predictor takes, as floats.
+        `model.apply(variables, x)` takes what a predictor takes, as floats or tokens.
 
         Raises:
           ValueError: a normalization; `fold_norms` comes first.
@@ -126,6 +137,14 @@ class Graph:
             name: {"kernel": node(name), "bias": jnp.asarray(bias)}
             for name, bias in self.biases.items()
         }
+        for step in every(self.plan):
+            if isinstance(step, Embedding | Positions):  # whose rows have the bias
+                rows = self.kernels[step.name] + self.biases[step.name]
+                params[step.name] = {"kernel": Point(jnp.asarray(rows))}
+            elif isinstance(step, LayerNorm):
+                scale = jnp.asarray(self.kernels[step.name].ravel())
+                params[step.name] = {**params[step.name], "scale": scale}
+                del params[step.name]["kernel"]
         return Chain(steps=replaced(self.plan, biased)), {"params": params}
 
 
@@ -151,8 +170,11 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     """
     if len(shape) not in (1, 3):
         raise ValueError(f"an example is [I] or [H, W, C], not {list(shape)}")
+    states = embedding(plan) is not None
     names = collections.Counter(
-        step.name for step in every(plan) if isinstance(step, Conv | Dense | Norm)
+        step.name
+        for step in every(plan)
+        if isinstance(step, Conv | Dense | Norm | Weighted)
     )
     repeated = sorted(name for name, times in names.items() if times > 1)
     if repeated:
@@ -160,13 +182,15 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     found = {}
     for step, before, after in placed(plan, shape):
         if isinstance(step, Dense):
-            if len(before) != 1:
+            if len(before) != 1 and not (states and len(before) == 2):
                 raise ValueError(f"layer {step.name!r} must come after Flatten")
-            found[step.name] = (before[0], step.features)
+            found[step.name] = (before[-1], step.features)
         elif isinstance(step, Conv):
             found[step.name] = (*step.kernel, before[-1], step.features)
+        elif isinstance(step, Weighted):
+            found[step.name] = step.kernel(before)
         sizes = [before, after]
-        if isinstance(step, Conv | Dense):
+        if isinstance(step, Conv | Dense | Weighted):
             sizes.append(found[step.name])
         if max(map(math.prod, sizes)) > LARGEST:
             raise ValueError(f"{step} makes arrays of more than {LARGEST} numbers")
@@ -211,8 +235,12 @@ def capture(model, variables: Mapping, shape: Shape, *, noise: bool = False) -> 
     _check_names(plan, params, seen)
     kernels, biases, norms, deviations = {}, {}, {}, {}
     for step in every(plan):
-        if isinstance(step, Conv | Dense):
-            kernels[step.name] = _mean(params[step.name]["kernel"])
+        if isinstance(step, Conv | Dense | Weighted):
+            layer, wanted = params[step.name], expected[step.name]
+            kernels[step.name] = _flat(step, _mean(layer[_leaf(layer)]), wanted)
+            if "scale" in layer and isinstance(step, Recurrent):
+                scale = _mean(layer["scale"])
+                norms[step.name] = Statistics(scale, np.zeros_like(scale))
             if kernels[step.name].shape != expected[step.name]:
                 raise ValueError(
                     f"layer {step.name!r} has a kernel {kernels[step.name].shape}; "
@@ -220,17 +248,32 @@ def capture(model, variables: Mapping, shape: Shape, *, noise: bool = False) -> 
                     "convolution is 2-D, of one group)"
                 )
             if noise:
-                deviations |= _deviations(step.name, params[step.name])
-            bias = params[step.name].get("bias")
-            if bias is not None and not step.bias:
+                deviations |= _deviations(step, layer, expected[step.name])
+            bias = layer.get("bias")
+            if bias is not None and isinstance(step, Conv | Dense) and not step.bias:
                 raise ValueError(f"layer {step.name!r} has a bias, its step has none")
-            zero = np.zeros(step.features, np.float32)
-            biases[step.name] = zero if bias is None else _mean(bias)
+            zero = np.zeros(expected[step.name][-1], np.float32)
+            biases[step.name] = zero if bias is None else _mean(bias).ravel()
         elif isinstance(step, Norm):
             learned = {k: _mean(v) for k, v in params.get(step.name, {}).items()}
             affine = {"scale": 1.0, "bias": 0.0, **learned}
             norms[step.name] = _statistics(step, seen[step.name], affine)
     return Graph(plan, tuple(shape), kernels, biases, norms, deviations)
+
+
+def _leaf(layer: Mapping) -> str:
+    """What a layer calls its kernel: an embedding and a normalization of Flax have
+    other names for it."""
+    return next((n for n in ("kernel", "embedding", "scale") if n in layer), "kernel")
+
+
+def _flat(step: Step, kernel: np.ndarray, shape: Shape) -> np.ndarray:
+    """The kernel of an attention's layer, [I, heads, units] or [heads, units, O], as
+    one of a dense layer, a scale as [1, I]; another one as it is."""
+    ends = kernel.shape[:1] == shape[:1] or kernel.shape[-1:] == shape[-1:]
+    heads = isinstance(step, Dense) and kernel.ndim == 3 and ends
+    fits = kernel.size == math.prod(shape) and (heads or isinstance(step, LayerNorm))
+    return kernel.reshape(shape) if fits else kernel
 
 
 def _by_path(collection: Mapping, path: str = "") -> dict[str, Mapping]:
@@ -246,9 +289,15 @@ def _by_path(collection: Mapping, path: str = "") -> dict[str, Mapping]:
 
 def _check_names(plan: Plan, params: Mapping, seen: Mapping) -> None:
     """Refuses a plan whose steps are not the modules that there are, one by one."""
-    linear = [step.name for step in every(plan) if isinstance(step, Conv | Dense)]
+    linear = [
+        step.name for step in every(plan) if isinstance(step, Conv | Dense | Weighted)
+    ]
     norms = [step.name for step in every(plan) if isinstance(step, Norm)]
-    missing = [name for name in linear if "kernel" not in params.get(name, {})]
+    missing = [
+        name
+        for name in linear
+        if _leaf(params.get(name, {})) not in params.get(name, {})
+    ]
     if missing:
         raise ValueError(
             f"the plan's layers {missing} are not among the parameters of "
@@ -276,12 +325,14 @@ def _mean(node) -> np.ndarray:
     return np.zeros(node.shape, np.float32) if mean is None else np.asarray(mean)
 
 
-def _deviations(name: str, layer: Mapping) -> dict[str, np.ndarray]:
+def _deviations(step, layer: Mapping, shape: Shape) -> dict[str, np.ndarray]:
     """The deviations of a layer's kernel by its name, if it has any."""
-    found = {}
+    name, found = step.name, {}
     for leaf, node in layer.items():
         if not hasattr(node, "moments") or node.moments()[1] is None:
             continue
+        if isinstance(step, Weighted):
+            raise ValueError(f"a file holds no noise of {name!r}, a {step}")
         try:
             std, kind = node.location_scale()[1], node.noise
         except TypeError:  # noise that weights share, as that of units
@@ -291,7 +342,8 @@ def _deviations(name: str, layer: Mapping) -> dict[str, np.ndarray]:
                 f"{name}/{leaf} has noise of another kind than a file can hold: "
                 "independent and normal, of weights"
             )
-        found[name] = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
+        std = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
+        found[name] = _flat(step, std, shape)
     return found
 
 

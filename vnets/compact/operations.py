@@ -13,6 +13,33 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return likely / likely.sum(axis=1, keepdims=True)
 
 
+def activated(kind: str, x: np.ndarray) -> np.ndarray:
+    """An activation of `plan.ACTIVATIONS`, elementwise."""
+    if kind == "relu":
+        return np.maximum(x, 0)
+    if kind == "leaky_relu":
+        return np.where(x >= 0, x, x * x.dtype.type(0.01))
+    if kind == "softplus":
+        return np.logaddexp(x, x.dtype.type(0))
+    if kind == "gelu":
+        inner = x.dtype.type(math.sqrt(2 / math.pi)) * (
+            x + x.dtype.type(0.044715) * x**3
+        )
+        return x.dtype.type(0.5) * x * (1 + np.tanh(inner))
+    return {"tanh": np.tanh, "abs": np.abs}[kind](x)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), which no x overflows."""
+    half = x.dtype.type(0.5)
+    return half + half * np.tanh(half * x)
+
+
+def as_it_is(x: np.ndarray) -> np.ndarray:
+    """The array."""
+    return x
+
+
 def batch_last(x: np.ndarray) -> np.ndarray:
     """[B, H, W, C] -> [C, H, W, B], or [B, I] -> [I, B]."""
     return np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)

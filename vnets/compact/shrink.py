@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from vnets.compact import sequence_cuts
 from vnets.compact.graph import Graph, biased, without_flatten
+from vnets.compact.operations import activated
 from vnets.plan import (
     Activation,
     Conv,
@@ -16,6 +17,7 @@ from vnets.plan import (
     Norm,
     Plan,
     Residual,
+    SequenceStep,
     Standardize,
     Step,
     WindowMaxPool,
@@ -27,7 +29,7 @@ def fold_norms(graph: Graph) -> Graph:
     """Moves each normalization into the linear layer before it, else the one after it.
 
     Max pooling between the two does not matter where the slope is positive: the maximum
-    of the scaled is the scaled maximum.
+    of the scaled is the scaled maximum. Scales of states move into what reads them.
 
     Raises:
       ValueError: a normalization with no linear layer beside it, or one before a
@@ -35,6 +37,7 @@ def fold_norms(graph: Graph) -> Graph:
     """
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     noise = dict(graph.deviations)
+    sequence_cuts.fold_scales(graph.plan, graph.norms, kernels, noise.keys())
     plan = _without_norms(graph.plan, graph.norms, kernels, biases, noise)
     return Graph(plan, graph.shape, kernels, biases, deviations=noise)
 
@@ -102,24 +105,25 @@ def shrink(graph: Graph) -> Graph:
     do inputs and outputs; a layer of dead units keeps one. What a `Residual` step adds
     keeps its units too, since both sides and all that follows share them: of its layers
     those are cut that another layer of the same side reads. So do the units that a
-    standardize step has constants of.
+    standardize step has constants of. `sequence_cuts` cuts states and heads.
 
     Raises:
       ValueError: a normalization; `fold_norms` comes first.
     """
-    if any(isinstance(step, Norm) for step in every(graph.plan)):
+    if graph.norms or any(isinstance(step, Norm) for step in every(graph.plan)):
         raise ValueError("fold the normalization before shrinking")
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     noise = dict(graph.deviations)
-    pairs = list(_pairs(graph.plan))
+    pairs, plan = list(_pairs(graph.plan)), graph.plan
     while True:
         widths = [bias.size for bias in biases.values()]
         for this, after, kinds in pairs:
             _fold_constants(kernels, biases, noise, this, after, kinds)
             _drop_unused(kernels, biases, noise, this.name, after.name)
+        plan = sequence_cuts.cut(plan, kernels, biases, noise.keys())
         if widths == [bias.size for bias in biases.values()]:
             break
-    shrunk = Graph(graph.plan, graph.shape, kernels, biases, deviations=noise)
+    shrunk = Graph(plan, graph.shape, kernels, biases, deviations=noise)
     return shrunk.with_own_widths()
 
 
@@ -149,7 +153,7 @@ def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, 
             yield from _pairs(step.body)
             yield from _pairs(step.shortcut)
             this = None
-        elif isinstance(step, Standardize):
+        elif isinstance(step, Standardize | SequenceStep):
             this = None
         elif isinstance(step, Activation):
             kinds = (*kinds, step.kind)
@@ -215,22 +219,6 @@ def _choose(kernels, biases, noise, this: str, after: str, chosen: np.ndarray) -
             kept, shape = _by_unit(arrays[after], units)[:, chosen], arrays[after].shape
             inputs = shape[-2] // units * kept.shape[1]
             arrays[after] = kept.reshape((*shape[:-2], inputs, shape[-1]))
-
-
-def activated(kind: str, x: np.ndarray) -> np.ndarray:
-    """An activation of `plan.ACTIVATIONS`, elementwise."""
-    if kind == "relu":
-        return np.maximum(x, 0)
-    if kind == "leaky_relu":
-        return np.where(x >= 0, x, x * x.dtype.type(0.01))
-    if kind == "softplus":
-        return np.logaddexp(x, x.dtype.type(0))
-    if kind == "gelu":
-        inner = x.dtype.type(math.sqrt(2 / math.pi)) * (
-            x + x.dtype.type(0.044715) * x**3
-        )
-        return x.dtype.type(0.5) * x * (1 + np.tanh(inner))
-    return {"tanh": np.tanh, "abs": np.abs}[kind](x)
 
 
 def _by_unit(kernel: np.ndarray, units: int) -> np.ndarray:
