@@ -8,15 +8,16 @@ from what it saved when it is called again: what a scheduler may requeue.
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import config_files
 from experiments.config_files import ConfigError
-from experiments.ranges import COUNT, INDEX, NOT_NEGATIVE, Range
+from experiments.ranges import COUNT, FINITE, INDEX, NOT_NEGATIVE, Range
 
 flags.disclaim_key_flags()  # what is defined here is a flag of the script that asks
 
@@ -40,6 +41,42 @@ class _Number(flags.ArgumentParser):
 def define_number(name: str, default: float | None, help: str, allowed: Range):
     """A flag whose value is a number of `experiments.ranges`."""
     return flags.DEFINE(_Number(allowed), name, default, help)
+
+
+def define_numbers(name: str, help: str):
+    """A flag of one number or several, "0.49,0.48,0.45"; its value is a tuple."""
+
+    class Numbers(flags.ArgumentParser):
+        def parse(self, argument):
+            if isinstance(argument, tuple):
+                return argument
+            found = tuple(float(one) for one in argument.split(","))
+            for one in found:
+                FINITE.check(f"--{name}", one)
+            return found
+
+    return flags.DEFINE(Numbers(), name, None, help, serializer=None)
+
+
+def one_of(choices: Mapping[str, Any], own: Mapping[str, Sequence]) -> str:
+    """Which one of some flags was given.
+
+    Args:
+      choices: the flags by name.
+      own: of each, the flags that belong to it alone.
+
+    Raises:
+      ConfigError: none or several of them, or a flag of another.
+    """
+    given = [name for name, flag in choices.items() if flag.value is not None]
+    if len(given) != 1:
+        names = " or ".join(f"--{name}" for name in choices)
+        raise ConfigError(f"give {names}, one of them")
+    for other, of in own.items():
+        for flag in of if other != given[0] else ():
+            if flag.value is not None:
+                raise ConfigError(f"--{flag.name} is of --{other}, not of --{given[0]}")
+    return given[0]
 
 
 def define_path(name: str, default: str | None, help: str, required: bool = False):

@@ -48,6 +48,25 @@ def compress(workdir: Path | str, out: Path | str, **options) -> dict[str, Any]:
     return compress_net(config, experiment.dataset, net, out, **options)
 
 
+def check_output(out: Path | str, threads: int) -> None:
+    """Refuses a file that cannot be written, before anything is done, and threads.
+
+    Raises:
+      ConfigError: no folder for it, or a folder in its place, or too many threads;
+        WorkdirError: no permission.
+    """
+    folder = Path(out).absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"no folder for {out}")
+    if Path(out).is_dir():
+        raise ConfigError(f"{out} is a folder; give a file")
+    if not os.access(folder, os.W_OK):
+        raise WorkdirError(f"not allowed to write into {folder}")
+    most = timing.cores()
+    if not 1 <= threads <= most:
+        raise ConfigError(f"threads must be 1 to {most}, the cores there are")
+
+
 def compress_net(
     config: ConfigDict,
     dataset: data.Dataset,
@@ -81,32 +100,16 @@ def compress_net(
       ConfigError: a net that has no compact form, or values that do not fit;
         WorkdirError: no permission to write the file.
     """
-    folder = Path(out).absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"no folder for {out}")
-    if Path(out).is_dir():
-        raise ConfigError(f"{out} is a folder; give a file")
-    if not os.access(folder, os.W_OK):
-        raise WorkdirError(f"not allowed to write into {folder}")
-    most = timing.cores()
-    if not 1 <= threads <= most:
-        raise ConfigError(f"threads must be 1 to {most}, the cores there are")
+    check_output(out, threads)
     collections = net.collections
     shape = dataset.test.shape
-    pruned = _pruning(config, net.params, threshold)(net.params)
-
-    def capture(params: Params) -> compact.Graph:
-        variables = {"params": params, **collections}
-        try:
-            return compact.fold_norms(compact.capture(net.model, variables, shape))
-        except ValueError as error:
-            raise ConfigError(f"{config.variant}: {error}") from error
-
-    dense = capture(edits.mean_only(net.params))
-    cut = capture(pruned)
+    prune = pruning_of(config, net.params, threshold)
+    pruned = prune(net.params)
+    dense = captured(config, net, shape, edits.mean_only)
+    cut = captured(config, net, shape, prune)
     small = compact.shrink(cut)
-    test, trial = _in_memory(dataset)
-    changed = _changed(small, trial.inputs)
+    test, trial = in_memory(dataset)
+    changed = changed_by(small, trial.inputs)
     chosen = bits or compact.fewest_bits(small, changed, tolerance)
     about = {"run": f"{config.variant} {config.scale}", "dataset": dataset.name}
     quantized = compact.quantize(small, chosen, about)
@@ -125,15 +128,15 @@ def compress_net(
     guesses = {name: np.argmax(one, -1) for name, one in logits.items()}
     return {
         "file": Path(out).name,
-        "bits": _bits(quantized),
-        "units": _units(quantized),
+        "bits": bits_of(quantized),
+        "units": units_of(quantized),
         "weights": {
             "all": sum(kernel.size for kernel in dense.kernels.values()),
             "pruned": sum(cut.nonzeros().values()),
             "shrunk": sum(small.nonzeros().values()),
             "quantized": sum(quantized.nonzeros().values()),
         },
-        "bytes": _sizes(dense, quantized, file_bytes),
+        "bytes": sizes(dense, quantized, file_bytes),
         "mdl_bits": _description_length(net.params, pruned, config.prior),
         "test": {
             "examples": len(labels),
@@ -150,7 +153,20 @@ def compress_net(
     }
 
 
-def _in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
+def captured(config, net: core.Net, shape, change: Callable) -> compact.Graph:
+    """The graph of an edited net, its normalization folded in.
+
+    Raises:
+      ConfigError: it has no compact form.
+    """
+    variables = {"params": change(net.params), **net.collections}
+    try:
+        return compact.fold_norms(compact.capture(net.model, variables, shape))
+    except ValueError as error:
+        raise ConfigError(f"{config.variant}: {error}") from error
+
+
+def in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
     """Test images, and others on which bits are chosen."""
     test, others = dataset.test, dataset.validation or dataset.train
     if not isinstance(test, data.Stream):
@@ -161,7 +177,7 @@ def _in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
     )
 
 
-def _pruning(config, params: Params, threshold: float | None) -> Callable:
+def pruning_of(config, params: Params, threshold: float | None) -> Callable:
     """What the config's run is pruned by: its mixture, its units, or its weights."""
     if threshold is not None and not any(map(is_noisy, _nodes(params))):
         raise ConfigError("without noise in its weights a net has no threshold")
@@ -184,7 +200,7 @@ def _nodes(params: Params) -> list:
     return [node for node in leaves if is_posterior(node)]
 
 
-def _changed(graph: compact.Graph, images: np.ndarray) -> Callable:
+def changed_by(graph: compact.Graph, images: np.ndarray) -> Callable:
     """The share of predictions on these images in which a net differs from a graph."""
     wanted = np.argmax(compact.Predictor(graph)(images), -1)
 
@@ -207,25 +223,25 @@ def _in_jax(model, params, collections, images: np.ndarray) -> np.ndarray:
     )
 
 
-def _bits(net: compact.Compact) -> dict[str, int]:
+def bits_of(net: compact.Compact) -> dict[str, int]:
     """Bits of the grid of each layer, as many as its largest level needs."""
     largest = {n: int(np.abs(q.levels).max(initial=1)) for n, q in net.layers.items()}
     return {name: level.bit_length() + 1 for name, level in largest.items()}
 
 
-def _units(net: compact.Compact) -> dict[str, int]:
+def units_of(net: compact.Compact) -> dict[str, int]:
     """Outputs of each layer that are left."""
     return {name: layer.bias_levels.size for name, layer in net.layers.items()}
 
 
-def _sizes(dense: compact.Graph, net: compact.Compact, file_bytes: int) -> dict:
+def sizes(dense: compact.Graph, net: compact.Compact, file_bytes: int) -> dict:
     """Bytes: of all weights as floats, of those left, of CSR matrices, of the file.
 
     A CSR matrix has 4 bytes for each value and column, and for each row and one more;
     biases are floats in all but the file.
     """
     nonzeros = sum(net.nonzeros().values())
-    biases = sum(_units(net).values())
+    biases = sum(units_of(net).values())
     weights = sum(kernel.size for kernel in dense.kernels.values())
     biases_before = sum(bias.size for bias in dense.biases.values())
     full = 4 * (weights + biases_before)

@@ -7,11 +7,14 @@ calls more often than short ones, so that medians flatter the faster contender t
 the fastest calls are measured as well.
 """
 
+import functools
+import importlib.util
 import json
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +24,22 @@ from experiments.bench import timing
 from experiments.config_files import ROOT
 from vnets import compact
 from vnets.compact import Graph
-from vnets.compact.operations import activated
+from vnets.compact.operations import activated, layer_norm
 from vnets.plan import (
     POOL,
     Activation,
     Conv,
     Dense,
+    Depthwise,
     Flatten,
+    LayerNorm,
     MaxPool,
     MeanPool,
+    Padding,
     Plan,
     Residual,
     Standardize,
+    Window,
     WindowMaxPool,
     pads,
 )
@@ -66,6 +73,15 @@ def _dense_chain(graph: Graph, plan: Plan, x: np.ndarray) -> np.ndarray:
             patches = patches.transpose(0, 1, 2, 4, 5, 3)  # [B, H', W', kh, kw, I]
             x = patches.reshape(-1, len(kernel)) @ kernel + graph.biases[step.name]
             x = x.reshape(*places, step.features)
+        elif isinstance(step, Depthwise):
+            patches = _windows(x, step.kernel, step.strides, step.padding)
+            kernel = graph.kernels[step.name][:, :, 0]
+            x = np.einsum("bhwcij,ijc->bhwc", patches, kernel, optimize=True)
+            x += graph.biases[step.name]
+        elif isinstance(step, LayerNorm):
+            scale, bias = graph.kernels[step.name], graph.biases[step.name]
+            x = np.moveaxis(x, -1, 0)
+            x = np.moveaxis(layer_norm(step.epsilon, scale, bias, x), 0, -1)
         elif isinstance(step, Dense):
             x = x @ graph.kernels[step.name] + graph.biases[step.name]
         elif isinstance(step, Activation):
@@ -76,9 +92,11 @@ def _dense_chain(graph: Graph, plan: Plan, x: np.ndarray) -> np.ndarray:
             x = x.reshape(len(x), -1)
         elif isinstance(step, MeanPool):
             x = x.mean(axis=(1, 2))
-        elif isinstance(step, WindowMaxPool):
-            windows = _windows(x, step.kernel, step.strides, step.padding, -np.inf)
-            x = windows.max(axis=(4, 5))
+        elif isinstance(step, Window):
+            highest = isinstance(step, WindowMaxPool)
+            beyond = -np.inf if highest else 0.0
+            windows = _windows(x, step.kernel, step.strides, step.padding, beyond)
+            x = windows.max(axis=(4, 5)) if highest else windows.mean(axis=(4, 5))
         elif isinstance(step, Residual):
             sides = (step.body, step.shortcut)
             x = sum(_dense_chain(graph, side, x) for side in sides)
@@ -92,7 +110,7 @@ def _dense_chain(graph: Graph, plan: Plan, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _windows(x, size, strides, padding: str, beyond: float = 0.0) -> np.ndarray:
+def _windows(x, size, strides, padding: Padding, beyond: float = 0.0) -> np.ndarray:
     """What each window of [B, H, W, C] sees, [B, H', W', C, kh, kw]; `beyond` pads."""
     margins = pads(x.shape[1:3], size, strides, padding)
     if any(map(any, margins)):
@@ -102,23 +120,31 @@ def _windows(x, size, strides, padding: str, beyond: float = 0.0) -> np.ndarray:
 
 
 def measure(
-    graph: Graph, file: Path | str, threads: int = 1, seconds: float = 2.0
+    graph: Graph,
+    file: Path | str,
+    threads: int = 1,
+    seconds: float = 2.0,
+    onnx: Path | None = None,
 ) -> dict:
     """Milliseconds of each contender, and threads.
 
     {"batch_1": {contender: median}, "fastest_1": {contender: minimum}, the same of the
     other batches, "threads": how many, "forms": of each layer of the file's predictor}.
+    With an ONNX file, and where ONNX Runtime is installed, it is a contender as it is
+    and in int8, whose size is "int8_bytes".
 
     Args:
       graph: the dense net, without normalization.
       file: the .vnz of the same net.
       threads: cores that the process is bound to, at most `timing.cores()`.
       seconds: for each batch size, all contenders together.
+      onnx: the dense net's own file, *.onnx.
 
     Raises:
       RuntimeError: the process that measures failed.
     """
-    given = graph, Path(file).absolute(), seconds  # the process runs in ROOT
+    own = onnx and onnx.absolute()
+    given = graph, Path(file).absolute(), seconds, own  # the process runs in ROOT
     settings = dict.fromkeys(THREAD_SETTINGS, str(threads))
     done = subprocess.run(
         [sys.executable, "-m", "experiments.latency", str(threads)],
@@ -133,7 +159,7 @@ def measure(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _compare(graph: Graph, file: Path, seconds: float) -> dict:
+def _compare(graph: Graph, file: Path, seconds: float, onnx: Path | None) -> dict:
     """What `measure` returns but for the threads; in the process that it starts."""
     import jax
 
@@ -141,6 +167,9 @@ def _compare(graph: Graph, file: Path, seconds: float) -> dict:
     model, variables = graph.to_flax()
     apply = jax.jit(model.apply)
     found: dict = {"forms": predictor.forms}
+    runtime = {}
+    if onnx and importlib.util.find_spec("onnxruntime"):
+        runtime, found["int8_bytes"] = _sessions(onnx)
     for batch in BATCHES:
         x = np.random.default_rng(0).random((batch, *graph.shape), np.float32)
         contenders = {
@@ -148,12 +177,39 @@ def _compare(graph: Graph, file: Path, seconds: float) -> dict:
             "dense_numpy": lambda x=x: dense_numpy(graph, x),
             "dense_jax": lambda x=x: jax.block_until_ready(apply(variables, x)),
         }
+        first = np.ascontiguousarray(np.moveaxis(x, -1, 1))  # [B, C, H, W]
+        for name, session in runtime.items():
+            [given] = session.get_inputs()
+            if given.shape[0] in (batch, None) or isinstance(given.shape[0], str):
+                feed = {given.name: first}
+                contenders[name] = functools.partial(session.run, None, feed)
         least, most = ROUNDS
         taken = timing.interleave(contenders, most, 1, seconds, at_least=least)
         times = {name: timing.summary(ms) for name, ms in taken.items()}
         for part, which in (("batch", "median"), ("fastest", "min")):
             found[f"{part}_{batch}"] = {name: one[which] for name, one in times.items()}
     return found
+
+
+def _sessions(onnx: Path) -> tuple[dict, int]:
+    """ONNX Runtime with a file and with its weights in int8, and the bytes of these."""
+    import onnxruntime
+    from onnxruntime import quantization
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = timing.cores()
+    options.log_severity_level = 3  # errors
+    providers = ["CPUExecutionProvider"]
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "int8.onnx"
+        unsigned = quantization.QuantType.QUInt8  # the only one that convolutions take
+        quantization.quantize_dynamic(str(onnx), str(small), weight_type=unsigned)
+        paths = {"onnx": onnx, "onnx_int8": small}
+        sessions = {
+            name: onnxruntime.InferenceSession(str(path), options, providers=providers)
+            for name, path in paths.items()
+        }
+        return sessions, small.stat().st_size
 
 
 if __name__ == "__main__":

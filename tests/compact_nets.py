@@ -93,6 +93,48 @@ MAPS = Chain(
         plan.Flatten(),
     )
 )
+# The steps of version 3: margins of their own, means of windows, depthwise kernels,
+# layer normalization of maps, of flattened maps and of units, and its activations.
+SEPARABLE = Chain(
+    steps=(
+        plan.Conv("conv1", 8, (3, 3), (2, 2), ((1, 1), (1, 0))),
+        plan.Norm("norm1"),
+        plan.Activation("silu"),
+        plan.Depthwise("depthwise1", (3, 3), (1, 1), ((1, 1), (1, 1)), bias=False),
+        plan.Norm("norm2"),
+        plan.Activation("sigmoid"),
+        plan.LayerNorm("norm3", 1e-3),
+        plan.Conv("conv2", 9, (1, 1)),
+        plan.Activation("gelu_erf"),
+        plan.WindowMaxPool(3, 2, ((1, 1), (1, 1))),
+        plan.Depthwise("by_channel", (2, 3), (2, 1), "VALID"),
+        plan.WindowMeanPool(2, 1, ((1, 0), (1, 1))),
+        plan.Conv("conv3", 4, (2, 2), padding="VALID"),
+        plan.Activation("gelu"),
+        plan.WindowMaxPool(2, 1, "VALID"),
+        plan.Flatten(),
+        plan.LayerNorm("norm4"),
+        plan.Dense("dense1", 12),
+        plan.LayerNorm("norm5"),
+        plan.Activation("relu"),
+        plan.Dense("dense2", 9),
+        plan.Activation("silu"),
+        plan.Dense("dense3", 5),
+    )
+)
+SEPARABLE_KEPT = {**dict.fromkeys(SEPARABLE.layers, 0.6), "dense3": 0.1}
+MEANS = Chain(
+    steps=(
+        plan.Conv("conv1", 7, (3, 3)),
+        plan.Activation("gelu_erf"),
+        plan.WindowMeanPool(3, 2, "VALID"),
+        plan.Conv("conv2", 6, (2, 2), padding="VALID"),
+        plan.Activation("sigmoid"),
+        plan.WindowMeanPool(2, 2, "SAME"),
+        plan.Conv("conv3", 5, (1, 1)),
+        plan.MeanPool(),
+    )
+)
 NETS = {
     "mlp": (MLP((40, 30), 7), (6, 6, 1), 0.03),
     "mlp-tanh": (MLP((40, 30), 7, "tanh"), (36,), 0.03),
@@ -104,6 +146,8 @@ NETS = {
     "sides": (SIDES, (5, 6, 2), 0.3),
     "units": (UNITS, (5, 4, 2), 0.2),
     "maps": (MAPS, (6, 8, 2), 0.3),
+    "separable": (SEPARABLE, (25, 20, 3), SEPARABLE_KEPT),
+    "means": (MEANS, (9, 8, 2), {"conv1": 0.2, "conv2": 0.04, "conv3": 0.3}),
 }
 
 
@@ -162,12 +206,15 @@ def lenet5():
     return compact.dumps(net), net
 
 
+NOISY = {"separable": ("depthwise1", "by_channel")}
+
+
 def noisy(name="lenet5"):
     """The graph of a net of `NETS` with deviations: of two layers, most of them zero,
     one of which has no means."""
     graph = case(name)[0]
     draw = np.random.default_rng(2)
-    first, second = list(graph.kernels)[-3:-1]
+    first, second = NOISY.get(name, list(graph.kernels)[-3:-1])
     deviations = {
         layer: (draw.random(shape) < 0.1) * draw.uniform(0.1, 1, shape)
         for layer in (first, second)

@@ -12,16 +12,17 @@ from vnets.nets import Chain
 from vnets.nodes import Point
 
 WORDS, LENGTH = 50, 9
+EPSILON = 1e-6  # Flax's
 
 
 def block(name, features, heads):
     """One of a Transformer, whose normalizations come first."""
     attention = steps.Attention.even(f"{name}/attention", features, heads)
     return (
-        plan.Residual((steps.LayerNorm(f"{name}/norm1"), attention)),
+        plan.Residual((plan.LayerNorm(f"{name}/norm1", EPSILON), attention)),
         plan.Residual(
             (
-                steps.LayerNorm(f"{name}/norm2"),
+                plan.LayerNorm(f"{name}/norm2", EPSILON),
                 plan.Dense(f"{name}/dense1", 16),
                 plan.Activation("gelu"),
                 plan.Dense(f"{name}/dense2", features),
@@ -61,7 +62,7 @@ NETS = {
             steps.Embedding("embed", WORDS, 8),
             steps.Positions("place"),
             *block("block1", 8, 2),
-            steps.LayerNorm("norm"),
+            plan.LayerNorm("norm", EPSILON),
             steps.MeanPositions(),
             plan.Dense("dense1", 3),
         ),

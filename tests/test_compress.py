@@ -266,7 +266,7 @@ def test_a_threshold_is_of_units_where_only_they_are_noisy():
     scale = nodes.AdaptiveDropout(jnp.asarray([-9.0, 9.0, -9.0]), 3, 2)
     weight = nodes.Point(jnp.ones((3, 2), jnp.float32))
     params = {"dense1": {"kernel": nodes.Scaled(scale, weight, "in", "example")}}
-    found = compress._pruning(config, params, 3.0)(params)["dense1"]["kernel"]
+    found = compress.pruning_of(config, params, 3.0)(params)["dense1"]["kernel"]
     np.testing.assert_array_equal(found.mean, [[1, 1], [0, 0], [1, 1]])
 
 
@@ -300,5 +300,5 @@ def test_what_cannot_be_compressed_is_refused(workdir, tmp_path, monkeypatch):
         compress.compress_net(config, dataset, net, tmp_path / "net.vnz")
     plain = {"dense1": {"kernel": net.params["dense1"]["bias"]}}
     with pytest.raises(ConfigError, match="no threshold"):
-        compress._pruning(load_config(RUN), plain, 3.0)
+        compress.pruning_of(load_config(RUN), plain, 3.0)
     assert not list(tmp_path.glob("*.vnz"))

@@ -22,6 +22,7 @@ from vnets.compact import codec
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "demo"
+READ = range(2, codec.VERSION + 1)  # versions of the file that the page reads
 MOST = 150_000  # bytes of the whole page
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(
@@ -47,10 +48,13 @@ def run_javascript(code):
 
 
 @needs_node
-@pytest.mark.parametrize("name", golden_files.expected(codec.VERSION))
-def test_both_readers_predict_alike(name, tmp_path):
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [(version, name) for version in READ for name in golden_files.expected(version)],
+)
+def test_both_readers_predict_alike(version, name, tmp_path):
     """Every kind of step; the noisy one with the same noise everywhere."""
-    path = golden_files.folder(codec.VERSION) / f"{name}.vnz"
+    path = golden_files.folder(version) / f"{name}.vnz"
     predictor = compact.load(path)
     x = golden_files.inputs(predictor.net)
     if name in golden_files.TOKENS:
@@ -66,8 +70,9 @@ def test_both_readers_predict_alike(name, tmp_path):
 
 
 @needs_node
-def test_the_page_refuses_what_python_refuses(tmp_path):
-    content = (golden_files.folder(codec.VERSION) / "noisy.vnz").read_bytes()
+@pytest.mark.parametrize("version", READ)
+def test_the_page_refuses_what_python_refuses(version, tmp_path):
+    content = (golden_files.folder(version) / "noisy.vnz").read_bytes()
     old = (golden_files.folder(1) / "same.vnz").read_bytes()
     x = golden_files.inputs(compact.loads(content))
     draw = np.random.default_rng(0)
@@ -170,7 +175,7 @@ def test_controls_have_names():
 @needs_node
 def test_the_ensemble_averages_draws():
     """Of noise that alternates draw by draw; draws of the browser's own are normal."""
-    path = golden_files.folder(codec.VERSION) / "noisy.vnz"
+    path = golden_files.folder(2) / "noisy.vnz"
     code = f"""
 import {{ readFileSync }} from "node:fs";
 import {{ ensemble, normal, predict, read, softmax }} from "./vnz.js";

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused():
         plan.shapes(LeNet5().plan, (8, 8, 1))
     with pytest.raises(ValueError, match=r"needs \[H, W, C\]"):
         plan.shapes(LeNet5().plan, (64,))
-    with pytest.raises(ValueError, match="SAME or VALID"):
+    with pytest.raises(ValueError, match="SAME, VALID"):
         plan.pads((4,), (3,), (1,), "FULL")
     mlp = lenet_300_100().plan
     with pytest.raises(ValueError, match=r"\['conv1'\].*dense1"):

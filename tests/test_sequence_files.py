@@ -254,8 +254,7 @@ def test_what_is_no_net_of_tokens_is_refused():
             made()
     for step, message in (
         (long, "more than 256 heads"),
-        (steps.LayerNorm("x" * 65), "cannot name a layer"),
-        (steps.LayerNorm("n", 0.0), "epsilon of 'n' is 0.0"),
+        (steps.GRU("x" * 65, 1), "cannot name a layer"),
         (steps.Embedding("e", 2**20 + 1, 1), "sizes beyond 1048576"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -166,7 +166,7 @@ def max_pool(
     h: Moments,
     size: int = steps.POOL,
     stride: int = steps.POOL,
-    padding: str = "VALID",
+    padding: steps.Padding = "VALID",
 ) -> Moments:
     """Max pooling, [B, H, W, C] -> [B, H', W', C].
 

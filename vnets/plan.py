@@ -13,6 +13,8 @@ from typing import get_args
 
 Shape = tuple[int, ...]
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "abs", "softplus", "gelu")
+ACTIVATIONS += ("sigmoid", "silu", "gelu_erf")  # gelu is by tanh, gelu_erf as defined
+Padding = str | tuple[tuple[int, int], ...]
 POOL = 2  # edge and stride of max pooling; an odd last row or column is left out
 
 
@@ -20,14 +22,15 @@ POOL = 2  # edge and stride of max pooling; an odd last row or column is left ou
 class Conv:
     """A 2-D convolution, [B, H, W, I] -> [B, H', W', features].
 
-    Of one group, neither dilated nor transposed: others have no step.
+    Of one group, neither dilated nor transposed; `Depthwise` has a group for each
+    channel, others have no step.
 
     Attributes:
       name: of the layer.
       features: O.
       kernel: kh, kw.
       strides: along H and W.
-      padding: "SAME" or "VALID".
+      padding: "SAME", "VALID" or (low, high) along H and W.
       bias: adds a bias [O].
 
     Raises:
@@ -39,23 +42,65 @@ class Conv:
     features: int
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
-    padding: str = "SAME"
+    padding: Padding = "SAME"
     bias: bool = True
 
     def __post_init__(self):
         check_counts(**{f"features of {self.name!r}": self.features})
-        for field in ("kernel", "strides"):
-            value = getattr(self, field)
-            pair = isinstance(value, tuple) and len(value) == 2
-            if not (pair and all(isinstance(n, int) and n > 0 for n in value)):
-                raise ValueError(
-                    f"{field} of {self.name!r} must be a pair such as (3, 3), not "
-                    f"{value!r}"
-                )
-        if self.padding not in ("SAME", "VALID"):
+        _check_windows(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """A convolution of each channel by itself, [B, H, W, C] -> [B, H', W', C].
+
+    Attributes:
+      name: of the layer.
+      kernel: kh, kw.
+      strides: along H and W.
+      padding: "SAME", "VALID" or (low, high) along H and W.
+      bias: adds a bias [C].
+
+    Raises:
+      ValueError: as of `Conv`.
+    """
+
+    name: str
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = "SAME"
+    bias: bool = True
+
+    def __post_init__(self):
+        _check_windows(self)
+
+
+def _check_windows(step: "Conv | Depthwise") -> None:
+    for field in ("kernel", "strides"):
+        value = getattr(step, field)
+        pair = isinstance(value, tuple) and len(value) == 2
+        if not (pair and all(isinstance(n, int) and n > 0 for n in value)):
             raise ValueError(
-                f"padding of {self.name!r} must be SAME or VALID, not {self.padding!r}"
+                f"{field} of {step.name!r} must be a pair such as (3, 3), not {value!r}"
             )
+    check_padding(repr(step.name), step.padding)
+
+
+def check_padding(of: str, padding: Padding) -> None:
+    """Refuses what is no padding along H and W.
+
+    Raises:
+      ValueError: neither a name nor two pairs of whole numbers, none below 0.
+    """
+    if padding in ("SAME", "VALID"):
+        return
+    pairs = isinstance(padding, tuple) and len(padding) == 2
+    pairs = pairs and all(isinstance(p, tuple) and len(p) == 2 for p in padding)
+    if not (pairs and all(type(n) is int and n >= 0 for p in padding for n in p)):
+        raise ValueError(
+            f"padding of {of} must be SAME, VALID or (low, high) along H and W, not "
+            f"{padding!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +157,19 @@ class Norm:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerNorm:
+    """(x - mean) / sqrt(var + epsilon) over the last axis, times a scale, and a bias.
+
+    Attributes:
+      name: of the module, which learns "scale" and "bias", [C] each.
+      epsilon: added to the variance.
+    """
+
+    name: str
+    epsilon: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
 class Activation:
     """A function of each unit; `kind` is one of `ACTIVATIONS`.
 
@@ -134,18 +192,27 @@ class MaxPool:
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowMaxPool:
-    """Max pooling whose windows may overlap, [B, H, W, C] -> [B, H', W', C].
+class Window:
+    """What pools windows that may overlap, [B, H, W, C] -> [B, H', W', C].
 
     Attributes:
       size: edge of a window.
       stride: between windows.
-      padding: "SAME" or "VALID".
+      padding: "SAME", "VALID" or (low, high) along H and W, each less than `size`.
+
+    Raises:
+      ValueError: another padding.
     """
 
     size: int = 3
     stride: int = 2
-    padding: str = "SAME"
+    padding: Padding = "SAME"
+
+    def __post_init__(self):
+        check_padding(type(self).__name__, self.padding)
+        margins = () if isinstance(self.padding, str) else self.padding
+        if any(n >= self.size for pair in margins for n in pair):
+            raise ValueError(f"a window of {self} would lie in the padding alone")
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -156,6 +223,16 @@ class WindowMaxPool:
     def strides(self) -> tuple[int, int]:
         """Along H and W, likewise."""
         return (self.stride, self.stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowMaxPool(Window):
+    """The maximum of each window; what pads it does not count."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowMeanPool(Window):
+    """The mean of each window; what pads it counts, as zeros."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,11 +317,14 @@ class Weighted(SequenceStep):
 
 Step = (
     Conv
+    | Depthwise
     | Dense
     | Norm
+    | LayerNorm
     | Activation
     | MaxPool
     | WindowMaxPool
+    | WindowMeanPool
     | MeanPool
     | Flatten
     | Standardize
@@ -252,6 +332,8 @@ Step = (
     | SequenceStep
 )
 Plan = tuple[Step, ...]
+Linear = Conv | Depthwise | Dense  # have a weight, and perhaps a bias
+Kernel = Linear | Weighted  # all that have a weight
 
 
 def check(plan: Plan) -> None:
@@ -310,26 +392,24 @@ def standardized(mean: Sequence[float], std: Sequence[float]) -> tuple[Step, ...
 
 def linear_layers(plan: Plan) -> tuple[str, ...]:
     """Names of the layers that have a weight, in order of execution."""
-    return tuple(
-        step.name for step in every(plan) if isinstance(step, Conv | Dense | Weighted)
-    )
+    return tuple(step.name for step in every(plan) if isinstance(step, Kernel))
 
 
 def vectors(plan: Plan) -> tuple[str, ...]:
     """Names of what the layers learn beside weights, in order of execution.
 
-    "dense1/bias" for each bias, "norm1/scale" and "norm1/bias" for what a
+    "dense1/bias" for each bias, "norm1/scale" and "norm1/bias" for what a batch
     normalization learns.
     """
     return tuple(
         f"{step.name}/{vector}"
         for step in every(plan)
-        if isinstance(step, Conv | Dense | Norm)
+        if isinstance(step, Linear | Norm)
         for vector in _learned(step)
     )
 
 
-def _learned(step: "Conv | Dense | Norm") -> tuple[str, ...]:
+def _learned(step: Linear | Norm) -> tuple[str, ...]:
     """The vectors of one step."""
     if not isinstance(step, Norm):
         return ("bias",) if step.bias else ()
@@ -364,7 +444,10 @@ def replaced(plan: Plan, change: Callable[[Step], Step]) -> Plan:
 
 
 def pads(
-    size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], padding: str
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: Padding,
 ) -> tuple[tuple[int, int], ...]:
     """(low, high) for each axis, as XLA counts "SAME" and "VALID".
 
@@ -374,7 +457,8 @@ def pads(
     if padding == "VALID":
         return tuple((0, 0) for _ in size)
     if padding != "SAME":
-        raise ValueError(f"padding must be SAME or VALID, not {padding!r}")
+        check_padding("windows", padding)
+        return tuple(padding)  # type: ignore[arg-type]
     totals = (
         max((-(-n // stride) - 1) * stride + k - n, 0)
         for n, k, stride in zip(size, kernel, strides, strict=True)
@@ -388,7 +472,7 @@ def shape_after(step: Step, shape: Shape) -> Shape:
     Raises:
       ValueError: a step that does not fit the shape.
     """
-    if isinstance(step, Norm | Activation):
+    if isinstance(step, Norm | LayerNorm | Activation):
         return shape
     if isinstance(step, SequenceStep):
         return step.after(shape)
@@ -425,7 +509,7 @@ def shape_after(step: Step, shape: Shape) -> Shape:
     return after
 
 
-def _windows(size: Shape, kernel: Shape, strides: Shape, padding: str) -> Shape:
+def _windows(size: Shape, kernel: Shape, strides: Shape, padding: Padding) -> Shape:
     """How many windows fit along each axis."""
     margins = pads(size, kernel, strides, padding)
     return tuple(
@@ -470,7 +554,7 @@ def costs(
                 raise ValueError(f"live units are not of {step.name!r}, a {step}")
             weights = math.prod(step.kernel(before))
             found[step.name] = Cost(weights, step.multiply_adds(before))
-        if not isinstance(step, Conv | Dense):
+        if not isinstance(step, Linear):
             continue
         inputs, outputs = live.get(step.name, (before[-1], after[-1]))
         if not (0 <= inputs <= before[-1] and 0 <= outputs <= after[-1]):
@@ -478,8 +562,8 @@ def costs(
                 f"layer {step.name!r} has {before[-1]} input and {after[-1]} output "
                 f"units, so not {inputs} and {outputs} live ones"
             )
-        taps = math.prod(step.kernel) if isinstance(step, Conv) else 1
-        weights = taps * inputs * outputs
+        taps = 1 if isinstance(step, Dense) else math.prod(step.kernel)
+        weights = taps * (1 if isinstance(step, Depthwise) else inputs) * outputs
         found[step.name] = Cost(weights, weights * math.prod(after[:-1]))
     return found
 

@@ -12,6 +12,7 @@ from jax import lax
 
 from vnets import backend
 from vnets.derivatives import CustomVJP
+from vnets.plan import Padding
 from vnets.types import Array
 
 ACTIVATIONS = {
@@ -21,6 +22,9 @@ ACTIVATIONS = {
     "abs": jnp.abs,
     "softplus": nn.softplus,
     "gelu": nn.gelu,  # by tanh, which Flax has as its default
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "gelu_erf": functools.partial(nn.gelu, approximate=False),  # PyTorch's default
 }
 
 
@@ -44,7 +48,12 @@ def max_pool(x: Array) -> Array:
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
-def window_max_pool(x: Array, size: int, stride: int, padding: str) -> Array:
+def window_mean_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
+    """The mean of any windows, padding zeros too, [B, H, W, C] -> [B, H', W', C]."""
+    return nn.avg_pool(x, (size, size), (stride, stride), padding)
+
+
+def window_max_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
     """Max pooling of any windows, [B, H, W, C] -> [B, H', W', C].
 
     Where windows neither overlap nor reach beyond the edge it is the maximum of strided

@@ -23,7 +23,7 @@ from flax import struct
 
 from vnets import ops, tree
 from vnets import plan as steps
-from vnets.layers import TEST, Mode, batch_norm
+from vnets.layers import TEST, Mode, batch_norm, layer_norm
 from vnets.moments import (
     Moments,
     activation,
@@ -38,6 +38,7 @@ from vnets.moments import (
     with_diagonal,
 )
 from vnets.nodes import Point, Posterior, is_posterior
+from vnets.pooling import window_mean_pool
 from vnets.types import Array, Moment, Shape
 
 
@@ -147,6 +148,19 @@ class Layers:
                 places = h.mean.shape[1:3]
                 op = ops.conv(places, step.kernel, channels, step.strides, step.padding)
                 return self._linear(step.name, op, h)
+            case steps.Depthwise():
+                groups = h.mean.shape[-1]
+                op = ops.GeneralConv(step.strides, step.padding, (1, 1), (1, 1), groups)
+                return self._linear(step.name, op, h)
+            case steps.LayerNorm():
+                if h.var is not None:
+                    raise ValueError(
+                        f"{step.name!r}: layer normalization has no moments of noisy "
+                        "inputs here; draw samples"
+                    )
+                norm = layer_norm(step.name, TEST, step.epsilon)
+                params = self.variables["params"][step.name]
+                return Moments(norm.apply({"params": params}, h.mean))
             case steps.Norm():
                 return self.norm(step.name, h, step.epsilon)
             case steps.Activation():
@@ -155,6 +169,12 @@ class Layers:
                 return max_pool(h)
             case steps.WindowMaxPool():
                 return max_pool(h, step.size, step.stride, step.padding)
+            case steps.WindowMeanPool():
+                mean, var = (
+                    m if m is None else window_mean_pool(m, *dataclasses.astuple(step))
+                    for m in (h.mean, h.var)
+                )
+                return Moments(mean, None if var is None else var / step.size**2)
             case steps.MeanPool():
                 positions = math.prod(h.mean.shape[1:3])
                 h = jax.tree.map(lambda m: jnp.mean(m, axis=(1, 2)), h)

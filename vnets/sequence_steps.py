@@ -1,7 +1,8 @@
 """Steps of nets that read sequences: tokens [B, T], states [B, T, I], a vector [B, I].
 
 They are steps of a plan (`vnets.plan`) like others, of which `Dense`, `Activation`,
-`Residual` and `Flatten` take states, too. An `Embedding` is the first step of its net.
+`LayerNorm`, `Residual` and `Flatten` take states, too. An `Embedding` is the first step
+of its net.
 
 A token that stands for none (`Embedding.padding`) is no position: recurrent steps hand
 their state on, attention does not look there, a mean leaves it out. Where a sequence
@@ -155,39 +156,6 @@ class GRU(Recurrent):
     """`layers.GRU`: gates r, z and n."""
 
     gates: ClassVar[int] = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerNorm(Weighted):
-    """Normalization over the last axis, each position by itself, with scale and bias.
-
-    Attributes:
-      name: of the module, whose scale is the kernel, [1, I].
-      epsilon: added to the variance.
-    """
-
-    name: str
-    epsilon: float = 1e-6
-
-    def after(self, shape: Shape) -> Shape:
-        """The same."""
-        return _states(self, shape)
-
-    def kernel(self, shape: Shape) -> Shape:
-        """[1, I]."""
-        return (1, _states(self, shape)[1])
-
-    def multiply_adds(self, shape: Shape) -> int:
-        """One for each number."""
-        return math.prod(shape)
-
-    def with_outputs(self, outputs: int) -> "LayerNorm":
-        """The same: it has as many units as come in."""
-        return self
-
-    def operations(self, shape: Shape) -> int:
-        """Two means and a quotient."""
-        return 6 * math.prod(shape)
 
 
 @dataclasses.dataclass(frozen=True)

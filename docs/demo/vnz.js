@@ -1,4 +1,4 @@
-// Reads a .vnz file (version 2) and predicts from it. No dependency: a browser's or
+// Reads a .vnz file (version 2 or 3) and predicts from it. No dependency: a browser's or
 // Node's ES module. `vnets/compact` is the same in Python, and says what each part is;
 // tests/test_demo.py holds both to the same numbers.
 //
@@ -7,16 +7,17 @@
 //   predict(net, pixels, normal);             of one draw; normal() draws from N(0, 1)
 //   ensemble(net, pixels, 20, normal);        probabilities, averaged over 20 draws
 
-const VERSION = 2;
+const VERSIONS = [2, 3];
 const NUMBERS_PER_BYTE = 4, MOST_STEPS = 1024, DEPTH = 8, LARGEST = 2 ** 28;
 const MOST_LEVEL = 127, MOST_DEVIATION = 255, MOST_BIAS = 32767;
 const LARGEST_NUMBER = 2 ** 24, MOST_FEATURES = 2 ** 20, MOST_EXTENT = 64;
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "abs", "softplus", "gelu"];
+const NEW_ACTIVATIONS = ["sigmoid", "silu", "gelu_erf"]; // since version 3
 const PADDINGS = ["SAME", "VALID"];
 // Steps of nets that read tokens, from code 32 on, which Python alone has.
 const SEQUENCES = [
   ...["embedding", "positions", "lstm", "gru"],
-  ...["layer_norm", "attention", "last", "mean_positions"],
+  ...["attention", "last", "mean_positions"],
 ];
 
 function refuse(message) {
@@ -84,25 +85,42 @@ function crc32(...parts) {
 
 // ---- the description: shape, plan, and what else is said
 
-function readPlan(source, depth, seen) {
+function readPlan(source, depth, seen, version) {
   if (!depth) refuse("its plan is nested too deep");
   const count = source.varint();
   seen.steps = within((seen.steps ?? 0) + count, 0, MOST_STEPS, "the number of steps");
-  return Array.from({ length: count }, () => readStep(source, depth, seen));
+  return Array.from({ length: count }, () => readStep(source, depth, seen, version));
 }
 
-function readStep(source, depth, seen) {
+function readStep(source, depth, seen, version) {
   const code = source.byte();
-  const named = (kind) => {
+  const label = (kind) => {
     seen[kind] = (seen[kind] ?? 0) + 1;
-    const name = source.text() || `${kind}${seen[kind]}`;
+    return source.text() || `${kind}${seen[kind]}`;
+  };
+  const named = (kind) => {
+    const name = label(kind);
     return { kind, name, features: within(source.varint(), 1, MOST_FEATURES, "units") };
   };
   const extent = () => within(source.byte(), 1, MOST_EXTENT, "an extent");
+  const square = () => {
+    const [kernel, stride] = [extent(), extent()];
+    return { kernel: [kernel, kernel], strides: [stride, stride] };
+  };
+  const extents = () => {
+    const kernel = [extent(), extent()], strides = [extent(), extent()];
+    return { kernel, strides };
+  };
+  const margins = () => [0, 0].map(() => [0, 0].map(() => within(source.byte(), 0, MOST_EXTENT, "padding")));
+  const padding = () => PADDINGS[source.byte()] ?? margins();
+  const inside = (step) => {
+    const { kernel, padding: around } = step;
+    if (Array.isArray(around) && around.flat().some((n) => n >= kernel[0])) refuse("a window");
+    return step;
+  };
   if (code < 3) return { kind: ["flatten", "max_pool", "mean_pool"][code] };
   if (code < 5) {
-    const step = { kind: "window_max_pool", padding: PADDINGS[code - 3] };
-    return { ...step, kernel: Array(2).fill(extent()), strides: Array(2).fill(extent()) };
+    return { kind: "window_max_pool", padding: PADDINGS[code - 3], ...square() };
   }
   if (code === 5) {
     const floats = () =>
@@ -114,18 +132,30 @@ function readStep(source, depth, seen) {
     return step;
   }
   if (code === 6) {
-    const sides = [0, 1].map(() => readPlan(source, depth - 1, seen));
+    const sides = [0, 1].map(() => readPlan(source, depth - 1, seen, version));
     return { kind: "residual", body: sides[0], shortcut: sides[1] };
   }
   if (code === 7) return named("dense");
   if (code < 10) {
-    const step = named("conv");
-    const kernel = [extent(), extent()], strides = [extent(), extent()];
-    return { ...step, kernel, strides, padding: PADDINGS[code - 8] };
+    return { ...named("conv"), ...extents(), padding: PADDINGS[code - 8] };
   }
-  const other = SEQUENCES[code - 32];
-  if (other) refuse(`it has a step that the page does not read: ${other}`);
-  const activation = ACTIVATIONS[code - 16] ?? refuse(`it has the unknown step ${code}`);
+  if (version > 2) {
+    if (code === 10) {
+      const step = { kind: "layer_norm", name: label("norm"), epsilon: source.float64() };
+      if (!(step.epsilon > 0 && step.epsilon <= 1)) refuse("an epsilon");
+      return step;
+    }
+    if (code === 11) {
+      return { kind: "depthwise", name: label("depthwise"), ...extents(), padding: padding() };
+    }
+    if (code === 12) return inside({ kind: "window_mean_pool", ...square(), padding: padding() });
+    if (code === 13) return { ...named("conv"), ...extents(), padding: margins() };
+    if (code === 14) return inside({ kind: "window_max_pool", ...square(), padding: margins() });
+    const other = SEQUENCES[code - 32];
+    if (other) refuse(`it has a step that the page does not read: ${other}`);
+  }
+  const known = version > 2 ? [...ACTIVATIONS, ...NEW_ACTIVATIONS] : ACTIVATIONS;
+  const activation = known[code - 16] ?? refuse(`it has the unknown step ${code}`);
   return { kind: "activation", activation };
 }
 
@@ -162,6 +192,10 @@ function place(plan, shape, layers) {
 function shapeAfter(step, shape, layers) {
   const { kind } = step;
   if (kind === "activation") return shape;
+  if (kind === "layer_norm") {
+    step.features = shape.at(-1);
+    return layer(step, [1, step.features], shape, layers);
+  }
   if (kind === "standardize") {
     const fits = (values) => [1, shape.at(-1)].includes(values.length);
     if (!fits(step.mean) || !fits(step.std)) refuse("constants do not fit");
@@ -180,12 +214,18 @@ function shapeAfter(step, shape, layers) {
   if (shape.length !== 3) refuse(`${kind} needs maps`);
   if (kind === "mean_pool") return shape.slice(2);
   if (kind === "max_pool") return [shape[0] >> 1, shape[1] >> 1, shape[2]];
-  step.pads = [0, 1].map((a) => pads(shape[a], step.kernel[a], step.strides[a], step.padding));
+  step.pads = [0, 1].map((a) =>
+    Array.isArray(step.padding) ? step.padding[a] : pads(shape[a], step.kernel[a], step.strides[a], step.padding),
+  );
   const places = [0, 1].map(
     (a) =>
       Math.floor((shape[a] + step.pads[a][0] + step.pads[a][1] - step.kernel[a]) / step.strides[a]) + 1,
   );
-  if (kind === "window_max_pool") return [...places, shape[2]];
+  if (kind.startsWith("window")) return [...places, shape[2]];
+  if (kind === "depthwise") {
+    step.features = shape[2];
+    return layer(step, [...step.kernel, 1, shape[2]], [...places, shape[2]], layers);
+  }
   const kernel = [...step.kernel, shape[2], step.features];
   return layer(step, kernel, [...places, step.features], layers);
 }
@@ -318,6 +358,7 @@ function readHead(source, step) {
   const biasStep = positive(flags & 16 ? source.float32(true) : halved);
   let noise = null;
   if (flags & 64) {
+    if (step.kind === "layer_norm") refuse("a normalization has noise");
     const noisy = source.varint();
     noise = { count: noisy, step: positive(source.float32(flags & 32)) };
   }
@@ -374,8 +415,8 @@ export function read(file) {
     throw new Error("not a .vnz file");
   }
   const version = content[4] + 256 * content[5];
-  if (version !== VERSION) {
-    throw new Error(`a .vnz file of version ${version}; this page reads ${VERSION}`);
+  if (!VERSIONS.includes(version)) {
+    throw new Error(`a .vnz file of version ${version}; this page reads ${VERSIONS}`);
   }
   source.take(6);
   const checksum = new DataView(source.take(4).slice().buffer).getUint32(0, true);
@@ -386,7 +427,7 @@ export function read(file) {
   if (rank !== 1 && rank !== 3) refuse("inputs are [I] or [H, W, C]");
   const axis = () => within(source.varint(), 1, MOST_FEATURES, "an axis");
   const shape = Array.from({ length: rank }, axis);
-  const plan = readPlan(source, DEPTH, {});
+  const plan = readPlan(source, DEPTH, {}, version);
   const about = readAbout(source.text(LOW));
   const layers = [];
   const outputs = place(plan, shape, layers);
@@ -405,6 +446,16 @@ export function read(file) {
 
 // ---- predictions; maps are [H, W, C], the last axis running fastest
 
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+
+/** By Abramowitz and Stegun 1964, 7.1.26, as in Python: off by 1.5e-7 at most. */
+function erf(x) {
+  const factors = [0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429];
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const sum = factors.reduceRight((y, factor) => (y + factor) * t, 0);
+  return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+}
+
 const ACTIVATE = {
   relu: (x) => Math.max(x, 0),
   leaky_relu: (x) => (x >= 0 ? x : 0.01 * x),
@@ -412,6 +463,9 @@ const ACTIVATE = {
   abs: Math.abs,
   softplus: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
   gelu: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  sigmoid,
+  silu: (x) => x * sigmoid(x),
+  gelu_erf: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
 };
 
 /** The product of a layer's entries with its inputs, each through `of`. */
@@ -422,9 +476,10 @@ function product(step, { into, out, values }, h, of) {
     return y;
   }
   const [height, width, channels] = step.before, [rows, columns, features] = step.after;
-  const [down, right] = step.strides;
+  const [down, right] = step.strides, own = step.kind === "depthwise";
   for (let n = 0; n < values.length; n++) {
-    const channel = into[n] % channels, tap = Math.floor(into[n] / channels);
+    const channel = own ? out[n] : into[n] % channels;
+    const tap = own ? into[n] : Math.floor(into[n] / channels);
     const top = Math.floor(tap / step.kernel[1]) - step.pads[0][0];
     const left = (tap % step.kernel[1]) - step.pads[1][0];
     for (let i = 0; i < rows; i++) {
@@ -451,10 +506,10 @@ function linear(step, h, normal) {
   return y;
 }
 
-/** The maximum of windows that may reach over the edges. */
-function maxPool(step, h, kernel, strides, margins) {
+/** Windows that may reach over the edges, each as one number. */
+function pool(step, h, kernel, strides, margins, start, join) {
   const [height, width, channels] = step.before, [rows, columns] = step.after;
-  const y = new Float64Array(size(step.after)).fill(-Infinity);
+  const y = new Float64Array(size(step.after)).fill(start);
   for (let i = 0; i < rows * kernel[0]; i++) {
     const to = Math.floor(i / kernel[0]);
     const row = to * strides[0] + (i % kernel[0]) - margins[0][0];
@@ -465,9 +520,24 @@ function maxPool(step, h, kernel, strides, margins) {
       if (column < 0 || column >= width) continue;
       for (let c = 0; c < channels; c++) {
         const place = (to * columns + at) * channels + c;
-        y[place] = Math.max(y[place], h[(row * width + column) * channels + c]);
+        y[place] = join(y[place], h[(row * width + column) * channels + c]);
       }
     }
+  }
+  return y;
+}
+
+const maxPool = (...given) => pool(...given, -Infinity, Math.max);
+
+function layerNorm({ before, means, bias, epsilon }, h) {
+  const channels = before.at(-1), scale = new Float64Array(channels), y = new Float64Array(h.length);
+  means.out.forEach((c, n) => (scale[c] = means.values[n]));
+  for (let at = 0; at < h.length; at += channels) {
+    const units = h.slice(at, at + channels);
+    const mean = units.reduce((a, b) => a + b) / channels;
+    const square = units.reduce((sum, x) => sum + (x - mean) ** 2, 0) / channels;
+    const std = Math.sqrt(square + epsilon);
+    units.forEach((x, c) => (y[at + c] = ((x - mean) / std) * scale[c] + bias[c]));
   }
   return y;
 }
@@ -475,10 +545,16 @@ function maxPool(step, h, kernel, strides, margins) {
 const RUN = {
   conv: linear,
   dense: linear,
+  depthwise: linear,
+  layer_norm: layerNorm,
   activation: (step, h) => h.map(ACTIVATE[step.activation]),
   flatten: (step, h) => h,
   max_pool: (step, h) => maxPool(step, h, [2, 2], [2, 2], [[0], [0]]),
   window_max_pool: (step, h) => maxPool(step, h, step.kernel, step.strides, step.pads),
+  window_mean_pool: (step, h) => {
+    const sums = pool(step, h, step.kernel, step.strides, step.pads, 0, (a, b) => a + b);
+    return sums.map((sum) => sum / step.kernel[0] ** 2);
+  },
   mean_pool: (step, h) => {
     const [height, width, channels] = step.before, y = new Float64Array(channels);
     h.forEach((x, i) => (y[i % channels] += x / (height * width)));

@@ -53,12 +53,11 @@ def hostile_step(draw):
         bytes([33]) + name,
         bytes([34]) + name + size(),
         bytes([35]) + name + size(),
-        bytes([36]) + name + struct.pack("<d", CONSTANTS[draw.integers(0, 6)]),
-        bytes([37]) + name + b"".join(size() for _ in range(7)),
-        bytes([37]) + text("a") + bytes([8, 1, 2, 1, 1, 1, 1]),
+        bytes([36]) + name + b"".join(size() for _ in range(7)),
+        bytes([36]) + text("a") + bytes([8, 1, 2, 1, 1, 1, 1]),
         bytes([34]) + text("b") + bytes([1]),
+        bytes([37]),
         bytes([38]),
-        bytes([39]),
     )
     return steps[draw.integers(0, len(steps))]
 

@@ -10,7 +10,8 @@ Where all weights of a kernel are there it has no stream of gaps. Weights are in
 order of the kernel or, where that is shorter, of each output in turn. A step is two
 bytes where a bfloat16 holds it; that of biases is the weights' times 2^-s, 0 <= s < 16,
 where it can be. Whole numbers of a variable length have seven bits a byte, the lowest
-first.
+first. Versions 2 and 3 differ in the steps that there are (`description`), and a net
+that version 2 can hold is written so: older readers know it.
 
 A reader trusts nothing: what the checksum does not refuse (it can be made anew) the
 parser does. Every size is checked before memory is taken for it; a number in a stream
@@ -54,7 +55,7 @@ from vnets.compact.streams import Reader, Writer, unzigzag, zigzag
 from vnets.plan import Plan, Shape
 from vnets.sequence_steps import embedding
 
-MAGIC, VERSION = b"VNZ\x1a", 2
+MAGIC, VERSION = b"VNZ\x1a", 3  # the newest; a file is of the oldest that holds it
 HEAD = len(MAGIC) + 2  # bytes of magic and version, in every version
 CHECKSUM = 4  # bytes
 LARGEST_FILE = 2**30
@@ -108,7 +109,7 @@ def written(net: Compact) -> bytes:
     rest = described + heads + writer.content()
     size = HEAD + CHECKSUM + len(rest)
     rest += bytes(max(0, -(-numbers // NUMBERS_PER_BYTE) - size))
-    return sealed(rest)
+    return sealed(rest, description.version(net.plan))
 
 
 def _words(plan: Plan) -> str:
@@ -117,9 +118,9 @@ def _words(plan: Plan) -> str:
     return "" if step is None else step.name
 
 
-def sealed(rest: bytes) -> bytes:
-    """A file of what follows its checksum."""
-    head = MAGIC + VERSION.to_bytes(2, "little")
+def sealed(rest: bytes, version: int) -> bytes:
+    """A file of version 2 or 3, of what follows its checksum."""
+    head = MAGIC + version.to_bytes(2, "little")
     return head + zlib.crc32(head + rest).to_bytes(CHECKSUM, "little") + rest
 
 
@@ -137,15 +138,18 @@ def loads(content: bytes) -> Compact:
         raise ValueError(
             f"a .vnz file of version {version}; this vnets reads up to {VERSION}"
         )
-    current = version == VERSION
-    begin = HEAD + (CHECKSUM if current else version1.CHECKSUM)
+    first = version == version1.VERSION
+    begin = HEAD + (version1.CHECKSUM if first else CHECKSUM)
     if not version or len(content) < begin:
         raise ValueError(f"the .vnz file is cut off after {len(content)} bytes")
     rest = content[begin:]
-    if content != (sealed(rest) if current else version1.sealed(rest)):
+    if content != (version1.sealed(rest) if first else sealed(rest, version)):
         raise ValueError("the .vnz file is damaged: its checksum does not fit")
     try:
-        net = (_parse if current else version1.parse)(rest, len(content))
+        if first:
+            net = version1.parse(rest, len(content))
+        else:
+            net = _parse(rest, len(content), version)
         check(net)
     except ValueError as error:
         raise ValueError(f"the .vnz file is malformed: {error}") from error
@@ -325,9 +329,9 @@ def _above_zero(numbers: np.ndarray) -> np.ndarray:
     return numbers + 1
 
 
-def _parse(rest: bytes, file_size: int) -> Compact:
+def _parse(rest: bytes, file_size: int, version: int) -> Compact:
     source = Bytes(rest)
-    plan, shape, about = description.unpack(source)
+    plan, shape, about = description.unpack(source, version)
     shapes = kernel_shapes(plan, shape)
     limits.check_work(plan, shape)
     words = _words(plan)

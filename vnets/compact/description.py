@@ -1,7 +1,8 @@
 """What a .vnz file says of its net: the shape of its inputs, its plan, and more.
 
 A step is a byte of its kind and its fields; a name is empty where it is the one that
-counts layers of its kind ("conv1", "conv2", "dense1"). What else is said stands in
+counts layers of its kind ("conv1", "conv2", "dense1"). Some kinds came with version 3
+of the file; one without them is of version 2. What else is said stands in
 lines of a text, a name and, after a tab, a text or, after a carriage return, a number.
 """
 
@@ -17,16 +18,24 @@ from vnets.plan import (
     Activation,
     Conv,
     Dense,
+    Depthwise,
     Flatten,
+    LayerNorm,
+    Linear,
     MaxPool,
     MeanPool,
+    Padding,
     Plan,
     Residual,
     SequenceStep,
     Shape,
     Standardize,
     Step,
+    Window,
     WindowMaxPool,
+    WindowMeanPool,
+    check_padding,
+    every,
 )
 
 LARGEST = 2**16  # bytes
@@ -42,11 +51,16 @@ KINDS = {
     "residual": Residual,
     "flatten": Flatten,
     "standardize": Standardize,
-}
+}  # by their names in version 1
+SINCE_3 = (Depthwise, LayerNorm, WindowMeanPool, *sequence_files.KINDS)
+OLD_ACTIVATIONS = ACTIVATIONS[:6]  # of versions 1 and 2
 PADDINGS = ("SAME", "VALID")
-# Bytes of the kinds; of those with a padding the next one is for "VALID".
+# Bytes of the kinds; of two of them the next one is for the padding "VALID".
 BARE: dict[int, type] = {0: Flatten, 1: MaxPool, 2: MeanPool}
 WINDOW, STANDARDIZE, RESIDUAL, DENSE, CONV, ACTIVATION = 3, 5, 6, 7, 8, 16
+# Since version 3; a padding is a byte, after `MARGINS` follow four of them.
+LAYER_NORM, DEPTHWISE, WINDOW_MEAN, WIDE_CONV, WIDE_WINDOW = 10, 11, 12, 13, 14
+MARGINS = 2
 
 
 def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
@@ -75,6 +89,19 @@ def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
     return found
 
 
+def version(plan: Plan) -> int:
+    """The lowest version of the file that has all steps of a plan."""
+    return 3 if any(map(_is_new, every(plan))) else 2
+
+
+def _is_new(step: Step) -> bool:
+    if isinstance(step, Activation):
+        return step.kind not in OLD_ACTIVATIONS
+    return isinstance(step, SINCE_3) or not isinstance(
+        getattr(step, "padding", ""), str
+    )
+
+
 def _packed(plan: Plan, depth: int, seen: Counter) -> bytes:
     """How many steps there are, and each."""
     check_depth(depth)
@@ -101,27 +128,51 @@ def _packed_step(step: Step, depth: int, seen: Counter) -> bytes:
             varint(len(v)) + b"".join(map(float64, v)) for v in (step.mean, step.std)
         )
         return bytes([STANDARDIZE]) + b"".join(lists)
+    if isinstance(step, WindowMeanPool):
+        return bytes([WINDOW_MEAN, step.size, step.stride, *_margins(step.padding)])
     if isinstance(step, WindowMaxPool):
-        kind = WINDOW + PADDINGS.index(step.padding)
-        return bytes([kind, step.size, step.stride])
-    assert isinstance(step, Conv | Dense)
-    usual = _usual_name(step, seen)
-    named = text("" if step.name == usual else step.name) + varint(step.features)
+        kind, margins = _padded(WINDOW, WIDE_WINDOW, step.padding)
+        return bytes([kind, step.size, step.stride, *margins])
+    assert isinstance(step, Linear | LayerNorm)
+    usual = _usual_name(type(step), seen)
+    name = text("" if step.name == usual else step.name)
+    if isinstance(step, LayerNorm):
+        return bytes([LAYER_NORM]) + name + float64(step.epsilon)
     if isinstance(step, Dense):
-        return bytes([DENSE]) + named
-    kind = CONV + PADDINGS.index(step.padding)
-    return bytes([kind]) + named + bytes([*step.kernel, *step.strides])
+        return bytes([DENSE]) + name + varint(step.features)
+    extents = bytes([*step.kernel, *step.strides])
+    if isinstance(step, Depthwise):
+        return bytes([DEPTHWISE]) + name + extents + bytes(_margins(step.padding))
+    kind, margins = _padded(CONV, WIDE_CONV, step.padding)
+    return bytes([kind]) + name + varint(step.features) + extents + bytes(margins)
 
 
-def _usual_name(step: Conv | Dense | type, seen: Counter) -> str:
+def _padded(named: int, wide: int, padding: Padding) -> tuple[int, list[int]]:
+    """The kind of a step that version 2 has with named paddings alone, and margins."""
+    kind, *margins = _margins(padding)
+    return (wide if kind == MARGINS else named + kind), margins
+
+
+def _margins(padding: Padding) -> list[int]:
+    """The byte of a padding, and those that follow."""
+    if isinstance(padding, str):
+        return [PADDINGS.index(padding)]
+    return [MARGINS, *(n for pair in padding for n in pair)]
+
+
+def _usual_name(kind: type, seen: Counter) -> str:
     """By which a layer counts those of its kind."""
-    kind = "conv" if step is Conv or isinstance(step, Conv) else "dense"
+    names = {Conv: "conv", Dense: "dense", Depthwise: "depthwise", LayerNorm: "norm"}
     seen[kind] += 1
-    return f"{kind}{seen[kind]}"
+    return f"{names[kind]}{seen[kind]}"
 
 
-def unpack(source: Bytes) -> tuple[Plan, Shape, dict]:
+def unpack(source: Bytes, of: int) -> tuple[Plan, Shape, dict]:
     """Plan, shape and further description; nothing in them is trusted.
+
+    Args:
+      source: at what `pack` made.
+      of: the version of the file.
 
     Raises:
       ValueError: it is no such description.
@@ -129,10 +180,17 @@ def unpack(source: Bytes) -> tuple[Plan, Shape, dict]:
     shape = tuple(source.varint() for _ in range(min(source.byte(), 4)))
     check_shape(shape)
     plan = _unpacked(source, DEPTH, Counter())
+    check_version(plan, of)
     lines = filter(None, source.text(LARGEST).split("\n"))
     about = dict(map(_entry, lines))
     check_about(about)
     return plan, shape, about
+
+
+def check_version(plan: Plan, of: int) -> None:
+    """Refuses steps that came with a later version of the file."""
+    if version(plan) > max(of, 2):
+        raise ValueError(f"it has steps that version {of} does not have")
 
 
 def _entry(line: str) -> tuple:
@@ -177,21 +235,38 @@ def _step(source: Bytes, depth: int, seen: Counter) -> Step:
         return Residual(*(_unpacked(source, depth - 1, seen) for _ in range(2)))
     if kind == STANDARDIZE:
         step = Standardize(*(tuple(_floats(source)) for _ in range(2)))
-    elif kind in (WINDOW, WINDOW + 1):
-        step = WindowMaxPool(source.byte(), source.byte(), PADDINGS[kind - WINDOW])
+    elif kind in (WINDOW, WINDOW + 1, WINDOW_MEAN, WIDE_WINDOW):
+        made = WindowMeanPool if kind == WINDOW_MEAN else WindowMaxPool
+        size, stride = source.take(2)
+        step = made(size, stride, _padding(source, kind, WINDOW))
     elif kind == DENSE:
         usual = _usual_name(Dense, seen)
         step = Dense(source.text() or usual, source.varint())
-    elif kind in (CONV, CONV + 1):
-        usual = _usual_name(Conv, seen)
-        name, features = source.text() or usual, source.varint()
+    elif kind == LAYER_NORM:
+        usual = _usual_name(LayerNorm, seen)
+        step = LayerNorm(source.text() or usual, source.float64())
+    elif kind in (CONV, CONV + 1, WIDE_CONV, DEPTHWISE):
+        made = Depthwise if kind == DEPTHWISE else Conv
+        name = source.text() or _usual_name(made, seen)
+        features = () if made is Depthwise else (source.varint(),)
         (height, width), (down, right) = source.take(2), source.take(2)
-        padding = PADDINGS[kind - CONV]
-        step = Conv(name, features, (height, width), (down, right), padding)
+        padding = _padding(source, kind, CONV)
+        step = made(name, *features, (height, width), (down, right), padding)
     else:
         step = sequence_files.unpacked(kind, source)
     check_step(step)
     return step
+
+
+def _padding(source: Bytes, kind: int, named: int) -> Padding:
+    """Inverts `_margins` and `_padded`."""
+    if kind in (named, named + 1):
+        return PADDINGS[kind - named]
+    which = MARGINS if kind in (WIDE_CONV, WIDE_WINDOW) else source.byte()
+    if which < MARGINS:
+        return PADDINGS[which]
+    (top, bottom), (left, right) = source.take(2), source.take(2)
+    return (top, bottom), (left, right)
 
 
 def _floats(source: Bytes) -> list[float]:
@@ -229,33 +304,39 @@ def check_step(step: Step) -> None:
     """Refuses a step that no file holds, or whose fields are of other types."""
     if isinstance(step, sequence_files.KINDS):
         return sequence_files.check_step(step)
-    if not isinstance(step, tuple(KINDS.values())):
+    if not isinstance(step, (*KINDS.values(), *SINCE_3)):
         raise ValueError(f"a file holds no {type(step).__name__} step")
     if isinstance(step, Activation) and step.kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {step.kind!r}; there are {ACTIVATIONS}")
     if isinstance(step, Standardize):
         limits.check_constants(step)
-    if isinstance(step, WindowMaxPool):
+    if isinstance(step, Window):
         if not (_whole(step.size, EXTENT) and _whole(step.stride, EXTENT)):
             raise ValueError(f"size and stride of a pooling step are 1 to {EXTENT}")
         _check_padding("a pooling step", step.padding)
-    if not isinstance(step, Conv | Dense):
+    if not isinstance(step, Linear | LayerNorm):
         return
     limits.check_name(step.name)
-    if not (_whole(step.features, FEATURES) and step.bias is True):
+    if isinstance(step, LayerNorm):
+        limits.check_epsilon(step.name, step.epsilon)
+        return
+    units = 1 if isinstance(step, Depthwise) else step.features
+    if not (_whole(units, FEATURES) and step.bias is True):
         raise ValueError(
             f"layer {step.name!r} needs 1 to {FEATURES} units, with biases"
         )
-    if isinstance(step, Conv):
+    if not isinstance(step, Dense):
         extents = (*_pair(step.kernel), *_pair(step.strides))
         if not all(_whole(extent, EXTENT) for extent in extents):
             raise ValueError(f"kernel and strides of {step.name!r} are 1 to {EXTENT}")
         _check_padding(repr(step.name), step.padding)
 
 
-def _check_padding(of: str, padding) -> None:
-    if padding not in ("SAME", "VALID"):
-        raise ValueError(f"padding of {of} must be SAME or VALID")
+def _check_padding(of: str, padding: Padding) -> None:
+    check_padding(of, padding)
+    margins = [] if isinstance(padding, str) else [n for pair in padding for n in pair]
+    if max(margins, default=0) > EXTENT:
+        raise ValueError(f"padding of {of} is at most {EXTENT}")
 
 
 def check_about(about: Mapping) -> None:

@@ -10,7 +10,11 @@ import numpy as np
 from vnets.plan import (
     Conv,
     Dense,
+    Depthwise,
     Flatten,
+    Kernel,
+    LayerNorm,
+    Linear,
     Norm,
     Plan,
     Shape,
@@ -21,13 +25,7 @@ from vnets.plan import (
     replaced,
     shapes,
 )
-from vnets.sequence_steps import (
-    Embedding,
-    LayerNorm,
-    Positions,
-    Recurrent,
-    embedding,
-)
+from vnets.sequence_steps import Embedding, Positions, embedding
 
 LARGEST = 2**28  # weights of one layer, and units of one map of one example
 
@@ -39,13 +37,19 @@ class Statistics:
     slope: np.ndarray
     shift: np.ndarray
 
+    @classmethod
+    def of(cls, mean, var, scale, bias, epsilon: float) -> "Statistics":
+        """Those of what a normalization has seen and learned, [C] each."""
+        slope = scale / np.sqrt(var + epsilon)
+        return cls(slope, bias - mean * slope)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Linear:
-    """One linear layer by its nonzero weights.
+class Weights:
+    """One layer by its nonzero weights.
 
     Attributes:
-      shape: of the kernel, [I, O] or [kh, kw, I, O], or as a `Weighted` step says.
+      shape: of the kernel, as in `Graph`.
       positions: of the nonzero weights in the flattened kernel, int64 [n], rising.
       values: float32 [n].
       bias: float32 [O].
@@ -67,10 +71,12 @@ class Graph:
     Attributes:
       plan: the steps.
       shape: of one example, [H, W, C] or [I], of tokens [T].
-      kernels: layer to [I, O] or [kh, kw, I, O], float32, or as a `Weighted` step says.
+      kernels: layer to [I, O] or [kh, kw, I, O], of a depthwise convolution to
+        [kh, kw, 1, C], of a layer normalization to its scale, [1, C], or as a
+        `Weighted` step says; float32.
       biases: layer to [O], float32; zero where a layer has none.
-      norms: normalization to its slope and shift, and recurrent layer to the scale
-        of its units, of no shift.
+      norms: batch normalization to its slope and shift, and recurrent layer to the
+        scale of its units, of no shift.
       deviations: noisy layer to the standard deviation of each weight, as its kernel;
         the noise is normal.
     """
@@ -82,10 +88,10 @@ class Graph:
     norms: Mapping[str, Statistics] = dataclasses.field(default_factory=dict)
     deviations: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def linear(self, name: str) -> Linear:
+    def linear(self, name: str) -> Weights:
         """A layer by its nonzero weights."""
         kernel, noise = self.kernels[name], self.deviations.get(name)
-        return Linear(
+        return Weights(
             kernel.shape,
             *_nonzero(kernel),
             self.biases[name],
@@ -138,13 +144,12 @@ class Graph:
             for name, bias in self.biases.items()
         }
         for step in every(self.plan):
-            if isinstance(step, Embedding | Positions):  # whose rows have the bias
+            if isinstance(step, LayerNorm):
+                scale = jnp.asarray(self.kernels[step.name].ravel())
+                params[step.name] = {"scale": scale, "bias": params[step.name]["bias"]}
+            elif isinstance(step, Embedding | Positions):  # whose rows have the bias
                 rows = self.kernels[step.name] + self.biases[step.name]
                 params[step.name] = {"kernel": Point(jnp.asarray(rows))}
-            elif isinstance(step, LayerNorm):
-                scale = jnp.asarray(self.kernels[step.name].ravel())
-                params[step.name] = {**params[step.name], "scale": scale}
-                del params[step.name]["kernel"]
         return Chain(steps=replaced(self.plan, biased)), {"params": params}
 
 
@@ -157,12 +162,12 @@ def _nonzero(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def biased(step: Step) -> Step:
     """The step with a bias, if it is linear."""
-    linear = isinstance(step, Conv | Dense)
+    linear = isinstance(step, Linear)
     return dataclasses.replace(step, bias=True) if linear else step
 
 
 def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
-    """The kernel's shape of each linear layer.
+    """The kernel's shape of each layer that a file has numbers of.
 
     Raises:
       ValueError: a plan with two steps of a name, that does not end in a vector or fit
@@ -172,9 +177,7 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
         raise ValueError(f"an example is [I] or [H, W, C], not {list(shape)}")
     states = embedding(plan) is not None
     names = collections.Counter(
-        step.name
-        for step in every(plan)
-        if isinstance(step, Conv | Dense | Norm | Weighted)
+        step.name for step in every(plan) if isinstance(step, Kernel | LayerNorm | Norm)
     )
     repeated = sorted(name for name, times in names.items() if times > 1)
     if repeated:
@@ -187,171 +190,20 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
             found[step.name] = (before[-1], step.features)
         elif isinstance(step, Conv):
             found[step.name] = (*step.kernel, before[-1], step.features)
+        elif isinstance(step, Depthwise):
+            found[step.name] = (*step.kernel, 1, before[-1])
+        elif isinstance(step, LayerNorm):
+            found[step.name] = (1, before[-1])
         elif isinstance(step, Weighted):
             found[step.name] = step.kernel(before)
         sizes = [before, after]
-        if isinstance(step, Conv | Dense | Weighted):
+        if isinstance(step, Kernel):
             sizes.append(found[step.name])
         if max(map(math.prod, sizes)) > LARGEST:
             raise ValueError(f"{step} makes arrays of more than {LARGEST} numbers")
     if not found or len(shapes(plan, shape)[-1]) != 1:
         raise ValueError("a net needs a linear layer, and ends with a vector of units")
     return found
-
-
-def capture(model, variables: Mapping, shape: Shape, *, noise: bool = False) -> Graph:
-    """A net of `vnets.nets` as NumPy arrays, by the means of all that is a node.
-
-    Args:
-      model: a `nets.Net`, also within `layers.stochastic`: it has a plan. A step's name
-        is the path of its module among the parameters, "block/conv1" where modules are
-        nested.
-      variables: "params" after whatever edit, and "batch_stats" where it normalizes.
-      shape: of one example.
-      noise: with the deviations of weights of independent normal noise.
-
-    Raises:
-      ValueError: a model without a plan, one that does not fit the shape, or one that
-        names other modules than the parameters have; a kernel of another shape, as of a
-        convolution that is 1-D, 3-D or grouped. One that is dilated, transposed or
-        circular has no step either, and a kernel that looks like any other's. With
-        `noise`, a weight whose noise is of another kind, or a noisy bias.
-    """
-    if not hasattr(model, "plan"):  # perhaps within `layers.stochastic`
-        model = getattr(model, "model", model)
-    if not hasattr(model, "plan"):
-        raise ValueError(
-            f"{type(model).__name__} has no plan, as the nets of vnets.nets have; "
-            "write its layers down as a nets.Chain, which takes the same parameters"
-        )
-    if "params" not in variables:
-        raise ValueError(
-            'variables need "params", and "batch_stats" where the net normalizes; '
-            f"there are {sorted(variables)}"
-        )
-    plan, expected = model.plan, kernel_shapes(model.plan, shape)
-    params = _by_path(variables["params"])
-    seen = _by_path(variables.get("batch_stats", {}))
-    _check_names(plan, params, seen)
-    kernels, biases, norms, deviations = {}, {}, {}, {}
-    for step in every(plan):
-        if isinstance(step, Conv | Dense | Weighted):
-            layer, wanted = params[step.name], expected[step.name]
-            kernels[step.name] = _flat(step, _mean(layer[_leaf(layer)]), wanted)
-            if "scale" in layer and isinstance(step, Recurrent):
-                scale = _mean(layer["scale"])
-                norms[step.name] = Statistics(scale, np.zeros_like(scale))
-            if kernels[step.name].shape != expected[step.name]:
-                raise ValueError(
-                    f"layer {step.name!r} has a kernel {kernels[step.name].shape}; "
-                    f"examples of shape {shape} need {expected[step.name]} (a step's "
-                    "convolution is 2-D, of one group)"
-                )
-            if noise:
-                deviations |= _deviations(step, layer, expected[step.name])
-            bias = layer.get("bias")
-            if bias is not None and isinstance(step, Conv | Dense) and not step.bias:
-                raise ValueError(f"layer {step.name!r} has a bias, its step has none")
-            zero = np.zeros(expected[step.name][-1], np.float32)
-            biases[step.name] = zero if bias is None else _mean(bias).ravel()
-        elif isinstance(step, Norm):
-            learned = {k: _mean(v) for k, v in params.get(step.name, {}).items()}
-            affine = {"scale": 1.0, "bias": 0.0, **learned}
-            norms[step.name] = _statistics(step, seen[step.name], affine)
-    return Graph(plan, tuple(shape), kernels, biases, norms, deviations)
-
-
-def _leaf(layer: Mapping) -> str:
-    """What a layer calls its kernel: an embedding and a normalization of Flax have
-    other names for it."""
-    return next((n for n in ("kernel", "embedding", "scale") if n in layer), "kernel")
-
-
-def _flat(step: Step, kernel: np.ndarray, shape: Shape) -> np.ndarray:
-    """The kernel of an attention's layer, [I, heads, units] or [heads, units, O], as
-    one of a dense layer, a scale as [1, I]; another one as it is."""
-    ends = kernel.shape[:1] == shape[:1] or kernel.shape[-1:] == shape[-1:]
-    heads = isinstance(step, Dense) and kernel.ndim == 3 and ends
-    fits = kernel.size == math.prod(shape) and (heads or isinstance(step, LayerNorm))
-    return kernel.reshape(shape) if fits else kernel
-
-
-def _by_path(collection: Mapping, path: str = "") -> dict[str, Mapping]:
-    """What each module holds itself, by its path; of one that holds something."""
-    found = {}
-    for name, held in collection.items():
-        if isinstance(held, Mapping):
-            own = {k: v for k, v in held.items() if not isinstance(v, Mapping)}
-            found |= {path + name: own} if own else {}
-            found |= _by_path(held, f"{path}{name}/")
-    return found
-
-
-def _check_names(plan: Plan, params: Mapping, seen: Mapping) -> None:
-    """Refuses a plan whose steps are not the modules that there are, one by one."""
-    linear = [
-        step.name for step in every(plan) if isinstance(step, Conv | Dense | Weighted)
-    ]
-    norms = [step.name for step in every(plan) if isinstance(step, Norm)]
-    missing = [
-        name
-        for name in linear
-        if _leaf(params.get(name, {})) not in params.get(name, {})
-    ]
-    if missing:
-        raise ValueError(
-            f"the plan's layers {missing} are not among the parameters of "
-            f"{sorted(params)}: a chain takes those of a net with the same names"
-        )
-    unseen = [name for name in norms if name not in seen]
-    if unseen:
-        raise ValueError(
-            f'the plan\'s normalizations {unseen} are not among the "batch_stats" of '
-            f"{sorted(seen)}"
-        )
-    unused = sorted(set(params) - {*linear, *norms})
-    if unused:
-        raise ValueError(
-            f"no step of the plan has the parameters of {unused}: it is not the net "
-            "that they are of"
-        )
-
-
-def _mean(node) -> np.ndarray:
-    """A posterior node's mean, or an array as it is."""
-    if not hasattr(node, "moments"):
-        return np.asarray(node, np.float32)
-    mean, _ = node.moments()
-    return np.zeros(node.shape, np.float32) if mean is None else np.asarray(mean)
-
-
-def _deviations(step, layer: Mapping, shape: Shape) -> dict[str, np.ndarray]:
-    """The deviations of a layer's kernel by its name, if it has any."""
-    name, found = step.name, {}
-    for leaf, node in layer.items():
-        if not hasattr(node, "moments") or node.moments()[1] is None:
-            continue
-        if isinstance(step, Weighted):
-            raise ValueError(f"a file holds no noise of {name!r}, a {step}")
-        try:
-            std, kind = node.location_scale()[1], node.noise
-        except TypeError:  # noise that weights share, as that of units
-            std, kind = None, "shared"
-        if leaf != "kernel" or kind != "normal":
-            raise ValueError(
-                f"{name}/{leaf} has noise of another kind than a file can hold: "
-                "independent and normal, of weights"
-            )
-        std = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
-        found[name] = _flat(step, std, shape)
-    return found
-
-
-def _statistics(step: Norm, seen: Mapping, affine: Mapping) -> Statistics:
-    mean, var = (np.asarray(seen[name], np.float64) for name in ("mean", "var"))
-    scale, bias = (np.asarray(affine[name], np.float64) for name in ("scale", "bias"))
-    slope = scale / np.sqrt(var + step.epsilon)
-    return Statistics(slope, bias - mean * slope)
 
 
 def without_flatten(plan: Plan) -> Plan:

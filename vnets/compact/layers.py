@@ -14,6 +14,7 @@ from vnets.compact.quantize import (
     Compact,
     Quantized,
 )
+from vnets.plan import LayerNorm, every
 
 Parts = Iterable[np.ndarray]
 # A number in a file has at least two bits of it; the writer pads a file that has less.
@@ -71,6 +72,9 @@ def check(net: Compact) -> None:
     if list(shapes) != list(net.layers):
         raise ValueError(f"the plan's layers are {list(shapes)}")
     sequence_files.check_noise(net.plan, net.layers)
+    for step in every(net.plan):
+        if isinstance(step, LayerNorm) and net.layers[step.name].deviations is not None:
+            raise ValueError(f"the normalization {step.name!r} has noise")
     for name, layer in net.layers.items():
         _check_layer(name, layer, shapes[name])
 

@@ -11,7 +11,9 @@ import re
 from vnets.plan import (
     Activation,
     Conv,
-    Dense,
+    Depthwise,
+    Kernel,
+    LayerNorm,
     MaxPool,
     MeanPool,
     Plan,
@@ -20,8 +22,7 @@ from vnets.plan import (
     Shape,
     Standardize,
     Step,
-    Weighted,
-    WindowMaxPool,
+    Window,
     pads,
     placed,
     shapes,
@@ -59,6 +60,16 @@ def check_step_size(name: str, step: float) -> None:
     """
     if not 0 < step <= LARGEST_NUMBER:
         raise ValueError(f"grid of {name!r} has the step {step}")
+
+
+def check_epsilon(name: str, epsilon: float) -> None:
+    """Refuses what a layer normalization cannot add to a variance.
+
+    Raises:
+      ValueError: no float above 0 and at most 1.
+    """
+    if not (isinstance(epsilon, float) and 0 < epsilon <= 1):
+        raise ValueError(f"the epsilon of {name!r} is {epsilon}, not within 0 to 1")
 
 
 def check_constants(step: Standardize) -> None:
@@ -104,7 +115,7 @@ def check_work(plan: Plan, shape: Shape) -> None:
     layers = [
         math.prod(before) + math.prod(after)
         for step, before, after in placed(plan, shape)
-        if isinstance(step, Conv | Dense | Weighted)
+        if isinstance(step, Kernel | LayerNorm)
     ]
     most = WEIGHTLESS * (math.prod(shape) + sum(layers))
     if _work(plan, shape) > most:
@@ -128,11 +139,11 @@ def _operations(step: Step, before: Shape, after: Shape) -> int:
         return most + sides
     if isinstance(step, SequenceStep):
         return step.operations(before)
-    if isinstance(step, Conv):
+    if isinstance(step, Conv | Depthwise):
         margins = pads(before[:2], step.kernel, step.strides, step.padding)
         sizes = (n + sum(margin) for n, margin in zip(before, margins, strict=False))
         return math.prod(sizes) * before[2]
-    if isinstance(step, WindowMaxPool):
+    if isinstance(step, Window):
         return 2 * step.size * most
     each: dict[type, int] = {Activation: ACTIVATION, Standardize: 2, MaxPool: 1}
     return (each | {MeanPool: 1}).get(type(step), 0) * most

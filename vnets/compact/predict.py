@@ -17,14 +17,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from vnets.compact import operations, sequences
 from vnets.compact.codec import read
-from vnets.compact.graph import Graph, Linear
-from vnets.compact.operations import activated
+from vnets.compact.graph import Graph, Weights
 from vnets.compact.quantize import Compact
+from vnets.compact.taps import Taps
 from vnets.plan import (
     Activation,
     Conv,
     Dense,
+    Depthwise,
     Flatten,
+    LayerNorm,
     MaxPool,
     MeanPool,
     Norm,
@@ -34,6 +36,7 @@ from vnets.plan import (
     Standardize,
     Step,
     WindowMaxPool,
+    WindowMeanPool,
     pads,
     placed,
     shapes,
@@ -45,6 +48,7 @@ from vnets.sequence_steps import embedding
 SPARSE_BELOW = 0.1
 AT_ONCE = 32  # images in a convolutional net: their patches stay in the cache
 AT_ONCE_BYTES = 2**26  # of a layer's patches or outputs, but for those of one image
+MONOTONE = ("relu", "leaky_relu", "tanh", "softplus", "sigmoid")
 Form = Literal["auto", "sparse", "dense"]
 Noise = np.random.Generator | None  # None: the means alone
 Run = Callable[[np.ndarray, Noise], np.ndarray]
@@ -154,7 +158,7 @@ class Predictor:
     def _reader(self, form: Form) -> sequences.Reader:
         """What computes a net that reads tokens."""
 
-        def product(name: str, linear: Linear) -> _Product:
+        def product(name: str, linear: Weights) -> _Product:
             made = _Product(linear, form, _by_output)
             self.forms[name] = made.form
             return made
@@ -182,11 +186,17 @@ class Predictor:
                 found.append(_quiet(operations.flatten))
             elif isinstance(step, Activation):
                 pool = _pooling(after[0]) if _pools_first(step, after) else None
-                act = functools.partial(activated, step.kind)
+                act = functools.partial(operations.activated, step.kind)
                 found += map(_quiet, [pool, act] if pool else [act])
             elif isinstance(step, MeanPool):
                 found.append(_quiet(operations.mean_pool))
-            elif isinstance(step, Standardize | Residual):
+            elif isinstance(step, WindowMeanPool):
+                pool = functools.partial(operations.window_mean_pool, step)
+                found.append(_quiet(pool))
+            elif isinstance(step, Depthwise):
+                found.append(Taps(step, self.net.linear(step.name)))
+                self.forms[step.name] = "sparse"
+            elif isinstance(step, Standardize | Residual | LayerNorm):
                 if maps:
                     found.append(_quiet(functools.partial(operations.in_order, maps)))
                     maps = None
@@ -199,9 +209,17 @@ class Predictor:
         return found + last
 
     def _in_their_order(
-        self, step: Standardize | Residual, shape: Shape, form: Form
+        self, step: Standardize | Residual | LayerNorm, shape: Shape, form: Form
     ) -> Run:
         """What computes a step that takes units in their order alone."""
+        if isinstance(step, LayerNorm):
+            held = self.net.linear(step.name)
+            scale = np.zeros(held.shape[-1], np.float32)
+            scale[held.positions] = held.values
+            run = functools.partial(
+                operations.layer_norm, step.epsilon, scale, held.bias
+            )
+            return _quiet(run)
         if isinstance(step, Standardize):
             return _quiet(functools.partial(operations.standardize, step))
         sides = (self._chain(side, shape, form) for side in (step.body, step.shortcut))
@@ -218,7 +236,7 @@ class Predictor:
 class _Product:
     """Means, and variances if there are any, of a layer's outputs, bias included."""
 
-    def __init__(self, linear: Linear, form: Form, by_output):
+    def __init__(self, linear: Weights, form: Form, by_output):
         outputs = linear.shape[-1]
         out, into = by_output(linear.positions, linear.shape)
         positions, deviations = linear.deviations or _nothing()
@@ -284,7 +302,7 @@ def _by_output(positions, shape: Shape, maps=None) -> tuple[np.ndarray, np.ndarr
 
 def _pools_first(step: Step, after: Sequence[Step]) -> bool:
     """Pooling may come before a monotone activation: there are fewer numbers then."""
-    monotone = isinstance(step, Activation) and step.kind != "abs"
+    monotone = isinstance(step, Activation) and step.kind in MONOTONE
     return monotone and bool(after) and isinstance(after[0], MaxPool | WindowMaxPool)
 
 
@@ -297,11 +315,16 @@ def _pooling(step: Step) -> Callable[[np.ndarray], np.ndarray]:
 def _images_at_once(plan: Plan, shape: Shape) -> int | None:
     """How many images a net of convolutions takes in one go; None: all, without any."""
     sizes = [
-        4 * math.prod(after[:2]) * max(math.prod(step.kernel) * before[-1], after[-1])
+        4 * math.prod(after[:2]) * max(_taps(step, before), after[-1])
         for step, before, after in placed(plan, shape)
-        if isinstance(step, Conv)
+        if isinstance(step, Conv | Depthwise)
     ]
     return min(AT_ONCE, max(1, AT_ONCE_BYTES // max(sizes))) if sizes else None
+
+
+def _taps(step: Conv | Depthwise, before: Shape) -> int:
+    """Numbers of the patch that an output is made of; each tap of its own is a view."""
+    return math.prod(step.kernel) * before[-1] if isinstance(step, Conv) else 1
 
 
 def _in_turn(steps: Sequence[Run], h: np.ndarray, noise: Noise) -> np.ndarray:

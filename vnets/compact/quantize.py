@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vnets.compact.binary import shortened
-from vnets.compact.graph import LARGEST, Graph, Linear, kernel_shapes
+from vnets.compact.graph import LARGEST, Graph, Weights, kernel_shapes
 from vnets.compact.shrink import by_weights, shrink
 from vnets.plan import Plan, Shape
 
@@ -91,10 +91,10 @@ class Compact:
                 lines[-1] += f", {noise.levels.size} noisy"
         return "\n".join([*lines, *(f"  {k}: {v}" for k, v in self.about.items())])
 
-    def linear(self, name: str) -> Linear:
+    def linear(self, name: str) -> Weights:
         """A layer by its nonzero weights."""
         held, noise = self.layers[name], self.layers[name].deviations
-        return Linear(
+        return Weights(
             self._kernel_shapes[name],
             held.positions,
             held.step * held.levels.astype(np.float32),

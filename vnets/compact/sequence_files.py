@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vnets.compact import limits
-from vnets.compact.binary import Bytes, float64, text, varint
+from vnets.compact.binary import Bytes, text, varint
 from vnets.compact.quantize import Quantized
 from vnets.plan import Plan, SequenceStep, Shape, Weighted, every
 from vnets.sequence_steps import (
@@ -19,7 +19,6 @@ from vnets.sequence_steps import (
     Attention,
     Embedding,
     Last,
-    LayerNorm,
     MeanPositions,
     Positions,
     Recurrent,
@@ -28,11 +27,10 @@ from vnets.sequence_steps import (
 FIRST = 32  # byte of the first kind
 KINDS = (
     *(Embedding, Positions, LSTM, GRU),
-    *(LayerNorm, Attention, Last, MeanPositions),
+    *(Attention, Last, MeanPositions),
 )
 HEADS = 256
 LARGEST = 2**20  # of a vocabulary, and of units; as `description.FEATURES`
-EPSILONS = (2.0**-60, 1.0)
 
 
 def packed(step: SequenceStep) -> bytes:
@@ -47,8 +45,6 @@ def packed(step: SequenceStep) -> bytes:
             return found + text(step.name)
         case Recurrent():
             return found + text(step.name) + varint(step.features)
-        case LayerNorm():
-            return found + text(step.name) + float64(step.epsilon)
         case Attention():
             sizes = (step.features, step.width, len(step.keys))
             sizes += (*step.keys, *step.values)
@@ -72,8 +68,6 @@ def unpacked(kind: int, source: Bytes) -> SequenceStep:
         return Positions(source.text())
     if made in (LSTM, GRU):
         return made(source.text(), source.varint())
-    if made is LayerNorm:
-        return LayerNorm(source.text(), source.float64())
     if made is Attention:
         name, features, width = source.text(), source.varint(), source.varint()
         heads = source.varint()
@@ -106,8 +100,6 @@ def check_step(step: SequenceStep) -> None:
         limits.check_name(name)
     if any(size > LARGEST for size in sizes):
         raise ValueError(f"{step} has sizes beyond {LARGEST}")
-    if isinstance(step, LayerNorm) and not (EPSILONS[0] <= step.epsilon <= EPSILONS[1]):
-        raise ValueError(f"epsilon of {step.name!r} is {step.epsilon}, not {EPSILONS}")
 
 
 def check_noise(plan: Plan, layers: Mapping[str, Quantized]) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 
 from vnets import sequence_steps as steps
 from vnets.compact import operations
-from vnets.compact.graph import Linear
-from vnets.compact.operations import activated
+from vnets.compact.graph import Weights
 from vnets.plan import (
     Activation,
     Dense,
     Flatten,
+    LayerNorm,
     Plan,
     Residual,
     Shape,
@@ -89,7 +89,7 @@ class Reader:
                     _in_turn(body, h, mask, noise) + _in_turn(shortcut, h, mask, noise)
                 )
             case Activation():
-                return lambda h, mask, noise: activated(step.kind, h)
+                return lambda h, mask, noise: operations.activated(step.kind, h)
             case Standardize():
                 return lambda h, mask, noise: operations.standardize(step, h)
             case Flatten():
@@ -101,11 +101,11 @@ class Reader:
             case steps.LSTM() | steps.GRU():
                 kind = _LSTM if isinstance(step, steps.LSTM) else _GRU
                 return kind(step.name, self._linear(step.name), self._product)
-            case steps.LayerNorm():
+            case LayerNorm():
                 linear = self._linear(step.name)
-                scale = _Rows(linear)(np.zeros(1, np.int64)) - linear.bias[:, None]
-                affine = scale[..., None], linear.bias[:, None, None]
-                return lambda h, mask, noise: _normalized(step, *affine, h)
+                scale = _Rows(linear)(np.zeros(1, np.int64))[:, 0] - linear.bias
+                affine = step.epsilon, scale, linear.bias
+                return lambda h, mask, noise: operations.layer_norm(*affine, h)
             case steps.Attention():
                 return _Attention(step, [self._layer(one.name) for one in step.layers])
             case steps.MeanPositions():
@@ -138,12 +138,6 @@ def _flatten(h: np.ndarray) -> np.ndarray:
     return h.swapaxes(0, 1).reshape(math.prod(h.shape[:2]), h.shape[2])
 
 
-def _normalized(step: steps.LayerNorm, scale, bias, h: np.ndarray) -> np.ndarray:
-    centred = h - h.mean(axis=0)
-    var = np.square(centred).mean(axis=0)
-    return centred / np.sqrt(var + np.float32(step.epsilon)) * scale + bias
-
-
 def _mean(h: np.ndarray, mask: np.ndarray) -> np.ndarray:
     counts = mask | ~mask.any(axis=0)
     total = np.where(counts, h, np.float32(0)).sum(axis=1)
@@ -153,7 +147,7 @@ def _mean(h: np.ndarray, mask: np.ndarray) -> np.ndarray:
 class _Rows:
     """Rows of a kernel [V, E], of which those without a weight are not there."""
 
-    def __init__(self, linear: Linear):
+    def __init__(self, linear: Weights):
         into, self._columns = np.divmod(linear.positions, linear.shape[-1])
         self._values, self._bias = linear.values, linear.bias
         self._live, self._starts, self._counts = np.unique(
@@ -180,7 +174,7 @@ class _Recurrent:
     gates = 0
     tanh = 0  # the gate that is no sigmoid
 
-    def __init__(self, name: str, linear: Linear, product: Callable):
+    def __init__(self, name: str, linear: Weights, product: Callable):
         width = linear.shape[-1]
         self._units = width // self.gates
         inputs = linear.shape[0] - self._units
@@ -198,7 +192,7 @@ class _Recurrent:
             positions = (into[rows] - first) * live.size + rank[out[rows]]
             order = np.argsort(positions)
             shape = (size, live.size)
-            one = Linear(shape, positions[order], linear.values[rows][order], bias)
+            one = Weights(shape, positions[order], linear.values[rows][order], bias)
             return product(name, one)
 
         state = into >= inputs
@@ -206,7 +200,7 @@ class _Recurrent:
         self._held = part(f"{name}/state", state, inputs, self._units, 0 * bias)
         kinds = np.arange(width) // self._units == self.tanh
         self._constant = np.where(
-            kinds, np.tanh(linear.bias), operations.sigmoid(linear.bias)
+            kinds, np.tanh(linear.bias), operations.activated("sigmoid", linear.bias)
         )
 
     def __call__(self, h: np.ndarray, mask: np.ndarray, noise) -> np.ndarray:
@@ -237,7 +231,7 @@ class _LSTM(_Recurrent):
 
     def step(self, gates, read, held, state):
         pre, many = read + held, self._sigmoids
-        gates[self._live[:many]] = operations.sigmoid(pre[:many])
+        gates[self._live[:many]] = operations.activated("sigmoid", pre[:many])
         gates[self._live[many:]] = np.tanh(pre[many:])
         i, f, g, o = gates.reshape(4, self._units, gates.shape[1])
         c = f * state[1] + i * g
@@ -253,7 +247,9 @@ class _GRU(_Recurrent):
 
     def step(self, gates, read, held, state):
         many = self._sigmoids
-        gates[self._live[:many]] = operations.sigmoid(read[:many] + held[:many])
+        gates[self._live[:many]] = operations.activated(
+            "sigmoid", read[:many] + held[:many]
+        )
         r, z, n = gates.reshape(3, self._units, gates.shape[1])
         own = self._live[many:] - 2 * self._units
         gates[self._live[many:]] = np.tanh(read[many:] + r[own] * held[many:])

@@ -13,6 +13,9 @@ from vnets.plan import (
     Activation,
     Conv,
     Dense,
+    Depthwise,
+    LayerNorm,
+    Linear,
     MaxPool,
     Norm,
     Plan,
@@ -21,12 +24,13 @@ from vnets.plan import (
     Standardize,
     Step,
     WindowMaxPool,
+    WindowMeanPool,
     every,
 )
 
 
 def fold_norms(graph: Graph) -> Graph:
-    """Moves each normalization into the linear layer before it, else the one after it.
+    """Moves each batch normalization into the layer before it, else the one after it.
 
     Max pooling between the two does not matter where the slope is positive: the maximum
     of the scaled is the scaled maximum. Scales of states move into what reads them.
@@ -54,7 +58,7 @@ def _without_norms(plan: Plan, norms, kernels, biases, noise) -> Plan:
         before = _before_pooling(folded) if (norm.slope > 0).all() else folded[-1:]
         before = before[-1] if before else None
         units = norm.slope.size  # more than the layer's where its maps are flattened
-        if isinstance(before, Conv | Dense) and biases[before.name].size == units:
+        if isinstance(before, Linear) and biases[before.name].size == units:
             name = before.name
             kernels[name] = _float32(kernels[name] * norm.slope)
             biases[name] = _float32(biases[name] * norm.slope + norm.shift)
@@ -105,7 +109,9 @@ def shrink(graph: Graph) -> Graph:
     do inputs and outputs; a layer of dead units keeps one. What a `Residual` step adds
     keeps its units too, since both sides and all that follows share them: of its layers
     those are cut that another layer of the same side reads. So do the units that a
-    standardize step has constants of. `sequence_cuts` cuts states and heads.
+    standardize step has constants of, and those that meet one another in a layer
+    normalization, or alone in a depthwise convolution. `sequence_cuts` cuts states and
+    heads.
 
     Raises:
       ValueError: a normalization; `fold_norms` comes first.
@@ -153,8 +159,10 @@ def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, 
             yield from _pairs(step.body)
             yield from _pairs(step.shortcut)
             this = None
-        elif isinstance(step, Standardize | SequenceStep):
+        elif isinstance(step, Standardize | LayerNorm | Depthwise | SequenceStep):
             this = None
+        elif isinstance(step, WindowMeanPool) and step.padding != "VALID":
+            this = None  # at the border it sees less of a constant
         elif isinstance(step, Activation):
             kinds = (*kinds, step.kind)
         elif isinstance(step, Conv | Dense):

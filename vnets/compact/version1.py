@@ -163,6 +163,7 @@ def _description(section: bytes) -> tuple[Plan, Shape, dict]:
     description.check_about(about)
     steps = _steps(plan, description.DEPTH)
     description.check_count(steps)
+    description.check_version(steps, VERSION)
     return steps, tuple(shape), about
 
 

@@ -69,14 +69,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        if x.ndim != 4:
-            raise ValueError(f"{where(self)} takes [B, H, W, I], not {list(x.shape)}")
-        for name in ("kernel_size", "strides"):
-            value = getattr(self, name)
-            if isinstance(value, int) or len(value) != 2:
-                raise ValueError(
-                    f"{where(self)}: {name} is a pair, for H and W, not {value!r}"
-                )
+        _check_maps(self, x)
         op = ops.conv(
             x.shape[1:3],
             self.kernel_size,
@@ -87,6 +80,50 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         factories = self.posterior, self.bias_posterior
         return linear(self, op, shape, factories, x, mode)
+
+
+class Depthwise(nn.Module):
+    """A convolution of each channel by itself, [B, H, W, C] -> [B, H', W', C].
+
+    Attributes:
+      kernel_size: kh, kw.
+      strides: along H and W.
+      padding: "SAME", "VALID" or (low, high) along H and W.
+      posterior: factory of the kernel [kh, kw, 1, C] (`vnets.nodes`).
+      use_bias: adds a bias [C], zero at the start.
+      bias_posterior: factory of the bias; deterministic where None.
+
+    Raises:
+      ValueError: as of `Conv`.
+    """
+
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: Any = "SAME"
+    posterior: Factory = point()
+    use_bias: bool = True
+    bias_posterior: Factory | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
+        _check_maps(self, x)
+        op = ops.GeneralConv(
+            self.strides, self.padding, (1, 1), (1, 1), groups=x.shape[-1]
+        )
+        shape = (*self.kernel_size, 1, x.shape[-1])
+        factories = self.posterior, self.bias_posterior
+        return linear(self, op, shape, factories, x, mode)
+
+
+def _check_maps(module: Conv | Depthwise, x: Array) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"{where(module)} takes [B, H, W, I], not {list(x.shape)}")
+    for name in ("kernel_size", "strides"):
+        value = getattr(module, name)
+        if isinstance(value, int) or len(value) != 2:
+            raise ValueError(
+                f"{where(module)}: {name} is a pair, for H and W, not {value!r}"
+            )
 
 
 def linear(module: nn.Module, op, shape, factories: Factories, x: Array, mode: Mode):
@@ -171,3 +208,15 @@ def batch_norm(
         scale_init=start,
         name=name,
     )
+
+
+def layer_norm(name: str, mode: Mode, epsilon: float) -> nn.LayerNorm:
+    """Flax's normalization of each example over its last axis, scale and bias learned.
+
+    Args:
+      name: of the module.
+      mode: says the type of the output.
+      epsilon: added to the variance, which is of the centred units.
+    """
+    dtype = jnp.dtype(mode.precision)
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)

@@ -13,12 +13,20 @@ from vnets.layers import (
     TEST,
     Conv,
     Dense,
+    Depthwise,
     Mode,
     batch_norm,
+    layer_norm,
 )
 from vnets.nets import sequences
 from vnets.nodes import Factory, check_factory, is_posterior, listed, point
-from vnets.pooling import ACTIVATIONS, activate_max_pool, max_pool, window_max_pool
+from vnets.pooling import (
+    ACTIVATIONS,
+    activate_max_pool,
+    max_pool,
+    window_max_pool,
+    window_mean_pool,
+)
 from vnets.types import Array
 
 
@@ -104,7 +112,7 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
     """
     neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
     for before, step, after in neighbours:
-        if isinstance(step, steps.Conv | steps.Dense):
+        if isinstance(step, steps.Linear):
             bias = net.posteriors.get(f"{step.name}/bias")
             x = _linear(step, net.posterior(step.name), bias)(x, mode)
         elif isinstance(step, steps.Norm):
@@ -118,6 +126,8 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
                 posteriors=net.norm_posteriors(step.name),
             )
             x = norm(x)
+        elif isinstance(step, steps.LayerNorm):
+            x = layer_norm(step.name, mode, step.epsilon)(x)
         elif isinstance(step, steps.Standardize):
             x = (x - _channels(step.mean, x)) / _channels(step.std, x)
         elif isinstance(step, steps.Flatten):
@@ -134,6 +144,8 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
             x = sequences.run(net, step, x, mask, mode)
         elif isinstance(step, steps.WindowMaxPool):
             x = window_max_pool(x, step.size, step.stride, step.padding)
+        elif isinstance(step, steps.WindowMeanPool):
+            x = window_mean_pool(x, step.size, step.stride, step.padding)
         elif isinstance(step, steps.MeanPool):
             x = jnp.mean(x, axis=(1, 2))
         elif not isinstance(before, steps.Activation):
@@ -146,12 +158,12 @@ def _channels(values: Sequence[float], x: Array) -> Array:
     return jnp.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def _linear(
-    step: steps.Conv | steps.Dense, posterior: Factory, bias: Factory | None
-) -> nn.Module:
+def _linear(step: steps.Linear, posterior: Factory, bias: Factory | None) -> nn.Module:
     """The module of a linear step, named within the net that calls this."""
     options = {"name": step.name, "posterior": posterior, "use_bias": step.bias}
     options["bias_posterior"] = bias
     if isinstance(step, steps.Dense):
         return Dense(step.features, **options)
+    if isinstance(step, steps.Depthwise):
+        return Depthwise(step.kernel, step.strides, step.padding, **options)
     return Conv(step.features, step.kernel, step.strides, step.padding, **options)

@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from vnets import sequence_steps as steps
 from vnets.layers import GRU, LSTM, Dense, Embed, Mode
@@ -50,9 +49,6 @@ def run(net, step: SequenceStep, x: Array, mask: Array | None, mode: Mode) -> Ar
             return LSTM(step.features, **own)(x, mask, mode)
         case steps.GRU():
             return GRU(step.features, **own)(x, mask, mode)
-        case steps.LayerNorm():
-            norm = nn.LayerNorm(step.epsilon, name=name)
-            return norm(x.astype(jnp.float32)).astype(x.dtype)
         case steps.Attention():
             return _attention(net, step, x, mask, mode)
         case steps.MeanPositions():

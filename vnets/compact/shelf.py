@@ -1,0 +1,67 @@
+"""Small nets to take home: files that come with the package.
+
+    predictor = compact.pretrained("digits_lenet5_sparse_vd")
+    print(predictor)                    # whose run it is, of which commit, how good
+    logits = predictor(images)          # or, of a net with noise,
+    probabilities = predictor.ensemble(images, 20, np.random.default_rng(0))
+
+`nets/` has each net's file, its run's record and, in nets.json, what the file is and
+does. Made by `scripts/shelve.py` of the repository.
+"""
+
+import hashlib
+import json
+import math
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from vnets.compact.codec import loads
+from vnets.compact.predict import Predictor
+from vnets.plan import Shape
+
+FOLDER, TOLD = "nets", "nets.json"
+
+
+def shelved() -> dict[str, dict[str, Any]]:
+    """What there is, by name.
+
+    {"run": config and variant, "scale": its scale, "dataset": its name, "epochs": how
+    many it was trained for, "commit": of the code that trained it, "bytes": of the
+    file, "sha256": of the file, "noise": whether weights have it, "accuracy": of the
+    file on the test set, {"det": noise off, "ens": mean of draws}, "recorded": the same
+    of the net before it was made small, "examples": of the test set, "outputs": of the
+    file for `example`}.
+    """
+    return json.loads(_file(TOLD).read_text("utf-8"))
+
+
+def pretrained(name: str) -> Predictor:
+    """A trained net, ready to predict; needs NumPy alone.
+
+    Args:
+      name: one of `shelved()`.
+
+    Raises:
+      ValueError: another name, or a file that is not the one that was shelved.
+    """
+    nets = shelved()
+    if name not in nets:
+        raise ValueError(f"unknown net {name!r}; choose from {list(nets)}")
+    content = _file(f"{name}.vnz").read_bytes()
+    if hashlib.sha256(content).hexdigest() != nets[name]["sha256"]:
+        raise ValueError(
+            f"{name}.vnz of this installation is not the file it should be"
+        )
+    return Predictor(loads(content))
+
+
+def example(shape: Shape) -> np.ndarray:
+    """Two inputs, [2, *shape] in [0, 1), that need no generator of random numbers."""
+    numbers = np.arange(2 * math.prod(shape)) * 37 % 101
+    return (numbers / 101).reshape(2, *shape).astype(np.float32)
+
+
+def _file(name: str):
+    return resources.files(__package__) / FOLDER / name
