@@ -83,6 +83,7 @@ SEED = Range(0, 2**32, below=True, whole=True)
 COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "every")
 COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
 COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights")
+COUNTS += ("length", "train_tokens")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
 FIELDS = (
@@ -96,6 +97,7 @@ FIELDS = (
     ("sharing.weight", NOT_NEGATIVE),
     ("*weight_decay", NOT_NEGATIVE),
     ("*log_alpha_rate", NOT_NEGATIVE),
+    ("*clip_norm", POSITIVE),
     ("*optimizer.factors.*", NOT_NEGATIVE),
     ("*prior.factors.*", NOT_NEGATIVE),
     ("*optimizer.*b1", BELOW_ONE),

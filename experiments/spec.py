@@ -192,15 +192,18 @@ def projection(max_log_alpha: float | None, prior_spec: str | Mapping | None):
     return projections.clip_log_alpha(high=high)
 
 
-def early_stopping(config, columns: Collection[str]) -> train.EarlyStopping | None:
+def early_stopping(
+    config, columns: Collection[str], dataset
+) -> train.EarlyStopping | None:
     """When training ends before its last epoch, if `config.early_stopping` is.
 
-    `columns` are those of the probe, one of which it watches.
+    `columns` are those of the probe, one of which it watches on the data set's
+    validation split.
     """
     if "early_stopping" not in config:
         return None
     early = call("early_stopping", train.EarlyStopping, config.early_stopping)
-    if not config.dataset.get("validation"):
+    if dataset is None or dataset.validation is None:
         raise ConfigError(
             "config.early_stopping needs a split to watch: set dataset.validation to "
             "as many images"
@@ -239,6 +242,7 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     and only one that starts with "*" may match nothing.
     `weight_decay` c adds c w to the gradient of the mean w of every weight (an L2
     penalty of c / 2), and nothing to that of variances, biases and normalization.
+    `clip_norm` scales the whole gradient down to at most this norm.
     `groups` gives parameters an optimizer of their own by a pattern of their path, each
     {"name": ..., "learning_rate": ..., **arguments}; the first match counts.
     """
@@ -253,6 +257,10 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     decay = float(arguments.pop("weight_decay", 0.0))
     ranges.NOT_NEGATIVE.check("config.optimizer.weight_decay", decay)
     chain = [optimizers.decay_means(decay)] if decay else []
+    if "clip_norm" in arguments:
+        norm = float(arguments.pop("clip_norm"))
+        ranges.POSITIVE.check("config.optimizer.clip_norm", norm)
+        chain.append(optax.clip_by_global_norm(norm))
     own = call("optimizer", make, {"learning_rate": rate, **arguments})
     if groups:
         others = {

@@ -23,7 +23,8 @@ from vnets.types import Params
 FIELDS = (
     *("epochs", "chunk_steps", "optimizer", "nets.start", "early_stopping"),
     *("max_log_alpha", "clip_log_alpha", "pruning", "projection", "sharing"),
-    *("probes", "measures", "probe.every", "probe.columns", "evals.columns"),
+    *("probes", "measures", "probe.every", "probe.columns"),
+    *("evals.columns", "evals.split"),
 )
 
 
@@ -76,7 +77,7 @@ def build(config) -> Experiment:
         kind = dataclasses.replace(kind, init=_with_mixture(kind))
     probes, measures = _named(config)
     columns = config.probe.get("columns", row.probed)
-    early = parts.early_stopping(config, columns)
+    early = parts.early_stopping(config, columns, kind.dataset)
     start = config.get("nets", {}).get("start")
     return Experiment(
         task(kind, _probe(kind, columns, probes)),

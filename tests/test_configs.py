@@ -53,7 +53,7 @@ def modules():
         yield path.stem, module
 
 
-CLASSIFIERS = ("variance_networks", "sparsity")
+CLASSIFIERS = ("variance_networks", "sparsity", "text", "language")
 EVERY = [
     (name, variant, scale)
     for name, module in modules()
@@ -68,6 +68,17 @@ def fake_split(n, shape):
     return data.Split(image, np.arange(n, dtype=np.int32) % 10)
 
 
+@functools.cache
+def fake_text(name):
+    """Rows of tokens with a class each, or a stream of them."""
+    classes = data.SOURCES[name].labels[None].classes
+    stream = "next" in data.SOURCES[name].labels[None].feature
+    shape = (20_000,) if stream else (1_000, 50)
+    tokens = np.random.default_rng(0).integers(1, classes, shape, dtype=np.int32)
+    split = data.Split(tokens, tokens if stream else tokens[:, 0] % classes)
+    return data.Dataset(name, split, split, split, classes, {}, "fake")
+
+
 @pytest.fixture(params=[10000])
 def fake_data(request, monkeypatch):
     """Data of the right shape, with `param` test images; nobody asks for the pixels."""
@@ -78,6 +89,8 @@ def fake_data(request, monkeypatch):
             train, test = (
                 FakeStream(ROOT, "fake", options["image_size"], n) for n in sizes
             )
+        elif name in data.TEXTS:
+            return fake_text(name)
         else:
             train, test = (fake_split(n, SHAPES[name]) for n in sizes)
         held = options["validation"]

@@ -86,5 +86,6 @@ INITIALIZERS: dict[str, Callable[..., Initializer]] = {
     "glorot_uniform": lambda: initializers.glorot_uniform(),
     "normal": lambda stddev: initializers.normal(stddev),
     "truncated_normal": truncated_normal,
+    "zeros": lambda: initializers.zeros,
     "dirac": lambda: dirac(fan_in_uniform),
 }

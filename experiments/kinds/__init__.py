@@ -125,9 +125,12 @@ class Kind:
     @property
     def test(self) -> data.Split:
         """What is evaluated at the end: what was probed, to tune on a validation split,
-        but the test set where that split chose the epoch."""
-        early = "early_stopping" in self.config
-        return self.dataset.test if early else self.probed
+        but the test set where that split chose the epoch, or `evals.split` says so."""
+        split = parts.pick(
+            "evals.split", self.config.evals.get("split", "probed"), ("probed", "test")
+        )
+        chose = "early_stopping" in self.config or split == "test"
+        return self.dataset.test if chose else self.probed
 
 
 def chosen(group: str, names: Sequence[str], columns: Mapping[str, Any]) -> dict:
@@ -160,7 +163,7 @@ class Training:
     sized: bool = False
 
 
-USUAL = ("det", "stoch", "ens")
+USUAL, QUIET = ("det", "stoch", "ens"), ("det", "pruned")
 TRAININGS = {
     "classify": Training("classify", USUAL, USUAL),
     "regress": Training("regress", USUAL, USUAL),
@@ -174,12 +177,14 @@ TRAININGS = {
     ),
     "sparsity": Training(
         "classify",
-        ("det", "pruned"),
-        ("det", "pruned"),
+        QUIET,
+        QUIET,
         ("left", "log_alpha"),
         ("train_columns",),
         sized=True,
     ),
+    "text": Training("text", QUIET, QUIET, ("left",), sized=True),
+    "language": Training("language", QUIET, QUIET, ("left",), sized=True),
     "learned_rates": Training(
         "classify", USUAL, USUAL, ("rate",), ("rates", "gradients")
     ),

@@ -6,7 +6,7 @@ and "cut", what is left where `evals.cut` says which units or weights go.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -34,6 +34,7 @@ FIELDS = (
     *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
     "probe.samples",
 )
+Kept = TypeVar("Kept", bound="Classify")
 OF_PICTURES = ("batch_size", *datasets.FIELDS)
 OF_POINTS = ("steps", "softmax_twice", "dataset.name", "dataset.seed")
 OF_POINTS += ("dataset.per_class",)
@@ -127,6 +128,16 @@ def build(config) -> Classify:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     dataset = datasets.load(config)
+    example = datasets.example(dataset)
+    return built(Classify, config, dataset, datasets.source(config, dataset), example)
+
+
+def built(kind: type[Kept], config, dataset, source, example) -> Kept:
+    """A kind of classifier of a data set, from a source of batches and an input.
+
+    Raises:
+      ConfigError: a value that does not fit.
+    """
     if not dataset.classes:
         raise parts.ConfigError(
             f"config.dataset.name: {dataset.name} has no classes, but numbers"
@@ -138,11 +149,11 @@ def build(config) -> Classify:
         config.get("precision", "float32"),
         config.get("remat", False),
     )
-    net = Classify(
+    net = kind(
         config=config,
         model=model,
-        init=train.initializer(model, datasets.example(dataset), mode=mode),
-        source=datasets.source(config, dataset),
+        init=train.initializer(model, example, mode=mode),
+        source=source,
         dataset=dataset,
         prior=parts.prior(config.prior),
         mode=mode,

@@ -1,10 +1,11 @@
-"""Data sets as plain arrays, read without TensorFlow: pictures in uint8, and tables.
+"""Data sets as plain arrays, read without TensorFlow: pictures, tables and text.
 
 `load(name)` gives every split as NumPy arrays. MNIST and its relatives and CIFAR
 are read from a directory prepared by TensorFlow Datasets (TFDS) in its array_record
 format, decoded once and then kept in a checksummed cache; `prepare` downloads them
 and writes such a directory. Digits and tables come with scikit-learn, with no network;
-`notmnist`, a test set only, is a file of arrays that one has to bring.
+`notmnist`, a test set only, is a file of arrays that one has to bring, and so is text
+(`vnets.data.text`), but for one that is generated.
 What is asked for is what is loaded: there is no stand-in for a data set that is not
 there, only a `DataError` that says how to get it.
 
@@ -20,7 +21,7 @@ from vnets.data.changes import (
     with_noise_features,
     with_random_labels,
 )
-from vnets.data.loading import NAMES, SOURCES, TABLES, load
+from vnets.data.loading import NAMES, SOURCES, TABLES, TEXTS, load
 from vnets.data.preparation import PREPARABLE, prepare
 from vnets.data.streams import NAMES as STREAMED
 from vnets.data.streams import Stream
@@ -32,6 +33,7 @@ __all__ = [
     "SOURCES",
     "STREAMED",
     "TABLES",
+    "TEXTS",
     "DataError",
     "Dataset",
     "Split",

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vnets.data import cache, digits, preparation, records, streams, tables
+from vnets.data import (
+    automaton,
+    cache,
+    digits,
+    preparation,
+    records,
+    streams,
+    tables,
+    text,
+)
 from vnets.data.files import Files
 from vnets.data.splits import stratified
 from vnets.data.types import (
@@ -38,8 +47,9 @@ class Source:
     """Where a data set comes from: `read(name, places, download)` gives its arrays.
 
     `labels` maps each kind of label to its feature, the default one first; None is the
-    only kind of a data set that has but one. `splits` are those it has, `inputs` the
-    arrays that are its inputs: an "image" or another one, or several, by name.
+    only kind of a data set that has but one. `splits` are those it has, perhaps with a
+    "validation" of its own; `inputs` the arrays that are its inputs: an "image" or
+    another one, or several, by name.
     """
 
     read: Callable[[str, Places, bool], Arrays]
@@ -96,6 +106,15 @@ NOTMNIST = Files(
     "image=..., label=...)`, image uint8 [N, 28, 28], label [N], 0 for A to 9 for J",
     splits=("test",),
 )
+TEXT = ("tokens",)
+OWN = ("train", "validation", "test")
+
+
+def _stream(read: Callable, tokens: int) -> Source:
+    """A text of tokens, the target of each being the next."""
+    return Source(read, {None: Label("next", tokens)}, splits=OWN, inputs=TEXT)
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(digits.read, TEN_CLASSES),
     "mnist": Source(read_tfds, TEN_CLASSES),
@@ -110,9 +129,21 @@ SOURCES: dict[str, Source] = {
     "digits_8x8": Source(digits.read, TEN_CLASSES),
     "breast_cancer": Source(tables.read, {None: Label("label", 2)}, inputs=("table",)),
     "diabetes": Source(tables.read, {None: Label("label", None)}, inputs=("table",)),
+    "imdb": Source(text.read_imdb, {None: Label("label", 2)}, inputs=TEXT),
+    "rt_polarity": Source(
+        text.read_rt_polarity, {None: Label("label", 2)}, inputs=TEXT
+    ),
+    "agnews_test_part": Source(
+        text.read_agnews, {None: Label("label", 4)}, inputs=TEXT
+    ),
+    "ptb_words": _stream(text.read_ptb, 10_000),
+    "ptb_2k": _stream(text.read_ptb, 2_000),
+    "ptb_chars": _stream(text.read_ptb, 50),
+    "automaton": _stream(automaton.read, automaton.SYMBOLS),
 }
 PICTURES = tuple(name for name, one in SOURCES.items() if one.inputs == ("image",))
-TABLES = tuple(name for name in SOURCES if name not in PICTURES)
+TABLES = tuple(name for name, one in SOURCES.items() if one.inputs == ("table",))
+TEXTS = tuple(name for name, one in SOURCES.items() if one.inputs == TEXT)
 NAMES = (*PICTURES, *streams.NAMES)
 
 
@@ -128,7 +159,10 @@ def load(
 ) -> Dataset:
     """Loads a data set: pictures as uint8 [N, H, W, C], with classes int32 [N].
 
-    One of TABLES is float32 [N, I], and its target may be numbers, float32 [N].
+    One of TABLES is float32 [N, I], and its target may be numbers, float32 [N]. One of
+    TEXTS is tokens with a class for each text, int32 [N, T] and [N], padded in front by
+    0; or a stream of tokens int32 [N], of which each has the next as its target, with a
+    validation split of its own (`vnets.data.text`).
 
     "imagenet2012" and "generated_shapes" are too large for that, or made as if they
     were: their splits are a `Stream` each, whose pictures are read with every batch.
@@ -137,10 +171,10 @@ def load(
     no checksum.
 
     Args:
-      name: one of NAMES, which are pictures, or of TABLES. All but the digits and the
-        tables are read from `data_dir` (by default $TFDS_DATA_DIR or
-        ~/tensorflow_datasets) and all but "notmnist" cached, decoded, in `cache_dir`
-        (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
+      name: one of NAMES, which are pictures, of TABLES or of TEXTS. All but the digits,
+        the tables and the "automaton" are read from `data_dir` (by default
+        $TFDS_DATA_DIR or ~/tensorflow_datasets) and all pictures but "notmnist" cached,
+        decoded, in `cache_dir` (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
       labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).
       validation: how many images to take from the training split as a validation
         split: stratified by (fine) class, the same in every run.
@@ -153,7 +187,7 @@ def load(
         its records or its cache are damaged. No other data are loaded in its place.
     """
     if name not in SOURCES and name not in streams.NAMES:
-        names = ", ".join((*NAMES, *TABLES))
+        names = ", ".join((*NAMES, *TABLES, *TEXTS))
         raise DataError(f"Unknown data set {name!r}; choose from {names}")
     places = Places.resolve(data_dir, cache_dir)
     if name in streams.NAMES:
@@ -177,8 +211,12 @@ def load(
     test = parts["test"]
     train = parts.get("train", test.take(np.arange(0)))
     sums = {split: _whole_sum(data, split, source, label) for split in parts}
-    held_out = None
+    held_out = parts.get("validation")
     size = _validation_size(name, validation, len(train))
+    if size and held_out is not None:
+        raise DataError(
+            f"{name} has a validation split of its own; leave validation unset"
+        )
     if size:
         # By the default label, whichever is asked for: one split for both kinds.
         strata = data.arrays["train_label"]

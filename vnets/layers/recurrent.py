@@ -8,13 +8,15 @@ and noise on units (`Scaled`) one draw for each sequence, which its steps share.
 
 LSTM and GRU have one kernel [I + H, G H] for inputs and state: G is 4 (gates i, f, g,
 o) or 3 (r, z, n). Its inputs' rows multiply all steps at once, outside the loop. Noise
-on its input units is on inputs and hidden units, which the layer hands on with it;
-noise on its output units is on gates, before the bias. `Scaled` nodes within one
-another have both.
+on its input units is on inputs and state as the kernel reads them; noise on its output
+units is on gates, before the bias. `Scaled` nodes within one another have both. A scale
+of the hidden units, a vector, multiplies the state itself: what the next step reads and
+what the layer hands on.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,8 @@ from vnets.layers.modules import where
 from vnets.nodes import Factory, Posterior, Scaled, check_factory, is_noisy, point
 from vnets.types import Array, Key
 
+CARRY = "carry", "state"  # a collection, and what it holds
+
 
 def normal_rows(key: Key, shape: tuple[int, ...]) -> Array:
     """N(0, 0.1^2), a usual start of embeddings that nobody trained before."""
@@ -36,12 +40,14 @@ def normal_rows(key: Key, shape: tuple[int, ...]) -> Array:
 class Embed(nn.Module):
     """A row of the kernel for each token, [B, T] int -> [B, T, features].
 
-    A token has the same draw wherever it stands in the batch.
+    A token has the same draw wherever it stands in the batch; noise on units has one a
+    sequence, or one a batch.
 
     Attributes:
       vocabulary: V, the number of tokens.
       features: E.
-      posterior: factory of the kernel [V, E]. Noise on its input units is on words.
+      posterior: factory of the kernel [V, E]. Noise on its input units is on words, on
+        its output units on what the layer gives.
 
     Raises:
       ValueError: tokens that are no integers.
@@ -57,8 +63,14 @@ class Embed(nn.Module):
             raise ValueError(f"{where(self)} takes integers, not {tokens.dtype}")
         q = _kernel(self, self.posterior, (self.vocabulary, self.features))
         key = vectors.noise_key(self) if is_noisy(q) else None
-        rows = q.sample(key).astype(mode.precision)
-        return jnp.take(rows, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        weight, on_words, on_features = drawn(q, key, len(tokens))
+        rows = jnp.take(weight, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        if on_words is not None:
+            each = jnp.broadcast_to(on_words, (len(tokens), self.vocabulary))
+            rows = rows * jnp.take_along_axis(each, tokens, 1)[..., None]
+        if on_features is not None:
+            rows = rows * on_features[:, None]
+        return rows.astype(mode.precision)
 
 
 class _Recurrent(nn.Module):
@@ -68,8 +80,12 @@ class _Recurrent(nn.Module):
       features: H.
       posterior: factory of the kernel [I + H, G H].
       bias_init: of the bias, [G H].
+      scale_posterior: factory of a scale of the hidden units [H], which starts at 1,
+        with one draw a sequence; without one there is no scale.
       reverse: reads the sequence from its end.
       redraw: an ablation: the state's kernel is drawn again at each step.
+      carried: the state goes on from batch to batch, in the collection "carry": in
+        training, where it is mutable. Without that collection it starts at zero.
 
     Raises:
       ValueError: an input that is not [B, T, I], or a mask that is not [B, T].
@@ -78,8 +94,10 @@ class _Recurrent(nn.Module):
     features: int
     posterior: Factory = point()
     bias_init: Callable = nn.initializers.zeros_init()
+    scale_posterior: Factory | None = None
     reverse: bool = False
     redraw: bool = False
+    carried: bool = False
 
     gates = 0
 
@@ -110,13 +128,15 @@ class _Recurrent(nn.Module):
         weight = weight.astype(mode.precision)
         if ins is not None:
             x = x * ins[:, None, :inputs].astype(x.dtype)
-        on_state = (
-            jnp.ones((1, hidden), jnp.float32) if ins is None else ins[:, inputs:]
-        )
         on_gates = jnp.ones((1, width), jnp.float32) if outs is None else outs
+        on_state = self._scale(x.shape[0])
         read = (x @ weight[:inputs]).astype(jnp.float32)  # all steps at once
         keep = jnp.ones(x.shape[:2], jnp.bool_) if mask is None else mask
         step = functools.partial(self.step, on_state=on_state, on_gates=on_gates)
+
+        def product(held, h):
+            h = h if ins is None else h * ins[:, inputs:]
+            return (h.astype(held.dtype) @ held).astype(jnp.float32)
 
         def body(state, now):
             read, keep, number = now
@@ -124,16 +144,20 @@ class _Recurrent(nn.Module):
             if self.redraw and key is not None:
                 again, *_ = drawn(q, random.fold_in(key, number), 1)
                 held = again[inputs:].astype(held.dtype)
-            new = step(held, bias, state, read)
+            new = step(functools.partial(product, held), bias, state, read)
             state = jax.tree.map(
                 lambda a, b: jnp.where(keep[:, None], a, b), new, state
             )
             return state, state[0]
 
-        start = jnp.zeros((x.shape[0], hidden), jnp.float32)
-        _, states = lax.scan(
+        start = self.start(jnp.zeros((x.shape[0], hidden), jnp.float32))
+        carry: Any = None
+        if self.carried and (self.is_initializing() or self.has_variable(*CARRY)):
+            carry = self.variable(*CARRY, lambda: start)
+            start = carry.value
+        last, states = lax.scan(
             body,
-            self.start(start),
+            start,
             (
                 read.swapaxes(0, 1),
                 keep.swapaxes(0, 1),
@@ -141,15 +165,31 @@ class _Recurrent(nn.Module):
             ),
             reverse=self.reverse,
         )
+        goes_on = self.is_mutable_collection(CARRY[0]) and not self.is_initializing()
+        if carry is not None and goes_on:
+            carry.value = last
         return states.swapaxes(0, 1).astype(mode.precision)
+
+    def _scale(self, batch: int) -> Array:
+        """What multiplies the state, [B, H] or [1, H]."""
+        if self.scale_posterior is None and not self.has_variable("params", "scale"):
+            return jnp.ones((1, self.features), jnp.float32)
+        ones = nn.initializers.ones_init()
+        factory, ones = self.scale_posterior, nn.initializers.ones_init()
+        found = vectors.parameter(self, "scale", factory, ones, self.features)
+        node = vectors.as_node(found, "/".join((*self.path, "scale")))
+        if is_noisy(node):
+            return node.sample(vectors.noise_key(self), (batch,))
+        return node.sample(None, (1,))
 
     def start(self, zeros: Array) -> tuple[Array, ...]:
         """The state before the first step; its first part is what the layer gives."""
         # Abstract: LSTM and GRU say it (a Flax module cannot be an ABC).
         raise NotImplementedError(f"{type(self).__name__} has no start")
 
-    def step(self, weight, bias, state, read, *, on_state, on_gates):
-        """The next state, of the state's kernel [H, G H] and an input's share."""
+    def step(self, product, bias, state, read, *, on_state, on_gates):
+        """The next state, of the product of a state and its kernel [H, G H], [B, G H],
+        and an input's share of it."""
         # Abstract, as `start` is.
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
@@ -165,9 +205,9 @@ class LSTM(_Recurrent):
     def start(self, zeros):
         return zeros, zeros
 
-    def step(self, weight, bias, state, read, *, on_state, on_gates):
+    def step(self, product, bias, state, read, *, on_state, on_gates):
         h, c = state
-        both = read + (h.astype(weight.dtype) @ weight).astype(jnp.float32)
+        both = read + product(h)
         i, f, g, o = jnp.split(both * on_gates + bias, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c) * on_state, c
@@ -185,10 +225,9 @@ class GRU(_Recurrent):
     def start(self, zeros):
         return (zeros,)
 
-    def step(self, weight, bias, state, read, *, on_state, on_gates):
+    def step(self, product, bias, state, read, *, on_state, on_gates):
         (h,) = state
-        held = (h.astype(weight.dtype) @ weight).astype(jnp.float32)
-        read, held = read * on_gates + bias, held * on_gates
+        read, held = read * on_gates + bias, product(h) * on_gates
         (read_r, read_z, read_n), (r, z, n) = (
             jnp.split(part, 3, axis=-1) for part in (read, held)
         )
@@ -215,8 +254,8 @@ def drawn(q: Posterior, key: Key | None, batch: int):
     while isinstance(q, Scaled):
         if q.per == "position":
             raise ValueError(
-                "a recurrent layer has one draw of noise on units a sequence: per is "
-                '"example" or "batch", not "position"'
+                "a layer for sequences has one draw of noise on units a sequence: per "
+                'is "example" or "batch", not "position"'
             )
         key_scale, key = (None, None) if key is None else random.split(key)
         if not is_noisy(q.scale):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from vnets.nets.chain import Chain
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
+from vnets.nets.recurrent import RecurrentNet
 from vnets.nets.resnet import ResNet
 from vnets.nets.strided import StridedCNN
 from vnets.nets.vgg import VGG
@@ -20,6 +21,7 @@ __all__ = [
     "VGG",
     "Chain",
     "LeNet5",
+    "RecurrentNet",
     "ResNet",
     "StridedCNN",
     "WhitenedCNN",
@@ -31,6 +33,7 @@ NETS: dict[str, Callable] = {
     "lenet_300_100": lenet_300_100,
     "mlp": MLP,
     "strided_cnn": StridedCNN,
+    "recurrent": RecurrentNet,
     "resnet": ResNet,
     "vgg": VGG,
     "whitened_cnn": WhitenedCNN,

@@ -322,6 +322,7 @@ def group_normal_jeffreys(
     axis: Axis = "unit",
     per: Per = "example",
     init: Initializer = fan_in_uniform,
+    weight: Factory | None = None,
 ) -> Factory:
     """Makes a Gaussian weight with Gaussian noise of mean 1 on its units.
 
@@ -333,6 +334,8 @@ def group_normal_jeffreys(
       axis: see `structured`.
       per: see `Scaled`; one draw for each example is the authors'.
       init: of the means of the weights.
+      weight: factory of the weight itself, in place of `log_var` and `init`; it may
+        have noise on other units already.
 
     Raises:
       ValueError: an axis or sharing that does not exist.
@@ -342,7 +345,7 @@ def group_normal_jeffreys(
         mean = 1.0 + 0.01 * random.normal(key, (units,), jnp.float32)
         return Additive(mean, jnp.full((units,), scale_log_var, jnp.float32))
 
-    return _scaled(make_scale, gaussian(log_var, init), axis, per)
+    return _scaled(make_scale, weight or gaussian(log_var, init), axis, per)
 
 
 def group_horseshoe(

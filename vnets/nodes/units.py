@@ -295,12 +295,14 @@ class Scaled(Posterior):
         return self._aligned(self.scale.unit_uselessness())
 
     def without_units(self, threshold: float, axis: str) -> "Scaled":
-        """Fixed dropout decides nothing: what is in it does, if it has noise."""
-        if not self.scale.fixed:
-            return self.kept(self.uselessness(axis) <= threshold)
-        if not self.weight.noisy:
-            return self
-        return self._with(weight=self.weight.without_units(threshold, axis))
+        """Fixed dropout decides nothing: what is in it does, if it has noise; and noise
+        on other units within that of these decides, too."""
+        node = self
+        if self.weight.noisy and (self.scale.fixed or isinstance(self.weight, Scaled)):
+            node = self._with(weight=self.weight.without_units(threshold, axis))
+        if self.scale.fixed:
+            return node
+        return node.kept(self.uselessness(axis) <= threshold)
 
     def quieter(self, factor: float) -> "Scaled":
         """Both noises, that of the units and that of the weights."""
