@@ -20,7 +20,7 @@ from experiments.kinds.classify import Classify
 from experiments.kinds.regress import Regress
 from experiments.kinds.transformer import Transformer
 from experiments.studies import mean_propagation, toy_four_classes, toy_regression
-from vnets import evaluate, tree
+from vnets import edits, evaluate, tree
 from vnets.loss import ModelState
 from vnets.nets.transformer import ATTENTION
 from vnets.nodes import (
@@ -228,8 +228,10 @@ def _heads(kind: Transformer):
         edited = pruned(params, stream(key, "edit"))
         left = {"head": [float(n + 1) for n in range(model.heads)]}
         for block, name in zip(model.names, names, strict=True):
-            held = {place.name: node for place, node in tree.nodes(edited)}
-            of = {p: np.asarray(held[f"{name}/{p}"].mean) for p in ATTENTION}
+            of = {
+                p: np.asarray(edits.mean_of(tree.weight(edited, f"{name}/{p}")).mean)
+                for p in ATTENTION
+            }
             # [units, heads, width] or, of what is made of them, [heads, width, units]
             counts = sum(
                 np.count_nonzero(w, axis=(1, 2) if p == "out" else (0, 2))

@@ -108,7 +108,7 @@ def _build(quick: bool, noisy: bool) -> timing.Ready:
 def _build_torch(quick: bool, noisy: bool) -> timing.Ready:
     torch = torch_nets.load()
     words, _, _, width, _ = SIZES[quick]
-    device = torch_nets.device(torch)
+    device = torch_nets.device_of(torch)
     embed = torch.nn.Embedding(words, width)
     lstm = torch.nn.LSTM(width, width, batch_first=True)
     head = torch.nn.Linear(width, CLASSES)

@@ -58,7 +58,7 @@ def _on_gpu(torch) -> bool:
     return jax.default_backend() == "gpu" and torch.cuda.is_available()
 
 
-def device(torch) -> str:
+def device_of(torch) -> str:
     """Where its tensors are: on the device that JAX runs on."""
     return "cuda" if _on_gpu(torch) else "cpu"
 
@@ -72,7 +72,7 @@ def wait(torch) -> None:
 def build_product(edge: int, products: int, precision: str) -> timing.Ready:
     """A chain of square matrix products, ready to be timed."""
     torch = load()
-    options = {"dtype": getattr(torch, precision), "device": device(torch)}
+    options = {"dtype": getattr(torch, precision), "device": device_of(torch)}
     a, b = (torch.randn(edge, edge, **options) / edge**0.5 for _ in range(2))
 
     def call():
@@ -107,7 +107,7 @@ def build(
       n_train: size of the training set, which scales the KL.
     """
     torch = load()
-    device = device(torch)
+    device = device_of(torch)
     torch.manual_seed(0)
     memory_format = torch.contiguous_format if form == "NCHW" else torch.channels_last
     net = _modules(torch)(plan, shape, kinds)

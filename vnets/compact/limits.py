@@ -34,7 +34,7 @@ SMALLEST_DIVISOR = 2.0**-24
 # Operations of steps without weights, for each number that goes into the net, or into
 # or out of a layer. A pooling of 3 x 3 takes 6, and an activation some 4.
 WEIGHTLESS = 128
-LOOPS = 2**16  # positions of all recurrent steps of a net together
+LOOPS = 2**15  # positions of all recurrent steps of a net together
 ACTIVATION = 4  # operations that an activation counts as, tanh taken for all
 # The path of a module, "block/conv1"; no part of it leads anywhere but down.
 PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"

@@ -29,7 +29,7 @@ from vnets.plan import (
 
 AT_ONCE_BYTES = 2**26  # of the scores of one head
 EXAMPLES = 64  # at once, at most, and
-NUMBERS = 2**23  # of one step's outputs for them
+NUMBERS = 2**21  # of one step's outputs for them
 Run = Callable[[np.ndarray, np.ndarray, object], np.ndarray]
 
 
