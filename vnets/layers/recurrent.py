@@ -174,7 +174,6 @@ class _Recurrent(nn.Module):
         """What multiplies the state, [B, H] or [1, H]."""
         if self.scale_posterior is None and not self.has_variable("params", "scale"):
             return jnp.ones((1, self.features), jnp.float32)
-        ones = nn.initializers.ones_init()
         factory, ones = self.scale_posterior, nn.initializers.ones_init()
         found = vectors.parameter(self, "scale", factory, ones, self.features)
         node = vectors.as_node(found, "/".join((*self.path, "scale")))
