@@ -15,6 +15,7 @@ from vnets.compact import shelf
 FOLDER = ROOT / "vnets" / "compact" / shelf.FOLDER
 MOST = 3_000_000  # bytes of all files together
 NOISY_BITS = 6  # of a net that keeps its noise, whose predictions are drawn
+NOISY_TESTED = 2000  # test images, the first, that such a net's file is tested on
 
 
 def shelve(
@@ -23,6 +24,7 @@ def shelve(
     *,
     noise: bool = False,
     threshold: float | None = None,
+    bits: int | None = None,
     tolerance: float = 0.001,
     folder: Path = FOLDER,
 ) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def shelve(
       name: to ask for it by.
       noise: of the weights is kept, in place of pruning: of a variance network.
       threshold: of the edit that prunes, as of `compress.compress`.
+      bits: of each weight; None: with noise `NOISY_BITS`, else as few for each layer as
+        `tolerance` allows, which tries the net many times.
       tolerance: share of predictions that quantizing may change.
       folder: the shelf.
 
@@ -58,20 +62,21 @@ def shelve(
                 net.model, variables, dataset.test.shape, noise=True
             )
             graph = compact.shrink(compact.fold_norms(graph))
-            small = compact.quantize(graph, NOISY_BITS, about)
+            small = compact.quantize(graph, bits or NOISY_BITS, about)
         else:
             prune = compress.pruning_of(config, net.params, threshold)
             graph = compress.captured(config, net, dataset.test.shape, prune)
             graph = compact.shrink(graph)
             trial = compress.in_memory(dataset)[1]
             changed = compress.changed_by(graph, trial.inputs)
-            bits = compact.fewest_bits(graph, changed, tolerance)
-            small = compact.quantize(graph, bits, about)
+            chosen = bits or compact.fewest_bits(graph, changed, tolerance)
+            small = compact.quantize(graph, chosen, about)
     except ValueError as error:
         raise ConfigError(f"{workdir}: {error}") from error
     path = folder / f"{name}.vnz"
     size = compact.save(path, small)
-    held = demo.accuracies(path, dataset.test)
+    test = dataset.test.take(slice(NOISY_TESTED)) if noise else dataset.test
+    held = demo.accuracies(path, test)
     columns = ("det", "ens") if noise else ("det",)
     recorded = "pruned" if "pruned" in record["evals"] and not noise else "det"
     evals = {"det": record["evals"][recorded], "ens": record["evals"].get("ens")}

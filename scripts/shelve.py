@@ -30,6 +30,12 @@ NOISE = flags.DEFINE_bool("noise", False, "Keep the noise, and prune nothing.")
 THRESHOLD = cli.define_number(
     "threshold", None, "Of the edit that prunes; the config's by default.", ranges.ANY
 )
+BITS = cli.define_number(
+    "bits",
+    None,
+    "Of each weight; by default 6 with noise, else as few as change 0.1 %.",
+    ranges.Range(2, 8, whole=True),
+)
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +46,11 @@ def main(argv: list[str]) -> int:
     if NOISE.value and THRESHOLD.value is not None:
         raise ConfigError("--threshold prunes, --noise does not: give one of them")
     told = shelf.shelve(
-        WORKDIR.value, NAME.value, noise=NOISE.value, threshold=THRESHOLD.value
+        WORKDIR.value,
+        NAME.value,
+        noise=NOISE.value,
+        threshold=THRESHOLD.value,
+        bits=BITS.value,
     )
     print(f"{NAME.value}: {told['bytes']:,} bytes, accuracy {told['accuracy']}")
     return 0

@@ -228,7 +228,7 @@ def test_what_no_file_holds_is_refused():
         ({"plan": (*net.plan, plan.Norm("n"))}, "no Norm"),
         ({"plan": (*net.plan, plan.Residual((plan.Norm("n"),)))}, "no Norm"),
         ({"plan": (plan.WindowMaxPool(0, 1), *net.plan)}, "pooling step are 1"),
-        ({"plan": (plan.WindowMeanPool(1, 65), *net.plan)}, "pooling step are 1"),
+        ({"plan": (plan.WindowMeanPool(65, 1), *net.plan)}, "pooling step are 1"),
         (
             {"plan": (plan.WindowMaxPool(70, 1, ((65, 0),) * 2), *net.plan)},
             "pooling step",
@@ -439,3 +439,21 @@ def test_mutated_files_predict_or_are_refused(name):
 def test_a_thousand_mutated_files_predict_or_are_refused(name):
     outcomes = _fuzz(FILES[name](), 1000)
     assert outcomes["refused"] > 700
+
+
+def test_names_are_counted_whether_or_not_a_step_has_its_own():
+    steps = (
+        plan.Conv("first", 2, (1, 1)),
+        plan.Conv("conv2", 2, (1, 1), padding=((1, 0), (0, 1))),
+        plan.Depthwise("own", (1, 1)),
+        plan.Depthwise("depthwise2", (1, 1)),
+        plan.LayerNorm("mine"),
+        plan.LayerNorm("norm2", 1e-3),
+        plan.MeanPool(),
+        plan.Dense("conv3", 2),
+        plan.Dense("dense2", 2),
+    )
+    packed = description.pack(steps, (4, 4, 2), {"a": 1})
+    assert description.unpack(Bytes(packed), 3) == (steps, (4, 4, 2), {"a": 1})
+    with pytest.raises(ValueError, match="version 2 does not have"):
+        description.unpack(Bytes(packed), 2)

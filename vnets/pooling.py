@@ -50,7 +50,8 @@ def max_pool(x: Array) -> Array:
 
 def window_mean_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
     """The mean of any windows, padding zeros too, [B, H, W, C] -> [B, H', W', C]."""
-    return nn.avg_pool(x, (size, size), (stride, stride), padding)
+    around: Any = padding  # Flax's annotation knows names alone
+    return nn.avg_pool(x, (size, size), (stride, stride), around)
 
 
 def window_max_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
@@ -64,7 +65,8 @@ def window_max_pool(x: Array, size: int, stride: int, padding: Padding) -> Array
         places = itertools.product(range(size), repeat=2)
         slices = (x[:, i:h:size, j:w:size] for i, j in places)
         return functools.reduce(jnp.maximum, slices)
-    return nn.max_pool(x, (size, size), (stride, stride), padding)
+    around: Any = padding  # Flax's annotation knows names alone
+    return nn.max_pool(x, (size, size), (stride, stride), around)
 
 
 def relu_max_pool(x: Array) -> Array:

@@ -158,9 +158,9 @@ class Layers:
                         f"{step.name!r}: layer normalization has no moments of noisy "
                         "inputs here; draw samples"
                     )
-                norm = layer_norm(step.name, TEST, step.epsilon)
-                params = self.variables["params"][step.name]
-                return Moments(norm.apply({"params": params}, h.mean))
+                params = {"params": self.variables["params"][step.name]}
+                norm = layer_norm(step.name, TEST, step.epsilon).bind(params)
+                return Moments(norm(h.mean))
             case steps.Norm():
                 return self.norm(step.name, h, step.epsilon)
             case steps.Activation():
@@ -170,11 +170,9 @@ class Layers:
             case steps.WindowMaxPool():
                 return max_pool(h, step.size, step.stride, step.padding)
             case steps.WindowMeanPool():
-                mean, var = (
-                    m if m is None else window_mean_pool(m, *dataclasses.astuple(step))
-                    for m in (h.mean, h.var)
-                )
-                return Moments(mean, None if var is None else var / step.size**2)
+                window, count = dataclasses.astuple(step), step.size**2
+                h = jax.tree.map(lambda m: window_mean_pool(m, *window), h)
+                return Moments(h.mean, None if h.var is None else h.var / count)
             case steps.MeanPool():
                 positions = math.prod(h.mean.shape[1:3])
                 h = jax.tree.map(lambda m: jnp.mean(m, axis=(1, 2)), h)

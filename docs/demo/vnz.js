@@ -13,6 +13,7 @@ const MOST_LEVEL = 127, MOST_DEVIATION = 255, MOST_BIAS = 32767;
 const LARGEST_NUMBER = 2 ** 24, MOST_FEATURES = 2 ** 20, MOST_EXTENT = 64;
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "abs", "softplus", "gelu"];
 const NEW_ACTIVATIONS = ["sigmoid", "silu", "gelu_erf"]; // since version 3
+const NAME = /^(?=.{1,64}$)[A-Za-z0-9_][\w.-]*(\/[A-Za-z0-9_][\w.-]*)*$/;
 const PADDINGS = ["SAME", "VALID"];
 // Steps of nets that read tokens, from code 32 on, which Python alone has.
 const SEQUENCES = [
@@ -96,7 +97,8 @@ function readStep(source, depth, seen, version) {
   const code = source.byte();
   const label = (kind) => {
     seen[kind] = (seen[kind] ?? 0) + 1;
-    return source.text() || `${kind}${seen[kind]}`;
+    const name = source.text() || `${kind}${seen[kind]}`;
+    return NAME.test(name) ? name : refuse("a layer has no name");
   };
   const named = (kind) => {
     const name = label(kind);

@@ -246,12 +246,15 @@ def _step(source: Bytes, depth: int, seen: Counter) -> Step:
         usual = _usual_name(LayerNorm, seen)
         step = LayerNorm(source.text() or usual, source.float64())
     elif kind in (CONV, CONV + 1, WIDE_CONV, DEPTHWISE):
-        made = Depthwise if kind == DEPTHWISE else Conv
-        name = source.text() or _usual_name(made, seen)
-        features = () if made is Depthwise else (source.varint(),)
+        usual = _usual_name(Depthwise if kind == DEPTHWISE else Conv, seen)
+        name = source.text() or usual
+        features = 1 if kind == DEPTHWISE else source.varint()
         (height, width), (down, right) = source.take(2), source.take(2)
-        padding = _padding(source, kind, CONV)
-        step = made(name, *features, (height, width), (down, right), padding)
+        window = (height, width), (down, right), _padding(source, kind, CONV)
+        if kind == DEPTHWISE:
+            step = Depthwise(name, *window)
+        else:
+            step = Conv(name, features, *window)
     else:
         step = sequence_files.unpacked(kind, source)
     check_step(step)

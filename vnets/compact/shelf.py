@@ -31,7 +31,8 @@ def shelved() -> dict[str, dict[str, Any]]:
     many it was trained for, "commit": of the code that trained it, "bytes": of the
     file, "sha256": of the file, "noise": whether weights have it, "accuracy": of the
     file on the test set, {"det": noise off, "ens": mean of draws}, "recorded": the same
-    of the net before it was made small, "examples": of the test set, "outputs": of the
+    of the net before it was made small, "examples": how many of
+    it, the first, "outputs": of the
     file for `example`}.
     """
     return json.loads(_file(TOLD).read_text("utf-8"))

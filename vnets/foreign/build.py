@@ -141,9 +141,11 @@ class Builder:
     def batch_norm(self, name: str, scale, bias, mean, var, epsilon: float) -> None:
         """Running statistics, and what was learned, [C] each."""
         self.add(Norm(name, epsilon=epsilon))
-        given = (self._units(name, one) for one in (mean, var, scale, bias))
-        held = (np.asarray(one, np.float64) for one in given)
-        self._norms[name] = Statistics.of(*held, epsilon)
+        mean, var, scale, bias = (
+            np.asarray(self._units(name, one), np.float64)
+            for one in (mean, var, scale, bias)
+        )
+        self._norms[name] = Statistics.of(mean, var, scale, bias, epsilon)
 
     def layer_norm(self, name: str, scale, bias, epsilon: float) -> None:
         """Of units, or of the channels of maps."""

@@ -12,6 +12,7 @@ eps=1e-5; so is gelu, which is not by tanh.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ ACTIVATIONS = {
 POOLS = {"max_pool": "max", "mean_pool": "mean"}
 WORDS = (*ACTIVATIONS, *POOLS, "global_mean_pool", "flatten", "softmax")
 TOKEN = re.compile(r"\s*([\w./-]+)(?:\(([^()]*)\))?(?=\s|\Z)")
+CONVOLUTION = {"stride": 1, "padding": 0}
 IDLE = "num_batches_tracked"  # counted by batch normalization, and not used
 
 
@@ -116,7 +118,8 @@ def _words(chain: str) -> list[tuple[str, dict[str, float]]]:
 
 
 def _layer(builder: Builder, name: str, parts: dict, options: dict) -> None:
-    weight, bias = parts.pop("weight", None), parts.pop("bias", None)
+    weight: Any = parts.pop("weight", None)  # None only of some normalizations
+    bias = parts.pop("bias", None)
     mean, var = parts.pop("running_mean", None), parts.pop("running_var", None)
     if parts or (weight is None and mean is None) or (mean is None) != (var is None):
         has = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
@@ -143,9 +146,6 @@ def _layer(builder: Builder, name: str, parts: dict, options: dict) -> None:
     else:
         raise ValueError(f"{name}: a weight {list(weight.shape)} is of no known layer")
     _no_more(name, options)
-
-
-CONVOLUTION = {"stride": 1, "padding": 0}
 
 
 def _pool(builder: Builder, word: str, options: dict) -> None:

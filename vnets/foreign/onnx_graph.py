@@ -277,9 +277,9 @@ class _Walk:
         self._builder.flatten()
 
     def _BatchNormalization(self, node, arrays, options):  # noqa: N802
-        given = [self._array(node, one, "arrays") for one in arrays]
-        epsilon = options.get("epsilon", 1e-5)
-        self._builder.batch_norm(self._name(node, "norm"), *given, epsilon)
+        scale, bias, mean, var = (self._array(node, one, "array") for one in arrays)
+        name, epsilon = self._name(node, "norm"), options.get("epsilon", 1e-5)
+        self._builder.batch_norm(name, scale, bias, mean, var, epsilon)
 
     def _LayerNormalization(self, node, arrays, options):  # noqa: N802
         rank = len(self._builder.shape) + 1
