@@ -136,18 +136,18 @@ def test_magnitude_prunes_every_layer_of_the_net():
 def test_markers_say_the_class():
     arrays = markers.read("last_marker", None, False).arrays
     tokens, label = arrays["train_tokens"], arrays["train_label"]
-    assert tokens.shape == (4000, markers.LONGEST)
+    assert tokens.shape == (2400, markers.LONGEST)
     for row, own in zip(tokens[:200], label[:200], strict=True):
         seen = [token for token in row if 0 < token <= markers.MARKERS]
         assert seen[-1] == own + 1
         assert np.all(np.diff((row > 0).astype(int)) >= 0)  # padded in front
         assert (row > 0).sum() >= markers.SHORTEST
-    assert np.bincount(label).min() > 1200
+    assert np.bincount(label).min() > 700
     assert tokens.max() == markers.WORDS - 1
 
 
 def test_another_net_is_refused():
     config = transformer_text.get_config("markers_original,quick")
     config.model = {"name": "mlp"}
-    with pytest.raises(ConfigError, match="choose 'transformer'"):
+    with pytest.raises(ConfigError, match=r"choose from.*transformer"):
         core.build(config)

@@ -15,7 +15,6 @@ from vnets.plan import (
     Norm,
     Plan,
     Shape,
-    Step,
     Weighted,
     every,
     linear_layers,
@@ -148,7 +147,7 @@ def _leaf(layer: Mapping) -> str:
     return "embedding" if "embedding" in layer else "kernel"
 
 
-def _flat(step: Step, kernel: np.ndarray, shape: Shape) -> np.ndarray:
+def _flat(step: Kernel, kernel: np.ndarray, shape: Shape) -> np.ndarray:
     """The kernel of an attention's layer, [I, heads, units] or [heads, units, O], as
     one of a dense layer; another one as it is."""
     ends = kernel.shape[:1] == shape[:1] or kernel.shape[-1:] == shape[-1:]
@@ -166,7 +165,7 @@ def _mean(node) -> np.ndarray:
     return np.zeros(node.shape, np.float32) if mean is None else np.asarray(mean)
 
 
-def _deviations(step: Step, layer: Mapping, shape: Shape) -> dict[str, np.ndarray]:
+def _deviations(step: Kernel, layer: Mapping, shape: Shape) -> dict[str, np.ndarray]:
     """The deviations of a layer's kernel by its name, if it has any."""
     name, found = step.name, {}
     for leaf, node in layer.items():

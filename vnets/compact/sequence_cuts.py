@@ -29,6 +29,7 @@ from vnets.sequence_steps import (
     Recurrent,
 )
 
+Layer = Dense | Recurrent | Embedding  # whose units can be cut
 CANDIDATE = 2  # the place of the gate of LSTM and GRU that is no sigmoid
 
 
@@ -77,7 +78,7 @@ def cut(plan: Plan, kernels: dict, biases: dict, noise: Set[str]) -> Plan:
     return replaced(plan, heads)
 
 
-def _pairs(plan: Plan) -> Iterator[tuple[Step, Step, tuple[str, ...]]]:
+def _pairs(plan: Plan) -> Iterator[tuple[Layer, Layer, tuple[str, ...]]]:
     """Layers whose units can be cut, the one that alone reads them, and activations
     between, where there is a step of sequences among them."""
     this, kinds, ours = None, (), False
@@ -86,7 +87,7 @@ def _pairs(plan: Plan) -> Iterator[tuple[Step, Step, tuple[str, ...]]]:
             kinds = (*kinds, step.kind)
         elif isinstance(step, Last | MeanPositions):
             ours = True
-        elif isinstance(step, Dense | Recurrent | Embedding):
+        elif isinstance(step, Layer):
             own = isinstance(step, SequenceStep)
             if this is not None and (ours or own):
                 yield this, step, kinds
@@ -98,7 +99,7 @@ def _pairs(plan: Plan) -> Iterator[tuple[Step, Step, tuple[str, ...]]]:
                 yield from _pairs(step.shortcut)
 
 
-def _cut_pair(kernels, biases, this: Step, after: Step, kinds) -> None:
+def _cut_pair(kernels, biases, this: Layer, after: Layer, kinds) -> None:
     gates = this.gates if isinstance(this, Recurrent) else 1
     units = biases[this.name].size // gates
     columns = kernels[this.name].reshape(-1, gates, units)

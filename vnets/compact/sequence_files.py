@@ -75,7 +75,7 @@ def unpacked(kind: int, source: Bytes) -> SequenceStep:
             raise ValueError(f"attention {name!r} has more than {HEADS} heads")
         keys, values = (tuple(source.varint() for _ in range(heads)) for _ in range(2))
         return Attention(name, features, keys, values, width)
-    return made()
+    return Last() if made is Last else MeanPositions()
 
 
 def check_step(step: SequenceStep) -> None:

@@ -203,13 +203,23 @@ class _Recurrent:
             kinds, np.tanh(linear.bias), operations.activated("sigmoid", linear.bias)
         )
 
+    def start(self, zeros: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The state before the first position; its first part is what is handed on."""
+        # Abstract: LSTM and GRU say it.
+        raise NotImplementedError(f"{type(self).__name__} has no start")
+
+    def step(self, gates, read, held, state) -> tuple[np.ndarray, ...]:
+        """The next state, by the gates' shares of input and state; fills `gates`."""
+        # Abstract, as `start` is.
+        raise NotImplementedError(f"{type(self).__name__} has no step")
+
     def __call__(self, h: np.ndarray, mask: np.ndarray, noise) -> np.ndarray:
         read = _over_positions(self._read, h, mask, None)
         _, length, batch = read.shape
         gates = np.repeat(self._constant[:, None], batch, axis=1)
         state = self.start(np.zeros((self._units, batch), np.float32))
         found = np.empty((self._units, length, batch), np.float32)
-        whole, live = mask.all(axis=1), self._held.live
+        whole, live = np.all(mask, axis=1).tolist(), self._held.live
         for t in range(length):
             held = self._held(state[0][live])
             new = self.step(gates, read[:, t], held, state)
@@ -261,15 +271,16 @@ class _Attention:
         self._step, (*self._ins, self._out) = step, products
 
     def __call__(self, h: np.ndarray, mask: np.ndarray, noise) -> np.ndarray:
-        keys, values = (
+        ends, others = (
             np.cumsum(units)[:-1] for units in (self._step.keys, self._step.values)
         )
-        every = (
-            # [B, T, units]
-            np.split(_over_positions(one, h, mask, noise).T, ends, axis=-1)
-            for one, ends in zip(self._ins, (keys, keys, values), strict=True)
+        queries, keys, values = (
+            # of each head, [B, T, units]
+            np.split(_over_positions(one, h, mask, noise).T, of, axis=-1)
+            for one, of in zip(self._ins, (ends, ends, others), strict=True)
         )
-        mixed = [self._head(*one, mask.T[:, None]) for one in zip(*every, strict=True)]
+        heads = zip(queries, keys, values, strict=True)
+        mixed = [self._head(q, k, v, mask.T[:, None]) for q, k, v in heads]
         y = np.ascontiguousarray(np.concatenate(mixed, axis=-1).T)
         return _over_positions(self._out, y, mask, noise)
 

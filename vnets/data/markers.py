@@ -8,7 +8,7 @@ import numpy as np
 from vnets.data.types import Arrays, Places
 
 LONGEST, SHORTEST, WORDS, MARKERS, SEED = 12, 6, 20, 3, 31
-SIZES = {"train": 4000, "test": 1000}
+SIZES = {"train": 2400, "test": 600}
 
 
 def read(name: str, places: Places, download: bool) -> Arrays:

@@ -1,6 +1,7 @@
 """How a net runs the steps of `vnets.sequence_steps`."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ def run(net, step: SequenceStep, x: Array, mask: Array | None, mode: Mode) -> Ar
         raise ValueError(f"{step} needs an Embedding at the start of its plan")
     name = getattr(step, "name", "")
     factory = net.posteriors.get(name)
-    own = {"name": name} if factory is None else {"name": name, "posterior": factory}
+    own: dict[str, Any] = {"name": name}
+    own |= {} if factory is None else {"posterior": factory}
     match step:
         case steps.Embedding():
             return Embed(step.vocabulary, step.features, **own)(x, mode)
