@@ -36,7 +36,6 @@ DATA = {
     "automaton": {"name": "automaton", "length": 50, "ordered": False},
 }
 VARIANTS = tuple(f"{data}_{one}" for data in DATA for one in METHODS)
-sweep = common.all_of(VARIANTS)
 BATCHES = {"chars": 64, "words": 32, "automaton": 32}
 EPOCHS = {
     "paper": {"chars": 250, "words": 150, "automaton": 15},

@@ -32,7 +32,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SCALES = common.SCALES
 METHODS = ("original", "w", "voc", "w_n", "w_g_n")
 DATA = {
     "imdb": {"name": "imdb", "labels": "", "validation": 3750},  # 15 %
@@ -47,7 +46,6 @@ RAMP = (4, 14)
 ABLATIONS = ("rt_no_ramp", "rt_per_step")
 VARIANTS = (*(f"{data}_{one}" for data in DATA for one in METHODS), *ABLATIONS)
 VARIANTS = tuple(one for one in VARIANTS if one != "digits_voc")  # there are no words
-sweep = common.all_of(VARIANTS)
 WEIGHT = {"kind": "gaussian", "log_var": -10.0}
 GROUP = {"kind": "group_normal_jeffreys", "scale_log_var": -6.0}
 

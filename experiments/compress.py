@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from experiments import core, cuts, latency, running, thresholds
 from experiments import spec as parts
 from experiments.bench import timing
+from experiments.kinds import text
 from experiments.spec import ConfigError
 from vnets import compact, data, edits, priors, tree
 from vnets.checkpoint import WorkdirError
@@ -23,6 +24,7 @@ from vnets.priors import soft_sharing
 from vnets.types import Params
 
 TRIED = 2000  # examples on which bits are chosen
+TEXTS = ("text", "transformer")  # experiments whose nets lose units and weights
 STREAMED_TRIED, STREAMED_TESTED = 200, 1000  # of pictures that do not fit the memory
 BATCH = 500
 
@@ -174,11 +176,14 @@ def in_memory(dataset: data.Dataset) -> tuple[data.Split, data.Split]:
 
 
 def pruning_of(config, params: Params, threshold: float | None) -> Callable:
-    """What the config's run is pruned by: its mixture, its units, or its weights."""
+    """What the config's run is pruned by: its mixture, its units, its weights, or, of a
+    net for texts, both of them."""
     if threshold is not None and not any(at.noisy for _, at in tree.nodes(params)):
         raise ConfigError("without noise in its weights a net has no threshold")
     if "sharing" in config:
         return edits.chain(edits.mean_only, soft_sharing.share)
+    if config.experiment in TEXTS:
+        return text.pruned(config.evals.threshold if threshold is None else threshold)
     if "cut" in config.evals:
         cut = config.evals.cut.to_dict()
         if threshold is not None:
@@ -202,11 +207,12 @@ def changed_by(graph: compact.Graph, images: np.ndarray) -> Callable:
 
 
 def _in_jax(model, params, collections, images: np.ndarray) -> np.ndarray:
-    """Logits of a net without noise, [N, K]."""
+    """Logits of a net without noise, [N, K]; other inputs than pixels as they are."""
 
     @jax.jit
     def apply(x):
-        return model.apply({"params": params, **collections}, to_float(x), mode=TEST)
+        x = to_float(x) if images.dtype == np.uint8 else x
+        return model.apply({"params": params, **collections}, x, mode=TEST)
 
     starts = range(0, len(images), BATCH)
     return np.concatenate(

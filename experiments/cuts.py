@@ -10,6 +10,7 @@ from experiments import spec as parts
 from vnets import edits, plan
 from vnets.compact import Graph, capture, fold_norms, shrink
 from vnets.nodes import is_noisy
+from vnets.sequence_steps import Attention
 from vnets.types import Params
 
 CUTS = {"units": edits.prune_units, "weights": edits.prune}
@@ -74,23 +75,49 @@ def left(model, variables: Mapping, shape: tuple[int, ...]) -> dict[str, float]:
 
     Returns:
       units/<layer>: maps of a convolution, inputs of a dense layer, as both papers give
-      architectures; flops, the multiply-adds of an example that are left, and
-      flops_ratio, all of the net's over these.
+      architectures, and of attention its heads; flops, the multiply-adds of an example
+      that are left, and flops_ratio, all of the net's over these.
     """
     small = smaller(model, variables, shape)
+    model = getattr(model, "model", model)  # perhaps within `layers.stochastic`
     full = sum(cost.multiply_adds for cost in plan.costs(model.plan, shape).values())
-    flops = sum(cost.multiply_adds for cost in live_costs(model, small).values())
+    flops = sum(cost.multiply_adds for cost in live_costs(small).values())
     units = {}
-    for name, kernel in small.kernels.items():
+    for name in plan.linear_layers(small.plan):
+        kernel = small.kernels[name]
         inputs, outputs = _live(kernel)
         units[f"units/{name}"] = float(inputs if kernel.ndim == 2 else outputs)
+    for name, kept in heads(small).items():
+        units[f"units/{name}/heads"] = float(kept)
     return {"flops": float(flops), "flops_ratio": full / max(flops, 1), **units}
 
 
-def live_costs(model, small: Graph) -> dict[str, plan.Cost]:
-    """What each layer of a net costs if only the units of the smaller one are there."""
-    live = {name: _live(kernel) for name, kernel in small.kernels.items()}
-    return plan.costs(model.plan, small.shape, live)
+def live_costs(small: Graph) -> dict[str, plan.Cost]:
+    """What each layer of a smaller net costs, by the units that have a weight."""
+    own = plan.costs(small.plan, small.shape)
+    steps = {s.name: s for s in plan.every(small.plan) if isinstance(s, plan.Linear)}
+    live = {name: _live(small.kernels[name]) for name in steps}
+    return {**own, **plan.costs(small.plan, small.shape, live)}
+
+
+def heads(small: Graph) -> dict[str, int]:
+    """How many heads each attention has left; one without weights is none."""
+    found = {}
+    for step in _attention(small.plan):
+        value = step.layers[2].name
+        found[step.name] = len(step.values) if small.kernels[value].any() else 0
+    return found
+
+
+def _attention(steps: plan.Plan) -> list[Attention]:
+    """Those of a plan, in order of execution."""
+    found = []
+    for step in steps:
+        if isinstance(step, plan.Residual):
+            found += _attention(step.body) + _attention(step.shortcut)
+        elif isinstance(step, Attention):
+            found.append(step)
+    return found
 
 
 def _live(kernel: np.ndarray) -> tuple[int, int]:

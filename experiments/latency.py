@@ -43,6 +43,7 @@ from vnets.plan import (
     WindowMaxPool,
     pads,
 )
+from vnets.sequence_steps import embedding
 
 BATCHES = (1, 256)
 ROUNDS = (5, 300)  # at least and at most
@@ -167,14 +168,17 @@ def _compare(graph: Graph, file: Path, seconds: float, onnx: Path | None) -> dic
     model, variables = graph.to_flax()
     apply = jax.jit(model.apply)
     found: dict = {"forms": predictor.forms}
+    dense = functools.partial(dense_numpy, graph)
+    if embedding(graph.plan):  # of tokens: all weights, by what predicts of the file
+        dense = compact.Predictor(graph, "dense")
     runtime = {}
     if onnx and importlib.util.find_spec("onnxruntime"):
         runtime, found["int8_bytes"] = _sessions(onnx)
     for batch in BATCHES:
-        x = np.random.default_rng(0).random((batch, *graph.shape), np.float32)
+        x = _inputs(graph, batch)
         contenders = {
             "compact": lambda x=x: predictor(x),
-            "dense_numpy": lambda x=x: dense_numpy(graph, x),
+            "dense_numpy": lambda x=x: dense(x),
             "dense_jax": lambda x=x: jax.block_until_ready(apply(variables, x)),
         }
         first = np.ascontiguousarray(np.moveaxis(x, -1, 1))  # [B, C, H, W]
@@ -189,6 +193,14 @@ def _compare(graph: Graph, file: Path, seconds: float, onnx: Path | None) -> dic
         for part, which in (("batch", "median"), ("fastest", "min")):
             found[f"{part}_{batch}"] = {name: one[which] for name, one in times.items()}
     return found
+
+
+def _inputs(graph: Graph, batch: int) -> np.ndarray:
+    """Some inputs of a net: floats, or tokens of which none is padding."""
+    draw, first = np.random.default_rng(0), embedding(graph.plan)
+    if first is None:
+        return draw.random((batch, *graph.shape), np.float32)
+    return draw.integers(1, first.vocabulary, (batch, *graph.shape))
 
 
 def _sessions(onnx: Path) -> tuple[dict, int]:

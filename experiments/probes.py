@@ -19,14 +19,16 @@ from experiments.kinds import Kind
 from experiments.kinds.autoencode import Autoencode
 from experiments.kinds.classify import Classify
 from experiments.kinds.regress import Regress
+from experiments.kinds.transformer import Transformer
 from experiments.studies import (
     latents,
     mean_propagation,
     toy_four_classes,
     toy_regression,
 )
-from vnets import evaluate, tree
+from vnets import edits, evaluate, tree
 from vnets.loss import ModelState
+from vnets.nets.transformer import ATTENTION
 from vnets.nodes import log_alpha
 from vnets.priors import learned_scales
 from vnets.rng import stream
@@ -206,6 +208,32 @@ def _gradients(kind: Classify):
     return measure
 
 
+def _heads(kind: Transformer):
+    """The weights that are left of each head of each block."""
+    model = kind.model.model
+    pruned = kind.specs(1)["pruned"].edit
+    names = [f"{name}/attention" for name in model.names]
+
+    def measure(params, collections, key):
+        edited = pruned(params, stream(key, "edit"))
+        left = {"head": [float(n + 1) for n in range(model.heads)]}
+        for block, name in zip(model.names, names, strict=True):
+            of = {
+                p: np.asarray(edits.mean_of(tree.weight(edited, f"{name}/{p}")).mean)
+                for p in ATTENTION
+            }
+            # [units, heads, width] or, of what is made of them, [heads, width, units]
+            counts = sum(
+                np.count_nonzero(w, axis=(1, 2) if p == "out" else (0, 2))
+                for p, w in of.items()
+            )
+            alive = np.any(of["value"], (0, 2)) & np.any(of["out"], (1, 2))
+            left[block] = [float(n) for n in counts * alive]
+        return Measured({}, {"heads": left})
+
+    return measure
+
+
 def _of_net(study, fields: tuple[str, ...], of: type[Kind]) -> Named:
     """What a study measures of each of its nets, of the net that was trained."""
 
@@ -224,6 +252,7 @@ MEASURES = {
     "prior_scale": Named(always(_prior_scale)),
     "train_columns": Named(_train_columns, ("evals.train_columns",), Classify),
     "rates": Named(always(_rates)),
+    "heads": Named(_heads, of=Transformer),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
     "latents": _of_net(latents, latents.FIELDS, Autoencode),
     "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),

@@ -8,15 +8,24 @@ import tracemalloc
 import golden_files
 import numpy as np
 import pytest
+import sequence_nets
 from claims import every
 from compact_nets import SHAPE, case, lenet5, noisy, sparse
 
 from vnets import compact, plan
-from vnets.compact import codec, description, layers, tables, version1
+from vnets.compact import (
+    codec,
+    description,
+    layers,
+    sequence_files,
+    tables,
+    version1,
+)
 from vnets.compact import streams as streams_
 from vnets.compact.binary import Bytes, varint
 from vnets.compact.graph import kernel_shapes
 from vnets.nets import MLP, lenet_300_100
+from vnets.sequence_steps import embedding
 
 
 def reader_of(content, *streams):
@@ -266,7 +275,7 @@ def test_what_no_file_holds_is_refused():
 
 @dataclasses.dataclass
 class Parts:
-    """What a file of the current version is made of, as bytes."""
+    """What a file of version 2 or 3 is made of, as bytes."""
 
     shape: bytes
     count: int
@@ -274,6 +283,7 @@ class Parts:
     about: bytes
     heads: list[bytes]
     streams: bytes
+    version: int
 
     @classmethod
     def of(cls, content):
@@ -283,10 +293,14 @@ class Parts:
         plan = packed[len(shape) :]
         steps = description.pack(net.plan, net.shape, {})[len(shape) : -1]
         kernels = kernel_shapes(net.plan, net.shape)
-        heads = [
-            codec._packed(layer, codec._is_turned(layer, kernels[name]))
-            for name, layer in net.layers.items()
-        ]
+        heads = []
+        for name, layer in net.layers.items():
+            kernel, words = kernels[name], b""
+            if name == codec._words(net.plan):
+                rows, layer, kernel = sequence_files.words(layer, kernel)
+                words = varint(rows.size)
+            head = codec._packed(layer, codec._is_turned(layer, kernel))
+            heads.append(words + head)
         begin = codec.HEAD + codec.CHECKSUM + len(packed) + sum(map(len, heads))
         count = varint(len(net.plan))
         parts = cls(
@@ -296,13 +310,15 @@ class Parts:
             plan[len(steps) :],
             heads,
             content[begin:],
+            content[4],
         )
         assert parts.file() == content
         return parts
 
     def file(self):
         described = self.shape + varint(self.count) + self.steps + self.about
-        return codec.sealed(described + b"".join(self.heads) + self.streams, 2)
+        rest = described + b"".join(self.heads) + self.streams
+        return codec.sealed(rest, self.version)
 
 
 def test_a_header_is_short():
@@ -351,6 +367,13 @@ def file_of(graph):
     return compact.dumps(compact.quantize(compact.shrink(graph), 5))
 
 
+def examples(net):
+    """Two inputs: ones, or tokens that every vocabulary has."""
+    if embedding(net.plan) is None:
+        return np.ones((2, *net.shape), np.float32)
+    return np.zeros((2, *net.shape), np.int64)
+
+
 def _fuzz(content, count):
     mlp = lenet_300_100()
     other = file_of(compact.capture(mlp, sparse(mlp, SHAPE, 0.02), SHAPE))
@@ -361,7 +384,7 @@ def _fuzz(content, count):
         """What loads has a shape of its own; of huge images one is not even made."""
         shape = predictor.net.shape
         if math.prod(shape) <= 100 * honest_size:
-            got = predictor(np.ones((2, *shape), np.float32))
+            got = predictor(examples(predictor.net))
             assert (got.ndim, len(got)) == (2, 2)
 
     def use(content):
@@ -398,6 +421,8 @@ FILES = {
     "lenet5": lambda: lenet5()[0],
     "sides": lambda: file_of(case("sides")[0]),  # plans within plans
     "noisy": lambda: file_of(noisy("mlp")),
+    "lstm": lambda: file_of(sequence_nets.case("lstm")[0]),
+    "transformer": lambda: file_of(sequence_nets.case("transformer")[0]),
     "separable": lambda: file_of(noisy("separable")),  # of version 3
     "version1": lambda: (golden_files.folder(1) / "sides.vnz").read_bytes(),
 }

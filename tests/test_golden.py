@@ -28,7 +28,7 @@ def test_a_golden_file_predicts_what_it_did(version, name):
     wanted = golden_files.expected(version)[name]
     assert predictor.net.nonzeros() == wanted["nonzeros"]
     assert predictor.net.about == wanted["about"]
-    x = golden_files.inputs(predictor.net.shape)
+    x = golden_files.inputs(predictor.net)
     found = {"logits": predictor(x), "draw": predictor(x, Same())}
     assert ("draw" in wanted) == bool(np.any(found["logits"] != found["draw"]))
     for name in {"logits", "draw"} & set(wanted):

@@ -26,6 +26,7 @@ LAYERS = (
     ("layers",),
     ("nets",),
     ("compact",),
+    ("foreign",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
     ("sequences",),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
@@ -35,7 +36,7 @@ LAYERS = (
 # These stand apart: any layer may use them, and they use one another or nothing.
 APART = (
     *("files", "data", "checkpoint", "monitor", "parallel", "plan", "renamed"),
-    "extras",
+    *("extras", "sequence_steps"),
 )
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}

@@ -265,6 +265,56 @@ class Residual:
         check(self.shortcut)
 
 
+class SequenceStep:
+    """A step of tokens or of sequences; `vnets.sequence_steps` has them.
+
+    It says itself what other steps are asked by the functions of this module.
+    """
+
+    def after(self, shape: Shape) -> Shape:
+        """The shape of one example after it.
+
+        Raises:
+          ValueError: a shape that it does not fit.
+        """
+        # Abstract: the steps are dataclasses, which an ABC would not keep apart.
+        raise NotImplementedError(f"{type(self).__name__} has no shape")
+
+    def parts(self) -> tuple["Step", ...]:
+        """The steps that stand for it among `every`."""
+        return (self,)
+
+    def placed(self, shape: Shape) -> tuple[tuple["Step", Shape, Shape], ...]:
+        """Its parts, each with the shapes before and after it."""
+        return ((self, shape, self.after(shape)),)
+
+    def operations(self, shape: Shape) -> int:
+        """Those on an example that no weight has a part in, about; few by default."""
+        return math.prod(shape)
+
+
+class Weighted(SequenceStep):
+    """One with a kernel, which is none of a `Conv` or `Dense`.
+
+    Attributes:
+      name: of the layer.
+    """
+
+    name: str
+
+    def kernel(self, shape: Shape) -> Shape:
+        """The shape of the kernel, given that of an example before the step."""
+        raise NotImplementedError(f"{type(self).__name__} has no kernel")
+
+    def multiply_adds(self, shape: Shape) -> int:
+        """Of one example, likewise."""
+        raise NotImplementedError(f"{type(self).__name__} has no cost")
+
+    def with_outputs(self, outputs: int) -> "Weighted":
+        """The step whose kernel's last axis is so long."""
+        raise NotImplementedError(f"{type(self).__name__} has no units")
+
+
 Step = (
     Conv
     | Depthwise
@@ -279,9 +329,11 @@ Step = (
     | Flatten
     | Standardize
     | Residual
+    | SequenceStep
 )
 Plan = tuple[Step, ...]
 Linear = Conv | Depthwise | Dense  # have a weight, and perhaps a bias
+Kernel = Linear | Weighted  # all that have a weight
 
 
 def check(plan: Plan) -> None:
@@ -340,7 +392,7 @@ def standardized(mean: Sequence[float], std: Sequence[float]) -> tuple[Step, ...
 
 def linear_layers(plan: Plan) -> tuple[str, ...]:
     """Names of the layers that have a weight, in order of execution."""
-    return tuple(step.name for step in every(plan) if isinstance(step, Linear))
+    return tuple(step.name for step in every(plan) if isinstance(step, Kernel))
 
 
 def vectors(plan: Plan) -> tuple[str, ...]:
@@ -367,11 +419,16 @@ def _learned(step: Linear | Norm) -> tuple[str, ...]:
 
 
 def every(plan: Plan) -> Iterator[Step]:
-    """The steps of a plan, those within a `Residual` in place of it."""
+    """The steps of a plan, those within a `Residual` in place of it.
+
+    And the dense layers of attention in place of that.
+    """
     for step in plan:
         if isinstance(step, Residual):
             yield from every(step.body)
             yield from every(step.shortcut)
+        elif isinstance(step, SequenceStep):
+            yield from step.parts()
         else:
             yield step
 
@@ -417,6 +474,8 @@ def shape_after(step: Step, shape: Shape) -> Shape:
     """
     if isinstance(step, Norm | LayerNorm | Activation):
         return shape
+    if isinstance(step, SequenceStep):
+        return step.after(shape)
     if isinstance(step, Standardize):
         channels = shape[-1] if shape else 0
         if not {len(step.mean), len(step.std)} <= {1, channels}:
@@ -490,6 +549,11 @@ def costs(
         )
     found = {}
     for step, before, after in placed(plan, shape):
+        if isinstance(step, Weighted):
+            if step.name in live:
+                raise ValueError(f"live units are not of {step.name!r}, a {step}")
+            weights = math.prod(step.kernel(before))
+            found[step.name] = Cost(weights, step.multiply_adds(before))
         if not isinstance(step, Linear):
             continue
         inputs, outputs = live.get(step.name, (before[-1], after[-1]))
@@ -511,5 +575,7 @@ def placed(plan: Plan, shape: Shape) -> Iterator[tuple[Step, Shape, Shape]]:
         if isinstance(step, Residual):
             yield from placed(step.body, before)
             yield from placed(step.shortcut, before)
+        elif isinstance(step, SequenceStep):
+            yield from step.placed(before)
         else:
             yield step, before, after

@@ -191,6 +191,8 @@ class Layers:
                 body, shortcut = self.run(step.body, h), self.run(step.shortcut, h)
                 var = added(body.var, shortcut.var)
                 return Moments(body.mean + shortcut.mean, var)
+            case steps.SequenceStep():
+                raise ValueError(f"{step} has no moments here; draw samples")
 
     def kernel(self, name: str) -> Posterior:
         """The layer's posterior node."""

@@ -16,6 +16,11 @@ const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "abs", "softplus", "gelu"];
 const NEW_ACTIVATIONS = ["sigmoid", "silu", "gelu_erf"]; // since version 3
 const NAME = /^(?=.{1,64}$)[A-Za-z0-9_][\w.-]*(\/[A-Za-z0-9_][\w.-]*)*$/;
 const PADDINGS = ["SAME", "VALID"];
+// Steps of nets that read tokens, from code 32 on, which Python alone has.
+const SEQUENCES = [
+  ...["embedding", "positions", "lstm", "gru"],
+  ...["attention", "last", "mean_positions"],
+];
 
 function refuse(message) {
   throw new Error(`the .vnz file is malformed: ${message}`);
@@ -149,6 +154,8 @@ function readStep(source, depth, seen, version) {
     if (code === 12) return inside({ kind: "window_mean_pool", ...square(), padding: padding() });
     if (code === 13) return { ...named("conv"), ...extents(), padding: margins() };
     if (code === 14) return inside({ kind: "window_max_pool", ...square(), padding: margins() });
+    const other = SEQUENCES[code - 32];
+    if (other) refuse(`it has a step that the page does not read: ${other}`);
   }
   const known = version > 2 ? [...ACTIVATIONS, ...NEW_ACTIVATIONS] : ACTIVATIONS;
   const activation = known[code - 16] ?? refuse(`it has the unknown step ${code}`);

@@ -19,6 +19,7 @@ MODULES = {
     "forms": "forms",
     "noise": "noise",
     "lrt_layer": "lrt_layer",
+    "recurrent": "recurrent",
     "sparse_nets": "sparse_nets",
     "small_files": "small_files",
 }

@@ -58,11 +58,13 @@ def _on_gpu(torch) -> bool:
     return jax.default_backend() == "gpu" and torch.cuda.is_available()
 
 
-def _device(torch) -> str:
+def device_of(torch) -> str:
+    """Where its tensors are: on the device that JAX runs on."""
     return "cuda" if _on_gpu(torch) else "cpu"
 
 
-def _wait(torch) -> None:
+def wait(torch) -> None:
+    """Until the device is done."""
     if _on_gpu(torch):
         torch.cuda.synchronize()
 
@@ -70,14 +72,14 @@ def _wait(torch) -> None:
 def build_product(edge: int, products: int, precision: str) -> timing.Ready:
     """A chain of square matrix products, ready to be timed."""
     torch = load()
-    options = {"dtype": getattr(torch, precision), "device": _device(torch)}
+    options = {"dtype": getattr(torch, precision), "device": device_of(torch)}
     a, b = (torch.randn(edge, edge, **options) / edge**0.5 for _ in range(2))
 
     def call():
         product = a
         for _ in range(products):
             product = product @ b
-        _wait(torch)
+        wait(torch)
 
     return timing.Ready(call)
 
@@ -105,7 +107,7 @@ def build(
       n_train: size of the training set, which scales the KL.
     """
     torch = load()
-    device = _device(torch)
+    device = device_of(torch)
     torch.manual_seed(0)
     memory_format = torch.contiguous_format if form == "NCHW" else torch.channels_last
     net = _modules(torch)(plan, shape, kinds)
@@ -133,13 +135,13 @@ def build(
     def call():
         for rows in order:
             step(rows)
-        _wait(torch)
+        wait(torch)
 
     seconds = None
     if form == COMPILED:
         began = time.perf_counter()
         step(order[0])
-        _wait(torch)
+        wait(torch)
         seconds = time.perf_counter() - began
     return timing.Ready(call, seconds)
 

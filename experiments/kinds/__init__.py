@@ -185,6 +185,9 @@ TRAININGS = {
         sized=True,
     ),
     "text": Training("text", QUIET, QUIET, ("left",), sized=True),
+    "transformer": Training(
+        "transformer", QUIET, QUIET, ("left",), ("heads",), sized=True
+    ),
     "language": Training("language", QUIET, QUIET, ("left",), sized=True),
     "learned_rates": Training(
         "classify", USUAL, USUAL, ("rate",), ("rates", "gradients")

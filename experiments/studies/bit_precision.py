@@ -45,7 +45,7 @@ def _measure(
     quiet = edits.mean_only(cut)
     shape = test.inputs.shape[1:]
     small = cuts.smaller(net.model, net.variables(quiet), shape)
-    costs = cuts.live_costs(net.model, small)
+    costs = cuts.live_costs(small)
     kept = {name: cost.weights for name, cost in costs.items()}
     every = sum(cost.weights for cost in plan.costs(net.model.plan, shape).values())
 

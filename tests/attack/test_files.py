@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from attack.sizes import some
-from test_compact_files import FILES, Parts, mutated
+from test_compact_files import FILES, Parts, examples, mutated
 
 from vnets import compact
 from vnets.compact import codec
@@ -49,6 +49,15 @@ def hostile_step(draw):
         bytes([0]),
         bytes([2]),
         bytes([99]),
+        bytes([32]) + name + size() + size() + size(),
+        bytes([33]) + name,
+        bytes([34]) + name + size(),
+        bytes([35]) + name + size(),
+        bytes([36]) + name + b"".join(size() for _ in range(7)),
+        bytes([36]) + text("a") + bytes([8, 1, 2, 1, 1, 1, 1]),
+        bytes([34]) + text("b") + bytes([1]),
+        bytes([37]),
+        bytes([38]),
     )
     return steps[draw.integers(0, len(steps))]
 
@@ -107,7 +116,7 @@ def used(content):
     if math.prod(shape) <= LARGEST_INPUT:
         began = time.process_time()
         with np.errstate(all="ignore"):
-            got = predictor(np.ones((2, *shape), np.float32))
+            got = predictor(examples(predictor.net))
         assert (got.ndim, len(got)) == (2, 2)
         assert time.process_time() - began < SECONDS
         repr(predictor)

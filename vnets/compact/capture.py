@@ -1,12 +1,25 @@
 """From a trained net of Flax to a graph."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from vnets.compact.graph import Graph, Statistics, kernel_shapes
 from vnets.compact.verify import verify
-from vnets.plan import LayerNorm, Linear, Norm, Plan, Shape, every, linear_layers
+from vnets.plan import (
+    Dense,
+    Kernel,
+    LayerNorm,
+    Linear,
+    Norm,
+    Plan,
+    Shape,
+    Weighted,
+    every,
+    linear_layers,
+)
+from vnets.sequence_steps import Recurrent
 
 
 def capture(
@@ -56,8 +69,13 @@ def capture(
     _check_names(plan, params, seen)
     kernels, biases, norms, deviations = {}, {}, {}, {}
     for step in every(plan):
-        if isinstance(step, Linear):
-            kernels[step.name] = _mean(params[step.name]["kernel"])
+        if isinstance(step, Kernel):
+            layer = params[step.name]
+            kernel = _mean(layer[_leaf(layer)])
+            kernels[step.name] = _flat(step, kernel, expected[step.name])
+            if isinstance(step, Recurrent) and "scale" in layer:
+                scale = _mean(layer["scale"])
+                norms[step.name] = Statistics(scale, np.zeros_like(scale))
             if kernels[step.name].shape != expected[step.name]:
                 raise ValueError(
                     f"layer {step.name!r} has a kernel {kernels[step.name].shape}; "
@@ -65,12 +83,12 @@ def capture(
                     "convolution is 2-D, of one group or of as many as channels)"
                 )
             if noise:
-                deviations |= _deviations(step.name, params[step.name])
-            bias = params[step.name].get("bias")
-            if bias is not None and not step.bias:
+                deviations |= _deviations(step, layer, expected[step.name])
+            bias = layer.get("bias")
+            if bias is not None and isinstance(step, Linear) and not step.bias:
                 raise ValueError(f"layer {step.name!r} has a bias, its step has none")
             zero = np.zeros(expected[step.name][-1], np.float32)
-            biases[step.name] = zero if bias is None else _mean(bias)
+            biases[step.name] = zero if bias is None else _mean(bias).ravel()
         elif isinstance(step, LayerNorm):
             learned = params.get(step.name, {})
             scale, bias = (
@@ -104,7 +122,7 @@ def _check_names(plan: Plan, params: Mapping, seen: Mapping) -> None:
     linear = linear_layers(plan)
     scales = [step.name for step in every(plan) if isinstance(step, LayerNorm)]
     norms = [step.name for step in every(plan) if isinstance(step, Norm)]
-    missing = [name for name in linear if "kernel" not in params.get(name, {})]
+    missing = [n for n in linear if _leaf(params.get(n, {})) not in params.get(n, {})]
     if missing:
         raise ValueError(
             f"the plan's layers {missing} are not among the parameters of "
@@ -124,6 +142,21 @@ def _check_names(plan: Plan, params: Mapping, seen: Mapping) -> None:
         )
 
 
+def _leaf(layer: Mapping) -> str:
+    """What a layer calls its kernel; `nn.Embed` has another name for it."""
+    return "embedding" if "embedding" in layer else "kernel"
+
+
+def _flat(step: Kernel, kernel: np.ndarray, shape: Shape) -> np.ndarray:
+    """The kernel of an attention's layer, [I, heads, units] or [heads, units, O], as
+    one of a dense layer; another one as it is."""
+    ends = kernel.shape[:1] == shape[:1] or kernel.shape[-1:] == shape[-1:]
+    heads = isinstance(step, Dense) and kernel.ndim == 3 and ends
+    return (
+        kernel.reshape(shape) if heads and kernel.size == math.prod(shape) else kernel
+    )
+
+
 def _mean(node) -> np.ndarray:
     """A posterior node's mean, or an array as it is."""
     if not hasattr(node, "moments"):
@@ -132,12 +165,14 @@ def _mean(node) -> np.ndarray:
     return np.zeros(node.shape, np.float32) if mean is None else np.asarray(mean)
 
 
-def _deviations(name: str, layer: Mapping) -> dict[str, np.ndarray]:
+def _deviations(step: Kernel, layer: Mapping, shape: Shape) -> dict[str, np.ndarray]:
     """The deviations of a layer's kernel by its name, if it has any."""
-    found = {}
+    name, found = step.name, {}
     for leaf, node in layer.items():
         if not hasattr(node, "moments") or node.moments()[1] is None:
             continue
+        if isinstance(step, Weighted):
+            raise ValueError(f"a file holds no noise of {name!r}, a {step}")
         try:
             std, kind = node.location_scale()[1], node.noise
         except TypeError:  # noise that weights share, as that of units
@@ -147,7 +182,8 @@ def _deviations(name: str, layer: Mapping) -> dict[str, np.ndarray]:
                 f"{name}/{leaf} has noise of another kind than a file can hold: "
                 "independent and normal, of weights"
             )
-        found[name] = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
+        std = np.broadcast_to(np.abs(np.asarray(std, np.float32)), node.shape)
+        found[name] = _flat(step, std, shape)
     return found
 
 

@@ -3,7 +3,8 @@
     magic VNZ, version, checksum (CRC-32 of both and of all the rest)
     description   shape of the inputs, plan, what the net is (`description`)
     layers        for each linear layer: numbers of weights, steps of its grids
-    streams       positions as gaps, levels, biases (`streams`)
+    streams       positions as gaps, levels, biases (`streams`); before those of an
+                  embedding the words that have rows, as gaps
 
 Where all weights of a kernel are there it has no stream of gaps. Weights are in the
 order of the kernel or, where that is shorter, of each output in turn. A step is two
@@ -25,7 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from vnets import files
-from vnets.compact import binary, description, limits, tables, version1
+from vnets.compact import (
+    binary,
+    description,
+    limits,
+    sequence_files,
+    tables,
+    version1,
+)
 from vnets.compact.binary import Bytes, varint
 from vnets.compact.graph import kernel_shapes
 from vnets.compact.layers import (
@@ -44,7 +52,8 @@ from vnets.compact.quantize import (
     Quantized,
 )
 from vnets.compact.streams import Reader, Writer, unzigzag, zigzag
-from vnets.plan import Shape
+from vnets.plan import Plan, Shape
+from vnets.sequence_steps import embedding
 
 MAGIC, VERSION = b"VNZ\x1a", 3  # the newest; a file is of the oldest that holds it
 HEAD = len(MAGIC) + 2  # bytes of magic and version, in every version
@@ -74,26 +83,39 @@ def dumps(net: Compact) -> bytes:
 
 def written(net: Compact) -> bytes:
     """The file of a net that nobody checked."""
-    writer, heads = Writer(), b""
+    writer, heads, numbers = Writer(), b"", 0
+    words = _words(net.plan)
     for name, shape in kernel_shapes(net.plan, net.shape).items():
         layer, noise = net.layers[name], net.layers[name].deviations
+        numbers += layer.numbers()
+        if name == words:
+            rows, layer, (count, columns) = sequence_files.words(layer, shape)
+            heads, numbers = heads + varint(count), numbers + count
+            if count < shape[0]:
+                writer.write("words", _gaps(rows))
+            shape = (count, columns)
         grids = [(layer.positions, "levels", zigzag(layer.levels) - 1)]
         if noise is not None:
             grids.append((noise.positions, "deviations", noise.levels - 1))
         turned = _is_turned(layer, shape)
         heads += _packed(layer, turned)
-        for positions, kind, numbers in grids:
+        for positions, kind, held in grids:
             positions, order = _ordered(positions, shape, turned)
             if positions.size < math.prod(shape):
                 writer.write("gaps", _gaps(positions))
-            writer.write(kind, numbers[order])
+            writer.write(kind, held[order])
         writer.write("biases", zigzag(layer.bias_levels))
     described = description.pack(net.plan, net.shape, net.about)
     rest = described + heads + writer.content()
     size = HEAD + CHECKSUM + len(rest)
-    numbers = sum(layer.numbers() for layer in net.layers.values())
     rest += bytes(max(0, -(-numbers // NUMBERS_PER_BYTE) - size))
     return sealed(rest, description.version(net.plan))
+
+
+def _words(plan: Plan) -> str:
+    """The name of the layer whose rows are words, if there is one."""
+    step = embedding(plan)
+    return "" if step is None else step.name
 
 
 def sealed(rest: bytes, version: int) -> bytes:
@@ -205,8 +227,13 @@ def _finer(layer: Quantized) -> int:
     return BIAS_STEP
 
 
-def _unpacked(source: Bytes, shape: Shape) -> "_Head":
-    """Inverts `_packed`."""
+def _unpacked(source: Bytes, shape: Shape, words: bool) -> "_Head":
+    """Inverts `_packed`; of an embedding how many words have rows comes first."""
+    vocabulary = 0
+    if words:
+        vocabulary, shape = shape[0], (source.varint(), shape[1])
+        if shape[0] > vocabulary:
+            raise ValueError("it has more words than its vocabulary")
     flags, count = source.byte(), source.varint()
     long = bool(flags & LONG_STEPS)
     step = source.float32(long)
@@ -218,7 +245,8 @@ def _unpacked(source: Bytes, shape: Shape) -> "_Head":
     if flags & NOISY:
         number = source.varint()
         noise = number, source.float32(long)
-    return _Head(shape, count, step, bias_step, noise, bool(flags & TURNED))
+    turned = bool(flags & TURNED)
+    return _Head(shape, count, step, bias_step, noise, turned, vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,20 +259,26 @@ class _Head:
     bias_step: np.float32
     noise: tuple[int, np.float32] | None
     turned: bool
+    vocabulary: int  # V of an embedding; 0 of another layer
 
     def numbers(self) -> int:
-        """How many its streams have, positions not counted."""
-        return self.count + (self.noise[0] if self.noise else 0) + self.shape[-1]
+        """How many its streams have, positions in kernels not counted."""
+        rows = self.shape[0] if self.vocabulary else 0
+        noise = self.noise[0] if self.noise else 0
+        return rows + self.count + noise + self.shape[-1]
 
     def streams(self) -> list[tuple[str, int]]:
         """Kind and count of each of its streams."""
-        found = [*self._gaps(self.count), ("levels", self.count)]
+        found = [*self._rows(), *self._gaps(self.count), ("levels", self.count)]
         if self.noise:
             found += [*self._gaps(self.noise[0]), ("deviations", self.noise[0])]
         return [*found, ("biases", self.shape[-1])]
 
     def read(self, reader: Reader) -> Quantized:
         """The layer from its streams."""
+        rows = None
+        for _, count in self._rows():
+            rows = read_positions(reader.parts(count), count, self.vocabulary)
         positions, levels = self._grid(reader, self.count, MOST_LEVEL, _not_zero)
         deviations = None
         if self.noise:
@@ -252,9 +286,17 @@ class _Head:
             grid = self._grid(reader, count, MOST_DEVIATION, _above_zero)
             deviations = Deviations(*grid, step)
         biases = _read(reader, self.shape[-1], MOST_BIAS, unzigzag)
-        return Quantized(
+        layer = Quantized(
             positions, levels, self.step, biases, self.bias_step, deviations
         )
+        if rows is None:
+            return layer
+        return sequence_files.with_words(layer, rows, self.shape[-1])
+
+    def _rows(self) -> list[tuple[str, int]]:
+        """The stream of words, where they are not all."""
+        rows = self.shape[0]
+        return [("words", rows)] if rows < self.vocabulary else []
 
     def _gaps(self, count: int) -> list[tuple[str, int]]:
         return [] if count == math.prod(self.shape) else [("gaps", count)]
@@ -292,7 +334,10 @@ def _parse(rest: bytes, file_size: int, version: int) -> Compact:
     plan, shape, about = description.unpack(source, version)
     shapes = kernel_shapes(plan, shape)
     limits.check_work(plan, shape)
-    heads = {name: _unpacked(source, one) for name, one in shapes.items()}
+    words = _words(plan)
+    heads = {
+        name: _unpacked(source, one, name == words) for name, one in shapes.items()
+    }
     check_numbers(sum(head.numbers() for head in heads.values()), file_size)
     streams = [one for head in heads.values() for one in head.streams()]
     reader = Reader(source, streams)

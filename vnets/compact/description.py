@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from vnets.compact import limits
+from vnets.compact import limits, sequence_files
 from vnets.compact.binary import Bytes, float64, text, varint
 from vnets.plan import (
     ACTIVATIONS,
@@ -27,6 +27,7 @@ from vnets.plan import (
     Padding,
     Plan,
     Residual,
+    SequenceStep,
     Shape,
     Standardize,
     Step,
@@ -51,7 +52,7 @@ KINDS = {
     "flatten": Flatten,
     "standardize": Standardize,
 }  # by their names in version 1
-SINCE_3 = (Depthwise, LayerNorm, WindowMeanPool)
+SINCE_3 = (Depthwise, LayerNorm, WindowMeanPool, *sequence_files.KINDS)
 OLD_ACTIVATIONS = ACTIVATIONS[:6]  # of versions 1 and 2
 PADDINGS = ("SAME", "VALID")
 # Bytes of the kinds; of two of them the next one is for the padding "VALID".
@@ -117,6 +118,8 @@ def _packed_step(step: Step, depth: int, seen: Counter) -> bytes:
             return bytes([kind])
     if isinstance(step, Activation):
         return bytes([ACTIVATION + ACTIVATIONS.index(step.kind)])
+    if isinstance(step, SequenceStep):
+        return sequence_files.packed(step)
     if isinstance(step, Residual):
         sides = (_packed(side, depth - 1, seen) for side in (step.body, step.shortcut))
         return bytes([RESIDUAL]) + b"".join(sides)
@@ -253,7 +256,7 @@ def _step(source: Bytes, depth: int, seen: Counter) -> Step:
         else:
             step = Conv(name, features, *window)
     else:
-        raise ValueError(f"unknown step {kind}")
+        step = sequence_files.unpacked(kind, source)
     check_step(step)
     return step
 
@@ -302,6 +305,8 @@ def _count(plan: Plan) -> int:
 
 def check_step(step: Step) -> None:
     """Refuses a step that no file holds, or whose fields are of other types."""
+    if isinstance(step, sequence_files.KINDS):
+        return sequence_files.check_step(step)
     if not isinstance(step, (*KINDS.values(), *SINCE_3)):
         raise ValueError(f"a file holds no {type(step).__name__} step")
     if isinstance(step, Activation) and step.kind not in ACTIVATIONS:

@@ -12,17 +12,20 @@ from vnets.plan import (
     Dense,
     Depthwise,
     Flatten,
+    Kernel,
     LayerNorm,
     Linear,
     Norm,
     Plan,
     Shape,
     Step,
+    Weighted,
     every,
     placed,
     replaced,
     shapes,
 )
+from vnets.sequence_steps import Embedding, Positions, embedding
 
 LARGEST = 2**28  # weights of one layer, and units of one map of one example
 
@@ -67,11 +70,13 @@ class Graph:
 
     Attributes:
       plan: the steps.
-      shape: of one example, [H, W, C] or [I].
+      shape: of one example, [H, W, C] or [I], of tokens [T].
       kernels: layer to [I, O] or [kh, kw, I, O], of a depthwise convolution to
-        [kh, kw, 1, C], of a layer normalization to its scale, [1, C]; float32.
+        [kh, kw, 1, C], of a layer normalization to its scale, [1, C], or as a
+        `Weighted` step says; float32.
       biases: layer to [O], float32; zero where a layer has none.
-      norms: batch normalization to its slope and shift.
+      norms: batch normalization to its slope and shift, and recurrent layer to the
+        scale of its units, of no shift.
       deviations: noisy layer to the standard deviation of each weight, as its kernel;
         the noise is normal.
     """
@@ -104,6 +109,8 @@ class Graph:
             if isinstance(step, Conv | Dense):
                 units = self.biases[step.name].size
                 return dataclasses.replace(step, features=units)
+            if isinstance(step, Weighted):
+                return step.with_outputs(self.biases[step.name].size)
             return step
 
         return dataclasses.replace(self, plan=replaced(self.plan, resized))
@@ -111,7 +118,7 @@ class Graph:
     def to_flax(self):
         """The dense net in Flax: `(model, variables)`, the same function.
 
-        `model.apply(variables, x)` takes what a predictor takes, as floats.
+        `model.apply(variables, x)` takes what a predictor takes, as floats or tokens.
 
         Raises:
           ValueError: a normalization; `fold_norms` comes first.
@@ -140,6 +147,9 @@ class Graph:
             if isinstance(step, LayerNorm):
                 scale = jnp.asarray(self.kernels[step.name].ravel())
                 params[step.name] = {"scale": scale, "bias": params[step.name]["bias"]}
+            elif isinstance(step, Embedding | Positions):  # whose rows have the bias
+                rows = self.kernels[step.name] + self.biases[step.name]
+                params[step.name] = {"kernel": Point(jnp.asarray(rows))}
         return Chain(steps=replaced(self.plan, biased)), {"params": params}
 
 
@@ -165,8 +175,9 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     """
     if len(shape) not in (1, 3):
         raise ValueError(f"an example is [I] or [H, W, C], not {list(shape)}")
+    states = embedding(plan) is not None
     names = collections.Counter(
-        step.name for step in every(plan) if isinstance(step, Linear | LayerNorm | Norm)
+        step.name for step in every(plan) if isinstance(step, Kernel | LayerNorm | Norm)
     )
     repeated = sorted(name for name, times in names.items() if times > 1)
     if repeated:
@@ -174,17 +185,19 @@ def kernel_shapes(plan: Plan, shape: Shape) -> dict[str, Shape]:
     found = {}
     for step, before, after in placed(plan, shape):
         if isinstance(step, Dense):
-            if len(before) != 1:
+            if len(before) != 1 and not (states and len(before) == 2):
                 raise ValueError(f"layer {step.name!r} must come after Flatten")
-            found[step.name] = (before[0], step.features)
+            found[step.name] = (before[-1], step.features)
         elif isinstance(step, Conv):
             found[step.name] = (*step.kernel, before[-1], step.features)
         elif isinstance(step, Depthwise):
             found[step.name] = (*step.kernel, 1, before[-1])
         elif isinstance(step, LayerNorm):
             found[step.name] = (1, before[-1])
+        elif isinstance(step, Weighted):
+            found[step.name] = step.kernel(before)
         sizes = [before, after]
-        if isinstance(step, Linear):
+        if isinstance(step, Kernel):
             sizes.append(found[step.name])
         if max(map(math.prod, sizes)) > LARGEST:
             raise ValueError(f"{step} makes arrays of more than {LARGEST} numbers")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from vnets.compact import limits
+from vnets.compact import limits, sequence_files
 from vnets.compact.graph import kernel_shapes
 from vnets.compact.quantize import (
     MOST_BIAS,
@@ -71,6 +71,7 @@ def check(net: Compact) -> None:
     shapes = kernel_shapes(net.plan, net.shape)
     if list(shapes) != list(net.layers):
         raise ValueError(f"the plan's layers are {list(shapes)}")
+    sequence_files.check_noise(net.plan, net.layers)
     for step in every(net.plan):
         if isinstance(step, LayerNorm) and net.layers[step.name].deviations is not None:
             raise ValueError(f"the normalization {step.name!r} has noise")

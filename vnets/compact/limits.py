@@ -12,12 +12,13 @@ from vnets.plan import (
     Activation,
     Conv,
     Depthwise,
+    Kernel,
     LayerNorm,
-    Linear,
     MaxPool,
     MeanPool,
     Plan,
     Residual,
+    SequenceStep,
     Shape,
     Standardize,
     Step,
@@ -26,12 +27,14 @@ from vnets.plan import (
     placed,
     shapes,
 )
+from vnets.sequence_steps import Recurrent
 
 LARGEST_NUMBER = 2.0**24  # a step of a grid, and a constant that inputs are shifted by
 SMALLEST_DIVISOR = 2.0**-24
 # Operations of steps without weights, for each number that goes into the net, or into
 # or out of a layer. A pooling of 3 x 3 takes 6, and an activation some 4.
 WEIGHTLESS = 128
+LOOPS = 2**15  # positions of all recurrent steps of a net together
 ACTIVATION = 4  # operations that an activation counts as, tanh taken for all
 # The path of a module, "block/conv1"; no part of it leads anywhere but down.
 PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -98,19 +101,28 @@ def check_work(plan: Plan, shape: Shape) -> None:
       shape: of one example.
 
     Raises:
-      ValueError: many or large poolings, activations or sums for few layers.
+      ValueError: many or large poolings, activations or sums for few layers, long
+        sequences that attention reads, or recurrent steps of more than `LOOPS`
+        positions together.
     """
+    loops = sum(
+        before[0]
+        for step, before, _ in placed(plan, shape)
+        if isinstance(step, Recurrent)
+    )
+    if loops > LOOPS:
+        raise ValueError(f"its recurrent steps have {loops} positions, beyond {LOOPS}")
     layers = [
         math.prod(before) + math.prod(after)
         for step, before, after in placed(plan, shape)
-        if isinstance(step, Linear | LayerNorm)
+        if isinstance(step, Kernel | LayerNorm)
     ]
     most = WEIGHTLESS * (math.prod(shape) + sum(layers))
     if _work(plan, shape) > most:
         raise ValueError(
-            f"its poolings, activations and sums take more than {most} operations for "
-            f"an example, {WEIGHTLESS} for each number into the net and into and out "
-            "of its layers"
+            f"its poolings, attention, activations and sums take more than {most} "
+            f"operations for an example, {WEIGHTLESS} for each number into the net and "
+            "into and out of its layers"
         )
 
 
@@ -125,6 +137,8 @@ def _operations(step: Step, before: Shape, after: Shape) -> int:
     if isinstance(step, Residual):
         sides = _work(step.body, before) + _work(step.shortcut, before)
         return most + sides
+    if isinstance(step, SequenceStep):
+        return step.operations(before)
     if isinstance(step, Conv | Depthwise):
         margins = pads(before[:2], step.kernel, step.strides, step.padding)
         sizes = (n + sum(margin) for n, margin in zip(before, margins, strict=False))

@@ -25,6 +25,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return likely / likely.sum(axis=1, keepdims=True)
 
 
+def as_it_is(x: np.ndarray) -> np.ndarray:
+    """The array."""
+    return x
+
+
 def batch_last(x: np.ndarray) -> np.ndarray:
     """[B, H, W, C] -> [C, H, W, B], or [B, I] -> [I, B]."""
     return np.ascontiguousarray(x.transpose(3, 1, 2, 0) if x.ndim == 4 else x.T)

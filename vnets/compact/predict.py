@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from vnets.compact import operations
+from vnets.compact import operations, sequences
 from vnets.compact.codec import read
 from vnets.compact.graph import Graph, Weights
 from vnets.compact.quantize import Compact
@@ -41,6 +41,7 @@ from vnets.plan import (
     placed,
     shapes,
 )
+from vnets.sequence_steps import embedding
 
 # A layer is sparse below this share of nonzeros among its live inputs times outputs: a
 # sparse multiply-add takes some ten times as long as one of a dense matrix product.
@@ -74,6 +75,12 @@ class Predictor:
             raise ValueError(f"unknown form {form!r}; choose auto, sparse or dense")
         self.net = net
         self.forms: dict[str, str] = {}
+        self._tokens = embedding(net.plan) is not None
+        if self._tokens:
+            reader = self._reader(form)
+            self._enter, self._steps = operations.as_it_is, [reader]
+            self._at_once = reader.at_once
+            return
         self._enter, plan = operations.batch_last, net.plan
         flat = isinstance(plan[0], Flatten)  # inputs are in the order of their units
         if flat:
@@ -97,16 +104,20 @@ class Predictor:
         """Outputs [B, K] for inputs [B, *shape]; uint8 pixels are divided by 255.
 
         Args:
-          x: inputs.
+          x: inputs; of a net that reads tokens whole numbers.
           noise: what draws the noise of the weights, for each example anew, as a layer
             does by local reparameterization; None: the means predict alone.
 
         Raises:
           ValueError: inputs of another shape, or that are neither uint8 nor floats:
-            whether other whole numbers are pixels cannot be told.
+            whether other whole numbers are pixels cannot be told. Tokens that are no
+            whole numbers, or not of the net.
         """
         x = np.asarray(x)
-        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        if self._tokens and not np.issubdtype(x.dtype, np.integer):
+            raise ValueError(f"inputs are {x.dtype}: the net reads tokens, as integers")
+        floats = x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)
+        if not (self._tokens or floats):
             raise ValueError(
                 f"inputs are {x.dtype}: give uint8 pixels, which are divided by 255, "
                 "or floats as the net was trained on"
@@ -137,11 +148,23 @@ class Predictor:
         return functools.reduce(np.add, draws) / np.float32(samples)
 
     def _run(self, x: np.ndarray, noise: Noise) -> np.ndarray:
-        if x.dtype == np.uint8:
+        if x.dtype == np.uint8 and not self._tokens:
             x = x.astype(np.float32) / np.float32(255)
-        h = self._enter(x.astype(np.float32, copy=False))
+        kind = np.int64 if self._tokens else np.float32
+        h = self._enter(x.astype(kind, copy=False))
         h = _in_turn(self._steps, h, noise)
         return np.ascontiguousarray(h.T)
+
+    def _reader(self, form: Form) -> sequences.Reader:
+        """What computes a net that reads tokens."""
+
+        def product(name: str, linear: Weights) -> _Product:
+            made = _Product(linear, form, _by_output)
+            self.forms[name] = made.form
+            return made
+
+        net = self.net
+        return sequences.Reader(net.plan, net.shape, net.linear, product)
 
     def _chain(self, plan: Plan, shape: Shape, form: Form) -> list[Run]:
         """What computes a plan, from units in their order to units in their order."""

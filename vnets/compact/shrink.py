@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vnets.compact import sequence_cuts
 from vnets.compact.graph import Graph, biased, without_flatten
 from vnets.compact.operations import activated
 from vnets.plan import (
@@ -19,6 +20,7 @@ from vnets.plan import (
     Norm,
     Plan,
     Residual,
+    SequenceStep,
     Standardize,
     Step,
     WindowMaxPool,
@@ -31,7 +33,7 @@ def fold_norms(graph: Graph) -> Graph:
     """Moves each batch normalization into the layer before it, else the one after it.
 
     Max pooling between the two does not matter where the slope is positive: the maximum
-    of the scaled is the scaled maximum.
+    of the scaled is the scaled maximum. Scales of states move into what reads them.
 
     Raises:
       ValueError: a normalization with no linear layer beside it, or one before a
@@ -39,6 +41,7 @@ def fold_norms(graph: Graph) -> Graph:
     """
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     noise = dict(graph.deviations)
+    sequence_cuts.fold_scales(graph.plan, graph.norms, kernels, noise.keys())
     plan = _without_norms(graph.plan, graph.norms, kernels, biases, noise)
     return Graph(plan, graph.shape, kernels, biases, deviations=noise)
 
@@ -107,24 +110,26 @@ def shrink(graph: Graph) -> Graph:
     keeps its units too, since both sides and all that follows share them: of its layers
     those are cut that another layer of the same side reads. So do the units that a
     standardize step has constants of, and those that meet one another in a layer
-    normalization, or alone in a depthwise convolution.
+    normalization, or alone in a depthwise convolution. `sequence_cuts` cuts states and
+    heads.
 
     Raises:
       ValueError: a normalization; `fold_norms` comes first.
     """
-    if any(isinstance(step, Norm) for step in every(graph.plan)):
+    if graph.norms or any(isinstance(step, Norm) for step in every(graph.plan)):
         raise ValueError("fold the normalization before shrinking")
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     noise = dict(graph.deviations)
-    pairs = list(_pairs(graph.plan))
+    pairs, plan = list(_pairs(graph.plan)), graph.plan
     while True:
         widths = [bias.size for bias in biases.values()]
         for this, after, kinds in pairs:
             _fold_constants(kernels, biases, noise, this, after, kinds)
             _drop_unused(kernels, biases, noise, this.name, after.name)
+        plan = sequence_cuts.cut(plan, kernels, biases, noise.keys())
         if widths == [bias.size for bias in biases.values()]:
             break
-    shrunk = Graph(graph.plan, graph.shape, kernels, biases, deviations=noise)
+    shrunk = Graph(plan, graph.shape, kernels, biases, deviations=noise)
     return shrunk.with_own_widths()
 
 
@@ -154,7 +159,7 @@ def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, 
             yield from _pairs(step.body)
             yield from _pairs(step.shortcut)
             this = None
-        elif isinstance(step, Standardize | LayerNorm | Depthwise):
+        elif isinstance(step, Standardize | LayerNorm | Depthwise | SequenceStep):
             this = None
         elif isinstance(step, WindowMeanPool) and step.padding != "VALID":
             this = None  # at the border it sees less of a constant

@@ -31,7 +31,7 @@ from vnets.compact.tables import (
     tokens_of,
 )
 
-KINDS = ("gaps", "levels", "biases", "deviations")
+KINDS = ("gaps", "levels", "biases", "deviations", "words")
 AT_ONCE = 2**15  # numbers that are read in one go
 LOW = 2**16  # the coder's state is LOW to LOW^2 - 1; it begins and ends at LOW
 HEAD_BITS = 5  # of a stream's first byte are its k, the others which table it has

@@ -11,6 +11,7 @@ from vnets.data import (
     automaton,
     cache,
     digits,
+    markers,
     preparation,
     records,
     streams,
@@ -140,6 +141,9 @@ SOURCES: dict[str, Source] = {
     "ptb_2k": _stream(text.read_ptb, 2_000),
     "ptb_chars": _stream(text.read_ptb, 50),
     "automaton": _stream(automaton.read, automaton.SYMBOLS),
+    "last_marker": Source(
+        markers.read, {None: Label("label", markers.MARKERS)}, inputs=TEXT
+    ),
 }
 PICTURES = tuple(name for name, one in SOURCES.items() if one.inputs == ("image",))
 TABLES = tuple(name for name, one in SOURCES.items() if one.inputs == ("table",))

@@ -12,6 +12,7 @@ from vnets.nets.mlp import MLP, lenet_300_100
 from vnets.nets.recurrent import RecurrentNet
 from vnets.nets.resnet import ResNet
 from vnets.nets.strided import StridedCNN
+from vnets.nets.transformer import TextTransformer, transformer
 from vnets.nets.vgg import VGG
 from vnets.nets.whitened import WhitenedCNN
 
@@ -24,8 +25,10 @@ __all__ = [
     "RecurrentNet",
     "ResNet",
     "StridedCNN",
+    "TextTransformer",
     "WhitenedCNN",
     "lenet_300_100",
+    "transformer",
 ]
 
 NETS: dict[str, Callable] = {
@@ -35,6 +38,7 @@ NETS: dict[str, Callable] = {
     "strided_cnn": StridedCNN,
     "recurrent": RecurrentNet,
     "resnet": ResNet,
+    "transformer": transformer,
     "vgg": VGG,
     "whitened_cnn": WhitenedCNN,
 }

@@ -18,6 +18,7 @@ from vnets.layers import (
     batch_norm,
     layer_norm,
 )
+from vnets.nets import sequences
 from vnets.nodes import Factory, check_factory, is_posterior, listed, point
 from vnets.pooling import (
     ACTIVATIONS,
@@ -100,11 +101,15 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
-        return _run(self, self.plan, x, mode).astype(jnp.float32)
+        mask = sequences.positions(self.plan, x)
+        return _run(self, self.plan, x, mask, mode).astype(jnp.float32)
 
 
-def _run(net: Net, plan: steps.Plan, x: Array, mode: Mode) -> Array:
-    """The steps of a chain, their modules named within the net that calls this."""
+def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -> Array:
+    """The steps of a chain, their modules named within the net that calls this.
+
+    Of tokens the mask says which count.
+    """
     neighbours = zip((None, *plan), plan, (*plan[1:], None), strict=False)
     for before, step, after in neighbours:
         if isinstance(step, steps.Linear):
@@ -133,8 +138,10 @@ def _run(net: Net, plan: steps.Plan, x: Array, mode: Mode) -> Array:
             activate = ACTIVATIONS[step.kind]
             x = activate_max_pool(x, step.kind) if pools else activate(x)
         elif isinstance(step, steps.Residual):
-            body = _run(net, step.body, x, mode)
-            x = body + _run(net, step.shortcut, x, mode).astype(body.dtype)
+            body = _run(net, step.body, x, mask, mode)
+            x = body + _run(net, step.shortcut, x, mask, mode).astype(body.dtype)
+        elif isinstance(step, steps.SequenceStep):
+            x = sequences.run(net, step, x, mask, mode)
         elif isinstance(step, steps.WindowMaxPool):
             x = window_max_pool(x, step.size, step.stride, step.padding)
         elif isinstance(step, steps.WindowMeanPool):

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
+from vnets import sequence_steps as steps
 from vnets.layers import LSTM, TEST, Dense, Embed, Mode
 from vnets.layers.recurrent import normal_rows
 from vnets.nodes import Factory, check_factory, point
-from vnets.plan import check_counts
+from vnets.plan import Dense as Step
+from vnets.plan import Plan, check_counts
 from vnets.types import Array, Key, Shape, choose
 
 LAYERS = ("embed", "lstm", "dense1")
@@ -62,6 +64,22 @@ class RecurrentNet(nn.Module):
             choose("layer", name, (*layers, *VECTORS))
             check_factory(make, name)
         super().__post_init__()
+
+    @property
+    def plan(self) -> Plan:
+        """Its steps, of a net that classifies tokens.
+
+        Raises:
+          AttributeError: another one, which no plan describes.
+        """
+        if self.every or not self.vocabulary:
+            raise AttributeError(f"{self} has no plan: it classifies no tokens")
+        return (
+            steps.Embedding("embed", self.vocabulary, self.embedding),
+            steps.LSTM("lstm", self.features),
+            steps.Last(),
+            Step("dense1", self.classes),
+        )
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
