@@ -16,6 +16,7 @@ the prior costs the same bits for each of them; pixels are 0 or 1.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import constriction
 import numpy as np
@@ -23,7 +24,8 @@ from scipy.special import ndtr, ndtri
 
 LEFT = 2  # words of a message, that something could still be read from it
 LEAST = 1e-6  # of a pixel's probability: the coder has 24 bits of it
-model, AnsCoder = constriction.stream.model, constriction.stream.stack.AnsCoder
+stream: Any = vars(constriction)["stream"]  # without types
+model, AnsCoder = stream.model, stream.stack.AnsCoder
 CELL, PIXEL = model.Categorical(perfect=False), model.Bernoulli(perfect=False)
 
 

@@ -69,7 +69,8 @@ class Autoencoder(nn.Module):
                 f"{2 * self.size}], their means and log variances, not "
                 f"{list(outputs.shape)}"
             )
-        return Additive(*jnp.split(outputs, 2, axis=-1))
+        mean, log_var = jnp.split(outputs, 2, axis=-1)
+        return Additive(mean, log_var)
 
     def decode(self, z: Array, mode: Mode = TEST) -> Array:
         """What the decoder says at latent variables [B, Z]."""
