@@ -15,7 +15,7 @@ from vnets import renamed
 ROOT = pathlib.Path(vnets.__file__).resolve().parent.parent
 # A module imports from earlier layers only, or from its own package.
 LAYERS = (
-    ("types", "rng", "backend", "derivatives", "noise", "augment"),
+    ("types", "rng", "backend", "derivatives", "noise", "augment", "gradients"),
     ("targets", "likelihoods"),
     ("nodes", "pooling"),
     ("tree",),
@@ -28,7 +28,7 @@ LAYERS = (
     ("compact",),
     ("foreign",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
-    ("sequences",),
+    ("sequences", "latent"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("train",),
     ("sklearn",),
@@ -36,7 +36,7 @@ LAYERS = (
 # These stand apart: any layer may use them, and they use one another or nothing.
 APART = (
     *("files", "data", "checkpoint", "monitor", "parallel", "plan", "renamed"),
-    *("extras", "sequence_steps"),
+    *("extras", "sequence_steps", "bitsback"),
 )
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}
