@@ -26,6 +26,7 @@ LAYERS = (
     ("layers",),
     ("nets",),
     ("compact",),
+    ("foreign",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("train",),
