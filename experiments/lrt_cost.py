@@ -45,12 +45,12 @@ FIELDS = (
     *("cost.batches", "cost.draws"),
 )
 
-WAYS = {
+SAMPLED = {
     "lrt": estimators.lrt,
     "separate": estimators.per_example_sampling,
     "single": estimators.weight_sampling,
-    "none": estimators.lrt,  # of weights without noise
 }
+WAYS = {**SAMPLED, "none": estimators.lrt}  # of weights without noise
 OWN, PLAIN = "vnets", "random.normal"  # samplers of a weight for each example
 SLOW = "separate"  # one step a round, of the others several
 PLATFORMS = ("cpu", "gpu")
