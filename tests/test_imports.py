@@ -19,7 +19,7 @@ LAYERS = (
     ("targets", "likelihoods"),
     ("nodes", "pooling"),
     ("tree",),
-    ("pretrained", "initializers", "optimizers"),
+    ("pretrained", "initializers", "optimizers", "samplers"),
     ("edits", "learned_dropout"),
     ("estimators", "ops", "projections", "priors"),
     ("pruning", "vectors"),
