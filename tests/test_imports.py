@@ -27,6 +27,7 @@ LAYERS = (
     ("nets",),
     ("compact",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
+    ("swag", "svgd", "laplace"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("train",),
     ("sklearn",),

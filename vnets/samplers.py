@@ -165,7 +165,7 @@ def late(
     return lambda step: jnp.where(within(step) < begin, 0.0, temperature)
 
 
-def _cycle(steps: int, cycles: int) -> optax.Schedule:
+def _cycle(steps: int, cycles: int) -> Callable[[Any], Array]:
     """Where in its cycle an update is, from 0 to 1."""
     if not 1 <= cycles <= steps:
         raise ValueError(f"{steps} updates are not {cycles} cycles of one or more")
@@ -188,20 +188,21 @@ def _sampler(
     """The transformation that `move` makes of gradients, rate, T / N and noise."""
     if n_train < 1:
         raise ValueError(f"n_train must be at least 1, not {n_train}")
-    for name, value in {"rate": learning_rate, "temperature": temperature}.items():
+    given: dict[str, Any] = {"rate": learning_rate, "temperature": temperature}
+    for name, value in given.items():
         if not callable(value) and not 0 <= value < math.inf:
             raise ValueError(f"a {name} is a number from 0 on, not {value}")
 
     def init(params) -> Walk:
         return Walk(jnp.zeros((), jnp.int32), **start(params))
 
-    def update(updates, state: Walk, params=None, *, key: Key = None, **extra):
+    def update(updates, state: Any, params=None, *, key: Key = None, **extra):
         del params, extra
         if key is None:
             raise ValueError("a sampler draws: update(grads, state, params, key=key)")
         rate, heat = (
             jnp.asarray(value(state.count) if callable(value) else value, jnp.float32)
-            for value in (learning_rate, temperature)
+            for value in given.values()
         )
 
         def noise(like, std: Array):

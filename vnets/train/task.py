@@ -21,23 +21,45 @@ from vnets.types import Array, Key, Params, brief
 
 
 @struct.dataclass
+class Collecting:
+    """An optimizer's state, and the nets of `Task.collect`.
+
+    Attributes:
+      inner: the optimizer's own.
+      nets: variables with a first axis of the updates named.
+    """
+
+    inner: Any
+    nets: dict
+
+
+@struct.dataclass
 class TrainState:
     """Everything that training changes; what a checkpoint holds.
 
     Attributes:
       params: tree with posterior nodes.
       model: step counter and the model's other collections.
-      opt_state: the optimizer's.
+      opt_state: the optimizer's; where nets are collected, a `Collecting`.
       alive: False once a loss or gradient was not finite; bool scalar.
-      collected: what the net was after the updates of `Task.collect`, all arrays with a
-        first axis of these: the variables of a `predictor.Stack`. None without any.
     """
 
     params: Params
     model: ModelState
     opt_state: Any
     alive: Array
-    collected: Any = None
+
+    @property
+    def collected(self) -> dict:
+        """What the net was after the updates of `Task.collect`: the variables of a
+        `predictor.Stack`, all arrays with a first axis of these.
+
+        Raises:
+          ValueError: none were.
+        """
+        if not isinstance(self.opt_state, Collecting):
+            raise ValueError("no net was collected: give train.Task(collect=...)")
+        return self.opt_state.nets
 
     def __repr__(self) -> str:
         held = f"params={brief(self.params)}, model={self.model}, alive={self.alive}"
@@ -101,19 +123,18 @@ class Task:
 
     def begin(self, params: Params, collections: dict) -> TrainState:
         """The state before the first step from given parameters."""
-        collected = None
-        if self.collect:
-            count = len(self.collect)
-            collected = jax.tree.map(
+        opt_state, count = self.optimizer.init(params), len(self.collect)
+        if count:
+            nets = jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (count, *x.shape)),
                 {"params": params, **collections},
             )
+            opt_state = Collecting(opt_state, nets)
         return TrainState(
             params=params,
             model=ModelState(jnp.zeros((), jnp.int32), collections),
-            opt_state=self.optimizer.init(params),
+            opt_state=opt_state,
             alive=jnp.ones((), jnp.bool_),
-            collected=collected,
         )
 
 
@@ -149,8 +170,12 @@ def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
         state.params, state.model, batch, stream(key, "noise", state.model.step)
     )
     optimizer = optax.with_extra_args_support(task.optimizer)
+    nets = state.collected if task.collect else None
+    before: Any = state
+    if task.collect:
+        before = before.replace(opt_state=before.opt_state.inner)
     updates, opt_state = optimizer.update(
-        *(grads, state.opt_state, state.params),
+        *(grads, before.opt_state, state.params),
         key=stream(key, "update", state.model.step),
     )
     finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
@@ -161,24 +186,24 @@ def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
         opt_state=opt_state,
         alive=state.alive & finite,
     )
-    before = state.replace(collected=None)
     kept = jax.tree.map(functools.partial(jnp.where, new.alive), new, before)
-    collected = _collected(task.collect, state.collected, kept, new.alive)
-    return kept.replace(alive=new.alive, collected=collected), metrics
+    kept = kept.replace(alive=new.alive)
+    if task.collect:
+        nets = _with_net(task.collect, nets, kept)
+        kept = kept.replace(opt_state=Collecting(kept.opt_state, nets))
+    return kept, metrics
 
 
-def _collected(collect: tuple[int, ...], collected, state: TrainState, alive: Array):
-    """What was collected, and the net of this state where it is due."""
-    if not collect:
-        return None
+def _with_net(collect: tuple[int, ...], nets, state: TrainState):
+    """What was collected, with the net of this state where it is due."""
     steps = jnp.asarray(collect, jnp.int32)
     slot = jnp.minimum(jnp.searchsorted(steps, state.model.step), len(collect) - 1)
-    due = alive & (steps[slot] == state.model.step)
+    due = state.alive & (steps[slot] == state.model.step)
     net = {"params": state.params, **state.model.collections}
     # One slot is written at each step, and not the whole.
     return jax.tree.map(
         lambda all_, one: all_.at[slot].set(jnp.where(due, one, all_[slot])),
-        *(collected, net),
+        *(nets, net),
     )
 
 
