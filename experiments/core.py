@@ -23,6 +23,7 @@ STUDIES = {
             "adversarial",
             "artifact",
             "bit_precision",
+            "comparators",
             "conv_lrt",
             "diversity",
             "gradient_noise",
@@ -75,11 +76,16 @@ class NetSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """A trained net: `model.apply({"params": params, **collections}, x, ...)`."""
+    """A trained net: `model.apply({"params": params, **collections}, x, ...)`.
+
+    Attributes:
+      collected: variables of the nets that its config's `collect` kept; None without.
+    """
 
     model: Any
     params: Any
     collections: dict
+    collected: dict | None = None
 
     @property
     def member(self) -> Member:

@@ -19,6 +19,7 @@ from vnets import (
     learned_dropout,
     likelihoods,
     overview,
+    svgd,
     train,
 )
 from vnets.evaluate import EvalSpec
@@ -31,6 +32,7 @@ from vnets.rng import stream
 FIELDS = (
     *("model", "prior", "kl_weight", "estimator", "precision", "remat"),
     *("label_smoothing", "train_samples", "train_average", "rate_gradient"),
+    "particles",
     *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
     "probe.samples",
 )
@@ -60,13 +62,15 @@ class Classify(Kind):
     def loss(self, **options) -> Callable:
         """The loss of the config; `options` are of `loss.forward`."""
         config, net = self.config, self.model
+        several = isinstance(net, Particles)
+        net = net.model if several else net
         if config.get("softmax_twice", False):
             net = WithSoftmax(net)
         samples = config.get("train_samples", 1)
         own = {"samples": samples, "rate_gradient": self.rate_gradient}
         average = config.get("train_average", "predictions")
         parts.pick("train_average", average, ("predictions", "losses"))
-        return neg_elbo(
+        loss = neg_elbo(
             forward(net, dataclasses.replace(self.mode, norm="batch"), **own | options),
             likelihoods.Categorical(config.get("label_smoothing", 0.0)),
             self.prior,
@@ -74,6 +78,12 @@ class Classify(Kind):
             self.beta,
             average,
         )
+        return svgd.per_particle(loss) if several else loss
+
+    @property
+    def locate(self) -> Callable | None:
+        """See `Kind`; of particles none is singled out."""
+        return None if isinstance(self.model, Particles) else super().locate
 
     def specs(self, samples: int) -> dict[str, EvalSpec]:
         """All columns there are, at this many samples."""
@@ -138,10 +148,16 @@ def build(config) -> Classify:
         config.get("precision", "float32"),
         config.get("remat", False),
     )
+    init = train.initializer(model, datasets.example(dataset), mode=mode)
+    if "particles" in config:
+        init = parts.call(
+            "particles", svgd.particles, {"init": init, "count": config.particles}
+        )
+        model = Particles(model)
     net = Classify(
         config=config,
         model=model,
-        init=train.initializer(model, datasets.example(dataset), mode=mode),
+        init=init,
         source=datasets.source(config, dataset),
         dataset=dataset,
         prior=parts.prior(config.prior),
@@ -152,6 +168,26 @@ def build(config) -> Classify:
     return dataclasses.replace(
         net, rate_gradient=masks.rate_gradient(config, net.shapes)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Particles:
+    """Several nets of a model, trained together, as the one that they are on average.
+
+    Attributes:
+      model: of each; variables have a first axis of nets, as a `predictor.Stack`.
+    """
+
+    model: Any
+
+    def apply(self, variables, x, *, mutable, **kwargs):
+        """The log of the mean of their probabilities, [B, K], and the collections."""
+
+        def one(own):
+            return self.model.apply(own, x, mutable=mutable, **kwargs)
+
+        logits, collections = jax.vmap(one)(variables)
+        return likelihoods.Categorical().averaged(logits), collections
 
 
 @dataclasses.dataclass(frozen=True)
