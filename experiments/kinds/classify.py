@@ -181,7 +181,7 @@ class Particles:
     model: Any
 
     def apply(self, variables, x, *, mutable, **kwargs):
-        """The log of the mean of their probabilities, [B, K], and the collections."""
+        """Logits of the mean of their probabilities, [B, K], and the collections."""
 
         def one(own):
             return self.model.apply(own, x, mutable=mutable, **kwargs)

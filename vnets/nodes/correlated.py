@@ -7,7 +7,7 @@ What the walk of an optimizer (`vnets.swag`) and the curvature of a loss
 import jax.numpy as jnp
 from jax import random
 
-from vnets.nodes.base import node_type
+from vnets.nodes.base import LOG_FLOOR, node_type
 from vnets.nodes.weights import Noisy
 from vnets.rng import stream
 from vnets.types import Array, Key, Shape
@@ -42,6 +42,10 @@ class Correlated(Noisy):
 
     def log_variance(self) -> Array:
         return jnp.log(self.moments()[1])
+
+    def shared_log_alpha(self) -> Array:
+        held = self.log_variance() - jnp.log(jnp.square(self.mean) + LOG_FLOOR)
+        return jnp.where(self.pruned(), jnp.inf, held)
 
     def sample(self, key: Key, batch: Shape = ()) -> Array:
         return self.drawn(stream(key, "own"), stream(key, "shared"), batch)
