@@ -24,6 +24,7 @@ STUDIES = {
             "adversarial",
             "artifact",
             "bit_precision",
+            "comparators",
             "conv_lrt",
             "diversity",
             "gradient_estimators",
@@ -77,11 +78,16 @@ class NetSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """A trained net: `model.apply({"params": params, **collections}, x, ...)`."""
+    """A trained net: `model.apply({"params": params, **collections}, x, ...)`.
+
+    Attributes:
+      collected: variables of the nets that its config's `collect` kept; None without.
+    """
 
     model: Any
     params: Any
     collections: dict
+    collected: dict | None = None
 
     def variables(self, params=None) -> dict:
         """What the model is applied to, with other parameters where they are given."""

@@ -287,7 +287,8 @@ def _read(folder: Path | str) -> tuple[Any, Experiment | Study]:
 def _restored(experiment: Experiment, folder: Path) -> Net:
     like = jax.eval_shape(experiment.task.start, random.key(0))
     state = train.chosen(folder, like)
-    return Net(experiment.model, state.params, state.model.collections)
+    collected = state.collected if experiment.task.collect else None
+    return Net(experiment.model, state.params, state.model.collections, collected)
 
 
 def _shown(config, seed: int, doing: str):

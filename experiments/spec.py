@@ -22,6 +22,8 @@ from vnets import (
     optimizers,
     priors,
     projections,
+    samplers,
+    svgd,
     train,
 )
 from vnets.augment import CropAndFlip
@@ -45,6 +47,7 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "group_normal_jeffreys": nodes.group_normal_jeffreys,
     "group_horseshoe": nodes.group_horseshoe,
 }
+OPTIMIZERS = {**optimizers.OPTIMIZERS, **samplers.SAMPLERS, "svgd": svgd.svgd}
 WHITENED_IMAGES = 5000
 
 
@@ -231,7 +234,16 @@ def scheduled(
     return call(field, make, arguments)
 
 
-def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
+def collect(spec: Mapping | None, total_steps: int) -> tuple[int, ...]:
+    """The updates whose nets are kept, from the arguments of `train.spaced`."""
+    if spec is None:
+        return ()
+    return call("collect", train.spaced, {"steps": total_steps, **spec})
+
+
+def optimizer(
+    spec: Mapping, total_steps: int, n_train: int = 1
+) -> optax.GradientTransformation:
     """An optax optimizer whose rate is scheduled; noise may learn faster.
 
     `accumulate` averages the gradients of so many batches for one update: a large batch
@@ -245,10 +257,13 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
     `clip_norm` scales the whole gradient down to at most this norm.
     `groups` gives parameters an optimizer of their own by a pattern of their path, each
     {"name": ..., "learning_rate": ..., **arguments}; the first match counts.
+    A rate is knots, or {"peak": ..., "cycles": ...} of `samplers.cyclical`; a sampler's
+    temperature is a number, or the arguments of `samplers.late`. `n_train` is for those
+    that sample.
     """
     arguments = dict(spec)
     groups = dict(arguments.pop("groups", {}))
-    make = pick("optimizer.name", arguments.pop("name", ""), optimizers.OPTIMIZERS)
+    make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
     batches = int(arguments.pop("accumulate", 1))
     positive("optimizer.accumulate", batches)
     rate = _rate("optimizer", arguments, total_steps // batches)
@@ -261,6 +276,11 @@ def optimizer(spec: Mapping, total_steps: int) -> optax.GradientTransformation:
         norm = float(arguments.pop("clip_norm"))
         ranges.POSITIVE.check("config.optimizer.clip_norm", norm)
         chain.append(optax.clip_by_global_norm(norm))
+    if hasattr(arguments.get("temperature"), "items"):
+        heat = {**arguments["temperature"], "steps": total_steps // batches}
+        arguments["temperature"] = call("optimizer.temperature", samplers.late, heat)
+    if "n_train" in inspect.signature(make).parameters:
+        arguments["n_train"] = n_train
     own = call("optimizer", make, {"learning_rate": rate, **arguments})
     if groups:
         others = {
@@ -296,6 +316,9 @@ def _rate(field: str, arguments: dict, updates: int):
             "such as ((0.0, 1e-3), (1.0, 0.0))"
         )
     points = arguments.pop("learning_rate")
+    if hasattr(points, "items"):
+        wave = {**points, "steps": max(updates, 1)}
+        return call(f"{field}.learning_rate", samplers.cyclical, wave)
     return schedule(f"{field}.learning_rate", points, max(updates, 1))
 
 
@@ -305,4 +328,5 @@ def _named(field: str, made: optax.GradientTransformation):
     def init(params):
         return call(field, made.init, {"params": params})
 
-    return optax.GradientTransformationExtraArgs(init, made.update)
+    update = optax.with_extra_args_support(made).update
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -21,7 +21,7 @@ from vnets.priors import kl, soft_sharing
 from vnets.types import Params
 
 FIELDS = (
-    *("epochs", "chunk_steps", "optimizer", "nets.start", "early_stopping"),
+    *("epochs", "chunk_steps", "optimizer", "nets.start", "early_stopping", "collect"),
     *("max_log_alpha", "clip_log_alpha", "pruning", "projection", "sharing"),
     *("probes", "measures", "probe.every", "probe.columns"),
     *("evals.columns", "evals.split"),
@@ -112,7 +112,7 @@ def task(kind: Kind, probe: Callable | None = None) -> train.Task:
     )
     bound = parts.projection(config.get("max_log_alpha"), config.get("prior"))
     clip = parts.clip(config.get("clip_log_alpha"))
-    optimizer = parts.optimizer(config.optimizer, kind.total_steps)
+    optimizer = parts.optimizer(config.optimizer, kind.total_steps, kind.source.n)
     if kind.prior is not None:
         divergence = partial(kl, prior=kind.prior, key=random.key(0))
         parts.call("prior", lambda: jax.eval_shape(divergence, shapes), {})
@@ -125,6 +125,7 @@ def task(kind: Kind, probe: Callable | None = None) -> train.Task:
         project=projections.chain(bound, project, clip),
         probe=probe,
         locate=kind.locate,
+        collect=parts.collect(config.get("collect"), kind.total_steps),
     )
 
 

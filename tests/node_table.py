@@ -8,6 +8,7 @@ from jax import random
 
 from vnets import noise, priors
 from vnets.nodes import (
+    Correlated,
     Dropout,
     Multiplicative,
     Point,
@@ -16,6 +17,7 @@ from vnets.nodes import (
     adaptive_dropout,
     additive,
     dropout,
+    fan_in_uniform,
     gaussian,
     group_horseshoe,
     group_normal_jeffreys,
@@ -39,6 +41,15 @@ def type_a(axis):
         return Scaled(scale, gaussian(-1.0)(key, shape), axis)
 
     return make
+
+
+def correlated(key, shape):
+    """A node with noise of its own and along three directions."""
+    std, factor = (
+        jnp.full(shape, 0.3, jnp.float32),
+        0.4 * random.normal(key, (3, *shape)),
+    )
+    return Correlated(fan_in_uniform(key, shape), std, factor)
 
 
 def nested(key, shape):
@@ -75,6 +86,8 @@ FACTORIES = {
     "normal-jeffreys": group_normal_jeffreys(-3.0, -3.0),
     "horseshoe": group_horseshoe(-3.0, -3.0),
 }
+# Whose weights vary together: what takes them one by one refuses these.
+TOGETHER = {"correlated": correlated}
 # Closed forms and the densities that they are of.
 DENSITIES = {
     "standard_normal": priors.standard_normal(0.7),
@@ -92,7 +105,7 @@ def node(name, shape=DENSE):
             return leaf
         return leaf + random.uniform(random.key(1), leaf.shape, jnp.float32, -1, 1)
 
-    made = FACTORIES[name](random.key(0), shape)
+    made = {**FACTORIES, **TOGETHER}[name](random.key(0), shape)
     return jax.tree_util.tree_map_with_path(change, made)
 
 

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from claims import every
 from jax import export, random
-from node_table import CONV, DENSE, FACTORIES, every_node, is_point, node
+from node_table import (
+    CONV,
+    DENSE,
+    FACTORIES,
+    TOGETHER,
+    every_node,
+    is_point,
+    node,
+)
 
 from vnets import edits, nodes, projections
 from vnets.nodes import Scaled, ZeroMean, is_noisy, log_alpha
@@ -56,7 +64,7 @@ def held_or_refused(rule, one):
         return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TOGETHER])
 def test_moments_are_those_of_the_samples(name, assert_moments):
     one = node(name)
     key = random.key(3) if is_noisy(one) else None
@@ -66,7 +74,7 @@ def test_moments_are_those_of_the_samples(name, assert_moments):
 
 
 @pytest.mark.parametrize("shape", [DENSE, CONV])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TOGETHER])
 def test_shapes_types_and_what_is_static(name, shape):
     one = node(name, shape)
     assert one.shape == shape
@@ -162,6 +170,23 @@ def test_pruning_leaves_neither_mean_nor_noise():
         else:
             assert not np.any(one.pruned())
     assert able > 10
+
+
+def test_what_varies_together_is_changed_as_a_whole_or_not_at_all():
+    """Means, scales and pruning have rules; what needs weights apart is refused."""
+    one = node("correlated")
+    params = {"a": {"kernel": one}}
+    (mean, var), (new, half) = moments(one), moments(one.quieter(0.5))
+    np.testing.assert_array_equal(new, mean)
+    np.testing.assert_allclose(half, var / 4, rtol=1e-5)
+    kept = np.broadcast_to(HALF, DENSE)
+    np.testing.assert_array_equal(one.kept(HALF).pruned(), ~kept)
+    np.testing.assert_array_equal(moments(one.kept(HALF))[1], np.where(kept, var, 0))
+    silent = edits.mean_only(params)["a"]["kernel"]
+    np.testing.assert_array_equal(silent.mean, mean)
+    for refused in (edits.zero_mean, edits.permute_variance):
+        with pytest.raises(TypeError, match="Correlated"):
+            refused(params, random.key(0))
 
 
 def test_prune_at_infinity_is_the_identity():
@@ -335,6 +360,6 @@ def test_every_node_has_a_row():
             if isinstance(part, nodes.Posterior):
                 look(part)
 
-    for one in kernels(PARAMS).values():
+    for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
         look(one)
     assert ours - seen == {nodes.Drawn}  # stands in a net for one step only

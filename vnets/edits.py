@@ -119,8 +119,18 @@ def balanced(node: Posterior, key: Key = None) -> Posterior:
 mean_only = edit(mean_of)
 zero_mean = edit(without_mean)
 permute_variance = edit(with_permuted_variance)
-draw = edit(lambda node, key: Point(node.sample(key)))
 balance = edit(balanced)
+
+
+def draw(params: Params, key: Key) -> Params:
+    """One draw of all weights, as points."""
+
+    def visit(place: tree.Place, node):
+        if not is_noisy(node):
+            return node
+        return Point(node.drawn(stream(key, place.key), stream(key, "shared")))
+
+    return tree.change(visit, params)
 
 
 def by_layer(

@@ -13,7 +13,15 @@ import jax
 from experiments import cuts, datasets, masks, points
 from experiments import spec as parts
 from experiments.kinds import Kind
-from vnets import edits, evaluate, learned_dropout, likelihoods, overview, train
+from vnets import (
+    edits,
+    evaluate,
+    learned_dropout,
+    likelihoods,
+    overview,
+    svgd,
+    train,
+)
 from vnets.evaluate import EvalSpec
 from vnets.layers import Mode
 from vnets.loss import forward, neg_elbo
@@ -24,6 +32,7 @@ from vnets.rng import stream
 FIELDS = (
     *("model", "prior", "kl_weight", "estimator", "precision", "remat"),
     *("label_smoothing", "train_samples", "train_average", "rate_gradient"),
+    "particles",
     *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
     "probe.samples",
 )
@@ -54,13 +63,15 @@ class Classify(Kind):
     def loss(self, **options) -> Callable:
         """The loss of the config; `options` are of `loss.forward`."""
         config, net = self.config, self.model
+        several = isinstance(net, Particles)
+        net = net.model if several else net
         if config.get("softmax_twice", False):
             net = WithSoftmax(net)
         samples = config.get("train_samples", 1)
         own = {"samples": samples, "rate_gradient": self.rate_gradient}
         average = config.get("train_average", "predictions")
         parts.pick("train_average", average, ("predictions", "losses"))
-        return neg_elbo(
+        loss = neg_elbo(
             forward(net, dataclasses.replace(self.mode, norm="batch"), **own | options),
             likelihoods.Categorical(config.get("label_smoothing", 0.0)),
             self.prior,
@@ -68,6 +79,12 @@ class Classify(Kind):
             self.beta,
             average,
         )
+        return svgd.per_particle(loss) if several else loss
+
+    @property
+    def locate(self) -> Callable | None:
+        """See `Kind`; of particles none is singled out."""
+        return None if isinstance(self.model, Particles) else super().locate
 
     def specs(self, samples: int) -> dict[str, EvalSpec]:
         """All columns there are, at this many samples."""
@@ -151,10 +168,16 @@ def built(kind: type[Kept], config, dataset, source, example) -> Kept:
         config.get("precision", "float32"),
         config.get("remat", False),
     )
+    init = train.initializer(model, example, mode=mode)
+    if "particles" in config:
+        init = parts.call(
+            "particles", svgd.particles, {"init": init, "count": config.particles}
+        )
+        model = Particles(model)
     net = kind(
         config=config,
         model=model,
-        init=train.initializer(model, example, mode=mode),
+        init=init,
         source=source,
         dataset=dataset,
         prior=parts.prior(config.prior),
@@ -165,6 +188,26 @@ def built(kind: type[Kept], config, dataset, source, example) -> Kept:
     return dataclasses.replace(
         net, rate_gradient=masks.rate_gradient(config, net.shapes)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Particles:
+    """Several nets of a model, trained together, as the one that they are on average.
+
+    Attributes:
+      model: of each; variables have a first axis of nets, as a `predictor.Stack`.
+    """
+
+    model: Any
+
+    def apply(self, variables, x, *, mutable, **kwargs):
+        """Logits of the mean of their probabilities, [B, K], and the collections."""
+
+        def one(own):
+            return self.model.apply(own, x, mutable=mutable, **kwargs)
+
+        logits, collections = jax.vmap(one)(variables)
+        return likelihoods.Categorical().averaged(logits), collections
 
 
 @dataclasses.dataclass(frozen=True)

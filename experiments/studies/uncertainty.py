@@ -28,9 +28,8 @@ from ml_collections import ConfigDict
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
-from vnets import backend, calibration, data, edits, likelihoods, uncertainty
-from vnets.layers import TEST, Mode
-from vnets.predictor import Predictor, unedited
+from vnets import backend, calibration, data, likelihoods, uncertainty
+from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Key
 from vnets.uncertainty import Summary
@@ -125,29 +124,35 @@ def unit_range(images: np.ndarray) -> np.ndarray:
 
 
 def summaries(
-    nets: Sequence[Net],
-    images: np.ndarray,
-    samples: int,
-    key: Key,
-    *,
-    batch_size: int,
-    edit: edits.Edit = unedited,
-    mode: Mode = TEST,
+    nets: Sequence[Net], images: np.ndarray, samples: int, key: Key, **options
 ) -> Summary:
-    """What is kept of the predictions for all images; its arrays are of NumPy.
+    """What is kept of the predictions for all images; see `summary_of`.
 
     Args:
       nets: the members of an ensemble; one for a single net.
       images: float32 in [0, 1], [N, H, W, C].
       samples: noise draws of each member.
       key: of the edits and of the draws.
+      **options: batch_size, and of a `Predictor` edit and mode.
+    """
+    batch_size = options.pop("batch_size")
+    predictor = Predictor([net.member for net in nets], samples=samples, **options)
+    return summary_of(predictor, images, key, batch_size)
+
+
+def summary_of(
+    predictor: Predictor, images: np.ndarray, key: Key, batch_size: int
+) -> Summary:
+    """What is kept of the predictions for all images; its arrays are of NumPy.
+
+    Args:
+      predictor: its edit is made once, for all images.
+      images: float32 in [0, 1], [N, H, W, C].
+      key: of the edit and of the draws.
       batch_size: images at once; their predictions by all members and samples are in
         memory, and the draws of `predictor.AT_ONCE` images.
-      edit: applied to each member's parameters once, for all images.
-      mode: how the nets are run.
     """
-    members = [net.member for net in nets]
-    predictor = Predictor(members, edit, samples=samples, mode=mode).edited(key)
+    predictor = predictor.edited(key)
     run = _batch_summary(backend.forms())
     size = min(batch_size, len(images))
     short = -len(images) % size

@@ -4,6 +4,7 @@ KL, sparsity, pruning and every test-time mode are walks over nodes (`vnets.tree
 
     base      what every node does, and the rules that walks ask it for
     weights   Point, Gaussian, Multiplicative, ZeroMean (a variance layer), Masked
+    correlated  weights that vary together, as a walk or a curvature says
     units     Scaled, noise on the units of any weight: dropout of fixed or learned rate
     positive  noise on units that is never negative: truncated log-normal, horseshoe
 """
@@ -25,6 +26,7 @@ from vnets.nodes.base import (
     second_moment,
     static,
 )
+from vnets.nodes.correlated import Correlated
 from vnets.nodes.positive import (
     Horseshoe,
     LogNormal,

@@ -102,6 +102,16 @@ class Posterior:
             return draws
         return mean.reshape((1,) * len(batch) + mean.shape) + draws
 
+    def drawn(self, key: Key, shared: Key) -> Array:
+        """A draw as part of a tree that is drawn as a whole.
+
+        Args:
+          key: the node's own.
+          shared: that of the tree, for what several nodes have in common.
+        """
+        del shared
+        return self.sample(key)
+
     def log_prob(self, value: Array) -> Array:
         """Log density of each weight at a value of the node's shape, in nats.
 

@@ -11,7 +11,14 @@ from vnets.train.failures import first_nonfinite_layer
 from vnets.train.fit import fit
 from vnets.train.resume import INSIDE
 from vnets.train.run import Preempted, Result
-from vnets.train.task import Task, TrainState, initializer, step, train_chunk
+from vnets.train.task import (
+    Task,
+    TrainState,
+    initializer,
+    spaced,
+    step,
+    train_chunk,
+)
 
 __all__ = [
     "INSIDE",
@@ -24,6 +31,7 @@ __all__ = [
     "first_nonfinite_layer",
     "fit",
     "initializer",
+    "spaced",
     "step",
     "train_chunk",
 ]

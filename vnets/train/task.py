@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,26 @@ from vnets.types import Array, Key, Params, brief
 
 
 @struct.dataclass
+class Collecting:
+    """An optimizer's state, and the nets of `Task.collect`.
+
+    Attributes:
+      inner: the optimizer's own.
+      nets: variables with a first axis of the updates named.
+    """
+
+    inner: Any
+    nets: dict
+
+
+@struct.dataclass
 class TrainState:
     """Everything that training changes; what a checkpoint holds.
 
     Attributes:
       params: tree with posterior nodes.
       model: step counter and the model's other collections.
-      opt_state: the optimizer's.
+      opt_state: the optimizer's; where nets are collected, a `Collecting`.
       alive: False once a loss or gradient was not finite; bool scalar.
     """
 
@@ -34,6 +48,18 @@ class TrainState:
     model: ModelState
     opt_state: Any
     alive: Array
+
+    @property
+    def collected(self) -> dict:
+        """What the net was after the updates of `Task.collect`: the variables of a
+        `predictor.Stack`, all arrays with a first axis of these.
+
+        Raises:
+          ValueError: none were.
+        """
+        if not isinstance(self.opt_state, Collecting):
+            raise ValueError("no net was collected: give train.Task(collect=...)")
+        return self.opt_state.nets
 
     def __repr__(self) -> str:
         held = f"params={brief(self.params)}, model={self.model}, alive={self.alive}"
@@ -50,16 +76,21 @@ class Task:
     Attributes:
       init: key -> (params, collections).
       loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
-      optimizer: an optax transformation.
+      optimizer: an optax transformation. One that draws (`vnets.samplers`) is handed a
+        key of its own at each update, `update(..., key=key)`.
       source: `sources.Resident` or `Streamed`; its `batch` gets a key of its own.
       project: (params, step) -> params after each update (`vnets.projections`).
       probe: (params, collections, key) -> {name: float}, after each epoch; called by
         each process, with arrays on one device of its own.
       locate: (params, state, batch, key) -> the name of the first layer whose output is
         not finite, or None; for the message about a failed seed.
+      collect: updates, counted from 1, after which the net is kept beside the one that
+        is trained, in rising order: a chain of samples, snapshots (`spaced` makes
+        them). Each is in memory and in every checkpoint.
 
     Raises:
-      ValueError: a function that is none, or an optimizer that was not called.
+      ValueError: a function that is none, an optimizer that was not called, or updates
+        that do not rise from 1 on.
     """
 
     init: Callable[[Key], tuple[Params, dict]]
@@ -69,8 +100,13 @@ class Task:
     project: Projection = nothing
     probe: Callable[[Params, dict, Key], dict[str, float]] | None = None
     locate: Callable[..., str | None] | None = None
+    collect: tuple[int, ...] = ()
 
     def __post_init__(self):
+        if any(a >= b for a, b in itertools.pairwise((0, *self.collect))):
+            raise ValueError(
+                f"collect is updates in rising order, from 1 on, not {self.collect}"
+            )
         for name in ("init", "loss", "project", "probe", "locate"):
             value = getattr(self, name)
             if not callable(value) and not (value is None and name in OPTIONAL):
@@ -87,10 +123,17 @@ class Task:
 
     def begin(self, params: Params, collections: dict) -> TrainState:
         """The state before the first step from given parameters."""
+        opt_state, count = self.optimizer.init(params), len(self.collect)
+        if count:
+            nets = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (count, *x.shape)),
+                {"params": params, **collections},
+            )
+            opt_state = Collecting(opt_state, nets)
         return TrainState(
             params=params,
             model=ModelState(jnp.zeros((), jnp.int32), collections),
-            opt_state=self.optimizer.init(params),
+            opt_state=opt_state,
             alive=jnp.ones((), jnp.bool_),
         )
 
@@ -126,7 +169,15 @@ def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
     (value, (model, metrics)), grads = jax.value_and_grad(task.loss, has_aux=True)(
         state.params, state.model, batch, stream(key, "noise", state.model.step)
     )
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    optimizer = optax.with_extra_args_support(task.optimizer)
+    nets = state.collected if task.collect else None
+    before: Any = state
+    if task.collect:
+        before = before.replace(opt_state=before.opt_state.inner)
+    updates, opt_state = optimizer.update(
+        *(grads, before.opt_state, state.params),
+        key=stream(key, "update", state.model.step),
+    )
     finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
     done = model.step + 1
     new = TrainState(
@@ -135,8 +186,55 @@ def step(task: Task, mesh, state: TrainState, arrays, item, key: Key):
         opt_state=opt_state,
         alive=state.alive & finite,
     )
-    kept = jax.tree.map(functools.partial(jnp.where, new.alive), new, state)
-    return kept.replace(alive=new.alive), metrics
+    kept = jax.tree.map(functools.partial(jnp.where, new.alive), new, before)
+    kept = kept.replace(alive=new.alive)
+    if task.collect:
+        nets = _with_net(task.collect, nets, kept)
+        kept = kept.replace(opt_state=Collecting(kept.opt_state, nets))
+    return kept, metrics
+
+
+def _with_net(collect: tuple[int, ...], nets, state: TrainState):
+    """What was collected, with the net of this state where it is due."""
+    steps = jnp.asarray(collect, jnp.int32)
+    slot = jnp.minimum(jnp.searchsorted(steps, state.model.step), len(collect) - 1)
+    due = state.alive & (steps[slot] == state.model.step)
+    net = {"params": state.params, **state.model.collections}
+    # One slot is written at each step, and not the whole.
+    return jax.tree.map(
+        lambda all_, one: all_.at[slot].set(jnp.where(due, one, all_[slot])),
+        *(nets, net),
+    )
+
+
+def spaced(
+    steps: int, count: int, begin: float = 0.0, cycles: int = 1
+) -> tuple[int, ...]:
+    """Updates for `Task.collect`: the end of each cycle, and others evenly before it.
+
+    Args:
+      steps: updates of the whole run, from which cycles of one length are cut.
+      count: how many in each cycle, the last at its end.
+      begin: the fraction of a cycle before the first of them.
+      cycles: of the run; 1 where it has none.
+
+    Raises:
+      ValueError: more than there are updates, or a fraction outside of [0, 1).
+    """
+    if not (0 <= begin < 1 and count >= 1 and cycles >= 1):
+        raise ValueError(
+            "begin is a fraction in [0, 1), count and cycles are at least 1, not "
+            f"{begin}, {count} and {cycles}"
+        )
+    length = steps // cycles
+    gap = (length - int(length * begin)) // count
+    if gap < 1:
+        raise ValueError(
+            f"{count} nets in each of {cycles} cycles do not fit in {steps} updates "
+            f"of which the first {begin:.0%} of each cycle give none"
+        )
+    ends = (length * (cycle + 1) for cycle in range(cycles))
+    return tuple(end - gap * back for end in ends for back in reversed(range(count)))
 
 
 def train_chunk(task: Task, mesh, state: TrainState, arrays, items, key: Key):

@@ -1,0 +1,279 @@
+"""Laplace's posterior: normal around a trained net, by the curvature of its loss.
+
+    fitted = laplace.full(model, variables, train_split, where="dense3")
+    member = Member(model, fitted.posterior(fitted.best_precision()))
+    Predictor(member, draw=edits.draw, samples=100)
+
+The curvature is the generalized Gauss-Newton matrix, H = sum_n J_n^T L_n J_n with J the
+Jacobian of the net's outputs and L the Hessian of -log p in them (of logits diag(p) - p
+p^T). Under a prior N(0, 1 / precision) of the weights named by `where` their posterior
+is N(w, (H + precision)^-1); all others stay points. H is that of the linearized net, so
+what is nonlinear in the weights is to be predicted by `Linearized`, and not by putting
+draws into the net itself. In the weights of the last layer alone every net is linear.
+
+Sources: MacKay 1992 (evidence); Immer, Korzepa and Bauer 2021 (linearized); Daxberger
+et al. 2021 (the last layer).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax import flatten_util
+
+from vnets import backend, tree
+from vnets.data import Split
+from vnets.edits import mean_only
+from vnets.evaluate import CLASSES, to_float
+from vnets.layers import TEST, checked
+from vnets.likelihoods import Likelihood
+from vnets.nodes import Additive, Correlated, Point, is_noisy, is_posterior
+from vnets.targets import check
+from vnets.types import Array
+
+PRECISIONS = (1e-6, 1e8)  # among which evidence chooses
+LARGEST = 12_000  # weights of a full H, 1.2 GB in float64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Laplace:
+    """What the curvature says; `posterior` makes a net of it.
+
+    Attributes:
+      variables: of the trained net.
+      where: patterns of the weights that have a posterior.
+      weights: these, as a vector of P.
+      log_likelihood: sum of log p(target) of the split, nats.
+      curvature: the eigenvalues of H, [P]; or its diagonal.
+      vectors: the eigenvectors, [P, P], in columns; None of a diagonal.
+    """
+
+    variables: dict
+    where: tree.Patterns
+    weights: np.ndarray
+    log_likelihood: float
+    curvature: np.ndarray
+    vectors: np.ndarray | None
+
+    def evidence(self, precision: float) -> float:
+        """log p(targets) by Laplace's method, nats; exact where all is linear and
+        normal, and the weights are the most likely ones under this prior.
+
+        Args:
+          precision: of the prior, 1 / variance.
+
+        Raises:
+          ValueError: it is not above 0.
+        """
+        if not precision > 0:
+            raise ValueError(f"a precision is above 0, not {precision}")
+        square = float(np.sum(np.square(self.weights)))
+        volume = np.sum(np.log1p(self.curvature / precision))
+        return self.log_likelihood - 0.5 * (precision * square + float(volume))
+
+    def best_precision(self) -> float:
+        """The precision of most evidence; no data but the split's are looked at."""
+        low, high = map(math.log, PRECISIONS)
+        found = scipy.optimize.minimize_scalar(
+            lambda log: -self.evidence(math.exp(log)),
+            bounds=(low, high),
+            method="bounded",
+        )
+        return math.exp(found.x)
+
+    def posterior(self, precision: float) -> dict:
+        """The variables with `Correlated` nodes (of a diagonal with Gaussian ones).
+
+        Args:
+          precision: as in `evidence`.
+        """
+        var = 1 / (self.curvature + precision)
+        if self.vectors is None:
+            own = self._shaped(jnp.asarray(np.log(var), jnp.float32))
+            made = {k: lambda mean, k=k: Additive(mean, own[k]) for k in own}
+        else:
+            rows = jnp.asarray((self.vectors * np.sqrt(var)).T, jnp.float32)
+            factor = jax.vmap(self._shaped)(rows)
+            made = {
+                k: lambda mean, k=k: Correlated(mean, jnp.zeros_like(mean), factor[k])
+                for k in factor
+            }
+
+        def visit(place: tree.Place, leaf):
+            return made[place.leaf](_array(leaf)) if place.leaf in made else leaf
+
+        params = tree.change(visit, self.variables["params"])
+        return {**self.variables, "params": params}
+
+    def _shaped(self, flat: Array) -> dict[str, Array]:
+        return flatten_util.ravel_pytree(_chosen(self.variables, self.where))[1](flat)
+
+
+def full(model, variables: dict, split: Split, **options) -> Laplace:
+    """The posterior by the whole H of some weights: of the last layer, or a small net.
+
+    Args:
+      model: with `apply` as in `predictor.Member`, run on running statistics.
+      variables: "params", of points where it counts, and the model's collections.
+      split: the training set: inputs uint8 [N, ...], or what `prepare` takes.
+      **options: as in `diagonal`.
+
+    Raises:
+      ValueError: as in `diagonal`, or more weights than `LARGEST`.
+    """
+    matrix, weights, log_p = _curvature(model, variables, split, True, **options)
+    values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
+    where = options.get("where")
+    return Laplace(variables, where, weights, log_p, np.maximum(values, 0), vectors)
+
+
+def diagonal(model, variables: dict, split: Split, **options) -> Laplace:
+    """The posterior by the diagonal of H: each weight by itself.
+
+    Args:
+      model, variables, split: as in `full`.
+      **options: where, patterns of the weights, all by default; likelihood, of
+        classes by default; batch_size, whose Jacobians, batch_size x outputs x P
+        numbers, are in memory at once, 50 by default; prepare, from what the split has
+        to inputs, `evaluate.to_float` by default.
+
+    Raises:
+      ValueError: a pattern of nothing, weights with noise, targets that do not fit.
+    """
+    values, weights, log_p = _curvature(model, variables, split, False, **options)
+    curvature = np.maximum(np.asarray(values, np.float64), 0)
+    return Laplace(variables, options.get("where"), weights, log_p, curvature, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linearized:
+    """The net as its first-order expansion around its trained weights.
+
+    f(x; w0) + J (w - w0), for draws w of a posterior around w0: what H is exact of. Its
+    variables have w0 as a further collection (`around`).
+
+    Attributes:
+      model: the net.
+    """
+
+    model: Any
+
+    def around(self, variables: dict) -> dict:
+        """The variables of a posterior with its mean as what is expanded around."""
+        return {**variables, "around": mean_only(variables["params"], None)}
+
+    def apply(self, variables: dict, x, *, mutable=(), **kwargs):
+        """Outputs [B, ...] and the collections, as `model.apply` gives them."""
+        rest = {k: v for k, v in variables.items() if k not in ("params", "around")}
+        centre = variables["around"]
+
+        def net(params):
+            given = {**rest, "params": params}
+            return self.model.apply(given, x, mutable=list(rest), **kwargs)[0]
+
+        def moved(place, leaf, drawn):
+            del place
+            gap = _array(drawn) - _array(leaf)
+            return Point(gap) if is_posterior(leaf) else gap
+
+        # J v as the transpose of v^T J: the net's own gradients are in reverse mode.
+        outputs, back = jax.vjp(net, centre)
+        _, forward = jax.vjp(lambda u: back(u)[0], jnp.zeros_like(outputs))
+        [change] = forward(tree.change(moved, centre, variables["params"]))
+        return outputs + change, {name: variables[name] for name in mutable}
+
+
+def _array(leaf) -> Array:
+    return leaf.sample(None) if is_posterior(leaf) else leaf
+
+
+def _chosen(variables: dict, where: tree.Patterns) -> dict[str, Array]:
+    """The weights that are named, by path."""
+    found = dict(tree.each(variables["params"], where))
+    for place, leaf in found.items():
+        if is_noisy(leaf):
+            raise ValueError(f"{place.leaf!r} has noise: Laplace is around points")
+    return {place.leaf: _array(leaf) for place, leaf in found.items()}
+
+
+def _curvature(
+    model,
+    variables: dict,
+    split: Split,
+    whole: bool,
+    *,
+    where: tree.Patterns = None,
+    likelihood: Likelihood = CLASSES,
+    batch_size: int = 50,
+    prepare: Callable[[Array], Array] = to_float,
+):
+    """H [P, P] or its diagonal [P], the weights [P], and log p(targets)."""
+    check(split, likelihood.kind)
+    weights, _ = flatten_util.ravel_pytree(_chosen(variables, where))
+    if whole and len(weights) > LARGEST:
+        raise ValueError(
+            f"H of {len(weights):,} weights is too large, {LARGEST:,} at most: name "
+            "the last layer in `where`, or take `diagonal`"
+        )
+    named = where if where is None or isinstance(where, str) else tuple(where)
+    run = _batch(
+        *(checked(model), whole, named, likelihood, prepare, backend.forms()),
+    )
+    inputs, targets = jnp.asarray(split.inputs), jnp.asarray(split.target)
+    size = min(batch_size, len(targets))
+    total, log_p = 0.0, 0.0
+    for start in range(0, len(targets), size):
+        rows = np.arange(start, start + size, dtype=np.int32)
+        part, log = run(variables, inputs, targets, rows)
+        total, log_p = total + part, log_p + float(log)
+    return total, np.asarray(weights, np.float64), log_p
+
+
+@functools.lru_cache(maxsize=16)
+def _batch(model, whole, where, likelihood, prepare, forms) -> Callable:
+    """Compiled: H, or its diagonal, and log p of some rows of a split."""
+    del forms  # what is traced depends on them, so the cache must too
+
+    def run(variables, inputs, targets, rows):
+        inside = (rows < len(targets)).astype(jnp.float32)
+        rows = jnp.minimum(rows, len(targets) - 1)  # what is outside counts for nothing
+        x, y = prepare(inputs[rows]), targets[rows]
+        flat, shaped = flatten_util.ravel_pytree(_chosen(variables, where))
+
+        def outputs(flat, x):
+            own = shaped(flat)
+
+            def visit(place: tree.Place, leaf):
+                new = own.get(place.leaf)
+                if new is None:
+                    return leaf
+                return Point(new) if is_posterior(leaf) else new
+
+            params = tree.change(visit, variables["params"])
+            others = [name for name in variables if name != "params"]
+            given = {**variables, "params": params}
+            return model.apply(given, x[None], mode=TEST, mutable=others)[0][0]
+
+        def one(x, y):
+            def nll(out):
+                return likelihood.nll(out[None], y[None])[0]
+
+            out = outputs(flat, x)
+            jacobian = jax.jacrev(outputs)(flat, x).reshape(out.size, -1)
+            hessian = jax.hessian(nll)(out).reshape(out.size, out.size)
+            return jacobian, hessian, -nll(out)
+
+        jacobians, hessians, log_p = jax.vmap(one)(x, y)
+        weighted = jnp.einsum(
+            "bkl,blp->bkp", hessians * inside[:, None, None], jacobians
+        )
+        form = "bkp,bkq->pq" if whole else "bkp,bkp->p"
+        return jnp.einsum(form, jacobians, weighted), jnp.sum(log_p * inside)
+
+    return backend.jit(run)
