@@ -35,6 +35,7 @@ MODULES = (
     ("noise", "test_noise test_node_laws"),
     ("priors/fitted", "test_extremes test_normal_priors test_pruned test_priors"),
     ("priors/units", "test_extremes test_group_priors test_pruned test_priors"),
+    ("priors/soft_sharing", "test_soft_sharing"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     ("edits", "test_edits test_prune_units test_vector_walks"),
