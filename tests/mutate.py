@@ -30,7 +30,10 @@ from tests.mutant_runs import ROOT
 # quickest first. A module belongs to the first row that matches it.
 MODULES = (
     ("nodes/positive", "test_extremes test_scales test_node_laws"),
-    ("nodes/[!_]*", "test_node_laws test_nodes test_matching test_pruned"),
+    (
+        "nodes/[!_]*",
+        "test_extremes test_node_laws test_nodes test_matching test_pruned",
+    ),
     ("tree", "test_tree test_vector_walks"),
     ("noise", "test_noise test_node_laws"),
     ("priors/fitted", "test_extremes test_normal_priors test_pruned test_priors"),
@@ -38,16 +41,16 @@ MODULES = (
     ("priors/soft_sharing", "test_soft_sharing"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
-    ("edits", "test_edits test_prune_units test_vector_walks"),
+    ("edits", "test_extremes test_edits test_prune_units test_vector_walks"),
     ("loss", "test_loss test_targets"),
     ("targets", "test_targets"),
     ("predictor", "test_predictor test_evaluate"),
-    ("likelihoods/[!_]*", "test_likelihoods test_targets"),
-    ("compact/limits", "test_limits test_compact_files"),
+    ("likelihoods/[!_]*", "test_extremes test_likelihoods test_targets"),
+    ("compact/limits", "test_limits test_compact_bounds test_compact_files"),
     (
         "compact/[!_]*",
-        "test_golden test_properties test_compact test_compact_files"
-        " test_compact_noise",
+        "test_compact_bounds test_golden test_properties test_compact"
+        " test_compact_files test_compact_noise",
     ),
 )
 COMPARED = {
