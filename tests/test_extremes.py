@@ -10,6 +10,7 @@ import pytest
 from claims import every
 from jax import random
 from node_table import DENSE, node
+from scipy import stats
 
 from vnets import edits, nodes, priors
 from vnets.likelihoods import Bernoulli, Categorical, Gaussian
@@ -212,3 +213,15 @@ def test_yes_and_no_are_two_classes_where_they_are_even():
     both = jnp.stack([1 - target, target], -1)
     found = Bernoulli().shown(outputs, target)
     assert found == Categorical(soft=True).shown(pairs, both)
+
+
+def test_masks_cost_what_coins_say():
+    """KL of coins of p from coins of r, by SciPy, for each unit once."""
+    rates = np.asarray([1e-4, 0.2, 0.5, 0.9999])
+    for prior in (0.5, 0.1, 0.99):
+        for p in rates:
+            masks = nodes.adaptive_binary_dropout(p)(random.key(0), (3, 4)).scale
+            expected = 3 * stats.entropy([p, 1 - p], [prior, 1 - prior])
+            assert float(priors.bernoulli(prior)(masks)) == pytest.approx(
+                expected, rel=1e-3, abs=1e-5
+            )
