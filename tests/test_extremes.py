@@ -142,6 +142,7 @@ def test_what_is_at_a_threshold_is_not_above_it():
                 values = jnp.min(values, keepdims=True)
                 at = float(values[0, 0])
                 kept = one.without_units(at, "in")
+                assert kept.log_alpha.shape == one.log_alpha.shape
             gone = np.broadcast_to(np.asarray(values) > at, DENSE)
             np.testing.assert_array_equal(np.asarray(kept.bare.mean) == 0, gone)
             cut += gone.any()
