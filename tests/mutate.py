@@ -41,7 +41,10 @@ MODULES = (
     ("priors/soft_sharing", "test_soft_sharing"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
-    ("edits", "test_extremes test_edits test_prune_units test_vector_walks"),
+    (
+        "edits",
+        "test_extremes test_edits test_prune_units test_vector_walks test_node_laws",
+    ),
     ("loss", "test_loss test_targets"),
     ("targets", "test_targets"),
     ("predictor", "test_predictor test_evaluate"),
@@ -260,9 +263,10 @@ def main(argv: list[str] | None = None) -> int:
     sources = {name: source_of(name) for name in TESTS}
     found = [one for name in names for one in mutants(name, sources[name])]
     known = equivalent()
-    chosen = [one for one in found if one.name not in known]
-    print(f"{len(found)} mutants, {len(found) - len(chosen)} of them equivalent")
-    chosen = drawn(chosen, options.limit or len(chosen), options.seed)
+    chosen = drawn(found, options.limit or len(found), options.seed)
+    tellable = [one for one in chosen if one.name not in known]
+    print(f"{len(found)} mutants; {len(chosen)} drawn, {len(tellable)} not equivalent")
+    chosen = tellable
     if options.only:
         chosen = [one for one in chosen if options.only in str(one)]
     mutant_runs.warm()
