@@ -36,7 +36,7 @@ FORK = multiprocessing.get_context("fork")
 # Seconds of this process's own time (a busy machine changes nothing) after which a
 # test hangs: so many times what it takes unchanged and compiled, plus compiling.
 SLACK, COMPILING = 5, 30
-DEADLINE = 1800  # seconds by the clock: what waits for ever uses no time of its own
+DEADLINE = 7200  # seconds by the clock: what waits for ever uses no time of its own
 
 
 def warm() -> None:
