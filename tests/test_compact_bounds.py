@@ -1,13 +1,27 @@
 """What a compact file may say: a bound is held, and one beyond it is refused."""
 
+import dataclasses
+import importlib
+import pkgutil
 from collections import Counter
 
+import golden_files
 import numpy as np
 import pytest
 
 from vnets import plan
-from vnets.compact import binary, description, layers, streams, tables
+from vnets.compact import (
+    binary,
+    codec,
+    description,
+    graph,
+    layers,
+    streams,
+    tables,
+    version1,
+)
 from vnets.compact.binary import Bytes, varint
+from vnets.compact.quantize import Compact, Deviations, Quantized
 
 
 def nested(depth):
@@ -108,3 +122,61 @@ def test_whole_numbers_come_back_around_each_further_byte():
     assert len(varint(128)) == 2
     with pytest.raises(ValueError, match="too long"):
         Bytes(varint(2**35)).varint()
+
+
+def test_a_description_of_the_first_version_ends_where_it_says():
+    content = (golden_files.folder(1) / "same.vnz").read_bytes()
+    source = Bytes(content[codec.HEAD + version1.CHECKSUM :])
+    size, *_ = version1.SIZES.unpack(source.take(version1.SIZES.size))
+    section = source.take(size)
+    steps, shape, _ = version1._description(section)
+    assert plan.shapes(steps, shape)
+    for bad in (section[:-1], section + b"\0", section + section):
+        with pytest.raises(ValueError, match="too long or cut off"):
+            version1._description(bad)
+
+
+@pytest.mark.parametrize(("at", "turned"), [((0, 99), False), ((99, 0), True)])
+def test_a_lone_weight_lies_where_its_gap_is_short(at, turned):
+    position, none = np.asarray([at[0] * 100 + at[1]]), np.zeros(100, np.int64)
+    one = np.float32(1)
+    layer = Quantized(position, np.ones(1, np.int64), one, none, one)
+    assert codec._is_turned(layer, (100, 100)) == turned
+
+
+@pytest.mark.parametrize("package", ["nodes", "priors", "likelihoods", "compact"])
+def test_what_nets_are_made_of_cannot_be_changed(package):
+    found = importlib.import_module(f"vnets.{package}")
+    kinds = 0
+    for module in pkgutil.iter_modules(found.__path__):
+        name = f"{found.__name__}.{module.name}"
+        for kind in vars(importlib.import_module(name)).values():
+            if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+                continue
+            if kind.__module__ == name:
+                kinds += 1
+                with pytest.raises(dataclasses.FrozenInstanceError):
+                    object.__new__(kind).another = 1
+    assert kinds >= 4
+
+
+def test_two_nets_of_arrays_are_not_compared_by_their_numbers():
+    for kind in (graph.Statistics, graph.Linear, graph.Graph):
+        assert kind.__eq__ is object.__eq__
+    for kind in (Deviations, Quantized, Compact):
+        assert kind.__eq__ is object.__eq__
+
+
+def test_a_step_takes_two_bytes_where_they_say_it():
+    """The least such number that is not below: at most 2^-7 of it larger."""
+    draw = np.random.default_rng(0)
+    for value in np.exp(draw.uniform(-20, 9, 50)).astype(np.float32):
+        short = binary.shortened(value)
+        assert value <= short <= value * (1 + 2.0**-7)
+        assert binary.is_short(short)
+        assert binary.shortened(short) == short
+        assert binary.is_short(value) == (value == short)
+        for number, long in ((value, True), (short, False)):
+            packed = binary.float32(number, long)
+            assert len(packed) == (4 if long else 2)
+            assert Bytes(packed).float32(long) == number

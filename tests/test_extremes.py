@@ -12,8 +12,10 @@ from jax import random
 from node_table import DENSE, node
 from scipy import stats
 
-from vnets import edits, nodes, priors
+from vnets import edits, estimators, nodes, priors
 from vnets.likelihoods import Bernoulli, Categorical, Gaussian
+from vnets.likelihoods.classes import BINS
+from vnets.likelihoods.gaussian import NORMAL_95
 from vnets.nodes import Scaled, TruncatedLogNormal, log_alpha
 from vnets.priors import fitted, soft_sharing
 from vnets.priors.jensen import jensen_gap
@@ -124,6 +126,16 @@ def test_what_is_not_said_is_as_it_always_was(make, values):
     """Published numbers depend on it."""
     known = inspect.signature(make).parameters
     assert {name: known[name].default for name in values} == values
+
+
+def test_constants_are_those_of_their_sources():
+    """The tutorial of soft weight sharing, the authors' codes, Guo et al. 2017."""
+    assert soft_sharing.ZERO_PRIOR == (5e3, 2.0)
+    assert soft_sharing.OTHER_PRIOR == (250.0, 0.1)
+    assert soft_sharing.ZERO_SHARE == 0.99
+    assert estimators.VAR_FLOOR == nodes.base.LOG_FLOOR == 1e-16
+    assert BINS == 15
+    assert pytest.approx(stats.norm.ppf(0.975), abs=5e-7) == NORMAL_95
 
 
 def test_what_is_at_a_threshold_is_not_above_it():
