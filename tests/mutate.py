@@ -3,10 +3,11 @@
     python -m tests.mutate [--limit=40] [--seconds=1200] [--modules=priors,edits]
 
 One expression at a time is changed (a comparison, an operator of arithmetic or logic, a
-constant, what a function returns) in a copy of the project, and the test files that
-are about its module run until the first failure. A mutant that they pass survives: it
-is listed, and either wants a test or changes nothing (`EQUIVALENT`). Which mutants are
-tried is drawn by --seed; without a limit all of them take hours.
+constant, what a function returns) in a fork of this process, and the tests of the files
+that are about its module run until the first failure (`mutant_runs`). A mutant that
+they pass survives: it is listed, and either wants a test or changes nothing that a test
+may see; `equivalent.toml` names those that do not, each with the reason. Which mutants
+are tried is drawn by --seed, evenly over modules.
 """
 
 import argparse
@@ -17,49 +18,44 @@ import functools
 import itertools
 import os
 import random
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import mutant_runs
+from tests.mutant_runs import ROOT
+
 # Modules under vnets, by pattern, and the files of tests that are about them, the
 # quickest first. A module belongs to the first row that matches it.
 MODULES = (
-    ("nodes/positive", "test_scales test_node_laws"),
-    ("nodes/[!_]*", "test_node_laws test_nodes test_matching test_pruned"),
+    ("nodes/positive", "test_extremes test_scales test_node_laws"),
+    (
+        "nodes/[!_]*",
+        "test_extremes test_node_laws test_nodes test_matching test_pruned",
+    ),
     ("tree", "test_tree test_vector_walks"),
     ("noise", "test_noise test_node_laws"),
-    ("priors/fitted", "test_normal_priors test_pruned test_priors"),
-    ("priors/units", "test_group_priors test_pruned test_priors"),
-    ("priors/[!_]*", "test_priors test_prior_laws"),
+    ("priors/fitted", "test_extremes test_normal_priors test_pruned test_priors"),
+    ("priors/units", "test_extremes test_group_priors test_pruned test_priors"),
+    ("priors/soft_sharing", "test_soft_sharing"),
+    ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
-    ("edits", "test_edits test_prune_units test_vector_walks"),
+    (
+        "edits",
+        "test_extremes test_edits test_prune_units test_vector_walks test_node_laws",
+    ),
     ("loss", "test_loss test_targets"),
     ("targets", "test_targets"),
     ("predictor", "test_predictor test_evaluate"),
-    ("likelihoods/[!_]*", "test_likelihoods test_targets"),
-    ("compact/limits", "test_limits test_compact_files"),
+    ("likelihoods/[!_]*", "test_extremes test_likelihoods test_targets"),
+    ("compact/limits", "test_limits test_compact_bounds test_compact_files"),
     (
         "compact/[!_]*",
-        "test_golden test_properties test_compact test_compact_files"
-        " test_compact_noise",
+        "test_compact_bounds test_golden test_properties test_compact"
+        " test_compact_files test_compact_noise",
     ),
 )
-# (function, line before, line after): why no test can tell the two apart.
-_ENDS = "low, high = np.arcsinh((mean + np.array([[[{}]], [[{}]]]) * _TAIL) / t ** 0.5)"
-_TYPED = "@dataclass_transform(frozen_default={}, field_specifiers=(static,))"
-_REMAT = "one = jax.checkpoint(one, prevent_cse={})"
-EQUIVALENT: dict[tuple[str, str, str], str] = {
-    ("_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(-2, 1)): "the tail is nothing",
-    ("_jensen_gaps", _ENDS.format(-1, 1), _ENDS.format(-1, 2)): "the tail is nothing",
-    ("node_type", _TYPED.format(True), _TYPED.format(False)): "for type checkers",
-    ("per_example_sampling", _REMAT.format(False), _REMAT.format(True)): "slower",
-}
 COMPARED = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
     **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
@@ -72,8 +68,6 @@ COMPUTED = {
     **{ast.LShift: ast.RShift, ast.RShift: ast.LShift},
 }
 SKIPPED = (ast.Raise, ast.Import, ast.ImportFrom, ast.JoinedStr)
-SLACK = 10  # times as long as the tests take without a change, and
-LEAST = 60.0  # seconds at least, is when a mutant counts as hung: noticed
 
 
 def _tests() -> dict[str, tuple[str, ...]]:
@@ -96,6 +90,7 @@ class Place:
     Attributes:
       function: "Node.kl", and
       statement: that it belongs to.
+      reach: lines of the body of the innermost function around it, or its statement's.
     """
 
     parent: ast.AST
@@ -103,6 +98,7 @@ class Place:
     number: int | None
     function: str
     statement: ast.AST
+    reach: range
 
     @property
     def node(self) -> ast.AST:
@@ -144,12 +140,17 @@ class Mutant:
 
     def __str__(self) -> str:
         line = getattr(self.node, "lineno", 0)
-        function, before, after = self.name
+        _, function, before, after = self.name
         return f"vnets/{self.module}.py:{line} {function}:\n    {before}\n    {after}"
 
+    @property
+    def line(self) -> int:
+        """Of its statement."""
+        return getattr(self.place.statement, "lineno", 0)
+
     @functools.cached_property
-    def name(self) -> tuple[str, str, str]:
-        """As in `EQUIVALENT`: with the line of the statement, before and after."""
+    def name(self) -> tuple[str, str, str, str]:
+        """As in `equivalent`: with the line of the statement, before and after."""
         whole = self.place.statement
         before = ast.unparse(whole)
         self.place.put(self.changed)
@@ -157,7 +158,7 @@ class Mutant:
         self.place.put(self.node)
         lines = zip(before.splitlines(), after.splitlines(), strict=True)
         [(old, new)] = [pair for pair in lines if pair[0] != pair[1]]
-        return self.place.function, old.strip(), new.strip()
+        return self.module, self.place.function, old.strip(), new.strip()
 
 
 def source_of(module: str) -> str:
@@ -175,7 +176,10 @@ def mutants(module: str, source: str) -> list[Mutant]:
 
 
 def places(
-    parent: ast.AST, function: str = "", statement: ast.AST | None = None
+    parent: ast.AST,
+    function: str = "",
+    statement: ast.AST | None = None,
+    reach: range | None = None,
 ) -> Iterator[Place]:
     """What can be changed; no text, no types, nothing for people only."""
     for field, held in ast.iter_fields(parent):
@@ -184,6 +188,9 @@ def places(
         if isinstance(parent, ast.keyword) and parent.arg == "strict":  # of zip
             continue  # an assertion: where it fails, the code is wrong already
         listed = isinstance(held, list)
+        around = reach
+        if isinstance(parent, ast.FunctionDef) and field == "body":
+            around = range(held[0].lineno, parent.end_lineno + 1)
         for number, node in enumerate(held if listed else [held]):
             if not isinstance(node, ast.AST) or isinstance(node, SKIPPED):
                 continue
@@ -193,8 +200,11 @@ def places(
                 if node.name == "__repr__":
                     continue
             within = node if isinstance(node, ast.stmt) else statement or node
-            yield Place(parent, field, number if listed else None, inside, within)
-            yield from places(node, inside, within)
+            line = getattr(within, "lineno", 0)
+            lines = around or range(line, line + 1)
+            at = number if listed else None
+            yield Place(parent, field, at, inside, within, lines)
+            yield from places(node, inside, within, around)
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -237,114 +247,91 @@ def _with(node, **fields):
     return changed
 
 
-class Copy:
-    """A copy of the project in a temporary folder, to change and to run tests in."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
-        for name in listed.stdout.decode().split("\0"):
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-
-    def path(self, module: str) -> Path:
-        return self.folder / "vnets" / f"{module}.py"
-
-    def passes(self, module: str, source: str, seconds: float | None) -> bool:
-        """Whether the module's tests pass with this source; no longer than that."""
-        path = self.path(module)
-        original = path.read_text(encoding="utf-8")
-        path.write_text(source, encoding="utf-8")
-        files = [f"tests/{name}.py" for name in TESTS[module]]
-        words = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *files]
-        # A session of its own: what hangs is ended with all that it started.
-        process = subprocess.Popen(
-            [*words, "-p", "no:cacheprovider"],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": self._paths()},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(seconds) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            path.write_text(original, encoding="utf-8")
-
-    def _paths(self) -> str:
-        return os.pathsep.join(
-            filter(None, (str(self.folder), os.environ.get("PYTHONPATH", "")))
-        )
-
-
 def main(argv: list[str] | None = None) -> int:
     """Tries mutants; prints the survivors and the share that the tests noticed."""
     options = _options(argv)
-    names = options.modules.split(",") if options.modules else list(TESTS)
-    unknown = sorted(set(names) - set(TESTS))
+    names = [name for name in TESTS if _named(name, options.modules)]
+    unknown = [
+        asked
+        for asked in filter(None, options.modules.split(","))
+        if not any(_named(name, asked) for name in TESTS)
+    ]
     if unknown:
         print(f"unknown modules {unknown}; choose from {list(TESTS)}", file=sys.stderr)
         return 2
-    sources = {name: source_of(name) for name in names}
+    began = time.monotonic()
+    sources = {name: source_of(name) for name in TESTS}
     found = [one for name in names for one in mutants(name, sources[name])]
-    chosen = [one for one in found if one.name not in EQUIVALENT]
-    equivalent = len(found) - len(chosen)
-    chosen = drawn(chosen, options.limit or len(chosen), options.seed)
-    print(f"{len(found)} mutants, {equivalent} of them equivalent; {len(chosen)} tried")
-    began, limits = time.monotonic(), {}
+    known = equivalent()
+    chosen = drawn(found, options.limit or len(found), options.seed)
+    tellable = [one for one in chosen if one.name not in known]
+    print(f"{len(found)} mutants; {len(chosen)} drawn, {len(tellable)} not equivalent")
+    chosen = tellable
+    if options.only:
+        chosen = [one for one in chosen if options.only in str(one)]
+    mutant_runs.warm()
+    files = dict.fromkeys(file for one in chosen for file in TESTS[one.module])
+    order = mutant_runs.Order(mutant_runs.record(files, sources, options.jobs))
     tried: dict[Mutant, bool] = {}
-    with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
-        project = Copy(Path(folder))
-        for one in chosen:
-            if options.seconds and time.monotonic() - began > options.seconds:
-                print(f"stopped after {options.seconds:g} seconds")
-                break
-            files = TESTS[one.module]
-            if files not in limits:
-                limits[files] = _limit(project, one.module, sources[one.module])
-            tried[one] = project.passes(one.module, one.source(), limits[files])
-            print(f"{'SURVIVED' if tried[one] else 'killed'} {one}", flush=True)
+    end = began + options.seconds if options.seconds else None
+    tasks = _tasks(chosen, order, end)
+    for one, test in mutant_runs.answers(tasks, options.jobs):
+        tried[one] = test == ""
+        order.failed[one.module, test or ""] += 1
+        told = "SURVIVED" if test == "" else f"killed by {test or 'time'}:"
+        print(f"{told} {one}", flush=True)
+    print(f"\n{len(tried)} of {len(chosen)} tried, seed {options.seed}")
     _report(tried)
     return 0
+
+
+def _tasks(chosen: list[Mutant], order: mutant_runs.Order, end: float | None):
+    seconds = order.seconds()
+    for one in chosen:
+        if end is not None and time.monotonic() > end:
+            return
+        tests = order.tests(one.module, one.line, one.place.reach, TESTS[one.module])
+        call = mutant_runs.noticed_by
+        yield one, functools.partial(call, one.module, one.source(), tests, seconds)
+
+
+def _named(module: str, asked: str) -> bool:
+    """Whether it is one of those, or in a package that is: "compact,edits"."""
+    packages = asked.split(",")
+    return not asked or module in packages or module.split("/")[0] in packages
+
+
+def equivalent() -> dict[tuple[str, str, str, str], str]:
+    """Why no test can tell a mutant from the code, by `Mutant.name`."""
+    text = (ROOT / "tests" / "equivalent.toml").read_text(encoding="utf-8")
+    return {
+        (module, one["function"], one["before"], one["after"]): one["reason"]
+        for module, listed in tomllib.loads(text).items()
+        for one in listed
+    }
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, default=0, help="mutants; 0: all of them")
     parser.add_argument("--seconds", type=float, default=0.0, help="in all; 0: any")
-    parser.add_argument("--modules", default="", help=f"of {', '.join(TESTS)}")
+    parser.add_argument(
+        "--modules", default="", help=f"or packages, of {', '.join(TESTS)}"
+    )
+    parser.add_argument("--only", default="", help="those drawn whose lines have it")
     parser.add_argument("--seed", type=int, default=0, help="which are drawn")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="how many at a time"
+    )
     return parser.parse_args(argv)
 
 
-def _limit(project: Copy, module: str, source: str) -> float:
-    """Seconds after which a mutant hangs, by how long the tests take without one.
-
-    Raises:
-      RuntimeError: they fail as it is.
-    """
-    began = time.monotonic()
-    # Twice through the parser: what is lost on the way is lost in each mutant.
-    if not project.passes(module, ast.unparse(ast.parse(source)), None):
-        raise RuntimeError(f"tests of {module} fail without a change: {TESTS[module]}")
-    took = time.monotonic() - began
-    print(f"{', '.join(TESTS[module])}: {took:.0f} seconds", flush=True)
-    return max(LEAST, SLACK * took)
-
-
 def _report(tried: dict[Mutant, bool]) -> None:
-    """Share of killed mutants of each module and of all, and who survived."""
-    print()
-    for module in dict.fromkeys(one.module for one in tried):
-        own = [survived for one, survived in tried.items() if one.module == module]
-        print(f"{module:24} {_share(own)}")
+    """Share of killed mutants of each module, package and of all, and who survived."""
+    modules = [name for name in TESTS if any(one.module == name for one in tried)]
+    for name in sorted({part for m in modules for part in (m, m.split("/")[0])}):
+        own = [lives for one, lives in tried.items() if _named(one.module, name)]
+        print(f"{name:24} {_share(own)}")
     print(f"{'all':24} {_share(list(tried.values()))}")
     for one, survived in tried.items():
         if survived:

@@ -140,7 +140,7 @@ def test_constant_weights_take_little_memory():
     assert len(content) < 75_000
     tracemalloc.start()
     try:
-        began = time.monotonic()
+        began = time.process_time()
         loaded = compact.loads(content)
         held, reading = tracemalloc.get_traced_memory()
         compact.Predictor(loaded)
@@ -151,7 +151,7 @@ def test_constant_weights_take_little_memory():
     part = 4 * 2**20  # of a stream, on its way
     assert reading < part + 40 * len(content)
     assert peak < part + 150 * len(content)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert compact.dumps(loaded) == content
 
 

@@ -1,10 +1,12 @@
 """What `make mutate` changes, and what it leaves alone."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 
-from tests import mutate
+from tests import mutant_runs, mutate
 
 SOURCE = '''
 """Text with 1 < 2."""
@@ -59,7 +61,7 @@ def test_each_mutant_is_the_module_with_one_change():
         assert changed != plain
         pairs = zip(lines, changed.splitlines(), strict=True)
         [(before, after)] = [(a.strip(), b.strip()) for a, b in pairs if a != b]
-        assert one.name == (one.place.function, before, after)
+        assert one.name == ("priors", one.place.function, before, after)
         assert ast.unparse(one.tree) == plain
 
 
@@ -98,10 +100,60 @@ def test_what_is_called_equivalent_is_there():
         for module in mutate.TESTS
         for one in mutate.mutants(module, mutate.source_of(module))
     }
-    assert set(mutate.EQUIVALENT) <= there
+    assert set(mutate.equivalent()) <= there
 
 
 def test_unknown_modules_are_named(capsys):
     assert mutate.main(["--modules=edits,nope"]) == 2
     told = f"unknown modules ['nope']; choose from {list(mutate.TESTS)}"
     assert told in capsys.readouterr().err
+
+
+def test_probes_tell_the_statements_that_are_executed():
+    hits = []
+    made = {"__hit__": hits.append, "f": None}
+    exec(compile(mutant_runs.probed(SOURCE), "priors", "exec"), made)
+    text = SOURCE.splitlines()
+    assert any(text[line - 1].startswith("LIMIT") for line in hits)
+    assert not any("x" in text[line - 1].split(":")[-1] for line in hits)
+    hits.clear()
+    assert made["clipped"](5.0, deep=True) == 25.0
+    assert [text[line - 1].split()[0] for line in hits] == ["if", "return"]
+    [one] = [m for m in mutate.mutants("priors", SOURCE) if "x * 2" in m.name[-1]]
+    assert one.line == hits[1]
+    assert set(hits) <= set(one.place.reach)
+
+
+def test_the_likeliest_tests_come_first_and_only_those_that_reach_the_function():
+    def file(**hits):
+        tests = {
+            name: mutant_runs.Recorded(1.0, {"edits": h}) for name, h in hits.items()
+        }
+        return mutant_runs.File(tests, {"edits": [1]})
+
+    files = {
+        "a": file(no=[], yes=[5]),
+        "b": file(far=[6], near=[5, 6]),
+        "c": file(x=[9]),
+    }
+    order = mutant_runs.Order(files)
+    asked = "edits", 5, range(5, 8), "abc"
+    assert order.tests(*asked) == ["near", "yes", "far", "no"]
+    order.failed["edits", "yes"] += 1
+    order.failed["edits", "no"] += 1
+    assert order.tests(*asked) == ["yes", "near", "no", "far"]
+    assert order.tests("edits", 1, range(1, 2), "c") == ["x"]
+
+
+def test_what_dies_in_a_fork_answers_nothing():
+    program = (
+        "import os, signal; from tests.mutant_runs import answers\n"
+        "end = lambda: os.kill(os.getpid(), signal.SIGPROF)\n"
+        "tasks = [(1, lambda: 'one'), (2, end), (3, lambda: ['x' * 10**6])]\n"
+        "print({name: len(answer or '') for name, answer in answers(tasks, 2)})"
+    )
+    words = [sys.executable, "-c", program]
+    run = subprocess.run(words, cwd=mutate.ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() in {"{1: 3, 2: 0, 3: 1}", "{2: 0, 1: 3, 3: 1}"}, (
+        run.stderr
+    )
