@@ -93,13 +93,16 @@ def training(config: ConfigDict, prior: str, mnist: bool) -> None:
         "b1": 0.9,
         "log_alpha_rate": 1.0,
     }
-    whole = config.scale == "paper" or (config.variant, config.scale) == (FULL, "short")
-    if mnist and whole:
-        config.epochs, config.batch_size = MNIST_EPOCHS["paper"], 60000
+    if config.variant == FULL and config.scale == "short":
+        config.epochs, config.batch_size = MNIST_EPOCHS["paper"], 1000
+        config.optimizer.accumulate = 60  # of all images, as paper has them at once
         config.optimizer.learning_rate = ((0.0, 1e-2),)
     elif mnist and config.scale == "short":
         config.batch_size = 200
         config.optimizer.learning_rate = ((0.0, 1e-2), (0.5, 1e-2), (1.0, 0.0))
+    if mnist and config.scale == "paper":
+        config.batch_size = 60000
+        config.optimizer.learning_rate = ((0.0, 1e-2),)
     config.chunk_steps = 50
     config.evals = {"samples": 20, "batch_size": 500, "threshold": 5.0}
     config.probe = {"every": config.epochs // 10, "samples": 5}
