@@ -57,10 +57,9 @@ AT = {"quick": (100,), "short": (100, 250, 500), "paper": WIDTHS}
 
 
 def sweep(scale: str = "paper") -> tuple[str, ...]:
-    """All methods and readings at the widths of a scale; the fresh ones at short."""
+    """All methods and readings at the widths of a scale; FRESH is for other seeds."""
     widths = tuple(f"_{width}" for width in AT[scale])
-    fresh = () if scale == "short" else FRESH
-    return tuple(v for v in VARIANTS if v.endswith(widths) and v not in fresh)
+    return tuple(v for v in VARIANTS if v.endswith(widths) and v not in FRESH)
 
 
 def get_config(which: str = "vd_a_500") -> ConfigDict:

@@ -44,6 +44,11 @@ VARIANTS = (*NOISE, *PLAIN, *LONG, *PRIORS, *STARTS)
 MLP_EPOCHS = {"quick": 20, "short": 30, "paper": 200}
 
 
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """All; where others have as many epochs, the last of LONG would be the same."""
+    return tuple(v for v in VARIANTS if scale == "short" or v != "additive_long_-10")
+
+
 def get_config(which: str = "neuron") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = common.split(which, VARIANTS)
