@@ -19,6 +19,7 @@ from vnets.likelihoods.gaussian import NORMAL_95
 from vnets.nodes import Scaled, TruncatedLogNormal, log_alpha
 from vnets.priors import fitted, soft_sharing
 from vnets.priors.jensen import jensen_gap
+from vnets.priors.sampled import has_density
 
 LOW, HIGH = -20.0, 0.0
 
@@ -238,3 +239,28 @@ def test_masks_cost_what_coins_say():
             assert float(priors.bernoulli(prior)(masks)) == pytest.approx(
                 expected, rel=1e-3, abs=1e-5
             )
+
+
+def test_weights_that_are_off_are_kept_but_not_used():
+    mean, mask = jnp.ones((2, 2), jnp.float32), jnp.asarray([[0.0, 1e-9], [1.0, 0.0]])
+    for revivable in (False, True):
+        one = nodes.Masked(mean, mask, revivable)
+        np.testing.assert_array_equal(one.sample(None), [[0, 1], [1, 0]])
+        np.testing.assert_array_equal(one.mean, mean)
+
+
+def test_units_lie_on_one_of_the_last_two_axes():
+    for shape, unit in (((3, 4), 0), ((2, 3, 4), 2), ((2, 2, 3, 4), 3)):
+        last = len(shape) - 1
+        for axis, own in (("in", last - 1), ("out", last), ("unit", unit)):
+            others = nodes.other_axes(axis, shape)
+            assert others == tuple(i for i in range(len(shape)) if i != own)
+
+
+def test_a_prior_has_a_density_if_a_part_of_it_has():
+    density, closed = priors.scale_mixture(), priors.standard_normal()
+    for pair in ((density, closed), (closed, density), (density, density)):
+        both = priors.ScaledPrior(*pair)
+        assert has_density(both)
+        assert has_density({"a": closed, "b": priors.WeightedPrior(both, {})})
+    assert not has_density(priors.ScaledPrior(closed, closed))
