@@ -127,9 +127,22 @@ def build(config) -> Classify:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
+    return of_data(Classify, config)
+
+
+def of_data(kind: type[Kept], config) -> Kept:
+    """A kind of classifier of the config's data set, in random batches.
+
+    Raises:
+      ConfigError: a value that does not fit; DataError: data that are not there.
+    """
     dataset = datasets.load(config)
+    if not dataset.classes:
+        raise parts.ConfigError(
+            f"config.dataset.name: {dataset.name} has no classes, but numbers"
+        )
     example = datasets.example(dataset)
-    return built(Classify, config, dataset, datasets.source(config, dataset), example)
+    return built(kind, config, dataset, datasets.source(config, dataset), example)
 
 
 def built(kind: type[Kept], config, dataset, source, example) -> Kept:
@@ -138,10 +151,6 @@ def built(kind: type[Kept], config, dataset, source, example) -> Kept:
     Raises:
       ConfigError: a value that does not fit.
     """
-    if not dataset.classes:
-        raise parts.ConfigError(
-            f"config.dataset.name: {dataset.name} has no classes, but numbers"
-        )
     pictures = getattr(dataset.train, "inputs", None)  # of a stream, none
     model = parts.model(config.model, dataset.classes, pictures)
     mode = parts.mode(

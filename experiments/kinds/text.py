@@ -4,7 +4,6 @@ As `experiments.kinds.classify`, but for what is pruned and what is counted: a g
 weights goes with its noise, a hidden unit with its scale (`nets.recurrent.used`).
 """
 
-from experiments import datasets
 from experiments import spec as parts
 from experiments.kinds import classify
 from vnets import edits
@@ -47,9 +46,7 @@ def build(config) -> Text:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    dataset = datasets.load(config)
-    source, example = datasets.source(config, dataset), datasets.example(dataset)
-    return recurrent(classify.built(Text, config, dataset, source, example))
+    return recurrent(classify.of_data(Text, config))
 
 
 def recurrent(kind: classify.Kept) -> classify.Kept:
