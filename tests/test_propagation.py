@@ -412,3 +412,29 @@ def test_models_without_moments_are_named():
     net = Chain(steps=(plan.Dense("top", K), plan.Activation()))
     with pytest.raises(ValueError, match="end with Dense, not Activation"):
         propagation.moments(net, {}, x)
+
+
+def test_depthwise_kernels_and_means_of_windows_have_moments_of_their_own():
+    """Each output's by itself, exactly: sums of independent weights or pixels."""
+    x = random_moments((2, 6, 5, 3)).mean
+    steps = (plan.Depthwise("own", (3, 2), (2, 1), ((1, 0), (1, 1))),)
+    net = Chain(steps=steps, posteriors={"own": gaussian(-1.0)})
+    variables = start(net, (6, 5, 3))
+    h = propagation.Layers(variables).run(steps, Moments(x))
+    mean, var = variables["params"]["own"]["kernel"].moments()
+    op = ops.GeneralConv((2, 1), ((1, 0), (1, 1)), (1, 1), (1, 1), groups=3)
+    bias = variables["params"]["own"]["bias"]
+    wanted = np.asarray(op.apply(x, mean)) + np.asarray(bias)
+    np.testing.assert_allclose(h.mean, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(h.var, op.apply(x**2, var), rtol=1e-5, atol=1e-5)
+    ones = Moments(x, jnp.ones_like(x))
+    pooled = propagation.Layers({}).run((plan.WindowMeanPool(2, 1, "VALID"),), ones)
+    np.testing.assert_allclose(pooled.var, np.full(pooled.mean.shape, 1 / 4))
+    norm = plan.LayerNorm("norm1")
+    quiet = start(Chain(steps=(norm,)), (7,))
+    y = propagation.Layers(quiet).run(
+        (norm,), Moments(x[:, 0, :, 0].repeat(7, 1)[:, :7])
+    )
+    assert y.var is None
+    with pytest.raises(ValueError, match="'norm1': layer normalization has no moments"):
+        propagation.Layers(quiet).run((norm,), ones)

@@ -28,12 +28,11 @@ def shelved() -> dict[str, dict[str, Any]]:
     """What there is, by name.
 
     {"run": config and variant, "scale": its scale, "dataset": its name, "epochs": how
-    many it was trained for, "commit": of the code that trained it, "bytes": of the
-    file, "sha256": of the file, "noise": whether weights have it, "accuracy": of the
-    file on the test set, {"det": noise off, "ens": mean of draws}, "recorded": the same
-    of the net before it was made small, "examples": how many of
-    it, the first, "outputs": of the
-    file for `example`}.
+    many it was trained for, "commit": of the code that trained it, "bytes" and "sha256"
+    of the file, "noise": whether weights have it, "accuracy": of the file on test
+    images, {"det": noise off, "ens": mean of 20 draws}, "examples": how many of them,
+    the first, "recorded": accuracy of the net before it was made small, on all,
+    "outputs": of the file for `example`}.
     """
     return json.loads(_file(TOLD).read_text("utf-8"))
 
@@ -65,4 +64,4 @@ def example(shape: Shape) -> np.ndarray:
 
 
 def _file(name: str):
-    return resources.files(__package__) / FOLDER / name
+    return resources.files("vnets.compact") / FOLDER / name

@@ -12,7 +12,6 @@ eps=1e-5; so is gelu, which is not by tanh.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -118,8 +117,8 @@ def _words(chain: str) -> list[tuple[str, dict[str, float]]]:
 
 
 def _layer(builder: Builder, name: str, parts: dict, options: dict) -> None:
-    weight: Any = parts.pop("weight", None)  # None only of some normalizations
-    bias = parts.pop("bias", None)
+    weight, bias = parts.pop("weight", None), parts.pop("bias", None)
+    shape = () if weight is None else weight.shape
     mean, var = parts.pop("running_mean", None), parts.pop("running_var", None)
     if parts or (weight is None and mean is None) or (mean is None) != (var is None):
         has = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
@@ -130,21 +129,21 @@ def _layer(builder: Builder, name: str, parts: dict, options: dict) -> None:
         scale = np.ones_like(mean) if weight is None else weight
         shift = np.zeros_like(mean) if bias is None else bias
         builder.batch_norm(name, scale, shift, mean, var, epsilon)
-    elif weight.ndim == 1:
+    elif len(shape) == 1:
         epsilon = options.pop("eps", 1e-5)
-        shift = np.zeros_like(weight) if bias is None else bias
+        shift = np.zeros(shape) if bias is None else bias
         builder.layer_norm(name, weight, shift, epsilon)
-    elif weight.ndim == 2:
+    elif len(shape) == 2:
         builder.dense(name, weight, bias)
-    elif weight.ndim == 4:
+    elif len(shape) == 4:
         stride, margin = (_whole(name, options, k, d) for k, d in CONVOLUTION.items())
         channels = builder.shape[-1]
-        depthwise = weight.shape[1] == 1 < channels == weight.shape[0]
+        depthwise = shape[1] == 1 < channels == shape[0]
         groups = channels if depthwise else 1
         margins = ((margin, margin), (margin, margin))
         builder.convolution(name, weight, bias, (stride, stride), margins, groups)
     else:
-        raise ValueError(f"{name}: a weight {list(weight.shape)} is of no known layer")
+        raise ValueError(f"{name}: a weight {list(shape)} is of no known layer")
     _no_more(name, options)
 
 
