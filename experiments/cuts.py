@@ -10,7 +10,7 @@ from experiments import spec as parts
 from vnets import edits, plan
 from vnets.compact import Graph, capture, fold_norms, shrink
 from vnets.nodes import is_noisy
-from vnets.sequence_steps import Attention
+from vnets.plan.sequences import Attention
 from vnets.types import Params
 
 CUTS = {"units": edits.prune_units, "weights": edits.prune}

@@ -43,7 +43,7 @@ from vnets.plan import (
     WindowMaxPool,
     pads,
 )
-from vnets.sequence_steps import embedding
+from vnets.plan.sequences import embedding
 
 BATCHES = (1, 256)
 ROUNDS = (5, 300)  # at least and at most

@@ -15,7 +15,7 @@ import numpy as np
 
 from vnets import compact
 from vnets.compact import codec
-from vnets.sequence_steps import embedding
+from vnets.plan.sequences import embedding
 
 FOLDER = Path(__file__).parent / "golden"
 EXPECTED = "expected.json"

@@ -7,9 +7,9 @@ import numpy as np
 from jax import random
 
 from vnets import compact, plan
-from vnets import sequence_steps as steps
 from vnets.nets import Chain
 from vnets.nodes import Point
+from vnets.plan import sequences as steps
 
 WORDS, LENGTH = 50, 9
 EPSILON = 1e-6  # Flax's

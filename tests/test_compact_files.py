@@ -25,7 +25,7 @@ from vnets.compact import streams as streams_
 from vnets.compact.binary import Bytes, varint
 from vnets.compact.graph import kernel_shapes
 from vnets.nets import MLP, lenet_300_100
-from vnets.sequence_steps import embedding
+from vnets.plan.sequences import embedding
 
 
 def reader_of(content, *streams):

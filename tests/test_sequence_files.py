@@ -11,11 +11,11 @@ from jax import random
 from sequence_nets import LENGTH, NETS, WORDS, case, net_of, sparse, tokens
 
 from vnets import compact, plan
-from vnets import sequence_steps as steps
 from vnets.compact import codec, description, limits
 from vnets.compact.graph import kernel_shapes
 from vnets.nets import Chain
 from vnets.nodes import Point, gaussian
+from vnets.plan import sequences as steps
 
 TOLERANCE = 1e-5  # of the largest output
 

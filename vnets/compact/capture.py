@@ -19,7 +19,7 @@ from vnets.plan import (
     every,
     linear_layers,
 )
-from vnets.sequence_steps import Recurrent
+from vnets.plan.sequences import Recurrent
 
 
 def capture(

@@ -53,7 +53,7 @@ from vnets.compact.quantize import (
 )
 from vnets.compact.streams import Reader, Writer, unzigzag, zigzag
 from vnets.plan import Plan, Shape
-from vnets.sequence_steps import embedding
+from vnets.plan.sequences import embedding
 
 MAGIC, VERSION = b"VNZ\x1a", 3  # the newest; a file is of the oldest that holds it
 HEAD = len(MAGIC) + 2  # bytes of magic and version, in every version

@@ -25,7 +25,7 @@ from vnets.plan import (
     replaced,
     shapes,
 )
-from vnets.sequence_steps import Embedding, Positions, embedding
+from vnets.plan.sequences import Embedding, Positions, embedding
 
 LARGEST = 2**28  # weights of one layer, and units of one map of one example
 

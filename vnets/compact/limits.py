@@ -27,7 +27,7 @@ from vnets.plan import (
     placed,
     shapes,
 )
-from vnets.sequence_steps import Recurrent
+from vnets.plan.sequences import Recurrent
 
 LARGEST_NUMBER = 2.0**24  # a step of a grid, and a constant that inputs are shifted by
 SMALLEST_DIVISOR = 2.0**-24

@@ -41,7 +41,7 @@ from vnets.plan import (
     placed,
     shapes,
 )
-from vnets.sequence_steps import embedding
+from vnets.plan.sequences import embedding
 
 # A layer is sparse below this share of nonzeros among its live inputs times outputs: a
 # sparse multiply-add takes some ten times as long as one of a dense matrix product.

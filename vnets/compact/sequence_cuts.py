@@ -21,7 +21,7 @@ from vnets.plan import (
     Step,
     replaced,
 )
-from vnets.sequence_steps import (
+from vnets.plan.sequences import (
     Attention,
     Embedding,
     Last,

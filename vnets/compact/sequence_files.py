@@ -1,4 +1,4 @@
-"""How a .vnz file holds the steps of `vnets.sequence_steps`, within which bounds.
+"""How a .vnz file holds the steps of `vnets.plan.sequences`, within which bounds.
 
 A step is a byte of its kind and its fields. An embedding has a stream of its own before
 those of its kernel, of the words that have a weight: of the others there are no rows.
@@ -13,7 +13,7 @@ from vnets.compact import limits
 from vnets.compact.binary import Bytes, text, varint
 from vnets.compact.quantize import Quantized
 from vnets.plan import Plan, SequenceStep, Shape, Weighted, every
-from vnets.sequence_steps import (
+from vnets.plan.sequences import (
     GRU,
     LSTM,
     Attention,

@@ -1,4 +1,4 @@
-"""Predictions of the steps of `vnets.sequence_steps` with NumPy.
+"""Predictions of the steps of `vnets.plan.sequences` with NumPy.
 
 States are [I, T, B], the batch last, as in `predict`: a layer over all positions is one
 product with [I, T B]. A gate without weights is the number that its bias makes of it,
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vnets import sequence_steps as steps
 from vnets.compact import operations
 from vnets.compact.graph import Weights
 from vnets.plan import (
@@ -26,6 +25,7 @@ from vnets.plan import (
     placed,
     shapes,
 )
+from vnets.plan import sequences as steps
 
 AT_ONCE_BYTES = 2**26  # of the scores of one head
 EXAMPLES = 64  # at once, at most, and

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from vnets import sequence_steps as steps
 from vnets.layers import LSTM, TEST, Dense, Embed, Mode
 from vnets.layers.recurrent import normal_rows
 from vnets.nodes import Factory, check_factory, point
 from vnets.plan import Dense as Step
 from vnets.plan import Plan, check_counts
+from vnets.plan import sequences as steps
 from vnets.types import Array, Key, Shape, choose
 
 LAYERS = ("embed", "lstm", "dense1")

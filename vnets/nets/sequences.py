@@ -1,4 +1,4 @@
-"""How a net runs the steps of `vnets.sequence_steps`."""
+"""How a net runs the steps of `vnets.plan.sequences`."""
 
 import math
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vnets import sequence_steps as steps
 from vnets.layers import GRU, LSTM, Dense, Embed, Mode
 from vnets.nodes import point
 from vnets.plan import Plan, SequenceStep
+from vnets.plan import sequences as steps
 from vnets.types import Array
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vnets import sequence_steps as steps
 from vnets.layers import Stochastic, stochastic
 from vnets.nets.sequences import mean
 from vnets.nodes import Factory, check_factory
 from vnets.plan import Activation, Dense, LayerNorm, Plan, Residual, check_counts
+from vnets.plan import sequences as steps
 from vnets.types import Array, choose
 
 EPSILON = 1e-6  # of Flax's LayerNorm
