@@ -15,11 +15,10 @@ import numpy as np
 from experiments import datasets, ranges
 from experiments import spec as parts
 from experiments.config_files import load_config
-from experiments.core import Measured, Net, Study
+from experiments.core import Measured, Net, NetSpec, Study
 from experiments.kinds.classify import Particles
 from experiments.studies.uncertainty import (
     detection,
-    net_spec,
     scores,
     shifted_images,
     summary_of,
@@ -51,7 +50,7 @@ def build(config) -> Study:
     make = parts.pick("method", config.method, METHODS)
     dataset, test = test_images(config)
     shifted = shifted_images(config, test)
-    spec = net_spec(config)
+    spec = parts.call("nets.net", NetSpec, config.nets.net)
     heat = _temperature(load_config(f"{spec.run},{config.scale}").optimizer)
     make = functools.partial(make, config, dataset.train)
     measure = functools.partial(_measure, config, test, shifted, make, heat)
