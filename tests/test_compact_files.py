@@ -230,7 +230,7 @@ def test_what_no_file_holds_is_refused():
         ({"plan": (plan.WindowMaxPool(0, 1), *net.plan)}, "pooling step are 1"),
         ({"plan": (plan.WindowMeanPool(65, 1), *net.plan)}, "pooling step are 1"),
         (
-            {"plan": (plan.WindowMaxPool(70, 1, ((65, 0),) * 2), *net.plan)},
+            {"plan": (plan.WindowMaxPool(66, 1, ((65, 0),) * 2), *net.plan)},
             "pooling step",
         ),
         (
