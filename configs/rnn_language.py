@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from configs import common, rnn_text
 
-SCALES, METHODS = common.SCALES, rnn_text.METHODS
+METHODS = rnn_text.METHODS
 DATA = {
     "chars": {"name": "ptb_chars", "length": 100, "ordered": False},
     "words": {"name": "ptb_words", "length": 35, "ordered": True},
