@@ -161,7 +161,7 @@ def test_what_nets_are_made_of_cannot_be_changed(package):
 
 
 def test_two_nets_of_arrays_are_not_compared_by_their_numbers():
-    for kind in (graph.Statistics, graph.Linear, graph.Graph):
+    for kind in (graph.Statistics, graph.Weights, graph.Graph):
         assert kind.__eq__ is object.__eq__
     for kind in (Deviations, Quantized, Compact):
         assert kind.__eq__ is object.__eq__

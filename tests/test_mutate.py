@@ -89,7 +89,7 @@ def test_every_pattern_matches_a_module():
 @pytest.mark.parametrize("module", mutate.TESTS)
 def test_every_module_has_mutants_and_tests(module):
     found = mutate.mutants(module, mutate.source_of(module))
-    assert len(found) > 20
+    assert len(found) > 15
     for name in mutate.TESTS[module]:
         assert (mutate.ROOT / "tests" / f"{name}.py").is_file()
 
@@ -150,10 +150,9 @@ def test_what_dies_in_a_fork_answers_nothing():
         "import os, signal; from tests.mutant_runs import answers\n"
         "end = lambda: os.kill(os.getpid(), signal.SIGPROF)\n"
         "tasks = [(1, lambda: 'one'), (2, end), (3, lambda: ['x' * 10**6])]\n"
-        "print({name: len(answer or '') for name, answer in answers(tasks, 2)})"
+        "found = {name: len(answer or '') for name, answer in answers(tasks, 2)}\n"
+        "print(sorted(found.items()))"
     )
     words = [sys.executable, "-c", program]
     run = subprocess.run(words, cwd=mutate.ROOT, capture_output=True, text=True)
-    assert run.stdout.strip() in {"{1: 3, 2: 0, 3: 1}", "{2: 0, 1: 3, 3: 1}"}, (
-        run.stderr
-    )
+    assert run.stdout.strip() == "[(1, 3), (2, 0), (3, 1)]", run.stderr

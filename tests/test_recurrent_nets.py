@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from configs import rnn_language, rnn_text
@@ -101,7 +102,7 @@ def test_noise_on_words_is_one_draw(per):
 def test_a_carried_state_makes_one_sequence_of_two(kind):
     layer = kind(HIDDEN, carried=True)
     variables = dict(layer.init(random.key(0), X[:, :3]))
-    assert all((part == 0).all() for part in jax.tree.leaves(variables[CARRY[0]]))
+    assert every((part == 0).all() for part in jax.tree.leaves(variables[CARRY[0]]))
     first, held = layer.apply(variables, X[:, :3], mutable=list(CARRY[:1]))
     second, _ = layer.apply({**variables, **held}, X[:, 3:], mutable=[CARRY[0]])
     whole = kind(HIDDEN).apply({"params": variables["params"]}, X)

@@ -127,5 +127,5 @@ def test_what_does_not_fit_is_refused():
     step = plan.Residual((plan.Dense("a", 3),))
     with pytest.raises(ValueError, match=r"adds \[3\] to a shortcut of \[2\]"):
         plan.shapes((step,), (2,))
-    with pytest.raises(ValueError, match="SAME or VALID"):
+    with pytest.raises(ValueError, match="SAME, VALID or"):
         plan.shape_after(plan.WindowMaxPool(padding="FULL"), (4, 4, 1))

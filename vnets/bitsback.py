@@ -16,17 +16,12 @@ the prior costs the same bits for each of them; pixels are 0 or 1.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import constriction
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 LEFT = 2  # words of a message, that something could still be read from it
 LEAST = 1e-6  # of a pixel's probability: the coder has 24 bits of it
-stream: Any = vars(constriction)["stream"]  # without types
-model, AnsCoder = stream.model, stream.stack.AnsCoder
-CELL, PIXEL = model.Categorical(perfect=False), model.Bernoulli(perfect=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +65,13 @@ class BitsBack:
         examples = np.asarray(examples)
         if examples.ndim != 2 or not np.isin(examples, (0, 1)).all():
             raise ValueError("examples are [N, D], pixels of 0 and 1")
-        coder = AnsCoder(np.asarray(start, np.uint32))
+        coder, of = _coder(start), self._models()
         for x in examples.astype(np.int32):
-            cells = coder.decode(CELL, self._masses(x))
+            cells = coder.decode(of.cell, self._masses(x))
             if coder.num_words() < LEFT:
                 raise ValueError(f"a start of {len(start)} words is too short")
-            coder.encode_reverse(x, PIXEL, self._pixels(cells))
-            coder.encode_reverse(cells, model.Uniform(self.cells))
+            coder.encode_reverse(x, of.pixel, self._pixels(cells))
+            coder.encode_reverse(cells, of.prior)
         return coder.get_compressed()
 
     def pop(self, message: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,22 +83,53 @@ class BitsBack:
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
-        coder, found = AnsCoder(np.asarray(message, np.uint32)), []
+        coder, of, found = _coder(message), self._models(), []
         for _ in range(n):
-            cells = coder.decode(model.Uniform(self.cells), self.size)
-            x = np.asarray(coder.decode(PIXEL, self._pixels(cells)), np.int32)
-            coder.encode_reverse(cells, CELL, self._masses(x))
+            cells = coder.decode(of.prior, self.size)
+            x = np.asarray(coder.decode(of.pixel, self._pixels(cells)), np.int32)
+            coder.encode_reverse(cells, of.cell, self._masses(x))
             found.append(x)
         return np.stack(found[::-1]), coder.get_compressed()
 
+    def _models(self) -> "_Models":
+        model = _stream().model
+        return _Models(
+            model.Uniform(self.cells),
+            model.Categorical(perfect=False),
+            model.Bernoulli(perfect=False),
+        )
+
     def _masses(self, x: np.ndarray) -> np.ndarray:
         """The mass of each cell under the posterior, [Z, cells]."""
+        from scipy.special import ndtr, ndtri
+
         mean, std = (np.asarray(a, np.float64)[:, None] for a in self.encode(x))
         edges = ndtri(np.arange(self.cells + 1) / self.cells)
         return np.diff(ndtr((edges - mean) / std)).astype(np.float32)
 
     def _pixels(self, cells: np.ndarray) -> np.ndarray:
         """The probability of a 1 for each pixel, [D], at the cells' middles."""
+        from scipy.special import ndtri
+
         z = ndtri((np.asarray(cells) + 0.5) / self.cells)
         ones = np.asarray(self.decode(z.astype(np.float32)), np.float32)
         return np.clip(ones, LEAST, 1 - LEAST)
+
+
+class _Models(NamedTuple):
+    """The coder's models of cells by the prior and by a posterior, and of pixels."""
+
+    prior: Any
+    cell: Any
+    pixel: Any
+
+
+def _coder(words: np.ndarray):
+    return _stream().stack.AnsCoder(np.asarray(words, np.uint32))
+
+
+def _stream() -> Any:
+    """The coder's module, which has no types."""
+    import constriction
+
+    return vars(constriction)["stream"]

@@ -24,7 +24,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax import flatten_util
 
 from vnets import backend, tree
@@ -79,6 +78,8 @@ class Laplace:
 
     def best_precision(self) -> float:
         """The precision of most evidence; no data but the split's are looked at."""
+        import scipy.optimize
+
         low, high = map(math.log, PRECISIONS)
         found = scipy.optimize.minimize_scalar(
             lambda log: -self.evidence(math.exp(log)),

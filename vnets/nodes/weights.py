@@ -8,6 +8,7 @@ Molchanov, Ashukha and Vetrov 2017 (additive parameterization: Gaussian with a f
 log_var); Neklyudov et al. 2019 (ZeroMean: a variance layer).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -395,16 +396,14 @@ def gaussian(
     Raises:
       ValueError: a `drop_above` that is not a number.
     """
-    if drop_above is None:
-        return additive(log_var, init)
-    if not isinstance(drop_above, int | float) or math.isnan(drop_above):
-        raise ValueError(f"drop_above is a number or None, not {drop_above!r}")
-
-    def make(key, shape):
-        log_vars = jnp.full(shape, log_var, jnp.float32)
-        return Thresholded(init(key, shape), log_vars, threshold=float(drop_above))
-
-    return make
+    kind: Callable[..., Additive] = Additive
+    if drop_above is not None:
+        if not isinstance(drop_above, int | float) or math.isnan(drop_above):
+            raise ValueError(f"drop_above is a number or None, not {drop_above!r}")
+        kind = functools.partial(Thresholded, threshold=float(drop_above))
+    return lambda key, shape: kind(
+        init(key, shape), jnp.full(shape, log_var, jnp.float32)
+    )
 
 
 def additive(
