@@ -31,6 +31,7 @@ STUDIES = {
             "gradient_noise",
             "kl_approximations",
             "mean_propagation",
+            "prior_shapes",
             "sparse_linear",
             "structured",
             "toy_four_classes",
