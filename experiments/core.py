@@ -29,6 +29,7 @@ STUDIES = {
             "diversity",
             "gradient_estimators",
             "gradient_noise",
+            "horseshoe",
             "kl_approximations",
             "mean_propagation",
             "prior_shapes",
