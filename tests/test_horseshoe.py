@@ -84,3 +84,10 @@ def test_an_unknown_form_is_refused():
     config.form = "central"
     with pytest.raises(ConfigError, match="non_centred"):
         core.build(config)
+
+
+def test_more_large_weights_than_weights_are_refused():
+    config = load_config("configs/horseshoe.py:centred,quick")
+    config.sizes.large = 201
+    with pytest.raises(ConfigError, match="from 0 to"):
+        core.build(config)

@@ -146,3 +146,10 @@ def test_an_unknown_prior_is_refused():
     config.prior = "horse"
     with pytest.raises(ConfigError, match="horseshoe"):
         core.build(config)
+
+
+def test_a_cut_that_leaves_nothing_near_zero_is_refused():
+    config = small("log_uniform")
+    config.cuts = (5.0, 10.0)
+    with pytest.raises(ConfigError, match=r"above 6\.91"):
+        core.build(config)

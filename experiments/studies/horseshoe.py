@@ -41,6 +41,11 @@ def build(config) -> Study:
     """The study of a config; see `configs/horseshoe.py` for its fields."""
     bound = parts.pick("form", config.form, FORMS)
     parts.positive("sizes.all", config.sizes.all)
+    if not 0 <= config.sizes.large <= config.sizes.all:
+        raise parts.ConfigError(
+            f"config.sizes.large must be from 0 to config.sizes.all, "
+            f"{config.sizes.all}, not {config.sizes.large}"
+        )
 
     def measure(nets, key) -> Measured:
         del nets

@@ -92,6 +92,11 @@ def build(config) -> Study:
     mixing = parts.pick("prior", config.prior, mixings(config))
     parts.several("average.draws", config.average.draws)
     parts.several("draws", config.draws)
+    if min(config.cuts) <= -math.log(NOTHING):
+        raise parts.ConfigError(
+            f"config.cuts must be above {-math.log(NOTHING):.2f}, so that some of the "
+            f"prior is within {NOTHING} of 0: {config.cuts}"
+        )
 
     def measure(nets, key) -> Measured:
         del nets
