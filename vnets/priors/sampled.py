@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import exp1, logsumexp
+from jax.scipy.special import logsumexp
 
 from vnets import tree
 from vnets.edits import draw
@@ -122,16 +122,21 @@ def horseshoe(scale: float = 1.0) -> Sampled:
 
 
 NEAR = 1e-9  # scales; within them the pole of the horseshoe is level
-FRACTIONS = 30  # of the continued fraction, which has float32's digits from x = 1 on
+# Terms of a series below x = 1 and of a fraction above: float32 has no more digits.
+TERMS, FRACTIONS = 12, 30
 
 
 def _log_scaled_exp1(x: Array) -> Array:
-    """ln(exp(x) E1(x)): by E1 below 1, by Legendre's continued fraction above."""
+    """ln(exp(x) E1(x)): a series below 1, Legendre's continued fraction above."""
     small, large = jnp.minimum(x, 1.0), jnp.maximum(x, 1.0)
+    series = 0.0
+    for k in range(TERMS, 0, -1):
+        series = small * ((-1.0) ** (k + 1) / (k * math.factorial(k)) + series)
     fraction = large + 2 * FRACTIONS + 1
     for k in range(FRACTIONS, 0, -1):
         fraction = large + 2 * k - 1 - k**2 / fraction
-    return jnp.where(x < 1, small + jnp.log(exp1(small)), -jnp.log(fraction))
+    below = small + jnp.log(series - jnp.log(small) - np.float32(np.euler_gamma))
+    return jnp.where(x < 1, below, -jnp.log(fraction))
 
 
 def _along(nodes: Array, w: Array) -> Array:
