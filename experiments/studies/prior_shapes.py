@@ -132,8 +132,10 @@ def mixings(config) -> dict[str, Mixing]:
         return lambda rng, shape: np.sqrt(law.rvs(shape, random_state=rng))
 
     def atoms(density, *scales):
+        def draw(rng, shape):
+            return rng.choice(scales, shape)
+
         masses = np.full(len(scales), 1 / len(scales))
-        draw = lambda rng, shape: rng.choice(scales, shape)  # noqa: E731
         return Mixing(np.log(scales), masses, density, draw)
 
     def on_grid(density, law, draw):
