@@ -83,7 +83,7 @@ SEED = Range(0, 2**32, below=True, whole=True)
 COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "every")
 COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
 COUNTS += ("latent", "neighbours", "cells", "length", "train_tokens")
-COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights")
+COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights", "walks")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
 FIELDS = (
@@ -118,6 +118,7 @@ FIELDS = (
     ("projection.end", SHARE),
     ("projection.low", ANY),
     ("projection.high", ANY),
+    *((name, POSITIVE) for name in ("nu", "spike", "slab", "noises.*", "curve.range")),
     *((f"*{name}", COUNT) for name in COUNTS),
 )
 

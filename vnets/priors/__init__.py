@@ -38,7 +38,16 @@ from vnets.priors.closed import (
     student_t,
 )
 from vnets.priors.fitted import empirical_normal, hierarchical_normal, learned_scales
-from vnets.priors.sampled import Sampled, has_density, of_tree, one_draw, scale_mixture
+from vnets.priors.sampled import (
+    Sampled,
+    has_density,
+    horseshoe,
+    laplace,
+    log_normal_scale,
+    of_tree,
+    one_draw,
+    scale_mixture,
+)
 from vnets.priors.units import (
     bernoulli,
     gamma_kl,
