@@ -48,11 +48,16 @@ ROWS = {
 }
 TRAINED = tuple(sorted({run for _, run, _ in ROWS.values()}))
 VARIANTS = (*ROWS, *TRAINED)
-
 NOISY = ("dropout", "variance")
 EPOCHS = {"quick": 30, "short": 12, "paper": 60}
 LONG = ("net_sgld", "net_sgld_cold", "net_csgld", "net_snapshot")  # three times these
 CYCLES = {"net_snapshot": 5, "net_csgld": 4}
+
+
+def sweep(scale: str = "paper") -> tuple[str, ...]:
+    """The rows; what they are made of is trained with them."""
+    del scale
+    return tuple(ROWS)
 
 
 def get_config(which: str = "variance") -> ConfigDict:
@@ -72,19 +77,26 @@ def data(scale: str) -> dict:
 def study(variant: str, scale: str) -> ConfigDict:
     """A row."""
     method, run, members = ROWS[variant]
-    config = common.start("comparators", variant, scale)
-    config.dataset = data(scale)
-    config.method = method
-    config.nets = {"net": {"run": f"configs/comparators.py:{run}", "members": members}}
+    config = measured(variant, scale, method, f"configs/comparators.py:{run}", members)
     drawn = variant in NOISY or method == "swag" or method.startswith("laplace")
     config.samples = {"paper": 100}.get(scale, 20) if drawn else 1
-    config.images, config.batch_size = 10000, 200
-    config.shift = {"name": "shuffled_pixels" if scale == "quick" else "notmnist"}
     if method == "swag":
         config.rank = 20
     if method.startswith("laplace"):
         where = DENSE[scale][-1:] if variant == "laplace" else DENSE[scale]
         config.laplace = {"where": where, "batch_size": 20}
+    return config
+
+
+def measured(
+    variant: str, scale: str, method: str, run: str, members: int = 1
+) -> ConfigDict:
+    """What is measured of the nets of a run that predict by a method, a draw each."""
+    config = common.start("comparators", variant, scale)
+    config.dataset, config.method, config.samples = data(scale), method, 1
+    config.nets = {"net": {"run": run, "members": members}}
+    config.images, config.batch_size = 10000, 200
+    config.shift = {"name": "shuffled_pixels" if scale == "quick" else "notmnist"}
     return config
 
 

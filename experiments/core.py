@@ -12,7 +12,7 @@ from experiments import config_files, ranges
 from experiments.config_files import load_config
 from experiments.kinds import TRAININGS
 from experiments.spec import ConfigError, pick
-from vnets import data, edits, train, tree
+from vnets import data, train, tree
 from vnets.evaluate import EvalSpec, evaluate
 from vnets.predictor import Member
 
@@ -119,8 +119,9 @@ class Experiment:
       evaluations: (params, collections, key) -> what was measured on the test set.
       model: the net, for those who measure it further; None if it is not a Flax model.
       dataset: as loaded; None where data are made on the fly.
-      start: nets whose parameters the training starts from, and
-      start_edit: what is done to these first.
+      start: nets that the training needs, trained first, and
+      begin: (nets, key) -> (params, collections) that training starts from.
+      carried: collections that are the task's, and no part of the net.
       early_stopping: by what a probe measures on a validation split; None: never.
     """
 
@@ -129,7 +130,8 @@ class Experiment:
     model: Any = None
     dataset: data.Dataset | None = None
     start: NetSpec | None = None
-    start_edit: edits.Edit | None = None
+    begin: Callable[[list[Net], Any], tuple[Any, dict]] | None = None
+    carried: tuple[str, ...] = ()
     early_stopping: train.EarlyStopping | None = None
 
 
@@ -215,7 +217,9 @@ def _check_data(made: Experiment | Study, config) -> None:
     may have another, but not trained on what this config holds out for validation.
     """
     studied = isinstance(made, Study)
-    nets = made.nets if studied else {"start": made.start} if made.start else {}
+    nets = made.nets if studied else {}
+    if isinstance(made, Experiment) and made.start:
+        nets = dict.fromkeys(config.nets, made.start)
     for name, spec in nets.items():
         trained = load_config(f"{spec.run},{config.scale}")
         own, theirs = (

@@ -18,6 +18,7 @@ from experiments.core import Measured, Net
 from experiments.kinds import Kind
 from experiments.kinds.autoencode import Autoencode
 from experiments.kinds.classify import Classify
+from experiments.kinds.continual import Continual
 from experiments.kinds.regress import Regress
 from experiments.kinds.transformer import Transformer
 from experiments.studies import (
@@ -121,6 +122,12 @@ def _rate(kind: Kind, params, collections, key, columns):
     return {f"rate/{name}": p for name, p in masks.rates(params).items()}
 
 
+def _tasks(kind: Continual, params, collections, key, columns):
+    """The accuracy of each task in the last column."""
+    last = list(columns.values())[-1:]
+    return {k: v for one in last for k, v in one.items() if k.startswith("accuracy/")}
+
+
 PROBES = {
     "log_alpha": Named(lambda kind: lambda params, *rest: log_alphas(params)),
     "channels": Named(_channels, ("probe.channels",), Classify),
@@ -128,6 +135,7 @@ PROBES = {
     "left": Named(always(_left), of=Classify),
     "rate": Named(always(_rate)),
     "band": Named(toy_regression.band_probe, toy_regression.GRID_FIELDS, Regress),
+    "tasks": Named(always(_tasks), of=Continual),
     "opposition": Named(toy_four_classes.opposition_probe, of=Classify),
 }
 

@@ -14,7 +14,7 @@ from experiments.config_files import load_config, run_folder
 from experiments.core import Experiment, Measured, Net, NetSpec, Study
 from experiments.preemption import Preemption
 from experiments.spec import ConfigError
-from vnets import data, edits, files, monitor, parallel, train
+from vnets import data, files, monitor, parallel, train
 from vnets.rng import stream
 
 # What a config gives that has not the fields, or the types, that its experiment reads.
@@ -159,12 +159,10 @@ def _train(experiment: Experiment, config, folders, home, stop, **options):
             for seed in folders
         }
         nets = {seed: identities for seed, (_, identities) in held.items()}
-        change = experiment.start_edit or edits.chain()
+        begin: Any = experiment.begin
 
         def warm_start(seed: int):
-            [net] = held[seed][0]
-            key = stream(random.key(seed), "start")
-            return change(net.params, key), net.collections
+            return begin(held[seed][0], stream(random.key(seed), "start"))
 
     with stop.deferred():
         fitted = train.fit(
@@ -288,7 +286,9 @@ def _restored(experiment: Experiment, folder: Path) -> Net:
     like = jax.eval_shape(experiment.task.start, random.key(0))
     state = train.chosen(folder, like)
     collected = state.collected if experiment.task.collect else None
-    return Net(experiment.model, state.params, state.model.collections, collected)
+    held, carried = state.model.collections, experiment.carried
+    own = {name: one for name, one in held.items() if name not in carried}
+    return Net(experiment.model, state.params, own, collected)
 
 
 def _shown(config, seed: int, doing: str):

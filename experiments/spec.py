@@ -255,6 +255,8 @@ def optimizer(
     `weight_decay` c adds c w to the gradient of the mean w of every weight (an L2
     penalty of c / 2), and nothing to that of variances, biases and normalization.
     `clip_norm` scales the whole gradient down to at most this norm.
+    `restarts` is how many times all of it begins, its schedule too, each for an equal
+    part of the run.
     `groups` gives parameters an optimizer of their own by a pattern of their path, each
     {"name": ..., "learning_rate": ..., **arguments}; the first match counts.
     A rate is knots, or {"peak": ..., "cycles": ...} of `samplers.cyclical`; a sampler's
@@ -266,6 +268,9 @@ def optimizer(
     make = pick("optimizer.name", arguments.pop("name", ""), OPTIMIZERS)
     batches = int(arguments.pop("accumulate", 1))
     positive("optimizer.accumulate", batches)
+    restarts = int(arguments.pop("restarts", 1))
+    positive("optimizer.restarts", restarts)
+    total_steps //= restarts
     rate = _rate("optimizer", arguments, total_steps // batches)
     factor = float(arguments.pop("log_alpha_rate", 1.0))
     factors = dict(arguments.pop("factors", {}))
@@ -295,9 +300,15 @@ def optimizer(
         scaled = optimizers.scale_by_pattern(factors)
         chain.append(_named("optimizer.factors", scaled))
     whole = optax.chain(*chain) if len(chain) > 1 else chain[0]
-    if batches == 1:
+    if batches > 1:
+        whole = optax.MultiSteps(whole, batches).gradient_transformation()
+    if restarts == 1:
         return whole
-    return optax.MultiSteps(whole, batches).gradient_transformation()
+    return call(
+        "optimizer.restarts",
+        optimizers.restarted,
+        {"inner": whole, "every": total_steps},
+    )
 
 
 def _group(field: str, spec: Mapping, updates: int) -> optax.GradientTransformation:

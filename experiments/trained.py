@@ -7,12 +7,13 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 from jax import random
 
 from experiments import spec as parts
-from experiments.core import Experiment, Measured, NetSpec
+from experiments.core import Experiment, Measured, Net, NetSpec
 from experiments.kinds import TRAININGS, Kind
 from experiments.probes import MEASURES, PROBES
 from vnets import edits, projections, pruning, train
@@ -78,14 +79,15 @@ def build(config) -> Experiment:
     probes, measures = _named(config)
     columns = config.probe.get("columns", row.probed)
     early = parts.early_stopping(config, columns, kind.dataset)
-    start = config.get("nets", {}).get("start")
+    start, begin = _start(kind)
     return Experiment(
         task(kind, _probe(kind, columns, probes)),
         _evaluations(kind, config.evals.get("columns", row.tested), measures),
         kind.model,
         kind.recorded,
-        start=None if start is None else NetSpec(start.run),
-        start_edit=None if start is None else _start_edit(kind, start),
+        start=start,
+        begin=begin,
+        carried=kind.carried,
         early_stopping=early,
     )
 
@@ -171,6 +173,25 @@ def _with_mixture(kind: Kind) -> Callable:
         return {**params, soft_sharing.NAME: mixture}, collections
 
     return init
+
+
+def _start(kind: Kind) -> tuple[NetSpec | None, Callable | None]:
+    """The nets that training needs, and what it starts from by them; none, none."""
+    nets = kind.config.get("nets", {})
+    if "teacher" in nets:
+        taught: Any = kind
+        spec = NetSpec(nets.teacher.run, nets.teacher.get("members", 1))
+        return spec, taught.begin
+    if "start" not in nets:
+        return None, None
+    change = _start_edit(kind, nets.start)
+
+    def begin(nets: list[Net], key) -> tuple[Params, dict]:
+        [net] = nets
+        own = kind.init(key)[1]  # what the other has not
+        return change(net.params, key), {**own, **net.collections}
+
+    return NetSpec(nets.start.run), begin
 
 
 def _start_edit(kind: Kind, spec) -> edits.Edit:

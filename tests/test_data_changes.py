@@ -92,3 +92,44 @@ def test_binary_pixels_are_black_or_white(digits):
         np.testing.assert_array_equal(binary, np.where(grey > 127, 255, 0))
     assert changed.checksum["train"] != digits.checksum["train"]
     assert changed.source.endswith("pixels black or white")
+
+
+def test_permuted_pixels_are_the_same_pixels_elsewhere(digits):
+    """Task 0 as it was; the others in one order for all images and splits."""
+    found = data.with_permuted_pixels(digits, 3)
+    for name in ("train", "validation", "test"):
+        plain, split = getattr(digits, name), getattr(found, name)
+        n = len(plain)
+        np.testing.assert_array_equal(split.target, np.tile(plain.target, 3))
+        flat = split.inputs.reshape(3, n, -1)
+        np.testing.assert_array_equal(flat[0], plain.inputs.reshape(n, -1))
+        np.testing.assert_array_equal(np.sort(flat[1], -1), np.sort(flat[0], -1))
+        assert np.any(flat[1] != flat[0])
+        assert np.any(flat[1] != flat[2])
+    train = found.train.inputs.reshape(3, len(digits.train), -1)
+    test = found.test.inputs.reshape(3, len(digits.test), -1)
+    # The values of a pixel in all images tell where it was.
+    place = {tuple(column): at for at, column in enumerate(train[0].T.tolist())}
+    order = [place[tuple(column)] for column in train[1].T.tolist()]
+    seen = np.flatnonzero(train[0].any(0))  # pixels that are always 0 are alike
+    seen = np.isin(order, seen)
+    np.testing.assert_array_equal(test[0][:, order][:, seen], test[1][:, seen])
+    with pytest.raises(data.DataError, match="at least 1, not 0"):
+        data.with_permuted_pixels(digits, 0)
+
+
+def test_noisy_copies_stand_behind_the_images(digits):
+    images = digits.train.inputs
+    found = data.noisy_copies(images, 2, 0.1)
+    assert found.dtype == np.uint8
+    first, one, two = found.reshape(3, *images.shape)
+    np.testing.assert_array_equal(first, images)
+    inner = (images > 100) & (images < 155)  # clipped nowhere
+    for copy in (one, two):
+        noise = (copy.astype(float) - images)[inner] / 255
+        assert noise.std() == pytest.approx(0.1, rel=0.02)
+        assert abs(noise.mean()) < 4 * 0.1 / inner.sum() ** 0.5
+    assert np.any(one != two)
+    np.testing.assert_array_equal(data.noisy_copies(images, 0, 0.0), images)
+    with pytest.raises(data.DataError, match="deviation above 0, not 1 and 0"):
+        data.noisy_copies(images, 1, 0)

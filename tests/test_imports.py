@@ -28,7 +28,7 @@ LAYERS = (
     ("compact",),
     ("foreign",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
-    ("sequences", "latent", "swag", "svgd", "laplace"),
+    ("sequences", "latent", "swag", "svgd", "laplace", "continual"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("train",),
     ("sklearn",),

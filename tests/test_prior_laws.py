@@ -162,8 +162,10 @@ def test_what_one_task_left_is_the_prior_of_the_next():
     assert float(priors.kl(params, before, random.key(0))) == pytest.approx(0, abs=1e-4)
     wider = edits.scale_noise(2.0)(params)
     assert float(priors.kl(wider, before, random.key(0))) > 1.0
+    # Of normal nodes it is exact, and nothing is drawn.
+    assert float(priors.kl(params, before)) == pytest.approx(0, abs=1e-4)
     with pytest.raises(ValueError, match="needs a key"):
-        priors.kl(params, before)
+        priors.kl(params, priors.scale_mixture())
 
 
 def test_the_mixture_is_a_density():

@@ -49,7 +49,10 @@ def test_the_noisy_net_starts_from_the_means_of_the_dense_one():
     # Shapes are enough: that means are carried over is a law of the edits.
     params, _ = jax.eval_shape(dense.task.init, random.key(0))
     assert isinstance(params["conv2"]["kernel"], Scaled)
-    started = jax.eval_shape(noisy.start_edit, params, random.key(1))
+    started, _ = jax.eval_shape(
+        lambda own, key: noisy.begin([core.Net(None, own, {})], key),
+        *(params, random.key(1)),
+    )
     for layer in noisy.model.layers:
         before, after = params[layer]["kernel"], started[layer]["kernel"]
         weight = before.weight if isinstance(before, Scaled) else before

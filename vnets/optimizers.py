@@ -146,6 +146,35 @@ def decay_means(decay: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def restarted(
+    inner: optax.GradientTransformation, every: int
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that begins anew every so many updates, its rate's schedule, too.
+
+    What a task has left in the moments of Adam is of no use to the next.
+
+    Raises:
+      ValueError: not at least one update.
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, not {every}")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        return inner.init(params), jnp.zeros((), jnp.int32)
+
+    def update(updates, state, params=None, **extra):
+        held, count = state
+        due = count % every == 0
+        held = jax.tree.map(
+            lambda new, old: jnp.where(due, new, old), inner.init(params), held
+        )
+        updates, held = inner.update(updates, held, params, **extra)
+        return updates, (held, count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def faster_noise(factor: float) -> optax.GradientTransformation:
     """Multiplies the updates of what sets alpha: log alpha, or log sigma^2.
 

@@ -73,7 +73,7 @@ class Resident:
             what it is said to be.
         """
         self._largest = targets.check(split, target)
-        self.n = len(split)
+        self.n = self._rows = len(split)
         _check(self.n, batch_size)
         self.batch_size = batch_size
         self.steps_per_epoch = self.n // batch_size
@@ -101,7 +101,7 @@ class Resident:
 
     def batch(self, arrays, item, key: Key) -> dict[str, Array]:
         """Inside jit: one batch from the resident arrays and its row of indices."""
-        index = item % self.n
+        index = item % self._rows
         rows = jax.tree.map(lambda x: x[index], arrays)
         if self._augment is not None:
             told = {"mirrored": item >= self.n} if self._alternates else {}
@@ -131,6 +131,62 @@ def _mirrored(key, epoch, n: int) -> Array:
     """Which examples are mirrored in an epoch, int32 [n]: the others in the next."""
     first = random.bernoulli(stream(key, "mirrored"), 0.5, (n,))
     return (first ^ (epoch % 2 == 1)).astype(jnp.int32)
+
+
+class InTurn(Resident):
+    """Tasks one after another: each its own examples, for as many epochs.
+
+    `n` and an epoch are those of one task. What a task learns from, no other sees.
+    """
+
+    def __init__(
+        self,
+        split,
+        batch_size: int,
+        tasks: int,
+        epochs: int,
+        prepare: Callable[[Array], Array] = to_float,
+    ):
+        """Keeps all tasks on the device.
+
+        Args:
+          split: of all tasks, equally many examples of each, in their order.
+          batch_size: B.
+          tasks: T.
+          epochs: of each task.
+          prepare: as in `Resident`.
+
+        Raises:
+          ValueError: examples that are not T times as many, a batch that is larger than
+            a task, no task or no epoch.
+        """
+        if tasks < 1 or epochs < 1 or len(split) % tasks:
+            raise ValueError(
+                f"{len(split)} examples are not {tasks} tasks of equal size, each for "
+                f"{epochs} epochs"
+            )
+        super().__init__(split, batch_size, prepare)
+        self.n = len(split) // tasks
+        _check(self.n, batch_size)
+        self.steps_per_epoch = self.n // batch_size
+        self.tasks, self.epochs = tasks, epochs
+
+    def chunks(
+        self, key: Key, epoch: int, steps: int, rows: slice = ALL, first: int = 0
+    ) -> Iterator[Any]:
+        """See `Resident`.
+
+        Raises:
+          ValueError: an epoch after the last task.
+        """
+        task = epoch // self.epochs
+        if task >= self.tasks:
+            raise ValueError(
+                f"{self.tasks} tasks of {self.epochs} epochs each are over in epoch "
+                f"{epoch + 1}"
+            )
+        for item in super().chunks(key, epoch, steps, rows, first):
+            yield item + task * self.n
 
 
 class Whole:

@@ -32,6 +32,7 @@ class Kind:
 
     Attributes:
       watched: the metric of a column that is shown while training.
+      carried: collections that are the task's, and no part of the net.
       config: as given.
       model: the net.
       init: key -> (params, collections). What a task carries beside its weights is one
@@ -44,6 +45,7 @@ class Kind:
     """
 
     watched: ClassVar[str] = "accuracy"
+    carried: ClassVar[tuple[str, ...]] = ()
     config: Any
     model: Any
     init: Callable[[Key], tuple[Params, dict]]
@@ -82,7 +84,8 @@ class Kind:
         split = split or (self.probed if group == "probe" else self.test)
 
         def columns(params, collections, key):
-            net = Member(self.model, {"params": params, **collections})
+            own = {k: v for k, v in collections.items() if k not in self.carried}
+            net = Member(self.model, {"params": params, **own})
             return {
                 name: self.tested(net, spec, split, stream(key, name))
                 for name, spec in specs.items()
@@ -167,6 +170,8 @@ USUAL, QUIET = ("det", "stoch", "ens"), ("det", "pruned")
 TRAININGS = {
     "classify": Training("classify", USUAL, USUAL),
     "regress": Training("regress", USUAL, USUAL),
+    "distill": Training("distill", ("det",), USUAL),
+    "continual": Training("continual", ("det",), USUAL, ("tasks",)),
     "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
     "policy_gradient": Training("policy", ("det",), USUAL),
     "variance_networks": Training(

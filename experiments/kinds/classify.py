@@ -60,8 +60,13 @@ class Classify(Kind):
     mode: Mode = dataclasses.field(default_factory=Mode)
     rate_gradient: learned_dropout.Gradient | None = None
 
-    def loss(self, **options) -> Callable:
-        """The loss of the config; `options` are of `loss.forward`."""
+    def loss(
+        self, *, likelihood: likelihoods.Likelihood | None = None, **options
+    ) -> Callable:
+        """The loss of the config; `options` are of `loss.forward`.
+
+        The likelihood is that of classes, unless one is given.
+        """
         config, net = self.config, self.model
         several = isinstance(net, Particles)
         net = net.model if several else net
@@ -73,7 +78,7 @@ class Classify(Kind):
         parts.pick("train_average", average, ("predictions", "losses"))
         loss = neg_elbo(
             forward(net, dataclasses.replace(self.mode, norm="batch"), **own | options),
-            likelihoods.Categorical(config.get("label_smoothing", 0.0)),
+            likelihood or likelihoods.Categorical(config.get("label_smoothing", 0.0)),
             self.prior,
             self.source.n,
             self.beta,
@@ -155,8 +160,12 @@ def of_data(kind: type[Kept], config) -> Kept:
     return built(kind, config, dataset, datasets.source(config, dataset), example)
 
 
-def built(kind: type[Kept], config, dataset, source, example) -> Kept:
+def built(
+    kind: type[Kept], config, dataset, source, example, held: bool = True
+) -> Kept:
     """A kind of classifier of a data set, from a source of batches and an input.
+
+    Weights are `held` to the config's prior, or the kind's loss has one of its own.
 
     Raises:
       ConfigError: a value that does not fit.
@@ -180,7 +189,7 @@ def built(kind: type[Kept], config, dataset, source, example) -> Kept:
         init=init,
         source=source,
         dataset=dataset,
-        prior=parts.prior(config.prior),
+        prior=parts.prior(config.prior) if held else None,
         mode=mode,
     )
     if "cut" in config.evals:

@@ -17,9 +17,11 @@ of `vnets.data.loading.SOURCES` and a function that reads its arrays.
 """
 
 from vnets.data.changes import (
+    noisy_copies,
     with_binary_pixels,
     with_fewer_images,
     with_noise_features,
+    with_permuted_pixels,
     with_random_labels,
 )
 from vnets.data.loading import NAMES, SOURCES, TABLES, TEXTS, load
@@ -41,9 +43,11 @@ __all__ = [
     "Stream",
     "in_length",
     "load",
+    "noisy_copies",
     "prepare",
     "with_binary_pixels",
     "with_fewer_images",
     "with_noise_features",
+    "with_permuted_pixels",
     "with_random_labels",
 ]

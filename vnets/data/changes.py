@@ -1,4 +1,4 @@
-"""Data sets changed on purpose: fewer images, meaningless labels or features, no greys.
+"""Data sets changed on purpose: fewer images, no greys, no meaning, pixels moved about.
 
 Each change is drawn once from the raw bits of PCG64, which stay the same in every
 version of NumPy, so a seed names a data set. `source` says what was changed and the
@@ -66,9 +66,7 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
         raise DataError(f"noise_features must be at least 1, not {features}")
 
     def widened(split: Split, number: int) -> Split:
-        bits = np.random.PCG64([seed, number]).random_raw(2 * len(split) * features)
-        u, v = (bits.reshape(2, len(split), features) + 0.5) / 2.0**64  # in (0, 1)
-        normal = np.sqrt(-2 * np.log(u)) * np.cos(2 * math.pi * v)
+        normal = _normal([seed, number], (len(split), features))
         noise = np.rint(PIXEL_MAX * (0.5 + NOISE_STD * normal)).clip(0, PIXEL_MAX)
         pixels = split.inputs.reshape(len(split), -1)
         both = np.concatenate([pixels, noise.astype(np.uint8)], axis=1)
@@ -79,6 +77,42 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
         for number, (name, split) in enumerate(_splits(dataset).items())
     }
     return _changed(dataset, changed, f"{features} noise features, seed {seed}")
+
+
+def _normal(seed: list[int], shape: tuple[int, ...]) -> np.ndarray:
+    """N(0, 1) by Box and Muller from raw bits."""
+    bits = np.random.PCG64(seed).random_raw(2 * math.prod(shape))
+    u, v = (bits.reshape(2, *shape) + 0.5) / 2.0**64  # in (0, 1)
+    return np.sqrt(-2 * np.log(u)) * np.cos(2 * math.pi * v)
+
+
+def noisy_copies(
+    images: np.ndarray, copies: int, deviation: float, seed: int = 0
+) -> np.ndarray:
+    """Images, and as many copies of each with normal noise on all pixels.
+
+    Args:
+      images: uint8 [N, ...].
+      copies: C, 0 for none.
+      deviation: of the noise, for pixels in [0, 1]; what leaves it is clipped.
+      seed: of the draws.
+
+    Returns:
+      uint8 [N (1 + C), ...]; the first N are the images.
+
+    Raises:
+      DataError: copies below 0, or with noise of no deviation.
+    """
+    if copies < 0 or (copies and not deviation > 0):
+        raise DataError(
+            f"copies are 0, or some with a deviation above 0, not {copies} and "
+            f"{deviation}"
+        )
+    found = [images]
+    for number in range(copies):
+        noise = PIXEL_MAX * deviation * _normal([seed, number], images.shape)
+        found.append(np.rint(images + noise).clip(0, PIXEL_MAX).astype(np.uint8))
+    return np.concatenate(found)
 
 
 def with_binary_pixels(dataset: Dataset) -> Dataset:
@@ -94,6 +128,38 @@ def with_binary_pixels(dataset: Dataset) -> Dataset:
 
     splits = {name: binary(split) for name, split in _splits(dataset).items()}
     return _changed(dataset, splits, "pixels black or white")
+
+
+def with_permuted_pixels(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset:
+    """Tasks one after another in each split: the images, then again in other orders.
+
+    Task 0 has the pixels in their places; each further one has an order of its own, the
+    same in all splits. Labels stay (Goodfellow et al. 2014).
+
+    Args:
+      dataset: of pictures.
+      tasks: T; each split gets T times its examples.
+      seed: of the orders.
+
+    Raises:
+      DataError: less than one task.
+    """
+    if tasks < 1:
+        raise DataError(f"tasks must be at least 1, not {tasks}")
+    pixels = math.prod(dataset.train.shape)
+    orders = [
+        np.argsort(np.random.PCG64([seed, task]).random_raw(pixels))
+        for task in range(1, tasks)
+    ]
+
+    def repeated(split: Split) -> Split:
+        flat = split.inputs.reshape(len(split), -1)
+        all_ = np.concatenate([flat, *(flat[:, order] for order in orders)])
+        inputs = all_.reshape(-1, *split.shape)
+        return Split(inputs, np.tile(split.target, tasks))
+
+    splits = {name: repeated(split) for name, split in _splits(dataset).items()}
+    return _changed(dataset, splits, f"{tasks} orders of the pixels, seed {seed}")
 
 
 def _splits(dataset: Dataset) -> dict[str, Split]:

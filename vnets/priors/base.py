@@ -129,7 +129,9 @@ def kl_of(
     """The KL of one node, in nats; see `kl`."""
     total = 0.0
     for role, part, own, factor in parts(place, node, prior):
-        if isinstance(own, Density):
+        if _both_normal(part, own):
+            value = between_normals(part, own)
+        elif isinstance(own, Density):
             draw = None if key is None else stream(key, place.key, role)
             at = drawn.mean if drawn is not None and part is node else None
             value = log_ratio(part, own, draw, at)
@@ -142,6 +144,24 @@ def kl_of(
             )
         total += factor * value
     return total
+
+
+def _both_normal(node: Posterior, prior: Any) -> bool:
+    return isinstance(prior, Posterior) and prior.is_normal and node.is_normal
+
+
+def between_normals(node: Posterior, prior: Posterior) -> Array:
+    """KL of a node from another, both of independent normal weights, in nats; scalar.
+
+    Args:
+      node: q; what is pruned of it counts as zero.
+      prior: p, of the same shape, each weight with noise.
+    """
+    (mean, var), (center, wide) = node.moments(), prior.moments()
+    gap = (0.0 if mean is None else mean) - (0.0 if center is None else center)
+    log_ratio = jnp.log(wide + VAR_FLOOR) - jnp.log(var + VAR_FLOOR)
+    each = 0.5 * (log_ratio + (var + jnp.square(gap)) / (wide + VAR_FLOOR) - 1)
+    return sum_kept(node, each)
 
 
 def log_ratio(node: Posterior, prior: Density, key: Key, value: Moment = None) -> Array:

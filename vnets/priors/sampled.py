@@ -2,7 +2,8 @@
 
 Any object with `log_prob(value)`, elementwise, is such a prior: `Sampled` of a function
 of yours, the mixture below, or a posterior node, so that what one task has left is
-the prior of the next (`of_tree`). The estimate is unbiased, and so is its gradient. It
+the prior of the next (`of_tree`); of one normal node from another the KL is exact, and
+nothing is drawn. The estimate is unbiased, and so is its gradient. It
 is made at the draw that the net runs with where that is one for the whole batch
 (`estimators.weight_sampling`), and at a draw of its own otherwise: under local
 reparameterization no weight is ever drawn. Closed forms have no such noise.
@@ -57,7 +58,10 @@ def one_draw(
 
 
 def of_tree(params: Params) -> dict[str, Density]:
-    """What was learned before as the prior of what is learned next, by name."""
+    """What was learned before as the prior of what is learned next, by name.
+
+    `vnets.continual` makes such trees of nets without noise, too.
+    """
     return {place.name: node for place, node in tree.nodes(params) if not node.fixed}
 
 

@@ -1,0 +1,109 @@
+"""Laws of runs that build on others: tasks in turn, and students of trained nets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from experiments import core
+from experiments.config_files import load_config
+from experiments.kinds.continual import ANCHOR
+from experiments.kinds.distill import TAUGHT
+from experiments.spec import ConfigError
+from vnets import continual, train
+from vnets.loss import ModelState
+
+
+def tasks_in_turn(method):
+    """Two tasks of two epochs, of which the second measures."""
+    config = load_config(f"configs/continual.py:{method},quick")
+    config.dataset.train_images, config.epochs = 100, 4
+    config.continual.tasks = config.optimizer.restarts = 2
+    knots = ((0.0, 1e-3), (0.49, 1e-3), (0.4999, 0.0), (1.0, 0.0))
+    config.optimizer.learning_rate = knots
+    config.model.widths = (8,)
+    names = ("dense1", "dense2", "dense1/bias", "dense2/bias")
+    if method == "vcl":
+        noise = {"kind": "gaussian", "log_var": -6.0}
+        config.model.posteriors = dict.fromkeys(names, noise)
+    return config
+
+
+def fitted(task, epochs, workdir=None):
+    [result] = train.fit(
+        task, epochs=epochs, seeds=[0], workdir=workdir, show_progress=False
+    )
+    return result.state
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("method", ["vcl", "ewc", "laplace"])
+def test_what_a_task_left_holds_the_next_and_a_resumed_run_is_the_same(
+    method, tmp_path
+):
+    task = core.build(tasks_in_turn(method)).task
+    first = fitted(task, 2, tmp_path)
+    whole = fitted(task, 4)
+    assert_same(fitted(task, 4, tmp_path), whole)
+    before, after = (s.model.collections[ANCHOR] for s in (first, whole))
+    if method == "vcl":
+        expected = continual.posterior(first.params)
+    else:
+        # All of the curvature is measured where the rate is 0.
+        assert float(jax.tree.leaves(before["curvature"])[0].max()) > 0
+        made = {"ewc": continual.ewc, "laplace": continual.laplace}[method]
+        expected = made(before["prior"], first.params, before["curvature"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        *(after["prior"], expected),
+    )
+
+
+def test_tasks_that_do_not_fit_their_method_are_refused():
+    for change, words in (
+        ({"epochs": 5}, "5, of 2 tasks"),
+        ({"model.posteriors": {"dense1": {"kind": "gaussian"}}}, "without noise"),
+        ({"optimizer.restarts": 1}, "as many as tasks"),
+        ({"model.batch_norm": True}, "batch normalization"),
+    ):
+        config = tasks_in_turn("ewc")
+        for path, value in change.items():
+            group, _, field = path.rpartition(".")
+            with config.unlocked():
+                (config[group] if group else config)[field] = value
+        with pytest.raises(ConfigError, match=words):
+            core.build(config)
+
+
+def test_a_student_learns_what_its_teachers_say_on_average():
+    config = load_config("configs/distillation.py:net_ensemble,quick")
+    config.dataset.train_images, config.model.widths = 510, (4,)
+    config.distill.perturbed, config.distill.deviation = 1, 0.1
+    student = core.build(config)
+    teachers = []
+    for seed in range(2):
+        params, held = student.task.init(random.key(seed))
+        own = {k: v for k, v in held.items() if k not in student.carried}
+        teachers.append(core.Net(student.model, params, own))
+    params, collections = student.begin(teachers, random.key(7))
+    taught = collections[TAUGHT]["p"]
+    x = student.task.source.arrays["input"]
+    each = [
+        jax.nn.softmax(net.model.apply(net.variables(), x / np.float32(255)))
+        for net in teachers
+    ]
+    assert taught.shape == (1020, 10)
+    np.testing.assert_allclose(taught, (each[0] + each[1]) / 2, rtol=1e-4, atol=1e-6)
+
+    item = jnp.arange(5, 55)
+    batch = student.task.source.batch(student.task.source.arrays, item, random.key(0))
+    state = ModelState(jnp.int32(0), collections)
+    value, (new, _) = student.task.loss(params, state, batch, random.key(0))
+    logits = student.model.apply({"params": params}, batch["input"])
+    cross = -jnp.sum(taught[5:55] * jax.nn.log_softmax(logits), -1)
+    np.testing.assert_allclose(value, jnp.mean(cross), rtol=1e-5)
+    assert_same(new.collections, collections)

@@ -1,0 +1,210 @@
+"""Tasks one after another: what one has left is the prior of the next.
+
+    anchor = continual.start(params, scale=1.0)                 # before the first task
+    anchor = continual.posterior(params)                        # VCL, after each
+    anchor = continual.laplace(anchor, params, curvature)       # online Laplace
+    anchor = continual.ewc(anchor, params, curvature)           # EWC
+
+An anchor is a tree like the parameters with a normal node for each leaf: a prior of
+independent weights. `priors.of_tree(anchor)` holds noisy weights to it, and `pull`
+those without noise. The three methods are one loss with three ways to make the next
+anchor. The curvature is one of the log likelihood of all examples of the task that
+ended (`squared_scores`, `gauss_newton`).
+
+EWC's penalties, one around the weights that each task has left, are a product of
+normal laws, which is a normal law: they add up to one quadratic, of the summed
+precision and around the mean that it weighs. Online Laplace has the same precision
+around the newest weights.
+
+Sources: Nguyen, Li, Bui and Turner 2018 (VCL); Kirkpatrick et al. 2017 (EWC); Ritter,
+Botev and Barber 2018 (online Laplace); Huszar 2018 (why the last two differ).
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import random
+
+from vnets import tree
+from vnets.likelihoods import Likelihood
+from vnets.nodes import Additive, is_noisy, is_posterior
+from vnets.types import Array, Key, Params
+
+
+def start(params: Params, scale: float = math.inf) -> Params:
+    """The anchor N(0, scale^2) of every weight.
+
+    Args:
+      params: whose shapes it has.
+      scale: a standard deviation; infinite, it holds nothing, and noisy weights have
+        no KL from it.
+
+    Raises:
+      ValueError: a scale that is not above 0.
+    """
+    if not scale > 0:
+        raise ValueError(f"a prior's standard deviation must be positive, not {scale}")
+    log_var = 2 * math.log(scale)
+
+    def visit(place, leaf):
+        del place
+        shape = jnp.shape(_array(leaf))
+        return Additive(jnp.zeros(shape), jnp.full(shape, log_var, jnp.float32))
+
+    return tree.change(visit, params)
+
+
+def posterior(params: Params) -> Params:
+    """What was learned, as it is: the anchor of variational continual learning.
+
+    Weights without noise have no width to be held by, and are free in the next task.
+
+    Raises:
+      TypeError: a noisy node whose weights are no independent normal variables.
+    """
+
+    def visit(place, leaf):
+        if not is_noisy(leaf):
+            value = _array(leaf)
+            return Additive(value, jnp.full(value.shape, jnp.inf, jnp.float32))
+        if not leaf.is_normal:
+            raise TypeError(
+                f"the posterior of {place.name!r}, a {type(leaf).__name__} node with "
+                f"{leaf.noise} noise, is no prior of independent normal weights"
+            )
+        mean, var = leaf.moments()
+        return Additive(jnp.zeros_like(var) if mean is None else mean, jnp.log(var))
+
+    return tree.change(visit, params)
+
+
+def laplace(anchor: Params, params: Params, curvature: Params) -> Params:
+    """The anchor around the weights as they are, with the curvature added to its own.
+
+    Args:
+      anchor: what the task was held to.
+      params: what the task has left, without noise.
+      curvature: of each weight, in a tree like `params`.
+    """
+    return _product(anchor, params, curvature, lambda old, new, total: new[0])
+
+
+def ewc(anchor: Params, params: Params, curvature: Params) -> Params:
+    """The anchor times N(params, 1 / curvature): elastic weight consolidation.
+
+    Args:
+      anchor, params, curvature: as in `laplace`.
+    """
+
+    def between(old, new, total):
+        mean = (old[0] * old[1] + new[0] * new[1]) / jnp.where(total > 0, total, 1)
+        return jnp.where(total > 0, mean, new[0])
+
+    return _product(anchor, params, curvature, between)
+
+
+def _product(anchor: Params, params: Params, curvature: Params, center: Callable):
+    """The precisions added; `center` of (mean, precision) before and now, and of their
+    sum."""
+
+    def visit(place, before, leaf, bent):
+        del place
+        old, new = (before.mean, jnp.exp(-before.log_var)), (_array(leaf), _array(bent))
+        total = old[1] + new[1]
+        return Additive(center(old, new, total), -jnp.log(total))
+
+    return tree.change(visit, anchor, params, curvature)
+
+
+def pull(params: Params, anchor: Params) -> Array:
+    """-log p of the weights without noise, up to a constant, in nats; scalar.
+
+    Noisy ones count nothing here: they have a KL.
+
+    Args:
+      params: a tree with nodes.
+      anchor: of all its leaves.
+    """
+    total = jnp.zeros((), jnp.float32)
+    held = {place.leaf: node for place, node in tree.nodes(anchor)}
+    for place, leaf in tree.each(params):
+        if not is_noisy(leaf):
+            own = held[place.leaf]
+            gap = jnp.square(_array(leaf) - own.mean)
+            total += 0.5 * jnp.sum(gap * jnp.exp(-own.log_var))
+    return total
+
+
+def squared_scores(log_p: Callable, params: Params, x: Array, key: Key) -> Params:
+    """Fisher's diagonal, by one class that the net itself draws for each input.
+
+    The classes are no labels: squared gradients at these are another matrix, which is
+    near 0 where a net knows them by heart.
+
+    Args:
+      log_p: (params, x [1, ...]) -> log probabilities [1, K].
+      params: without noise.
+      x: inputs [B, ...].
+      key: of the draws.
+
+    Returns:
+      Sums over the inputs, in a tree like `params`.
+    """
+
+    def one(x, key):
+        def score(params):
+            logs = log_p(params, x[None])[0]
+            return logs[random.categorical(key, logs)]
+
+        return jax.tree.map(jnp.square, jax.grad(score)(params))
+
+    each = jax.vmap(one)(x, random.split(key, len(x)))
+    return jax.tree.map(lambda a: jnp.sum(a, 0), each)
+
+
+def gauss_newton(
+    outputs: Callable, likelihood: Likelihood, params: Params, x: Array, target: Array
+) -> Params:
+    """The diagonal of J^T L J, L the Hessian of -log p in the outputs.
+
+    Of classes it is Fisher's, summed over all that could be drawn.
+
+    Args:
+      outputs: (params, x [1, ...]) -> outputs [1, ...].
+      likelihood: of the targets; that of classes has a Hessian that no label changes.
+      params: without noise.
+      x: inputs [B, ...].
+      target: of each.
+
+    Returns:
+      Sums over the inputs, in a tree like `params`.
+    """
+
+    def one(x, target):
+        def net(params):
+            return outputs(params, x[None])[0]
+
+        def cost(out):
+            return likelihood.nll(out[None], target[None])[0]
+
+        out, jacobian = net(params), jax.jacrev(net)(params)
+        hessian = jax.hessian(cost)(out).reshape(out.size, out.size)
+
+        def diagonal(a):
+            rows = a.reshape(out.size, -1)
+            summed = jnp.sum(rows * (hessian @ rows), 0)
+            return summed.reshape(a.shape[out.ndim :])
+
+        return jax.tree.map(diagonal, jacobian)
+
+    each = jax.vmap(one)(x, target)
+    return jax.tree.map(lambda a: jnp.sum(a, 0), each)
+
+
+def _array(leaf) -> Array:
+    """The weights of a leaf without noise; of one with noise any of their shape."""
+    if not is_posterior(leaf):
+        return leaf
+    return jnp.zeros(leaf.shape) if leaf.noisy else leaf.sample(None)
