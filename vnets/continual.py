@@ -22,6 +22,7 @@ Botev and Barber 2018 (online Laplace); Huszar 2018 (why the last two differ).
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +132,7 @@ def pull(params: Params, anchor: Params) -> Array:
     held = {place.leaf: node for place, node in tree.nodes(anchor)}
     for place, leaf in tree.each(params):
         if not is_noisy(leaf):
-            own = held[place.leaf]
+            own: Any = held[place.leaf]
             gap = jnp.square(_array(leaf) - own.mean)
             total += 0.5 * jnp.sum(gap * jnp.exp(-own.log_var))
     return total

@@ -163,7 +163,7 @@ def restarted(
     def init(params):
         return inner.init(params), jnp.zeros((), jnp.int32)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params: Any = None, **extra):
         held, count = state
         due = count % every == 0
         held = jax.tree.map(

@@ -21,7 +21,7 @@ KINDS = ("lines", "history", "history_lines", "points", "band", "pictures", "row
 SHOWN = 6  # measured columns of a page: with a row's name and source, eight
 SUMMARIES = ("epochs_to", "largest_fall", "last")
 PARTS = ("variance networks", "variational dropout", "sparse and smaller nets")
-PARTS += ("latent variables",)
+PARTS += ("latent variables", "other Bayesian methods")
 
 
 class TableError(ValueError):
