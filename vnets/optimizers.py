@@ -1,6 +1,7 @@
 """Changes of the update, as optax transformations, beside optax's own."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
