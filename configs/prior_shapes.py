@@ -30,5 +30,5 @@ def get_config(which: str = "horseshoe") -> ConfigDict:
     config.effects = {"small": 0.5, "large": 6.0}
     config.average = {"draws": 100_000, "walks": 50}
     config.draws = 2000  # for the test of agreement
-    config.cuts = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
+    config.cuts = (10.0, 100.0, 1e3, 1e4, 1e5, 1e6)  # logarithms
     return config
