@@ -105,8 +105,9 @@ def test_the_report_agrees_with_the_file(workdir, report):
         "imagenet.py:magnitude_90",  # residual, of pictures that are streamed
         "lenet5_mnist.py:variance",  # batch normalization
         "structured.py:lenet_500_300_sbp",
-        "vd_cifar.py:vd_a_1",
-        "vgg_cifar.py:cifar10_variance",  # inputs standardized
+        pytest.param("vd_cifar.py:vd_a_1", marks=pytest.mark.slow),
+        # Inputs standardized:
+        pytest.param("vgg_cifar.py:cifar10_variance", marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_net_becomes_a_file(which, prepared, tmp_path, monkeypatch):

@@ -131,6 +131,7 @@ def test_gpus_are_dealt_out_or_shared(monkeypatch):
     assert local._environment(0, 2) == {}
 
 
+@pytest.mark.slow
 def test_killed_halfway_and_launched_again_repeats_nothing(
     sweep_file, environment, tmp_path
 ):

@@ -29,7 +29,9 @@ def small(variant="cpu", **cost):
     return config
 
 
-@pytest.mark.parametrize("variant", ["cpu", "cpu_plain"])
+@pytest.mark.parametrize(
+    "variant", ["cpu", pytest.param("cpu_plain", marks=pytest.mark.slow)]
+)
 def test_the_study_measures_every_way_and_both_sweeps(variant):
     measured = core.build(small(variant)).measure({}, random.key(0))
     evals, curves = measured.evals, measured.curves

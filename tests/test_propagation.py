@@ -332,7 +332,13 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+SLOW = {"resnet", "vgg", "whitened"}  # "chain" has the same steps, but for residuals
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NETS],
+)
 def test_without_noise_it_is_the_net_itself_and_noise_makes_variance(name):
     """Operation by operation, and so bit for bit."""
     net, shape = NETS[name]
