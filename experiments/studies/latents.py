@@ -48,7 +48,11 @@ FIELDS = tuple(
 ACTIVE = 0.01
 PIXELS = Bernoulli()
 WORDS = 64  # that a message starts from
-KEY = random.key(0)  # of weights without noise, which draw nothing
+
+
+def _silent() -> Key:
+    """A key for weights without noise, which draw nothing."""
+    return random.key(0)
 
 
 def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
@@ -70,7 +74,7 @@ def pixels(split: Split) -> Array:
 
 def _measure(settings, dataset: Dataset, net: Member, key: Key) -> Measured:
     learn, test = pixels(dataset.train), pixels(dataset.test)
-    codes = jax.jit(lambda net, x: latent.posterior(net, x, KEY))
+    codes = jax.jit(lambda net, x: latent.posterior(net, x, _silent()))
     q = codes(net, test)
     evals = {
         "latent": {
@@ -121,7 +125,7 @@ def _manifold(net: Member, tiles: int) -> list[int]:
     steps = ndtri((np.arange(tiles) + 0.5) / tiles)
     down, across = np.meshgrid(-steps, steps, indexing="ij")
     z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
-    white = np.asarray(jax.nn.sigmoid(latent.decode(net, z, KEY)))
+    white = np.asarray(jax.nn.sigmoid(latent.decode(net, z, _silent())))
     edge = math.isqrt(white.shape[1])
     framed = np.pad(white.reshape(-1, edge, edge), ((0, 0), (1, 1), (1, 1)))
     rows = framed.reshape(tiles, tiles, edge + 2, edge + 2).transpose(0, 2, 1, 3)
@@ -171,12 +175,12 @@ def _bits(settings, net: Member, x: np.ndarray) -> dict[str, float]:
 
     @jax.jit
     def encode(net, x):
-        q = latent.posterior(net, x[None].astype(jnp.float32), KEY)
+        q = latent.posterior(net, x[None].astype(jnp.float32), _silent())
         return q.mean[0], jnp.exp(0.5 * q.log_var[0])
 
     @jax.jit
     def decode(net, z):
-        return jax.nn.sigmoid(latent.decode(net, z[None], KEY)[0])
+        return jax.nn.sigmoid(latent.decode(net, z[None], _silent())[0])
 
     coder = bitsback.BitsBack(
         net.model.size,
