@@ -223,9 +223,10 @@ def test_optional_cases_that_fail_are_notes(alone):
 def test_quick_form_reports_every_case_with_finite_numbers(name, alone, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     measured = report.measure(name, quick=True, rounds=2, say=lambda _: None)
-    cases = {c for c in suite.find(name, True).cases if not c.startswith("torch")}
-    assert set(measured["cases"]) == {c for c in cases if "matmul" not in c}
-    assert measured["ratios"]
+    cases = suite.find(name, True).cases
+    needed = {c for c, case in cases.items() if not case.optional}
+    assert needed <= set(measured["cases"]) <= set(cases)
+    assert measured["ratios"] or name == "small_files"  # all are to ONNX Runtime
     for part in ("cases", "ratios", "values", "overview"):
         for number in _numbers(measured.get(part, {})):
             assert math.isfinite(number)

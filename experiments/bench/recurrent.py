@@ -20,6 +20,7 @@ from vnets import data, likelihoods, nodes, parallel, priors, sources, train
 from vnets.layers import TRAIN
 from vnets.loss import forward, neg_elbo
 from vnets.nets import RecurrentNet
+from vnets.predictor import as_is
 
 LOG_VAR, RATE, CLASSES = -10.0, 1e-3, 2
 SIZES = {False: (10_003, 50, 128, 64, 8), True: (50, 5, 4, 8, 2)}
@@ -79,11 +80,11 @@ def _build(quick: bool, noisy: bool) -> timing.Ready:
     net = RecurrentNet(CLASSES, words, width, width, posteriors=posteriors)
     tokens, classes = _batches(quick)
     split = data.Split(tokens.reshape(-1, length), classes.ravel())
-    source = sources.Resident(split, batch)
+    source = sources.Resident(split, batch, prepare=as_is)
     loss = neg_elbo(
         forward(net, TRAIN),
         likelihoods.Categorical(),
-        priors.log_uniform if noisy else None,
+        priors.log_uniform,
         source.n,
     )
     init = train.initializer(net, jnp.asarray(tokens[0, :1]))
