@@ -150,6 +150,11 @@ class Study:
     dataset: data.Dataset | None = None
 
 
+def without_nets(measure: Callable[[Any], Measured]) -> Study:
+    """A study of no net: key -> what was measured."""
+    return Study({}, lambda nets, key: measure(key))
+
+
 def build(config) -> Experiment | Study:
     """The experiment that a config describes: of a net that it trains, or of others.
 

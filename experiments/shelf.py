@@ -10,9 +10,9 @@ from experiments import compress, demo, records, running
 from experiments.config_files import ROOT
 from experiments.spec import ConfigError
 from vnets import compact, files
-from vnets.compact import shelf
+from vnets.compact import nets as shelf
 
-FOLDER = ROOT / "vnets" / "compact" / shelf.FOLDER
+FOLDER = ROOT / "vnets" / "compact" / "nets"
 MOST = 3_000_000  # bytes of all files together
 NOISY_BITS = 6  # of a net that keeps its noise, whose predictions are drawn
 NOISY_TESTED = 2000  # test images, the first, that such a net's file is tested on

@@ -5,6 +5,7 @@ No time is asserted: a test machine is busy.
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import subprocess
@@ -223,15 +224,18 @@ def test_optional_cases_that_fail_are_notes(alone):
 def test_quick_form_reports_every_case_with_finite_numbers(name, alone, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     measured = report.measure(name, quick=True, rounds=2, say=lambda _: None)
-    cases = suite.find(name, True).cases
-    needed = {c for c, case in cases.items() if not case.optional}
-    assert needed <= set(measured["cases"]) <= set(cases)
+    cases = {c for c in suite.find(name, True).cases if not c.startswith("torch")}
+    there = importlib.util.find_spec("onnxruntime") is not None
+    cases = {c for c in cases if there or "ONNX" not in c}
+    assert set(measured["cases"]) == {c for c in cases if "matmul" not in c}
     for part in ("cases", "ratios", "values", "overview"):
         for number in _numbers(measured.get(part, {})):
             assert math.isfinite(number)
     ratios = list(_numbers(measured["ratios"]))
-    alone = name == "small_files" and set(measured["cases"]) == needed  # without ONNX
-    assert alone or every(x > 0 for x in ratios)
+    if name == "small_files" and not there:  # all ratios are to ONNX Runtime
+        assert not ratios
+    else:
+        assert every(x > 0 for x in ratios)
     assert measured["quick"]
 
 

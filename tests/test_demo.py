@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "demo"
 READ = range(2, codec.VERSION + 1)  # versions of the file that the page reads
 MOST = 150_000  # bytes of the whole page
+# No package of Python's brings Node or Chromium: these tests run where they are.
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(
     NODE is None, reason="needs Node, which runs the reader of the page"

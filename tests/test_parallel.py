@@ -171,7 +171,6 @@ def test_nobody_else_knows_how_many_there_are():
         and node.value.id == "jax"
     }
     parts = {"vnets/parallel/devices.py", "vnets/parallel/processes.py"}
-    # The benchmarks and the study of costs measure one device and say so.
-    measure = {"experiments/bench/steps.py", "experiments/bench/recurrent.py"}
-    measure |= {"experiments/lrt_cost.py"}
+    # The benchmark and the study of costs measure one device and say so.
+    measure = {"experiments/bench/steps.py", "experiments/lrt_cost.py"}
     assert found == parts | measure | {"experiments/records/origin.py"}

@@ -30,6 +30,7 @@ def graph():
     return Graph(PLAN, (14, 14, 2), kernels, biases)
 
 
+# ONNX Runtime is what is compared with, 20 MB that no test else needs.
 @pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="needs the extra bench"
 )

@@ -68,7 +68,8 @@ def _replaced(collected: dict, least: int, of_walk) -> dict:
         )
 
     def visit(place: tree.Place, leaf):
-        walk = leaf.mean if isinstance(leaf, Point) else leaf
+        point = is_posterior(leaf) and leaf.plain and not leaf.noisy
+        walk = leaf.mean if point else leaf
         if is_posterior(walk):
             raise ValueError(
                 f"{place.leaf!r} is a {type(leaf).__name__}; the walk of points alone "

@@ -8,15 +8,14 @@ PyTorch's is `nn.LSTM`, whose weights are drawn before the call.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import random
 
 from experiments.bench import timing, torch_nets
 from experiments.bench.measuring import Benchmark, Case
-from vnets import data, likelihoods, nodes, parallel, priors, sources, train
+from experiments.bench.steps import chunk
+from vnets import data, likelihoods, nodes, priors, sources, train
 from vnets.layers import TRAIN
 from vnets.loss import forward, neg_elbo
 from vnets.nets import RecurrentNet
@@ -88,22 +87,7 @@ def _build(quick: bool, noisy: bool) -> timing.Ready:
         source.n,
     )
     init = train.initializer(net, jnp.asarray(tokens[0, :1]))
-    task = train.Task(init, loss, optax.adam(RATE), source)
-    mesh, key = parallel.mesh(jax.devices()[:1]), random.key(0)
-    state = jax.jit(task.start)(key)
-    item = next(source.chunks(key, 0, steps))
-    compiled, seconds = timing.compiled(
-        functools.partial(train.train_chunk, task, mesh),
-        *(state, source.arrays, item, key),
-        donate_argnums=0,
-    )
-
-    def call():
-        nonlocal state
-        state, _ = compiled(state, source.arrays, item, key)
-        jax.block_until_ready(state)
-
-    return timing.Ready(call, seconds)
+    return chunk(train.Task(init, loss, optax.adam(RATE), source), steps)
 
 
 def _build_torch(quick: bool, noisy: bool) -> timing.Ready:

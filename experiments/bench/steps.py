@@ -126,8 +126,12 @@ def build(name: str, size: Size, way: Way) -> timing.Ready:
         priors.log_uniform,
         workload.examples,
     )
-    task = train.Task(init, loss, optax.adam(1e-3), source)
-    mesh, key = parallel.mesh(jax.devices()[:1]), random.key(0)
+    return chunk(train.Task(init, loss, optax.adam(1e-3), source), steps)
+
+
+def chunk(task: train.Task, steps: int) -> timing.Ready:
+    """So many training steps of a task on one device, compiled, ready to be called."""
+    mesh, key, source = parallel.mesh(jax.devices()[:1]), random.key(0), task.source
     state = jax.jit(task.start)(key)
     item = next(source.chunks(key, 0, steps))
     compiled, seconds = timing.compiled(

@@ -11,6 +11,7 @@ z ~ N(mean, std^2) with f(z) = z^2: by the mean it is 2 mean.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from jax import lax, random
 
 from experiments import spec as parts
-from experiments.core import Measured, Study
+from experiments.core import Measured, Study, without_nets
 from vnets import gradients
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -50,11 +51,7 @@ def build(config) -> Study:
     way = parts.pick("estimator", config.estimator, _ways(config))
     parts.several("gradient.draws", config.gradient.draws)
 
-    def measure(nets, key) -> Measured:
-        del nets
-        return _measure(config, way, key)
-
-    return Study({}, measure)
+    return without_nets(functools.partial(_measure, config, way))
 
 
 def _ways(config) -> dict[str, Way]:

@@ -24,7 +24,7 @@ import numpy as np
 from jax import random
 
 from experiments import spec as parts
-from experiments.core import Measured, Study
+from experiments.core import Measured, Study, without_nets
 from experiments.studies.prior_shapes import HORSESHOE, LOG_ROOT
 from vnets.rng import stream
 from vnets.types import Key
@@ -47,11 +47,7 @@ def build(config) -> Study:
             f"{config.sizes.all}, not {config.sizes.large}"
         )
 
-    def measure(nets, key) -> Measured:
-        del nets
-        return _measure(config, bound, key)
-
-    return Study({}, measure)
+    return without_nets(functools.partial(_measure, config, bound))
 
 
 def scale_kl(mean: np.ndarray, var: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ zero at alpha = infinity. (The mean of ln |m + eps| over a standard normal eps h
 derivative E[1 / (m + eps)] = sqrt(2) D(m / sqrt(2)), as a principal value.)
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from scipy import integrate, special
 
 from experiments import spec as parts
 from experiments.bench import timing
-from experiments.core import Measured, Study
+from experiments.core import Measured, Study, without_nets
 from vnets import backend, priors
 from vnets.types import Key
 
@@ -43,11 +45,7 @@ def build(config) -> Study:
             f"config.grid.range must have log alpha 0 within it, not {low} to {high}"
         )
 
-    def measure(nets, key) -> Measured:
-        del nets
-        return _measure(config, key)
-
-    return Study({}, measure)
+    return without_nets(functools.partial(_measure, config))
 
 
 def exact(log_alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ shrinkage is kappa = 1 / (1 + l^2): E[w | y] = (1 - E[kappa | y]) y.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -28,7 +29,7 @@ from jax import random
 from scipy import special, stats
 
 from experiments import spec as parts
-from experiments.core import Measured, Study
+from experiments.core import Measured, Study, without_nets
 from experiments.studies import kl_approximations
 from vnets import priors
 from vnets.rng import stream
@@ -98,11 +99,7 @@ def build(config) -> Study:
             f"prior is within {NOTHING} of 0: {config.cuts}"
         )
 
-    def measure(nets, key) -> Measured:
-        del nets
-        return _measure(config, mixing, key)
-
-    return Study({}, measure)
+    return without_nets(functools.partial(_measure, config, mixing))
 
 
 def mixings(config) -> dict[str, Mixing]:

@@ -15,9 +15,9 @@ Files of version 1 are read, too, if constriction is installed.
 from vnets.compact.capture import capture
 from vnets.compact.codec import dumps, loads, read, save
 from vnets.compact.graph import Graph
+from vnets.compact.nets import pretrained, shelved
 from vnets.compact.predict import Predictor, load
 from vnets.compact.quantize import Compact, fewest_bits, quantize
-from vnets.compact.shelf import pretrained, shelved
 from vnets.compact.shrink import fold_norms, shrink
 from vnets.compact.verify import verify
 

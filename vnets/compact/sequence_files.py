@@ -84,6 +84,7 @@ def check_step(step: SequenceStep) -> None:
     Raises:
       ValueError: a name, a size or a constant beyond the bounds.
     """
+    # Every kind of step is a dataclass, but their common base is none.
     sizes = [
         value
         for field in dataclasses.fields(step)  # type: ignore[arg-type]

@@ -64,6 +64,7 @@ def _advice(graph: Graph, apart: Callable[[Graph, int], float]) -> str:
     """Which activations would mend it, or else where there is none."""
     gaps = _gaps(graph.plan)
     last = tuple(place for place, before_layer in gaps.items() if before_layer)
+    # `_gaps` are after layers, which have a name; of any step a checker knows none.
     names = {place: repr(graph.plan[place].name) for place in gaps}  # type: ignore
     for chosen in (last, *((gap,) for gap in gaps)):
         apart_by = {}

@@ -129,7 +129,6 @@ def _constriction():
             "installed; write the net anew, or pip install constriction"
         ) from error
 
-    # Its submodules are made by the compiled extension: type checkers see none.
     # A compiled module without type stubs: a checker cannot see `stream`.
     stream = constriction.stream  # type: ignore[attr-defined]
     return stream.queue, stream.model

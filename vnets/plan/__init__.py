@@ -6,6 +6,8 @@ a part of the posterior of a layer's weight. `vnets.plan.sequences` has the step
 nets that read sequences.
 """
 
+# ruff: noqa: F401
+
 from vnets.plan.shapes import (
     Cost,
     costs,
@@ -48,44 +50,3 @@ from vnets.plan.steps import (
     standardized,
     vectors,
 )
-
-__all__ = [
-    "ACTIVATIONS",
-    "POOL",
-    "Activation",
-    "Conv",
-    "Cost",
-    "Dense",
-    "Depthwise",
-    "Flatten",
-    "Kernel",
-    "LayerNorm",
-    "Linear",
-    "MaxPool",
-    "MeanPool",
-    "Norm",
-    "Padding",
-    "Plan",
-    "Residual",
-    "SequenceStep",
-    "Shape",
-    "Standardize",
-    "Step",
-    "Weighted",
-    "Window",
-    "WindowMaxPool",
-    "WindowMeanPool",
-    "check",
-    "check_counts",
-    "check_padding",
-    "costs",
-    "every",
-    "linear_layers",
-    "pads",
-    "placed",
-    "replaced",
-    "shape_after",
-    "shapes",
-    "standardized",
-    "vectors",
-]

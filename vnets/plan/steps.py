@@ -299,6 +299,7 @@ class Weighted(SequenceStep):
 
     def kernel(self, shape: Shape) -> Shape:
         """The shape of the kernel, given that of an example before the step."""
+        # Abstract, as `after` is; the two below, too.
         raise NotImplementedError(f"{type(self).__name__} has no kernel")
 
     def multiply_adds(self, shape: Shape) -> int:

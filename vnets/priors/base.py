@@ -147,7 +147,7 @@ def kl_of(
 
 
 def _both_normal(node: Posterior, prior: Any) -> bool:
-    return isinstance(prior, Posterior) and prior.is_normal and node.is_normal
+    return is_posterior(prior) and prior.is_normal and node.is_normal
 
 
 def between_normals(node: Posterior, prior: Posterior) -> Array:

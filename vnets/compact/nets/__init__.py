@@ -5,8 +5,8 @@
     logits = predictor(images)          # or, of a net with noise,
     probabilities = predictor.ensemble(images, 20, np.random.default_rng(0))
 
-`nets/` has each net's file, its run's record and, in nets.json, what the file is and
-does. Made by `scripts/shelve.py` of the repository.
+This folder has each net's file, its run's record and, in nets.json, what the file is
+and does. Made by `scripts/shelve.py` of the repository.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from vnets.compact.codec import loads
 from vnets.compact.predict import Predictor
 from vnets.plan import Shape
 
-FOLDER, TOLD = "nets", "nets.json"
+TOLD = "nets.json"
 
 
 def shelved() -> dict[str, dict[str, Any]]:
@@ -64,4 +64,4 @@ def example(shape: Shape) -> np.ndarray:
 
 
 def _file(name: str):
-    return resources.files("vnets.compact") / FOLDER / name
+    return resources.files(__name__) / name
