@@ -52,12 +52,19 @@ def unpacked(count):
 
 
 check_step, ones = description.check_step, np.ones(2, np.int64)
+
+
+def padded(margin):
+    return plan.Conv("a", 1, (1, 1), padding=((margin, 0), (0, 0)))
+
+
 BOUNDS = {  # what takes a number, and the largest that it takes
     "units": (lambda n: check_step(plan.Dense("a", n)), 2**20),
     "kernel": (lambda n: check_step(plan.Conv("a", 1, (1, n))), 64),
     "strides": (lambda n: check_step(plan.Conv("a", 1, (1, 1), (n, 1))), 64),
     "window": (lambda n: check_step(plan.WindowMaxPool(n, 1)), 64),
     "stride": (lambda n: check_step(plan.WindowMaxPool(1, n)), 64),
+    "padding": (lambda n: check_step(padded(n)), 64),
     "inputs": (lambda n: description.check_shape((n,)), 2**20),
     "channels": (lambda n: description.check_shape((1, 1, n)), 2**20),
     "steps": (lambda n: description.check_count((plan.Flatten(),) * n), 1024),

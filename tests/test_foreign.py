@@ -4,11 +4,17 @@ import dataclasses
 import json
 
 import numpy as np
-import onnx
 import pytest
 import safetensors.numpy
-from jax import lax
-from onnx import TensorProto, helper, numpy_helper
+from foreign_nets import (
+    DRAW,
+    INPUTS,
+    TENSORS,
+    WORDS,
+    normal,
+    reference,
+    separable,
+)
 
 from experiments import compress, config_files, foreign, latency, show
 from vnets import compact, plan
@@ -17,76 +23,6 @@ from vnets.foreign import chain
 from vnets.nets import MLP, Chain
 
 ConfigError = config_files.ConfigError
-DRAW = np.random.default_rng(0)
-CHANNELS_FIRST = ("NCHW", "OIHW", "NCHW")
-WORDS = """
-conv1(stride=2,padding=1) bn relu   # maps of 8 x 8
-dw(padding=1) gelu
-mean_pool(3, stride=2, padding=1) conv2 silu max_pool(2)
-flatten ln fc1 relu fc2 softmax
-"""
-
-
-def normal(*shape):
-    return np.float32(0.4 * DRAW.standard_normal(shape))
-
-
-TENSORS = {
-    "conv1.weight": normal(6, 3, 3, 3),
-    "conv1.bias": normal(6),
-    "bn.weight": 1 + normal(6),
-    "bn.bias": normal(6),
-    "bn.running_mean": normal(6),
-    "bn.running_var": 1 + normal(6) ** 2,
-    "bn.num_batches_tracked": np.asarray(7),
-    "dw.weight": normal(6, 1, 3, 3),
-    "conv2.weight": normal(4, 6, 1, 1),
-    "conv2.bias": normal(4),
-    "ln.weight": 1 + normal(16),
-    "ln.bias": normal(16),
-    "fc1.weight": normal(9, 16),
-    "fc1.bias": normal(9),
-    "fc2.weight": normal(5, 9),
-    "fc2.bias": normal(5),
-}
-INPUTS = normal(12, 3, 16, 16)
-
-
-def convolved(x, name, stride, padding, groups=1):
-    y = lax.conv_general_dilated(
-        x,
-        TENSORS[f"{name}.weight"],
-        (stride, stride),
-        ((padding, padding),) * 2,
-        dimension_numbers=CHANNELS_FIRST,
-        feature_group_count=groups,
-    )
-    bias = TENSORS.get(f"{name}.bias", np.zeros(1, np.float32))
-    return np.asarray(y) + bias[:, None, None]
-
-
-def windows(x, size, stride):
-    """[B, C, H', W', size, size]."""
-    seen = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
-    return seen[:, :, ::stride, ::stride]
-
-
-def reference(x):
-    """What PyTorch makes of `WORDS`, channels first, by hand; probabilities."""
-    t = TENSORS
-    mean, var = (t[f"bn.running_{k}"][:, None, None] for k in ("mean", "var"))
-    scale, bias = (t[f"bn.{k}"][:, None, None] for k in ("weight", "bias"))
-    x = (convolved(x, "conv1", 2, 1) - mean) / np.sqrt(var + 1e-5) * scale + bias
-    x = convolved(np.maximum(x, 0), "dw", 1, 1, groups=6)
-    x = x * 0.5 * (1 + nets.onnx_graph.ERF(x / np.sqrt(2)))
-    x = windows(np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), 3, 2).mean((4, 5))
-    x = convolved(np.float32(x), "conv2", 1, 0)
-    x = windows(x / (1 + np.exp(-x)), 2, 2).max((4, 5)).reshape(len(x), -1)
-    x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
-    x = (x * t["ln.weight"] + t["ln.bias"]) @ t["fc1.weight"].T + t["fc1.bias"]
-    x = np.maximum(x, 0) @ t["fc2.weight"].T + t["fc2.bias"]
-    likely = np.exp(x - x.max(1, keepdims=True))
-    return likely / likely.sum(1, keepdims=True)
 
 
 def test_a_chain_in_words_is_the_net_of_pytorch(tmp_path):
@@ -172,195 +108,6 @@ def jax_key():
     from jax import random
 
     return random.key(0)
-
-
-def model_of(path, nodes, shape=("N", 3), arrays=None, output="y", opset=20):
-    """An ONNX file; an x becomes a y."""
-
-    def value(name, sizes):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes)
-
-    constants = [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()]
-    made = [helper.make_node(op, i, o, **options) for op, i, o, options in nodes]
-    graph = helper.make_graph(
-        made, "g", [value("x", shape)], [value(output, None)], constants
-    )
-    versions = [helper.make_opsetid("", opset)]
-    model = helper.make_model(graph, opset_imports=versions, ir_version=9)
-    onnx.save(model, path)
-    return path
-
-
-TANH = np.float32(np.sqrt(2 / np.pi))
-SPELLED = {
-    "relu": [("Relu", "x", {})],
-    "leaky_relu": [("LeakyRelu", "x", {"alpha": 0.01})],
-    "softplus": [("Softplus", "x", {})],
-    "abs": [("Abs", "x", {})],
-    "silu": [("Sigmoid", "x", {}), ("Mul", "x0", {})],
-    "gelu_erf": [("Gelu", "x", {})],
-    "gelu": [("Gelu", "x", {"approximate": "tanh"})],
-    "sigmoid": [("Identity", "x", {}), ("Sigmoid", "0", {})],
-    "tanh": [("Tanh", "x", {}), ("Dropout", "0", {})],
-}
-SPELLED_OUT = {  # as PyTorch writes them
-    "gelu_erf": [
-        ("Div", ["a", "root"]),
-        ("Erf", ["b"]),
-        ("Add", ["c", "one"]),
-        ("Mul", ["a", "d"]),
-        ("Mul", ["e", "half"]),
-    ],
-    "gelu": [
-        ("Pow", ["a", "three"]),
-        ("Mul", ["b", "cubic"]),
-        ("Add", ["a", "c"]),
-        ("Mul", ["d", "tanh"]),
-        ("Tanh", ["e"]),
-        ("Add", ["one", "f"]),
-        ("Mul", ["half", "a"]),
-        ("Mul", ["h", "g"]),
-    ],
-}
-SCALARS = {
-    "root": np.float32(np.sqrt(2)),
-    "one": np.float32([1]),
-    "half": np.float32(0.5),
-    "three": np.float32(3),
-    "cubic": np.float32(0.044715),
-    "tanh": TANH,
-}
-
-
-def between(operations, path):
-    """Two dense layers with operations between; names go on as letters."""
-    arrays = {"w1": normal(3, 4), "b1": normal(4), "w2": normal(2, 4), **SCALARS}
-    nodes = [("MatMul", ["x", "w1"], ["m"], {}), ("Add", ["b1", "m"], ["a"], {})]
-    last = "a"
-    for number, (op, inputs, options) in enumerate(operations):
-        last = chr(ord("b") + number)
-        nodes.append((op, inputs, [last], options))
-    nodes.append(("Gemm", [last, "w2"], ["y"], {"transB": 1}))
-    return model_of(path, nodes, arrays=arrays)
-
-
-@pytest.mark.parametrize("spelled", ["op", "out"])
-@pytest.mark.parametrize("kind", plan.ACTIVATIONS)
-def test_activations_are_known_however_they_are_written(kind, spelled, tmp_path):
-    if spelled == "out":
-        if kind not in SPELLED_OUT:
-            pytest.skip("one operation")
-        operations = [(op, inputs, {}) for op, inputs in SPELLED_OUT[kind]]
-    else:
-        operations = []
-        for op, reads, options in SPELLED[kind]:
-            last = "a" if not operations else chr(ord("a") + len(operations))
-            inputs = ["a", last] if reads == "x0" else [last]
-            operations.append((op, inputs, options))
-    path = between(operations, tmp_path / "net.onnx")
-    net = nets.read_onnx(path)
-    assert net.graph.plan == (
-        plan.Dense("dense1", 4),
-        plan.Activation(kind),
-        plan.Dense("dense2", 2),
-    )
-    x = 2 * normal(9, 3)
-    compact.verify(net.graph, x, nets.run_onnx(path, x))
-
-
-CONV = ("Conv", ["x", "k"], ["c"])
-
-
-@pytest.mark.parametrize(
-    ("nodes", "message"),
-    [
-        ([("Elu", ["x"], ["y"], {})], "no step for Elu; there is one for .*'Conv'"),
-        ([("Transpose", ["x"], ["y"], {})], "no step for Transpose"),
-        ([(*CONV, {"dilations": [2, 2]})], "Conv: .*not dilated"),
-        ([(*CONV, {"group": 3})], "of 3 groups"),
-        ([(*CONV, {"auto_pad": "SAME_LOWER"})], "auto_pad SAME_LOWER"),
-        ([(*CONV, {}), ("Add", ["c", "x"], ["y"], {})], "no chain"),
-        ([("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 2], "ceil_mode": 1})], "ceil"),
-        ([("MaxPool", ["x"], ["y"], {"kernel_shape": [2, 3]})], "are squares"),
-        (
-            [("AveragePool", ["x"], ["y"], {"kernel_shape": [3, 3], "pads": [1] * 4})],
-            "counts here, as zeros",
-        ),
-        ([("Mul", ["x", "k"], ["y"], {})], "Mul with a constant"),
-        ([("Clip", ["x"], ["y"], {})], "no step for Clip"),
-        (
-            [("Sigmoid", ["x"], ["s"], {}), ("Add", ["s", "x"], ["y"], {})],
-            "none of the",
-        ),
-        (
-            [("Softmax", ["x"], ["s"], {}), ("Relu", ["s"], ["y"], {})],
-            "Relu comes after",
-        ),
-        ([("Flatten", ["x"], ["y"], {"axis": 2})], "first axis is the batch"),
-    ],
-)
-def test_what_is_no_chain_is_refused_by_name(nodes, message, tmp_path):
-    arrays = {"k": normal(6, 3, 3, 3)}
-    path = model_of(tmp_path / "net.onnx", nodes, ("N", 3, 8, 8), arrays)
-    with pytest.raises(ValueError, match=message):
-        nets.read_onnx(path)
-
-
-def test_inputs_of_unknown_size_and_files_of_another_kind_are_refused(tmp_path):
-    nodes = [("Relu", ["x"], ["y"], {})]
-    path = model_of(tmp_path / "net.onnx", nodes, ("N", "any"), {})
-    with pytest.raises(ValueError, match="sizes that are fixed"):
-        nets.read_onnx(path)
-    (tmp_path / "bad.onnx").write_bytes(b"\x08\x80no onnx at all")
-    with pytest.raises(ValueError, match="no ONNX file"):
-        nets.read_onnx(tmp_path / "bad.onnx")
-    with pytest.raises(ValueError, match="floats"):
-        nets.channels_last(np.zeros((1, 3, 8, 8), np.uint8))
-
-
-def separable(path, batch="N"):
-    """The net of `TENSORS` as an exporter writes it."""
-    t = {k: v for k, v in TENSORS.items() if "tracked" not in k}
-    bn = [f"bn.{k}" for k in ("weight", "bias", "running_mean", "running_var")]
-    square = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
-    nodes = [
-        ("Conv", ["x", "conv1.weight", "conv1.bias"], ["1"], dict(square)),
-        ("BatchNormalization", ["1", *bn], ["2"], {}),
-        ("Relu", ["2"], ["3"], {}),
-        ("Conv", ["3", "dw.weight"], ["4"], {"group": 6, "pads": [1] * 4}),
-        ("Gelu", ["4"], ["5"], {}),
-        ("AveragePool", ["5"], ["6"], square | {"count_include_pad": 1}),
-        ("Conv", ["6", "conv2.weight", "conv2.bias"], ["7"], {}),
-        ("Sigmoid", ["7"], ["8"], {}),
-        ("Mul", ["7", "8"], ["9"], {}),
-        ("MaxPool", ["9"], ["10"], {"kernel_shape": [2, 2], "strides": [2, 2]}),
-        ("Reshape", ["10", "flat"], ["11"], {}),
-        ("LayerNormalization", ["11", "ln.weight", "ln.bias"], ["12"], {}),
-        ("Gemm", ["12", "fc1.weight", "fc1.bias"], ["13"], {"transB": 1}),
-        ("Relu", ["13"], ["14"], {}),
-        ("Gemm", ["14", "fc2.weight", "fc2.bias"], ["15"], {"transB": 1}),
-        ("Softmax", ["15"], ["y"], {}),
-    ]
-    shape = (batch, 3, 16, 16)
-    return model_of(path, nodes, shape, t | {"flat": np.asarray([-1, 16])})
-
-
-def test_an_onnx_file_and_words_give_the_same_net(tmp_path):
-    path = separable(tmp_path / "net.onnx")
-    np.testing.assert_allclose(
-        nets.run_onnx(path, INPUTS), reference(INPUTS), atol=1e-5
-    )
-    found, told = nets.read_onnx(path), chain.build(TENSORS, WORDS, (16, 16, 3))
-    x = nets.channels_last(INPUTS)
-    ours, theirs = (
-        compact.Predictor(compact.fold_norms(one.graph))(x) for one in (found, told)
-    )
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert [s for s in found.graph.plan if isinstance(s, plan.Linear)] == [
-        s for s in told.graph.plan if isinstance(s, plan.Linear)
-    ]
-    one = separable(tmp_path / "one.onnx", batch=1)
-    np.testing.assert_allclose(nets.run_onnx(one, INPUTS), reference(INPUTS), atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.35, 0.9])
