@@ -92,7 +92,7 @@ def shelve(
         "examples": held["examples"],
         "outputs": [
             [float(f"{y:.6g}") for y in row]
-            for row in compact.load(path)(shelf.example(small.shape))
+            for row in compact.load(path)(shelf.example(small.plan, small.shape))
         ],
     }
     shutil.copyfile(Path(workdir) / demo.RECORD, folder / f"{name}.json")

@@ -31,7 +31,7 @@ def test_a_net_is_what_it_says(name):
     assert hashlib.sha256(content).hexdigest() == told["sha256"]
     assert len(content) == told["bytes"]
     predictor = compact.pretrained(name)
-    outputs = predictor(shelved.example(predictor.net.shape))
+    outputs = predictor(shelved.example(predictor.net.plan, predictor.net.shape))
     wanted = np.asarray(told["outputs"])
     np.testing.assert_allclose(outputs, wanted, atol=1e-4 * np.ptp(wanted))
     record = records.read(shelf.FOLDER / f"{name}.json")

@@ -19,7 +19,8 @@ import numpy as np
 
 from vnets.compact.codec import loads
 from vnets.compact.predict import Predictor
-from vnets.plan import Shape
+from vnets.plan import Plan, Shape
+from vnets.plan.sequences import embedding
 
 TOLD = "nets.json"
 
@@ -57,10 +58,16 @@ def pretrained(name: str) -> Predictor:
     return Predictor(loads(content))
 
 
-def example(shape: Shape) -> np.ndarray:
-    """Two inputs, [2, *shape] in [0, 1), that need no generator of random numbers."""
-    numbers = np.arange(2 * math.prod(shape)) * 37 % 101
-    return (numbers / 101).reshape(2, *shape).astype(np.float32)
+def example(plan: Plan, shape: Shape) -> np.ndarray:
+    """Two inputs, [2, *shape], that need no generator of random numbers.
+
+    Tokens of a net that reads them, int32; else numbers in [0, 1), float32.
+    """
+    numbers = (np.arange(2 * math.prod(shape)) * 37 % 101).reshape(2, *shape)
+    first = embedding(plan)
+    if first is not None:
+        return (numbers % first.vocabulary).astype(np.int32)
+    return (numbers / 101).astype(np.float32)
 
 
 def _file(name: str):
