@@ -4,18 +4,20 @@ parts of pages on several tables, between marks."""
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.bench import report
 from experiments.tables import render, words
 from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.specs import PARTS, Column
-from vnets import files
+from vnets import compact, files
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 OVERVIEW = RESULTS / "README.md"
 SPEED = ROOT / "docs" / "speed.md"
+SMALLER = ROOT / "docs" / "howto" / "smaller.md"
 
 
 def main_table(outcomes: Iterable[Outcome]) -> str:
@@ -99,6 +101,20 @@ def bench_block(reports: Sequence[report.Report]) -> str:
     return "\n\n".join(parts)
 
 
+def small_nets(nets: dict[str, dict[str, Any]]) -> str:
+    """The nets that come with the package, from their entries in `compact.shelved`."""
+    rows = []
+    for name, told in nets.items():
+        column = "ens" if told["noise"] else "det"
+        accuracies = [told[key][column] for key in ("accuracy", "recorded")]
+        mode = "20 draws" if told["noise"] else "noise off"
+        numbers = [f"{told['bytes']:,}", str(told["epochs"])]
+        numbers += [f"{100 * accuracy:.2f}" for accuracy in accuracies]
+        rows.append([f"`{name}`", told["dataset"], mode, *numbers])
+    header = ["net", "data", "predicts by", "bytes", "epochs", "accuracy, %"]
+    return report.markdown_table([*header, "of the whole net"], rows)
+
+
 def with_block(path: Path, name: str, block: str) -> str:
     """The text of a file with what stands between the marks of `name` replaced.
 
@@ -128,6 +144,7 @@ def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
         README: with_block(README, "results", main_table(order)),
         OVERVIEW: with_block(OVERVIEW, "tables", overview(order)),
         SPEED: with_block(SPEED, "bench", measured),
+        SMALLER: with_block(SMALLER, "nets", small_nets(compact.shelved())),
     }
 
 
