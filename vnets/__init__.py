@@ -22,7 +22,7 @@ import pkgutil
 
 from vnets import renamed
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # All of them, so that none can be left out; finding their names imports nothing.
 _SUBMODULES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
