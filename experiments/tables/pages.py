@@ -68,7 +68,7 @@ def overview(outcomes: Iterable[Outcome]) -> str:
         table = outcome.table
         if table.part != part:
             part = table.part
-            lines.append([f"**{part.capitalize()}**", "", "", ""])
+            lines.append([f"**{part[0].upper() + part[1:]}**", "", "", ""])
         link = f"[`{table.name}`]({table.name}/{outcome.scale.name}.md)"
         lines.append([link, table.asks, outcome.scale.name, _held(outcome)])
     header = ["table", "asks", "scale", "claims that hold"]
