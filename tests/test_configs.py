@@ -100,6 +100,12 @@ def fake_data(request, monkeypatch):
     monkeypatch.setattr(data, "load", load)
 
 
+def scales_of(name):
+    if name == "imagenet":  # its net at paper is large: `test_builds_resnet_50`
+        return ("quick", "paper")
+    return ("short", "paper", "quick")
+
+
 def variants():
     """Every config and variant; of a VGG of another width, and of ImageNet's sparser
     nets, only the slow tests."""
@@ -112,10 +118,7 @@ def variants():
 @pytest.mark.parametrize(("name", "variant"), list(variants()))
 def test_builds(name, variant, fake_data):
     experiment = None
-    scales = ("short", "paper", "quick")
-    if name == "imagenet":  # its net at paper is large: `test_builds_resnet_50`
-        scales = ("quick", "paper")
-    for scale in scales:
+    for scale in scales_of(name):
         config = load_config(f"configs/{name}.py:{variant},{scale}")
         assert (config.variant, config.scale) == (variant, scale)
         # A study's scales differ in what fits the data, a training's in numbers only.
@@ -124,6 +127,22 @@ def test_builds(name, variant, fake_data):
         for spec in config.get("nets", {}).values():
             net = load_config(f"{spec.run},{scale}")
             assert net.dataset.name == config.dataset.name
+
+
+def traced():
+    """The first variant of each config is traced at once, the others by slow tests."""
+    seen = set()
+    for case in variants():
+        name, variant = case.values
+        again = name in seen
+        seen.add(name)
+        yield pytest.param(name, variant, marks=pytest.mark.slow if again else ())
+
+
+@pytest.mark.parametrize(("name", "variant"), list(traced()))
+def test_a_step_keeps_its_types(name, variant, fake_data):
+    config = load_config(f"configs/{name}.py:{variant},{scales_of(name)[0]}")
+    experiment = core.build(config)
     if isinstance(experiment, core.Experiment):
         _assert_a_step_keeps_its_types(experiment.task)
 
