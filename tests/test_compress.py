@@ -102,9 +102,10 @@ def test_the_report_agrees_with_the_file(workdir, report):
 @pytest.mark.parametrize(
     "which",
     [
-        "imagenet.py:magnitude_90",  # residual, of pictures that are streamed
+        # Residual, of pictures that are streamed:
+        pytest.param("imagenet.py:magnitude_90", marks=pytest.mark.slow),
         "lenet5_mnist.py:variance",  # batch normalization
-        "structured.py:lenet_500_300_sbp",
+        pytest.param("structured.py:lenet_500_300_sbp", marks=pytest.mark.slow),
         pytest.param("vd_cifar.py:vd_a_1", marks=pytest.mark.slow),
         # Inputs standardized:
         pytest.param("vgg_cifar.py:cifar10_variance", marks=pytest.mark.slow),
@@ -209,6 +210,7 @@ def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatc
     assert found["error/file"] == pytest.approx(np.mean(test.target != 0))
 
 
+@pytest.mark.slow
 def test_the_study_of_files_has_every_column_of_its_table(workdir):
     folder, _ = workdir
     trained, experiment, net = running.restore(folder)

@@ -172,6 +172,7 @@ def learned(config, mesh):
     return result.history[-1]
 
 
+@pytest.mark.slow
 def test_the_row_learns(example, one_device):
     """With an MLP in place of LeNet-5, which takes seconds; one draw for the whole
     batch, in place of flipout, ends at 0.42 and 0.72."""
@@ -239,6 +240,7 @@ def trained(names, title, which, mesh, tmp_path):
     return experiment, result, evals
 
 
+@pytest.mark.slow
 def test_the_text_classifier_learns(run, one_device, tmp_path):
     """By the order of tokens: a bag of words knows the last of three for some 60 %."""
     names = run("A text classifier")
@@ -270,6 +272,7 @@ def test_a_text_has_one_draw(run):
         assert (np.max(np.abs(y[0] - y[1])) < 1e-6) == alike
 
 
+@pytest.mark.slow
 def test_the_kind_of_task_learns(run, one_device, tmp_path):
     names = run("A kind of task", "experiments.kinds.autoencode")
     experiment, result, evals = trained(
@@ -349,6 +352,7 @@ def test_a_draw_of_swag_has_its_moments(run, assert_moments):
     np.testing.assert_allclose(shared, along, atol=error)
 
 
+@pytest.mark.slow
 def test_swag_is_trained(run, one_device, tmp_path):
     names = run("A projection and a draw")
     title = "A projection and a draw"

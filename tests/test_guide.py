@@ -5,6 +5,8 @@ import re
 import documents
 import pytest
 
+pytestmark = pytest.mark.slow  # its nets train for two minutes
+
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):

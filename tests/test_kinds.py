@@ -121,6 +121,7 @@ def test_a_table_is_classified_as_it_is(one_device):
         core.build(made)
 
 
+@pytest.mark.slow
 def test_a_regression_has_columns_too(one_device):
     """The mixture of many draws is no worse a density than one of them (Jensen)."""
     made = config("toy_regression.py:gaussian", steps=1, evals__batch_size=400)

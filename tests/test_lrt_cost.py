@@ -29,9 +29,8 @@ def small(variant="cpu", **cost):
     return config
 
 
-@pytest.mark.parametrize(
-    "variant", ["cpu", pytest.param("cpu_plain", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["cpu", "cpu_plain"])
 def test_the_study_measures_every_way_and_both_sweeps(variant):
     measured = core.build(small(variant)).measure({}, random.key(0))
     evals, curves = measured.evals, measured.curves

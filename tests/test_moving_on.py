@@ -41,7 +41,10 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("method", ["vcl", "ewc", "laplace"])
+@pytest.mark.parametrize(
+    "method",
+    ["ewc", *(pytest.param(m, marks=pytest.mark.slow) for m in ("vcl", "laplace"))],
+)
 def test_what_a_task_left_holds_the_next_and_a_resumed_run_is_the_same(
     method, tmp_path
 ):
