@@ -21,6 +21,7 @@ STUDIES = {
     **{
         name: f"experiments.studies.{name}"
         for name in (
+            "active_learning",
             "adversarial",
             "artifact",
             "bit_precision",
