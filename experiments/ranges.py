@@ -114,6 +114,7 @@ FIELDS = (
     ("discount", Range(0.0, 1.0, above=True)),
     ("*input_std", POSITIVE),
     ("*members", COUNT),
+    ("nets.*.first", INDEX),
     ("seed", SEED),
     ("*validation", INDEX),
     ("*elbo_samples", INDEX),
