@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from experiments import ranges
 from experiments import spec as parts
@@ -275,7 +276,7 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     return Measured(evals, curves)
 
 
-def rejection(correct: np.ndarray, score: np.ndarray) -> dict[str, float]:
+def rejection(correct: ArrayLike, score: ArrayLike) -> dict[str, float]:
     """What is left of the errors where a predictor rejects what it is unsure of.
 
     Args:
@@ -293,7 +294,7 @@ def rejection(correct: np.ndarray, score: np.ndarray) -> dict[str, float]:
     return found | {"left90": found["risk90"] / whole if whole else 0.0}
 
 
-def foreign(inside: np.ndarray, outside: np.ndarray) -> float:
+def foreign(inside: ArrayLike, outside: ArrayLike) -> float:
     """The fraction of what is accepted that is from elsewhere, of both sets mixed.
 
     Accepted is what is no more uncertain than the KEPT of the inside that are least so.
@@ -302,6 +303,7 @@ def foreign(inside: np.ndarray, outside: np.ndarray) -> float:
       inside: uncertainty of the test set, [N].
       outside: uncertainty of inputs from elsewhere, [M].
     """
+    inside, outside = np.asarray(inside), np.asarray(outside)
     accepted = uncertainty.fpr_at_tpr(-outside, -inside, KEPT) * len(outside)
     return accepted / (accepted + KEPT * len(inside))
 
