@@ -92,7 +92,7 @@ def test_random_is_uniform_and_does_not_look(assert_mean):
 def test_the_highest_scores_without_a_label_are_taken():
     values = random.normal(KEY, (N,))
     labelled = random.bernoulli(random.key(1), 0.5, (N,))
-    chosen = np.asarray(active.acquire(values, labelled, 7, KEY))
+    chosen = np.asarray(jax.jit(lambda: active.acquire(values, labelled, 7, KEY))())
     free = [i for i in np.argsort(-np.asarray(values)) if not labelled[i]]
     np.testing.assert_array_equal(chosen, free[:7])
 
@@ -123,13 +123,20 @@ def test_the_first_are_as_many_of_each_class():
     [
         (lambda: active.acquire(jnp.zeros(3), jnp.zeros(4), 1, KEY), r"\(3,\) and"),
         (lambda: active.acquire(jnp.zeros(3), jnp.zeros(3), 4, KEY), "from 1 to 3"),
-        (lambda: active.first(jnp.zeros(9, int), 5, 2, KEY), "within 1 and 9"),
+        (
+            lambda: active.acquire(jnp.zeros(3), jnp.arange(3) > 0, 2, KEY),
+            "from 1 to 1, not 2",
+        ),
+        (
+            lambda: active.first(jnp.zeros(9, jnp.int32), 5, 2, KEY),
+            "from 1 to 0, not 5",
+        ),
         (lambda: active.Pool(data.Split(np.zeros(3)), 0), "at least 1, not 0"),
         (
             lambda: active.learn(
                 *(None, None, active.bald, jnp.zeros(9), KEY), count=5, rounds=2
             ),
-            "do not fit 9",
+            "do not fit the 9",
         ),
     ],
 )

@@ -58,6 +58,7 @@ def test_a_net_without_noise_asks_at_random_whatever_draws_say():
     [
         ({"acquisition": "nope"}, ["config.acquisition", "bald", "random"]),
         ({"labels__rounds": 300}, ["config.labels", "300 rounds", "1437"]),
+        ({"labels__per_class": 200}, ["config.labels.per_class", "200", "images"]),
         ({"labels__per_class": 0}, ["config.labels.per_class", "at least 1"]),
         ({"members": 0}, ["config.members", "at least 1"]),
         ({"updates": 0}, ["config.updates"]),

@@ -19,8 +19,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax import random as jax_random
+from jax.core import Tracer
 
 from vnets import uncertainty
 from vnets.evaluate import on_device, to_float
@@ -77,45 +79,56 @@ def acquire(score: Array, labelled: Array, count: int, key: Key) -> Array:
     Args:
       score: of all examples, [N].
       labelled: which have a label already, bool [N].
-      count: C, how many to label; so many must be without a label.
+      count: C, how many to label; inside jit too many are not noticed.
       key: of the order of equal scores.
 
     Returns:
       Their places, int32 [C], the highest score first.
 
     Raises:
-      ValueError: scores of other examples, or a count outside 1 to N.
+      ValueError: scores of other examples, or a count below 1 or above the number of
+        examples without a label.
     """
     if jnp.ndim(score) != 1 or jnp.shape(score) != jnp.shape(labelled):
         raise ValueError(
             f"score and labelled are [N] each, not {jnp.shape(score)} and "
             f"{jnp.shape(labelled)}"
         )
-    if not 1 <= count <= len(score):
-        raise ValueError(f"count must be from 1 to {len(score)}, not {count}")
+    free = _free(labelled)
+    if not 1 <= count <= free:
+        raise ValueError(
+            f"count must be from 1 to {free}, not {count}: no more to label"
+        )
     tie = jax_random.uniform(key, score.shape, jnp.float32)
     # The last key counts first: without a label, then by score, then at random.
     order = jnp.lexsort((tie, -score, labelled))
     return order[:count].astype(jnp.int32)
 
 
+def _free(labelled: Array) -> int:
+    """How many examples have no label; of what is traced all, since nobody knows."""
+    if isinstance(labelled, Tracer):
+        return len(labelled)
+    return int(np.sum(np.logical_not(labelled)))
+
+
 def first(target: Array, per_class: int, classes: int, key: Key) -> Array:
     """The same number of examples of each class, at random, bool [N].
 
     Args:
-      target: classes from 0 on, int [N]; each must have so many examples.
-      per_class: how many of each.
+      target: classes from 0 on, int [N].
+      per_class: how many of each; inside jit too many are not noticed.
       classes: K.
       key: of the choice.
 
     Raises:
-      ValueError: more than there are examples, or none.
+      ValueError: none, or more than some class has.
     """
-    if not 1 <= per_class * classes <= len(target):
-        raise ValueError(
-            f"{per_class} examples of each of {classes} classes are not within 1 and "
-            f"{len(target)}"
-        )
+    most = len(target) // classes
+    if not isinstance(target, Tracer):
+        most = int(np.bincount(target, minlength=classes).min())
+    if not 1 <= per_class <= most:
+        raise ValueError(f"per_class must be from 1 to {most}, not {per_class}")
     order = jax_random.uniform(key, target.shape, jnp.float32)
     own = target[None] == jnp.arange(classes, dtype=target.dtype)[:, None]  # [K, N]
     _, chosen = lax.top_k(jnp.where(own, order, -1.0), per_class)
@@ -194,7 +207,8 @@ def learn(
       look: (net, key) -> log probabilities of S draws for all examples, [S, N, K], and
         what was measured of the net, a tree of arrays.
       acquisition: of `ACQUISITIONS`, or another.
-      labelled: which examples have a label at first, bool [N].
+      labelled: which examples have a label at first, bool [N]; the others must be
+        enough for all rounds, of which the last asks, too.
       key: of all that is random; under vmap each run has its own.
       count: C, examples labelled after a round.
       rounds: R, trainings.
@@ -202,10 +216,11 @@ def learn(
     Raises:
       ValueError: no round, or more labels than there are examples.
     """
-    if rounds < 1 or not 1 <= count * rounds <= len(labelled):
+    free = _free(labelled)
+    if rounds < 1 or not 1 <= count * rounds <= free:
         raise ValueError(
-            f"{rounds} rounds of {count} labels each do not fit {len(labelled)} "
-            "examples"
+            f"{rounds} rounds of {count} labels each do not fit the {free} examples "
+            "without a label"
         )
 
     def one(labelled: Array, number: Array):

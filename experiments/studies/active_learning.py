@@ -55,16 +55,26 @@ def build(config) -> Study:
         raise parts.ConfigError(
             f"config.dataset.name: {dataset.name} is streamed, and a pool is in memory"
         )
-    labels = config.labels
-    first, all_ = labels.per_class * dataset.classes, len(dataset.train)
-    if first + labels.per_round * labels.rounds > all_:
-        raise parts.ConfigError(
-            f"config.labels: {labels.rounds} rounds of {labels.per_round} labels after "
-            f"the first {first} are more than the {all_} images there are"
-        )
+    _check_labels(config.labels, dataset)
     fields = {k: v for k, v in config.to_dict().items() if k not in SHARED}
     run = _compiled(json.dumps(fields, sort_keys=True))
     return Study({}, functools.partial(_measure, run, number), dataset)
+
+
+def _check_labels(labels, dataset: data.Dataset) -> None:
+    """Refuses more labels than the pool has."""
+    fewest = int(np.bincount(dataset.train.target, minlength=dataset.classes).min())
+    if labels.per_class > fewest:
+        raise parts.ConfigError(
+            f"config.labels.per_class is {labels.per_class}, but a class of "
+            f"{dataset.name} has {fewest} images"
+        )
+    first, whole = labels.per_class * dataset.classes, len(dataset.train)
+    if first + labels.per_round * labels.rounds > whole:
+        raise parts.ConfigError(
+            f"config.labels: {labels.rounds} rounds of {labels.per_round} labels after "
+            f"the first {first} are more than the {whole} images there are"
+        )
 
 
 @functools.lru_cache(maxsize=2)
