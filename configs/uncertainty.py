@@ -7,6 +7,10 @@ noise), dropout (0.5 before dense1), variance (dense1 has no mean), vd (layer-wi
 variational dropout on dense1, past its transition), deep_ensemble (five seeds of the
 deterministic net). `samples` noise draws of each net are averaged.
 
+attacked_... are nets of `configs/comparators.py` (quick: a perceptron), which see the
+test set attacked, too, by FGSM of radius 0.1 on pixels in [0, 1]: with the gradient of
+another plain net, and with their own, averaged over `attack.draws` draws.
+
 Scales: quick (the embedded digits; the inputs from elsewhere are the test digits with
 their pixels shuffled, for no data set of that kind comes without a download), short and
 paper (MNIST; elsewhere is notMNIST, or any data set of `vnets.data` with such images,
@@ -15,7 +19,7 @@ as `shift.name`). All three measure what nets trained at their scale do.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, comparators
 
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
 # The run and its members; nets without noise have one draw.
@@ -26,19 +30,33 @@ NETS = {
     "vd": ("configs/phase_transition.py:accelerated", 1),
     "deep_ensemble": (DETERMINISTIC, 5),
 }
-VARIANTS = tuple(NETS)
+PLAIN = "configs/comparators.py:net"
+ATTACKED = {
+    "attacked_deterministic": (PLAIN, 1),
+    "attacked_dropout": (f"{PLAIN}_dropout", 1),
+    "attacked_variance": (f"{PLAIN}_variance", 1),
+    "attacked_deep_ensemble": (PLAIN, 5),
+}
+VARIANTS = (*NETS, *ATTACKED)
+QUIET = (DETERMINISTIC, PLAIN)
 SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = common.split(which, VARIANTS)
-    config = base("uncertainty", variant, scale, *NETS[variant])
+    net = (NETS | ATTACKED)[variant]
+    config = base("uncertainty", variant, scale, *net)
     step = {"quick": 45, "short": 15, "paper": 10}[scale]
     config.rotation = {
         "degrees": tuple(range(0, 181, step)),
         "images": {"short": 2000}.get(scale, 10000),
     }
+    if variant in ATTACKED:
+        config.dataset = comparators.data(scale)
+        # Seeds that none of the nets has that are measured.
+        config.nets.surrogate = {"run": PLAIN, "members": 1, "first": 100}
+        config.attack = {"epsilon": 0.1, "draws": min(config.samples, 10)}
     return config
 
 
@@ -49,7 +67,7 @@ def base(
     config = common.start(experiment, variant, scale)
     config.dataset = common.mnist(scale)
     config.nets = {"net": {"run": run, "members": members}}
-    config.samples = 1 if run == DETERMINISTIC else SAMPLES[scale]
+    config.samples = 1 if run in QUIET else SAMPLES[scale]
     # At most as many test images, and as many from elsewhere.
     config.images = 10000
     config.batch_size = {"paper": 100}.get(scale, 200)

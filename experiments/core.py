@@ -21,6 +21,7 @@ STUDIES = {
     **{
         name: f"experiments.studies.{name}"
         for name in (
+            "active_learning",
             "adversarial",
             "artifact",
             "bit_precision",
@@ -68,14 +69,17 @@ class NetSpec:
     Attributes:
       run: "configs/<file>.py:<variant>"; the scale is the experiment's own.
       members: K; seed s of the experiment has the seeds s K ... s K + K - 1 of the run.
+      first: added to these, for nets of a run whose others are measured.
     """
 
     run: str
     members: int = 1
+    first: int = 0
 
     def seeds(self, seed: int) -> range:
         """The member seeds that belong to a seed of the experiment."""
-        return range(seed * self.members, (seed + 1) * self.members)
+        start = self.first + seed * self.members
+        return range(start, start + self.members)
 
 
 @dataclasses.dataclass(frozen=True)

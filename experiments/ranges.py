@@ -82,7 +82,7 @@ SEED = Range(0, 2**32, below=True, whole=True)
 # Fields that count something: updates, examples, draws.
 COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "every")
 COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
-COUNTS += ("latent", "neighbours", "cells", "length", "train_tokens")
+COUNTS += ("latent", "neighbours", "cells", "length", "train_tokens", "per_round")
 COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights", "walks")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
@@ -114,6 +114,7 @@ FIELDS = (
     ("discount", Range(0.0, 1.0, above=True)),
     ("*input_std", POSITIVE),
     ("*members", COUNT),
+    ("nets.*.first", INDEX),
     ("seed", SEED),
     ("*validation", INDEX),
     ("*elbo_samples", INDEX),

@@ -18,7 +18,7 @@ from experiments.tables import reading
 from vnets import backend, data, edits
 from vnets.data import Split
 from vnets.nets import MLP
-from vnets.nodes import Point, dropout, multiplicative, variance
+from vnets.nodes import Additive, Point, dropout, multiplicative, variance
 
 POSTERIORS = {
     "variance": {"dense1": variance()},
@@ -248,8 +248,9 @@ def test_every_cell_and_curve_of_the_tables_is_measured(name, variant):
     found = measured(name, variant, taught, images=120)
     table = reading.find(name)
     [row] = [row for row in table.row if row.name == variant]
+    attacks = ("transferred", "white_box")  # of the rows that have some
     for column in table.column:
-        if column.name not in row.without:
+        if column.name not in row.without and column.eval not in attacks:
             value = found.evals[column.eval][column.metric or table.metric]
             assert np.isfinite(value)
     for figure in table.figure:
@@ -338,3 +339,82 @@ def test_bad_values_name_the_field_and_the_valid_ones(name, changes, words):
         core.build(quick(name, "variance", **changes))
     for word in words:
         assert word in str(caught.value)
+
+
+# What is rejected, and what is noticed.
+
+
+def test_risks_are_those_of_the_answers_that_are_kept():
+    draw = np.random.default_rng(3)
+    correct, score = draw.random(50) < 0.6, draw.random(50)
+    found = uncertainty.rejection(correct, score)
+    order = np.argsort(score)
+    for name, count in {"risk80": 40, "risk90": 45}.items():
+        wrong = np.mean(~correct[order[:count]])
+        assert found[name] == pytest.approx(wrong)
+    assert found["left90"] == pytest.approx(found["risk90"] / np.mean(~correct))
+    assert uncertainty.rejection(np.ones(9, bool), score[:9])["left90"] == 0
+    # Who knows all of its errors has none left.
+    assert uncertainty.rejection(np.arange(50) < 45, np.arange(50.0))["left90"] == 0
+
+
+def test_what_is_accepted_of_two_sets_is_counted():
+    inside, outside = np.arange(100.0), np.full(40, 94.0)
+    assert uncertainty.foreign(inside, outside) == pytest.approx(40 / 135)
+    assert uncertainty.foreign(inside, outside + 0.5) == 0
+
+
+def nearest(std=0.0, classes=slice(None)):
+    """The class whose mean digit in 8 x 8 is the nearest, with noise on its weights."""
+    split = data.load("digits_8x8").train
+    x = uncertainty.unit_range(split.inputs).reshape(len(split), -1)[classes]
+    means = np.stack([x[split.target[classes] == k].mean(0) for k in range(10)])
+    kernel = jnp.asarray(3 * means.T, jnp.float32)
+    log_var = jnp.full(kernel.shape, 2 * np.log(std or 1), jnp.float32)
+    node = Additive(kernel, log_var) if std else Point(kernel)
+    bias = jnp.asarray(-1.5 * (means**2).sum(1), jnp.float32)
+    return core.Net(MLP(), {"dense1": {"kernel": node, "bias": bias}}, {})
+
+
+def attacked(epsilon, own, other):
+    config = quick("uncertainty", "attacked_dropout")
+    config.rotation.degrees, config.images = (0,), 100
+    config.attack = {"epsilon": epsilon, "draws": 4}
+    config.samples = 3 if own.noisy else 1
+    nets = {"net": [own], "surrogate": [other]}
+    return core.build(config).measure(nets, random.key(0)).evals
+
+
+def test_without_noise_its_own_gradient_is_that_of_its_twin():
+    found = attacked(0.2, nearest(), nearest())
+    assert found["transferred"] == found["white_box"]
+    assert found["white_box"]["success"] > 0.3
+    assert (
+        found["white_box"]["auroc/mutual_information"] == 0.5
+    )  # one draw says nothing
+    stranger = attacked(0.2, nearest(), nearest(classes=slice(100)))
+    assert 0 < stranger["transferred"]["success"] < stranger["white_box"]["success"]
+    assert stranger["white_box"] == found["white_box"]
+
+
+def test_an_attack_of_no_radius_fools_nobody_and_is_not_noticed():
+    found = attacked(1e-6, nearest(), nearest())
+    for name in ("transferred", "white_box"):
+        assert found[name]["success"] == 0
+        assert np.isnan(found[name]["auroc/entropy"])
+    noisy = attacked(0.3, nearest(0.5), nearest())
+    assert noisy["transferred"]["success"] > 0.3
+    for score in uncertainty.SCORES:
+        assert 0 < noisy["transferred"][f"auroc/{score}"] <= 1
+
+
+def test_nets_to_attack_with_have_seeds_that_none_of_the_others_has():
+    config = load_config("configs/uncertainty.py:attacked_dropout,quick")
+    study = core.build(config)
+    used = {s for seed in range(9) for s in study.nets["net"].seeds(seed)}
+    assert not used & {
+        s for seed in range(9) for s in study.nets["surrogate"].seeds(seed)
+    }
+    del config.attack
+    with pytest.raises(ConfigError, match=r"config.nets.surrogate"):
+        core.build(config)

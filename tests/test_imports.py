@@ -30,7 +30,7 @@ LAYERS = (
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
     ("sequences", "latent", "swag", "svgd", "laplace", "continual"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
-    ("train",),
+    ("active", "train"),
     ("sklearn",),
 )
 # These stand apart: any layer may use them, and they use one another or nothing.

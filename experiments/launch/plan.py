@@ -130,7 +130,7 @@ def failed(runs: Iterable[Run], home: Path) -> list[Run]:
 
 def _nets(config, run: Run) -> Iterable[Run]:
     for spec in config.get("nets", {}).values():
-        net = core.NetSpec(spec["run"], spec.get("members", 1))
+        net = core.NetSpec(spec["run"], spec.get("members", 1), spec.get("first", 0))
         for member in net.seeds(run.seed):
             yield Run(net.run, run.scale, member)
 

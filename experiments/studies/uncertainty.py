@@ -7,9 +7,14 @@ predictive entropy or as mutual information, is judged by
 
   AUROC, FPR at 95 % TPR   does it tell the outside from the inside?
   rejection curve          does it tell wrong answers from right ones?
+  risk at a coverage       how many of the answers that are kept are wrong?
   CDF of the entropy       how sure is it, inside and outside?
   reliability diagram      do its probabilities hold, at a temperature, too?
   conformal sets           how many classes hold the label as often as asked for?
+
+With `attack`, it sees the test set attacked, too, by FGSM with the gradient of another
+net ("transferred") and with its own, averaged over draws ("white_box"): does it notice
+those that fool it?
 
 `summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
 """
@@ -17,18 +22,20 @@ predictive entropy or as mutual information, is judged by
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
+from experiments import ranges
 from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
-from vnets import backend, calibration, data, likelihoods, uncertainty
+from vnets import attacks, backend, calibration, data, likelihoods, uncertainty
 from vnets.predictor import Predictor
 from vnets.rng import stream
 from vnets.types import Key
@@ -37,11 +44,13 @@ from vnets.uncertainty import Summary
 FIELDS = (
     *("dataset", "nets.net", "samples", "images", "batch_size", "shift.name"),
     *("rotation.images", "rotation.degrees"),
+    *("nets.surrogate", "attack.epsilon", "attack.draws"),
 )
 
 SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
 MEANS = (*SCORES, "expected_entropy", "disagreement")
 KEPT = 0.95  # of the inputs, in the table; the curve has all fractions
+COVERAGES = {"risk80": 0.8, "risk90": 0.9}
 FRACTIONS = np.linspace(0.05, 1.0, 96)
 GRID = 200  # entropies at which their CDF is given
 COVERAGE = 0.95  # of the sets
@@ -51,14 +60,26 @@ SHUFFLE_SEED = 1  # the made-up images are the same in every run
 
 def build(config) -> Study:
     """The study of a config; see `configs/uncertainty.py` for its fields."""
-    spec = parts.call("nets.net", NetSpec, config.nets.net)
+    if ("attack" in config) != ("surrogate" in config.nets):
+        raise parts.ConfigError(
+            "config.attack is with the gradients of config.nets.surrogate: give both, "
+            "or neither"
+        )
+    if "attack" in config:
+        ranges.Range(0.0, 1.0, above=True).check(
+            "config.attack.epsilon", config.attack.epsilon
+        )
+    specs = {
+        name: parts.call(f"nets.{name}", NetSpec, spec)
+        for name, spec in config.nets.items()
+    }
     for degrees in config.rotation.degrees:
         if not math.isfinite(degrees):
             raise parts.ConfigError(f"config.rotation.degrees: {degrees} is no angle")
     dataset, test = test_images(config)
     shifted = shifted_images(config, test)
     measure = functools.partial(_measure, config, test, shifted)
-    return Study({"net": spec}, measure, dataset)
+    return Study(specs, measure, dataset)
 
 
 def test_images(config) -> tuple[data.Dataset, data.Split]:
@@ -152,17 +173,28 @@ def summary_of(
       batch_size: images at once; their predictions by all members and samples are in
         memory, and the draws of `predictor.AT_ONCE` images.
     """
-    predictor = predictor.edited(key)
-    run = _batch_summary(backend.forms())
-    size = min(batch_size, len(images))
-    short = -len(images) % size
-    padded = np.concatenate([images, images[:short]])  # one shape, compiled once
+    run = functools.partial(_batch_summary(backend.forms()), predictor.edited(key))
+    return in_batches(run, (images,), key, batch_size)
+
+
+def in_batches(run: Callable, arrays: Sequence[np.ndarray], key: Key, batch_size: int):
+    """run(*batch, key) of all examples, a tree of arrays [N, ...] of NumPy.
+
+    Args:
+      run: compiled once, for batches of one size.
+      arrays: each [N, ...].
+      key: of all batches; each has its own.
+      batch_size: examples at once.
+    """
+    count = len(arrays[0])
+    size = min(batch_size, count)
+    padded = [np.concatenate([array, array[: -count % size]]) for array in arrays]
     batches = [
-        jax.device_get(run(predictor, padded[i : i + size], stream(key, "batch", i)))
-        for i in range(0, len(padded), size)
+        jax.device_get(run(*(a[i : i + size] for a in padded), stream(key, "batch", i)))
+        for i in range(0, len(padded[0]), size)
     ]
     joined = jax.tree.map(lambda *batch: np.concatenate(batch), *batches)
-    return jax.tree.map(lambda array: array[: len(images)], joined)
+    return jax.tree.map(lambda array: array[:count], joined)
 
 
 @functools.lru_cache(maxsize=4)
@@ -220,14 +252,16 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     outside = summarized(unit_range(shifted), "outside")
     correct = np.argmax(inside.log_p, -1) == test.target
     kept = uncertainty.rejection_curve(correct, inside.entropy, [KEPT])
-    risk = calibration.aurc(correct, inside.entropy).aurc
-    found = {"accuracy_kept": float(kept[0]), "aurc": risk}
+    found = {"accuracy_kept": float(kept[0])} | rejection(correct, inside.entropy)
     tempered, calibrated = halves(inside.log_p, test.target)
     evals = {
         "inside": scores(inside, test.target) | found,
         "outside": scores(outside) | detection(inside, outside),
         "calibrated": calibrated,
     }
+    evals["outside"]["foreign"] = foreign(inside.entropy, outside.entropy)
+    if "attack" in config:
+        evals |= _attacked(config, test, nets, inside, summarized, key)
     turned = evenly(test, config.rotation.images)
     pixels = unit_range(turned.inputs)
     for degrees in config.rotation.degrees:
@@ -240,6 +274,81 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
         "reliability": _reliability(inside.log_p, tempered, test.target),
     }
     return Measured(evals, curves)
+
+
+def rejection(correct: ArrayLike, score: ArrayLike) -> dict[str, float]:
+    """What is left of the errors where a predictor rejects what it is unsure of.
+
+    Args:
+      correct: whether each answer is right, [N].
+      score: of uncertainty, [N].
+
+    Returns:
+      aurc; risk80 and risk90, the error rates among the most certain 80 and 90 %; and
+      left90, risk90 as a fraction of the error of all, 0 where there is none.
+    """
+    kept = uncertainty.rejection_curve(correct, score, [*COVERAGES.values(), 1.0])
+    *risks, whole = (1 - kept).tolist()
+    found = dict(zip(COVERAGES, risks, strict=True))
+    found["aurc"] = calibration.aurc(correct, score).aurc
+    return found | {"left90": found["risk90"] / whole if whole else 0.0}
+
+
+def foreign(inside: ArrayLike, outside: ArrayLike) -> float:
+    """The fraction of what is accepted that is from elsewhere, of both sets mixed.
+
+    Accepted is what is no more uncertain than the KEPT of the inside that are least so.
+
+    Args:
+      inside: uncertainty of the test set, [N].
+      outside: uncertainty of inputs from elsewhere, [M].
+    """
+    inside, outside = np.asarray(inside), np.asarray(outside)
+    accepted = uncertainty.fpr_at_tpr(-outside, -inside, KEPT) * len(outside)
+    return accepted / (accepted + KEPT * len(inside))
+
+
+def _attacked(config, test: data.Split, nets, inside: Summary, summarized, key: Key):
+    """{attack: what it does, and how well each of SCORES tells what it fools}.
+
+    Answers that were right count: `success` is the fraction of them that an attack
+    makes wrong, AUROCs are of these against all of them without the attack; NaN where
+    there are none.
+    """
+    right = np.argmax(inside.log_p, -1) == test.target
+    attackers = {
+        "transferred": Predictor([net.member for net in nets["surrogate"]]),
+        "white_box": Predictor(
+            [net.member for net in nets["net"]], samples=config.attack.draws
+        ),
+    }
+    pixels, found = unit_range(test.inputs), {}
+    for name, attacker in attackers.items():
+        fgsm = functools.partial(_fgsm(backend.forms()), config.attack.epsilon)
+        run, own = functools.partial(fgsm, attacker), stream(key, "attack", name)
+        images = in_batches(run, (pixels, test.target), own, config.batch_size)
+        seen = summarized(images, name)
+        fooled = right & (np.argmax(seen.log_p, -1) != test.target)
+        found[name] = {"success": float(np.divide(fooled.sum(), right.sum()))}
+        for score in SCORES:
+            clean, noticed = (
+                np.asarray(getattr(one, score))[which]
+                for one, which in ((inside, right), (seen, fooled))
+            )
+            auroc = uncertainty.auroc(clean, noticed) if fooled.any() else math.nan
+            found[name][f"auroc/{score}"] = auroc
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _fgsm(forms: backend.Forms):
+    """As `_batch_summary`: (epsilon, attacker, images, labels, key) -> images."""
+    del forms
+
+    def run(epsilon, attacker, x, label, key):
+        return attacks.fgsm(attacker, x, label, epsilon, key)
+
+    return backend.jit(run)
 
 
 def halves(log_p, label: np.ndarray) -> tuple[np.ndarray | None, dict[str, float]]:
