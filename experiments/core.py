@@ -32,6 +32,7 @@ STUDIES = {
             "horseshoe",
             "kl_approximations",
             "mean_propagation",
+            "mode_connectivity",
             "prior_shapes",
             "sparse_linear",
             "structured",
