@@ -17,6 +17,7 @@ somewhere on it.
 Source: Garipov et al. 2018, with one bend and the loss that does not weigh by length.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,8 @@ class Curve:
 
         def mixed(*leaves: Array) -> Array:
             parts = zip(used, leaves, strict=True)
-            return sum(share.astype(leaf.dtype) * leaf for (share, _), leaf in parts)
+            each = (share.astype(leaf.dtype) * leaf for (share, _), leaf in parts)
+            return functools.reduce(jnp.add, each)
 
         return jax.tree.map(mixed, *(point for _, point in used))
 
@@ -93,7 +95,8 @@ class Curve:
 
         @functools.wraps(loss)  # with its `logits`
         def of_control(control: Params, state, batch, key: Key):
-            params = draw(self.replace(control=control), stream(key, "curve"))
+            curve = dataclasses.replace(self, control=control)
+            params = draw(curve, stream(key, "curve"))
             return loss(params, state, batch, key)
 
         return of_control

@@ -111,7 +111,8 @@ def build(config) -> Connect:
     kinds = [name for name in curves.KINDS if name != "line"]
     parts.pick("connect.kind", spec.kind, kinds)
     members = MEMBERS[parts.pick("connect.end", spec.end, tuple(MEMBERS))]
-    given = config.nets.ends.get("members", 1)
+    ends = parts.pick("nets", ENDS, dict(config.get("nets", {})))
+    given = ends.get("members", 1)
     if given != members:
         raise parts.ConfigError(
             f"config.nets.ends.members must be {members}, not {given}: the end of the "
