@@ -33,6 +33,7 @@ STUDIES = {
             "kl_approximations",
             "mean_propagation",
             "mode_connectivity",
+            "noise_sources",
             "prior_shapes",
             "sparse_linear",
             "structured",
