@@ -5,7 +5,7 @@
 (`vnets.curves`). The ends are nets of another run, `nets.ends`: two seeds, or with
 `connect.end` "shuffled" one and a copy of it whose hidden units have another order, the
 same function. They are a collection beside the control point, since each seed has ends
-of its own.
+of its own: the net that such a run leaves is the control point, with its ends.
 
 Columns are those of `classify`, of the net in the middle of the curve.
 """
