@@ -33,6 +33,8 @@ STUDIES = {
             "horseshoe",
             "kl_approximations",
             "mean_propagation",
+            "mode_connectivity",
+            "noise_sources",
             "prior_shapes",
             "sparse_linear",
             "structured",

@@ -95,6 +95,7 @@ FIELDS = (
     ("continual.tasks", COUNT),
     ("continual.strength", POSITIVE),
     ("continual.scale", POSITIVE),
+    ("kept", INDEX),
     ("distill.perturbed", INDEX),
     ("distill.deviation", NOT_NEGATIVE),
     ("*optimizer.restarts", COUNT),

@@ -178,10 +178,9 @@ def _with_mixture(kind: Kind) -> Callable:
 def _start(kind: Kind) -> tuple[NetSpec | None, Callable | None]:
     """The nets that training needs, and what it starts from by them; none, none."""
     nets = kind.config.get("nets", {})
-    if "teacher" in nets:
-        taught: Any = kind
-        spec = NetSpec(nets.teacher.run, nets.teacher.get("members", 1))
-        return spec, taught.begin
+    if kind.begun_by:
+        spec: Any = parts.pick("nets", kind.begun_by, dict(nets))
+        return NetSpec(spec.run, spec.get("members", 1)), kind.begin
     if "start" not in nets:
         return None, None
     change = _start_edit(kind, nets.start)

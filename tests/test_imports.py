@@ -29,6 +29,7 @@ LAYERS = (
     ("foreign",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
     ("sequences", "latent", "swag", "svgd", "laplace", "continual"),
+    ("curves", "permutations", "statistics"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("active", "train"),
     ("sklearn",),

@@ -4,12 +4,13 @@ They take pixels as they are stored (uint8 too), before these are scaled.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax, random
 
+from vnets.rng import stream
 from vnets.types import Array, Key, choose
 
 SHARING = ("example", "batch")
@@ -86,3 +87,29 @@ class CropAndFlip:
 
             cropped = jax.vmap(crop)(padded, corners)
         return jnp.where(mirrored[:, None, None, None], cropped[:, :, ::-1], cropped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmented:
+    """A net that sees its images as an augmentation changes them, another way at each
+    draw: in a test a noise to average over, as that of weights.
+
+    Attributes:
+      model: as a `predictor.Member` takes it.
+      augment: of images [B, H, W, C].
+
+    Raises:
+      ValueError: flips that alternate, which go by the epochs of a training.
+    """
+
+    model: Any
+    augment: CropAndFlip
+
+    def __post_init__(self):
+        if self.augment.flip == "alternate":
+            raise ValueError("flips alternate from epoch to epoch, and a test has none")
+
+    def apply(self, variables: dict, x: Array, *, rngs: dict, **kwargs):
+        """The model's `apply`, of the images changed by the key "noise"."""
+        changed = self.augment(x, stream(rngs["noise"], "augment"))
+        return self.model.apply(variables, changed, rngs=rngs, **kwargs)

@@ -33,6 +33,7 @@ class Kind:
     Attributes:
       watched: the metric of a column that is shown while training.
       carried: collections that are the task's, and no part of the net.
+      begun_by: the name, among the config's nets, of those that training begins with.
       config: as given.
       model: the net.
       init: key -> (params, collections). What a task carries beside its weights is one
@@ -46,6 +47,7 @@ class Kind:
 
     watched: ClassVar[str] = "accuracy"
     carried: ClassVar[tuple[str, ...]] = ()
+    begun_by: ClassVar[str] = ""
     config: Any
     model: Any
     init: Callable[[Key], tuple[Params, dict]]
@@ -58,6 +60,11 @@ class Kind:
         """The loss, as `train.Task` takes it."""
         # Abstract: each kind says its own.
         raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def begin(self, nets: list, key: Key) -> tuple[Params, dict]:
+        """What training starts from, by the nets that are named `begun_by`."""
+        # Abstract: each kind that names some says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no begin")
 
     def specs(self, samples: int) -> dict[str, EvalSpec]:
         """All columns there are, at this many samples."""
@@ -171,6 +178,7 @@ TRAININGS = {
     "classify": Training("classify", USUAL, USUAL),
     "regress": Training("regress", USUAL, USUAL),
     "distill": Training("distill", ("det",), USUAL),
+    "connect": Training("connect", ("det",), ("det",)),
     "continual": Training("continual", ("det",), USUAL, ("tasks",)),
     "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
     "policy_gradient": Training("policy", ("det",), USUAL),

@@ -53,6 +53,7 @@ class Distill(classify.Classify):
     """
 
     carried: ClassVar[tuple[str, ...]] = (TAUGHT,)
+    begun_by: ClassVar[str] = "teacher"
     seen: Any = None
 
     def loss(self, **options) -> Callable:
@@ -72,7 +73,7 @@ class Distill(classify.Classify):
         return loss
 
     def begin(self, nets: list[Net], key: Key) -> tuple[Params, dict]:
-        """A start by the key, with what the nets say of the images."""
+        """See `Kind`; a start by the key, with what the nets say of the images."""
         params, collections = self.init(stream(key, "student"))
         teacher = Predictor(
             [net.member for net in nets], samples=self.config.distill.samples

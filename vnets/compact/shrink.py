@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,22 +9,17 @@ from vnets.compact import sequence_cuts
 from vnets.compact.graph import Graph, biased, without_flatten
 from vnets.compact.operations import activated
 from vnets.plan import (
-    Activation,
     Conv,
     Dense,
-    Depthwise,
-    LayerNorm,
     Linear,
     MaxPool,
     Norm,
     Plan,
     Residual,
-    SequenceStep,
-    Standardize,
     Step,
     WindowMaxPool,
-    WindowMeanPool,
     every,
+    pairs,
 )
 
 
@@ -120,10 +114,10 @@ def shrink(graph: Graph) -> Graph:
         raise ValueError("fold the normalization before shrinking")
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     noise = dict(graph.deviations)
-    pairs, plan = list(_pairs(graph.plan)), graph.plan
+    following, plan = list(pairs(graph.plan)), graph.plan
     while True:
         widths = [bias.size for bias in biases.values()]
-        for this, after, kinds in pairs:
+        for this, after, kinds in following:
             _fold_constants(kernels, biases, noise, this, after, kinds)
             _drop_unused(kernels, biases, noise, this.name, after.name)
         plan = sequence_cuts.cut(plan, kernels, biases, noise.keys())
@@ -141,34 +135,13 @@ def by_weights(graph: Graph) -> Graph:
     """
     kernels, biases = dict(graph.kernels), dict(graph.biases)
     noise = dict(graph.deviations)
-    for this, after, _ in _pairs(graph.plan):
+    for this, after, _ in pairs(graph.plan):
         units = biases[this.name].size
         into = _by_unit(_weighs(kernels, noise, after.name), units)
         out = _weighs(kernels, noise, this.name).reshape(-1, units)
         order = np.argsort(-(into.sum(axis=(0, 2)) + out.sum(axis=0)), kind="stable")
         _choose(kernels, biases, noise, this.name, after.name, order)
     return dataclasses.replace(graph, kernels=kernels, biases=biases, deviations=noise)
-
-
-def _pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, ...]]]:
-    """Each linear layer whose units can be cut, the one that alone reads them, and the
-    activations between the two."""
-    this, kinds = None, ()
-    for step in plan:
-        if isinstance(step, Residual):
-            yield from _pairs(step.body)
-            yield from _pairs(step.shortcut)
-            this = None
-        elif isinstance(step, Standardize | LayerNorm | Depthwise | SequenceStep):
-            this = None
-        elif isinstance(step, WindowMeanPool) and step.padding != "VALID":
-            this = None  # at the border it sees less of a constant
-        elif isinstance(step, Activation):
-            kinds = (*kinds, step.kind)
-        elif isinstance(step, Conv | Dense):
-            if this is not None:
-                yield this, step, kinds
-            this, kinds = step, ()
 
 
 def _fold_constants(kernels, biases, noise, this, after, kinds) -> None:

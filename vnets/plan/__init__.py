@@ -8,6 +8,7 @@ nets that read sequences.
 
 # ruff: noqa: F401
 
+from vnets.plan.pairs import pairs
 from vnets.plan.shapes import (
     Cost,
     costs,
