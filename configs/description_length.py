@@ -56,7 +56,7 @@ def _labels(variant: str, scale: str) -> ConfigDict:
     config.width = 16 if small else 100
     config.noise, config.prior = "adaptive", "normal"
     config.log_var, config.weight_decay = -5.0, 0.0
-    config.steps = {"quick": 750, "short": 10_000, "paper": 50_000}[scale]
+    config.steps = {"quick": 500, "short": 10_000, "paper": 50_000}[scale]
     config.batch_size = 128
     config.learning_rate = 0.02 if small else 0.002
     config.evals = {"samples": 10, "finest": 12, "cuts": 50}

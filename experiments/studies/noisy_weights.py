@@ -40,6 +40,7 @@ from experiments.studies.description_length import (
     SILENT,
     Layers,
     Posterior,
+    log_softmax,
     with_ones,
 )
 from vnets.moments import NODES, WEIGHTS
@@ -170,14 +171,15 @@ def price(q: Posterior, own: Mixture) -> tuple[float, Posterior, Mixture]:
     precision = np.exp(-2 * own.log_std)
     square = (var + np.square(gap)) * precision
     kl = 0.5 * (square - 1 - q.log_var[:, None]) + own.log_std
-    log_share = special.log_softmax(own.logits)
-    cost = special.logsumexp(log_share - kl, axis=1)
-    r = np.exp(log_share - kl - cost[:, None])
+    log_share = log_softmax(own.logits)
+    log_r = log_softmax(log_share - kl)
+    r = np.exp(log_r)
     pull = r * gap * precision
     by_weight = pull.sum(1), 0.5 * (r * (var * precision - 1)).sum(1)
     by_logits = len(r) * np.exp(log_share) - r.sum(0)
     by_mixture = -pull.sum(0), (r * (1 - square)).sum(0), by_logits
-    return -float(cost.sum()), Posterior(*by_weight), Mixture(*by_mixture)
+    cost = float(np.sum((log_r + kl - log_share)[:, 0]))
+    return cost, Posterior(*by_weight), Mixture(*by_mixture)
 
 
 def minimized(function: Callable, start: np.ndarray, updates: int) -> np.ndarray:
