@@ -18,7 +18,6 @@ from experiments.studies.noisy_weights import Cases, Mixture
 from vnets import nets, nodes, propagation
 from vnets.priors import coding
 
-FILE = "configs/description_length.py"
 rng = np.random.default_rng(0)
 CLASSES, NUMBERS = Layers(6, 3, 4), Layers(6, 3, 1)
 CASES = Cases(with_ones(rng.normal(size=(9, 6))), rng.normal(size=9))
@@ -136,7 +135,7 @@ def test_gradients_of_the_expected_error_are_those_of_differences():
 
 
 def labels(variant, **changes):
-    config = load_config(f"{FILE}:{variant},quick")
+    config = load_config(f"configs/description_length.py:{variant},quick")
     config.update({"steps": 50, "width": 4, **changes})
     config.evals.update({"samples": 2, "cuts": 5})
     config.probe.every = 25
@@ -180,7 +179,7 @@ def test_rounded_weights_have_a_grid_that_is_the_best():
 
 
 def numbers(variant, **changes):
-    config = load_config(f"{FILE}:{variant},quick")
+    config = load_config(f"configs/noisy_weights.py:{variant},quick")
     config.made.update({"train": 40, "test": 60, "inputs": 12})
     config.update({"held_out": 10, "updates": 3, "iterations": 10, **changes})
     return config

@@ -79,7 +79,7 @@ class Mixture(NamedTuple):
 
 
 def build(config) -> Study:
-    """The study of a config; see `configs/description_length.py` for its fields."""
+    """The study of a config; see `configs/noisy_weights.py` for its fields."""
     method = parts.pick("method", config.method, METHODS)
     for field in ("width", "components", "updates", "restarts", "iterations"):
         parts.positive(field, config[field])
