@@ -3,6 +3,8 @@
 import functools
 import math
 import re
+import struct
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -153,11 +155,32 @@ def test_damage_is_noticed(code):
             code.pop(part)
 
 
-def test_a_receiver_who_finds_another_posterior_is_told(code):
-    message = code.push(LABELS, PAYLOADS["random"])
-    other = WeightCode(W, lambda y: fit(y, rate=2.1e-3), log_p, normal)
+def known(labels):
+    """A fit that does not look at the labels, so that only the checksum does."""
+    return MEAN, STD
+
+
+RECEIVERS = {
+    "fit": WeightCode(W, functools.partial(fit, rate=2.1e-3), log_p, normal),
+    "net": WeightCode(W, known, lambda w: log_p(1.01 * w), normal),
+    "prior": WeightCode(W, known, log_p, lambda v: normal(1.01 * v)),
+}
+
+
+@pytest.mark.parametrize("name", RECEIVERS)
+def test_a_receiver_who_is_not_as_the_sender_is_told(name):
+    sender = WeightCode(W, fit if name == "fit" else known, log_p, normal)
+    message = sender.push(LABELS, PAYLOADS["random"])
+    assert sender.pop(message).payload == PAYLOADS["random"]
     with pytest.raises(ValueError, match="not the sender's"):
-        other.pop(message)
+        RECEIVERS[name].pop(message)
+
+
+def test_a_reach_that_no_sender_has_is_damage(code):
+    message = code.push(LABELS, PAYLOADS["random"])
+    rest = message[4 : HEAD.size - 1] + b"\xff" + message[HEAD.size :]
+    with pytest.raises(ValueError, match="damaged"):
+        code.pop(struct.pack("<I", zlib.crc32(rest)) + rest)
 
 
 def test_a_short_payload_is_refused_and_told_what_it_needs(code):

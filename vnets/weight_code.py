@@ -12,12 +12,15 @@ codes the weights by q: what is left is the payload. So what the payload grows b
 
     -log2 p(y | x, w) + sum log2 q(w) / p(w)
 
-on average the negative ELBO in bits (Hinton and van Camp 1993). It is the price of the
-labels: a payload that has to be sent anyway pays for nothing else.
+on average the negative ELBO in bits (Hinton and van Camp 1993): the whole price of the
+labels, if the payload is sent anyway.
 
 Weights are coded as multiples of a step, a third or less of the least standard
-deviation. All probabilities are integers of the same program at both ends. The coder
-and the same trick for the latent variables of examples are in `vnets.bitsback`.
+deviation. The coder takes every probability as a whole number of 2^-24, which both ends
+find by the same program. `flat` gives the mean and the standard deviation [W] of a Flax
+net whose weights and biases all have normal noise, and `filled` the net of some weights
+[W], for its `log_p`. The same trick for the latent variables of examples is in
+`vnets.bitsback`.
 """
 
 import dataclasses
@@ -35,8 +38,7 @@ from vnets import bitsback, tree
 from vnets.nodes import Point, is_posterior
 from vnets.types import Params
 
-# Checksums of the rest and of the posterior; exponents of step and reach, which are
-# powers of two.
+# Checksums of the rest and of what coded it; exponents of step and reach, powers of 2.
 HEAD = struct.Struct("<IIbB")
 STEPS = 3.0  # in the least standard deviation, or up to twice as many
 REACH = 16  # log2 of the steps on each side of 0, at most: the coder has 24 bits
@@ -115,7 +117,8 @@ class WeightCode:
         coder.encode_reverse(labels.astype(np.int32), classes, shares)
         cells_by_prior = (cells + grid.reach).astype(np.int32)
         coder.encode_reverse(cells_by_prior, self._prior(grid))
-        rest = struct.pack("<IbB", posterior.checksum, grid.exponent, grid.log_reach)
+        checksum = posterior.checksum(labels, cells)
+        rest = struct.pack("<IbB", checksum, grid.exponent, grid.log_reach)
         rest += coder.get_compressed().astype("<u4").tobytes()
         return struct.pack("<I", zlib.crc32(rest)) + rest
 
@@ -123,13 +126,13 @@ class WeightCode:
         """What a message holds; this finds the posterior, too, as the sender did.
 
         Raises:
-          ValueError: a message that is damaged, or none; a posterior that is not the
-            sender's.
+          ValueError: a message that is damaged, or none; inputs, a net, a prior or a
+            fit that are not the sender's.
         """
         if len(message) < HEAD.size or (len(message) - HEAD.size) % 4:
             raise ValueError(f"{len(message)} bytes are no message, or a part of one")
         checksum, sent, exponent, log_reach = HEAD.unpack_from(message)
-        if checksum != zlib.crc32(message[4:]):
+        if checksum != zlib.crc32(message[4:]) or log_reach > REACH:
             raise ValueError("the message is damaged: its checksum is another")
         grid = _Grid(exponent, log_reach)
         coder = bitsback.stack(np.frombuffer(message[HEAD.size :], "<u4"))
@@ -139,9 +142,9 @@ class WeightCode:
         classes = bitsback.models().Categorical(perfect=False)
         labels = np.asarray(coder.decode(classes, shares))
         posterior = self._posterior(labels)
-        if posterior.checksum != sent:
+        if posterior.checksum(labels, cells) != sent:
             raise ValueError(
-                "the posterior of these labels is not the sender's: inputs, net, prior "
+                "labels, weights or posterior are not the sender's: inputs, net, prior "
                 "and fit must be the same, on one kind of machine and in one version"
             )
         posterior.push(coder, cells, grid.step)
@@ -223,9 +226,11 @@ class _Posterior(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
 
-    @property
-    def checksum(self) -> int:
-        return zlib.crc32(np.stack(self).astype("<f8").tobytes())
+    def checksum(self, labels: np.ndarray, cells: np.ndarray) -> int:
+        """Of all that a receiver must find as the sender did."""
+        found = zlib.crc32(np.stack(self).astype("<f8").tobytes())
+        found = zlib.crc32(labels.astype("<i4").tobytes(), found)
+        return zlib.crc32(cells.astype("<i8").tobytes(), found)
 
     def bits(self, step: float) -> int:
         """What drawing the weights takes from a payload, and some more."""
