@@ -39,6 +39,7 @@ MODULES = (
     ("priors/fitted", "test_extremes test_normal_priors test_pruned test_priors"),
     ("priors/units", "test_extremes test_group_priors test_pruned test_priors"),
     ("priors/soft_sharing", "test_soft_sharing"),
+    ("priors/coding", "test_coding"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     (

@@ -21,6 +21,7 @@ from vnets.priors import (
     ScaledPrior,
     WeightedPrior,
     ard,
+    empirical_laplace,
     empirical_normal,
     hierarchical_normal,
     kl,
@@ -142,3 +143,18 @@ def test_configs_name_them_and_wrong_ones_are_refused():
         empirical_normal(variance("sign")(random.key(0), (3, 4)))
     zero = NODES["gaussian"].replace(log_var=jnp.full((6, 5), -jnp.inf))
     assert np.isfinite(float(empirical_normal(zero)))
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_the_empirical_laplace_scale_is_the_best_one(name):
+    """E[log q - log p] by a quadrature for each weight, at the best scale by search."""
+    node = NODES[name]
+    mean, var = (0 if m is None else np.asarray(m, np.float64) for m in node.moments())
+    std = np.sqrt(np.broadcast_to(var, node.shape)).ravel()
+    z = np.linspace(-8, 8, 8001)
+    w = np.broadcast_to(mean, node.shape).reshape(-1, 1) + std[:, None] * z
+    sizes = np.trapezoid(stats.norm.pdf(z) * np.abs(w), z, axis=1)
+    entropy = 0.5 * np.log(2 * np.pi * np.e * np.square(std))
+    found = least(lambda t: np.sum(t + np.log(2) + sizes * np.exp(-t) - entropy))
+    assert float(empirical_laplace(node)) == pytest.approx(found, rel=1e-4)
+    assert float(empirical_laplace.scale(node)) == pytest.approx(sizes.mean(), rel=1e-4)

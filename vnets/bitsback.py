@@ -11,7 +11,8 @@ and van Camp 1993; chained by asymmetric numeral systems: Townsend, Bird and Bar
 2019). The coder is `constriction`'s (Bamler 2022).
 
 Latent variables are numbers of cells of the same mass under the prior N(0, 1), so that
-the prior costs the same bits for each of them; pixels are 0 or 1.
+the prior costs the same bits for each of them; pixels are 0 or 1. The weights of a net
+are sent in the same way: `vnets.weight_code`.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ class BitsBack:
         examples = np.asarray(examples)
         if examples.ndim != 2 or not np.isin(examples, (0, 1)).all():
             raise ValueError("examples are [N, D], pixels of 0 and 1")
-        coder, of = _coder(start), self._models()
+        coder, of = stack(start), self._models()
         for x in examples.astype(np.int32):
             cells = coder.decode(of.cell, self._masses(x))
             if coder.num_words() < LEFT:
@@ -83,7 +84,7 @@ class BitsBack:
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
-        coder, of, found = _coder(message), self._models(), []
+        coder, of, found = stack(message), self._models(), []
         for _ in range(n):
             cells = coder.decode(of.prior, self.size)
             x = np.asarray(coder.decode(of.pixel, self._pixels(cells)), np.int32)
@@ -92,7 +93,7 @@ class BitsBack:
         return np.stack(found[::-1]), coder.get_compressed()
 
     def _models(self) -> "_Models":
-        model = _stream().model
+        model = models()
         return _Models(
             model.Uniform(self.cells),
             model.Categorical(perfect=False),
@@ -124,8 +125,14 @@ class _Models(NamedTuple):
     pixel: Any
 
 
-def _coder(words: np.ndarray):
+def stack(words: np.ndarray) -> Any:
+    """The coder, with words of a message on it."""
     return _stream().stack.AnsCoder(np.asarray(words, np.uint32))
+
+
+def models() -> Any:
+    """The coder's models, by name."""
+    return _stream().model
 
 
 def _stream() -> Any:

@@ -2,15 +2,16 @@
 
 base     `kl` of a tree, and what priors are made of
 closed   of single weights: standard_normal, log_uniform, ard, student_t
-fitted   normal with a scale fitted to the layer: empirical_normal, ...
+fitted   with a scale fitted to the layer: empirical_normal, ...
 units    of noise on units, and of groups of weights: group_ard, structured, ...
 sampled  densities: E[log q - log p] by draws
 soft_sharing  a learned mixture that weights gather around
+coding   a learned mixture that weights with noise are coded by
 """
 
 # ruff: noqa: F401
 
-from vnets.priors import closed, fitted, sampled, soft_sharing, units
+from vnets.priors import closed, coding, fitted, sampled, soft_sharing, units
 from vnets.priors.base import (
     VAR_FLOOR,
     AnyPrior,
@@ -37,7 +38,12 @@ from vnets.priors.closed import (
     standard_normal,
     student_t,
 )
-from vnets.priors.fitted import empirical_normal, hierarchical_normal, learned_scales
+from vnets.priors.fitted import (
+    empirical_laplace,
+    empirical_normal,
+    hierarchical_normal,
+    learned_scales,
+)
 from vnets.priors.sampled import (
     Sampled,
     has_density,

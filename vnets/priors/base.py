@@ -265,5 +265,10 @@ def per_kept(node: Posterior, axes: tuple[int, ...] | None = None) -> Array:
     return size / jnp.maximum(size - count_pruned(node, axes), 1)
 
 
+def along(values: Array, w: Array) -> Array:
+    """Values [K] as the last axis of an array of one more than w."""
+    return values.reshape((1,) * jnp.ndim(w) + (-1,))
+
+
 # The logarithm of a zero variance stays finite; below 1.2e-38 floats are flushed to 0.
 VAR_FLOOR = 1e-37

@@ -1,8 +1,9 @@
-"""Normal priors of a layer's weights whose scale is not fixed, each in closed form.
+"""Priors of a layer's weights whose scale is not fixed, each in closed form.
 
     empirical_normal     N(0, s^2) with the best s of each layer: empirical Bayes, that
                          is, type-II maximum likelihood of the scale under the ELBO
-    hierarchical_normal  the same with an inverse gamma law over s^2, at the s that it
+    empirical_laplace    the same of a Laplace prior (Graves 2011 has both, for a net)
+    hierarchical_normal  normal, with an inverse gamma law over s^2, at the s that it
                          and the weights favour most together
 
 Nothing is learned but the posterior: for given moments of the weights the best scale is
@@ -17,6 +18,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from vnets import tree
@@ -29,8 +31,9 @@ from vnets.priors.base import (
     count_pruned,
     parts,
     per_kept,
+    sum_kept,
 )
-from vnets.types import Array, Params
+from vnets.types import Array, Moment, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,32 @@ class EmpiricalNormal:
 
 
 empirical_normal = EmpiricalNormal()
+
+
+@dataclasses.dataclass(frozen=True)
+class EmpiricalLaplace:
+    """KL to exp(-|w| / b) / (2 b) at its least, with b the mean of E|w| over the layer.
+
+    For the n weights of the layer n (ln 2b + 1) - sum_i 1/2 ln(2 pi e var_i); E|w| is
+    that of a folded normal. Without a node it is itself, as `empirical_normal` is.
+    """
+
+    def __call__(self, node: Posterior | None = None) -> Any:
+        if node is None:
+            return self
+        _, var = _moments(node, "empirical_laplace")
+        each = jnp.log(2 * self.scale(node) + SIZE_FLOOR) + 0.5
+        return sum_kept(node, each - 0.5 * jnp.log(2 * math.pi * var + VAR_FLOOR))
+
+    def scale(self, node: Posterior) -> Array:
+        """The best b of the node's layer."""
+        _, var = _moments(node, "empirical_laplace")
+        mean, _ = node.moments()
+        return jnp.mean(_expected_size(mean, var)) * per_kept(node)
+
+
+empirical_laplace = EmpiricalLaplace()
+SIZE_FLOOR = 1e-30  # of a Laplace prior's scale, where no weight is left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +141,22 @@ def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> HierarchicalN
     return HierarchicalNormal(shape, rate)
 
 
+LEARNED = (EmpiricalNormal, EmpiricalLaplace, HierarchicalNormal)
+
+
 def learned_scales(params: Params, prior) -> dict[str, Array]:
     """The scale s of each node that has one of its own, by the node's name.
 
     Args:
       params: a tree with posterior nodes.
-      prior: as in `priors.kl`; only `empirical_normal` and `hierarchical_normal` learn
-        a scale, of others there is none. That of the noise on units is "NAME/units".
+      prior: as in `priors.kl`; only those of this module learn a scale, of others
+        there is none. That of the noise on units is "NAME/units".
     """
     found = {}
     for place, node in tree.nodes(params):
         name = place.name
         for role, part, own, _ in parts(place, node, prior):
-            if isinstance(own, EmpiricalNormal | HierarchicalNormal):
+            if isinstance(own, LEARNED):
                 found[name if role == "weight" else f"{name}/units"] = own.scale(part)
     return found
 
@@ -137,6 +169,19 @@ def _sum_log_ratio(node: Posterior, log_square: Array, var: Array) -> Array:
     return jnp.sum(each) - count_pruned(node) * pruned
 
 
+def _expected_size(mean: Moment, var: Array) -> Array:
+    """E|w| of normal weights: s sqrt(2 / pi) exp(-z^2 / 2) + mean (1 - 2 P(-z))."""
+    std = jnp.sqrt(var + VAR_FLOOR)
+    if mean is None:
+        return math.sqrt(2 / math.pi) * std
+    z = jnp.clip(mean / std, -FARTHEST, FARTHEST)
+    centre = math.sqrt(2 / math.pi) * std * jnp.exp(-0.5 * jnp.square(z))
+    return centre + mean * jax.scipy.special.erf(z / math.sqrt(2))
+
+
+FARTHEST = 20.0  # standard deviations; beyond them |w| is |mean| to all digits
+
+
 def _moments(node: Posterior, name: str) -> tuple[Array, Array]:
     """mean^2 + var and var of each weight."""
     check_normal(node, name)
@@ -146,5 +191,6 @@ def _moments(node: Posterior, name: str) -> tuple[Array, Array]:
 
 PRIORS: dict[str, Callable[..., Prior]] = {
     "empirical_normal": lambda: empirical_normal,
+    "empirical_laplace": lambda: empirical_laplace,
     "hierarchical_normal": hierarchical_normal,
 }

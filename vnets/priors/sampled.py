@@ -21,7 +21,14 @@ from jax.scipy.special import logsumexp
 from vnets import tree
 from vnets.edits import draw
 from vnets.estimators import weight_sampling
-from vnets.priors.base import Density, Maker, ScaledPrior, WeightedPrior, made
+from vnets.priors.base import (
+    Density,
+    Maker,
+    ScaledPrior,
+    WeightedPrior,
+    along,
+    made,
+)
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -102,7 +109,7 @@ def log_normal_scale(location: float = 0.0, spread: float = 1.0) -> Sampled:
     def log_prob(w: Array) -> Array:
         logs_, precision = jnp.float32(logs), jnp.float32(np.exp(-2 * log_scale))
         half_square = 0.5 * jnp.square(w)[..., None]
-        return logsumexp(_along(logs_, w) - half_square * _along(precision, w), axis=-1)
+        return logsumexp(along(logs_, w) - half_square * along(precision, w), axis=-1)
 
     return Sampled(log_prob)
 
@@ -141,10 +148,6 @@ def _log_scaled_exp1(x: Array) -> Array:
         fraction = large + 2 * k - 1 - k**2 / fraction
     below = small + jnp.log(series - jnp.log(small) - np.float32(np.euler_gamma))
     return jnp.where(x < 1, below, -jnp.log(fraction))
-
-
-def _along(nodes: Array, w: Array) -> Array:
-    return nodes.reshape((1,) * jnp.ndim(w) + (-1,))
 
 
 def _check_scale(scale: float) -> None:
