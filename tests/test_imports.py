@@ -28,7 +28,7 @@ LAYERS = (
     ("compact",),
     ("foreign",),
     ("bits", "loss", "overview", "predictor", "columns", "evaluate", "sources"),
-    ("sequences", "latent", "swag", "svgd", "laplace", "continual"),
+    ("sequences", "latent", "swag", "svgd", "kronecker", "laplace", "continual"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("train",),
     ("sklearn",),
