@@ -185,7 +185,7 @@ def rehearsed(
       learning_rate: Adam's.
     """
     count = len(batch["target"])
-    seen = jnp.sum(batch["mask"]) if "mask" in batch else count
+    seen = jnp.sum(batch.get("mask", jnp.ones(count, jnp.float32)))
     prior = of_tree(posterior(params))
     loss = neg_elbo(predict, likelihood, prior, count, lambda step: count / seen)
     optimizer = optax.adam(learning_rate)

@@ -36,7 +36,7 @@ def shifted(
     def intercept(call, args, kwargs, context):
         y = call(*args, **kwargs)
         layer = call_path(context)
-        if layer not in shifts:
+        if layer is None or layer not in shifts:
             return y
         if args[0].ndim != 2 or layer in inputs:
             raise ValueError(
