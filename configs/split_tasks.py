@@ -7,7 +7,8 @@ outputs of its own, its head, and it is known which task a test image is of; or,
 variants `one_...`, all ten outputs are one head, and the task is not known.
 
 The methods are those of `configs/continual.py`, with its settings, which nobody tuned
-here. vcl starts from random means, since no net may know a later task.
+here. vcl starts from random means, since no net may know a later task; a head that has
+seen no example keeps N(0, 1) as its prior.
 """
 
 from ml_collections import ConfigDict

@@ -116,6 +116,27 @@ def test_a_task_with_a_head_of_its_own_moves_no_other(method):
     assert tested["accuracy/task3"] > 0.2  # of two classes, not of ten
 
 
+def test_a_head_that_has_seen_nothing_keeps_its_prior():
+    """And is as free in its own task as any head in the first."""
+    config = load_config("configs/split_tasks.py:vcl,quick")
+    config.epochs, config.model.widths = 10, (4,)
+    config.model.posteriors = {
+        name: {"kind": "gaussian", "log_var": -6.0}
+        for name in ("dense1", "dense2", "dense2/bias")
+    }
+    task = core.build(config).task
+    learned, begun = fitted(task, 2), fitted(task, 3)
+    prior = begun.model.collections[ANCHOR]["prior"]
+    left = continual.posterior(learned.params)
+    for name in ("kernel", "bias"):
+        head, own = prior["dense2"][name], left["dense2"][name]
+        np.testing.assert_array_equal(head.mean[..., :2], own.mean[..., :2])
+        np.testing.assert_array_equal(head.log_var[..., :2], own.log_var[..., :2])
+        np.testing.assert_array_equal(head.mean[..., 2:], 0)
+        np.testing.assert_array_equal(head.log_var[..., 2:], 0)
+    assert_same(prior["dense1"], left["dense1"])
+
+
 def test_tasks_that_do_not_fit_their_method_are_refused():
     for change, words in (
         ({"epochs": 5}, "5, of 2 tasks"),

@@ -215,8 +215,8 @@ class Continual(classify.Classify):
 
         way = BY_CURVATURE.get(self.config.continual.method)
         if way is None:
-            prior = kept(continual.posterior(params), held["prior"])
-            return {"prior": prior, "task": task}
+            made = self._until(task, continual.posterior(params), held["prior"])
+            return {"prior": kept(made, held["prior"]), "task": task}
         bent = held["curvature"]
         made = way.add(held["prior"], params, bent)
         zero = jax.tree.map(jnp.zeros_like, bent)
@@ -227,6 +227,25 @@ class Continual(classify.Classify):
         )
         bent = jax.tree.map(jnp.add, kept(zero, bent), found)
         return {"prior": kept(made, held["prior"]), "curvature": bent}
+
+    def _until(self, task: Array, learned: Params, before: Params) -> Params:
+        """What was learned, but heads of tasks from `task` on as they were before.
+
+        They have seen nothing; their posterior is their prior, and not where they
+        happened to start.
+        """
+        if not isinstance(self.likelihood, Heads):
+            return learned
+        [output] = self.model.layers[-1:]
+        head = jnp.arange(self.dataset.classes) // self.likelihood.classes
+
+        def visit(place: tree.Place, new, old):
+            if place.layer != output:
+                return new
+            seen = jnp.broadcast_to(head < task, new.shape)
+            return jax.tree.map(lambda a, b: jnp.where(seen, a, b), new, old)
+
+        return tree.change(visit, learned, before)
 
     def columns(self, group, names, split=None):
         """See `Kind`; what is tested has seen the coreset of all tasks until then."""
