@@ -7,8 +7,9 @@ of this file train. one (a plain net), ensemble (five seeds of it), snapshot (fi
 of cosine cycles), dropout (a mask a draw), average and swag (the walk of SGD at a
 constant rate, its mean and its normal law), sgld, sgld_cold and csgld (Langevin
 dynamics at temperature 1, at 1 / N, and in cosine cycles), laplace (the last layer),
-laplace_diagonal (all dense layers, linearized) and laplace_sampled (the same draws in
-the net itself), svgd (ten Stein particles) and variance (a hidden layer has no mean).
+laplace_diagonal and laplace_kronecker (all dense layers, linearized), laplace_sampled
+(draws of the diagonal in the net itself), svgd (ten Stein particles) and variance (a
+hidden layer has no mean).
 
 Scales: quick (a perceptron 64-100-100-10 on the digits in 8 x 8; the images from
 elsewhere are the test digits with their pixels shuffled), short and paper (LeNet-5
@@ -42,6 +43,7 @@ ROWS = {
     "csgld": ("collected", "net_csgld", 1),
     "laplace": ("laplace", "net", 1),
     "laplace_diagonal": ("laplace_diagonal", "net", 1),
+    "laplace_kronecker": ("laplace_kronecker", "net", 1),
     "laplace_sampled": ("laplace_sampled", "net", 1),
     "svgd": ("particles", "net_svgd", 1),
     "variance": ("members", "net_variance", 1),

@@ -7,12 +7,14 @@ MNIST; quick: the digits in 8 x 8), for one net 784-100-100-10 with one output l
 
 fine_tuning goes on training, vcl takes the posterior of a task as the prior of the next
 (Nguyen et al. 2018; Gaussian weights and biases, local reparameterization, from the
-means of `net`, which knows the first task, and log sigma^2 -6), ewc and laplace a
-normal law by curvature (classes drawn from the net; Gauss-Newton's diagonal), and joint
-sees all tasks at once, with as many updates.
+means of `net`, which knows the first task, and log sigma^2 -6), ewc, laplace and
+laplace_kronecker a normal law by curvature (classes drawn from the net; Gauss-Newton's
+diagonal; its Kronecker factors), and joint sees all tasks at once, with as many
+updates. vcl_coreset keeps some images of each task from it; what predicts is a copy
+that has seen those of all tasks until then, in 200 updates.
 
 Adam begins anew with each task at a constant rate, which is 0 in the last epoch of a
-task, where ewc and laplace measure. No setting was tuned: the strength 10 and log
+task, where curvature is measured. No setting was tuned: the strength 10 and log
 sigma^2 -6 are of earlier trials on the digits with other code.
 """
 
@@ -20,11 +22,13 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-ROWS = ("fine_tuning", "vcl", "ewc", "laplace", "joint")
+CURVED = ("ewc", "laplace", "laplace_kronecker")
+ROWS = ("fine_tuning", "vcl", "vcl_coreset", *CURVED, "joint")
 VARIANTS = (*ROWS, "net")
 TASKS = {"quick": 3, "short": 5, "paper": 10}
 EPOCHS = {"quick": 20, "short": 20, "paper": 100}  # of each task, the last at rate 0
 STRENGTH = 10.0
+CORESET = {"quick": 40, "short": 200, "paper": 200}  # images of each task
 LAYERS = ("dense1", "dense2", "dense3")
 
 
@@ -37,38 +41,79 @@ def sweep(scale: str = "paper") -> tuple[str, ...]:
 def get_config(which: str = "vcl") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = common.split(which, VARIANTS)
+    if variant == "net":
+        return first_net(variant, scale)
+    return in_turn(variant, scale, variant.removesuffix("_coreset"))
+
+
+def first_net(variant: str, scale: str) -> ConfigDict:
+    """A net that knows the first task."""
+    config = base(variant, scale)
+    rate = 1e-3
+    config.experiment = "classify"
+    config.optimizer.learning_rate = ((0.0, rate), (1.0, rate))
+    config.evals.columns = ("det",)
+    config.probe = {"every": config.epochs, "samples": 1, "columns": ("det",)}
+    return config
+
+
+def base(variant: str, scale: str) -> ConfigDict:
+    """A perceptron 784-100-100-10 on the pictures of a scale."""
     config = common.classifier(variant, scale)
     if scale == "quick":
         config.dataset.name = "digits_8x8"
     config.model = {"name": "mlp", "widths": (100, 100), "posteriors": {}}
     config.epochs = EPOCHS[scale]
     config.batch_size = 50 if scale == "quick" else 256
-    rate = 3e-3 if variant == "vcl" else 1e-3
-    if variant == "net":
-        config.experiment = "classify"
-        config.optimizer.learning_rate = ((0.0, rate), (1.0, rate))
-        config.evals.columns = ("det",)
-        config.probe = {"every": config.epochs, "samples": 1, "columns": ("det",)}
-        return config
+    return config
+
+
+def in_turn(
+    variant: str,
+    scale: str,
+    method: str,
+    tasks: int | None = None,
+    sizes: dict = CORESET,
+    epochs: dict = EPOCHS,
+    start: str = "configs/continual.py:net",
+) -> ConfigDict:
+    """Tasks by a method, those of this file unless told otherwise.
+
+    Args:
+      variant: its name; with a coreset if it ends so.
+      scale: quick, short or paper.
+      method: of `experiments.kinds.continual`.
+      tasks: how many.
+      sizes: of the coreset, by scale.
+      epochs: of each task, by scale.
+      start: the run that vcl starts from; from random means where it is "".
+    """
+    config = base(variant, scale)
+    tasks = tasks or TASKS[scale]
+    rate = 3e-3 if method == "vcl" else 1e-3
     del config.prior, config.kl_weight
     config.experiment = "continual"
-    config.continual = {"tasks": TASKS[scale], "method": variant}
+    config.continual = {"tasks": tasks, "method": method}
+    config.epochs = epochs[scale]
     config.probe = {"every": config.epochs, "samples": 1}
-    if variant != "joint":
-        config.epochs *= TASKS[scale]
-        config.optimizer.restarts = TASKS[scale]
-    off = 1 - 1 / EPOCHS[scale]
+    if method != "joint":
+        config.epochs *= tasks
+        config.optimizer.restarts = tasks
+    off = 1 - 1 / epochs[scale]
     knots = ((0.0, rate), (off - 1e-3, rate), (off - 5e-4, 0.0), (1.0, 0.0))
     config.optimizer.learning_rate = knots
     config.evals.columns = ("det",)
-    if variant == "vcl":
+    if method == "vcl":
         noise = {"kind": "gaussian", "log_var": -6.0}
         names = (*LAYERS, *(f"{layer}/bias" for layer in LAYERS))
         config.model.posteriors = dict.fromkeys(names, noise)
-        config.nets = {"start": {"run": "configs/continual.py:net"}}
-        config.nets.start.edit = "carry_means"
+        if start:
+            config.nets = {"start": {"run": start, "edit": "carry_means"}}
         config.continual.scale = 1.0
         config.evals.columns = ("det", "ens")
-    if variant in ("ewc", "laplace"):
+    if variant.endswith("_coreset"):
+        config.continual.coreset = {"size": sizes[scale], "updates": 200}
+        config.continual.coreset.learning_rate = 1e-3
+    if method in CURVED:
         config.continual.strength = STRENGTH
     return config

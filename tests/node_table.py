@@ -1,6 +1,7 @@
 """Every kind of node, a line each: the laws of `test_node_laws.py` run over them."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from vnets import noise, priors
 from vnets.nodes import (
     Correlated,
     Dropout,
+    MatrixNormal,
     Multiplicative,
     Point,
     Scaled,
@@ -52,6 +54,17 @@ def correlated(key, shape):
     return Correlated(fan_in_uniform(key, shape), std, factor)
 
 
+def matrix_normal(key, shape):
+    """A node whose rows have noise in common, and its columns, by wide factors."""
+    rows, cols = math.prod(shape[:-1]), shape[-1]
+    key_rows, key_cols = random.split(key)
+    return MatrixNormal(
+        fan_in_uniform(key, shape),
+        0.4 * random.normal(key_rows, (rows, rows + 1)),
+        0.6 * random.normal(key_cols, (cols, cols)),
+    )
+
+
 def nested(key, shape):
     inner = dropout(0.3, gaussian(-1.0))(key, shape)
     return Scaled(Dropout(0.2, shape[-1]), inner, "out")
@@ -87,7 +100,7 @@ FACTORIES = {
     "horseshoe": group_horseshoe(-3.0, -3.0),
 }
 # Whose weights vary together: what takes them one by one refuses these.
-TOGETHER = {"correlated": correlated}
+TOGETHER = {"correlated": correlated, "matrix-normal": matrix_normal}
 # Closed forms and the densities that they are of.
 DENSITIES = {
     "standard_normal": priors.standard_normal(0.7),

@@ -11,7 +11,8 @@ from jax import flatten_util, random
 from scipy.linalg import hadamard
 
 from vnets import continual, data, nets, nodes, optimizers, priors
-from vnets.likelihoods import Categorical, Gaussian
+from vnets.likelihoods import Categorical, Gaussian, Likelihood
+from vnets.loss import Prediction
 from vnets.sources import InTurn
 
 P, STD, SCALE = 4, 0.5, 1.5
@@ -162,6 +163,59 @@ def test_scores_at_sampled_classes_are_gauss_newton_on_average(assert_mean):
     )(random.split(random.key(2), 2000))
     for each, mean in zip(jax.tree.leaves(draws), jax.tree.leaves(exact), strict=True):
         assert_mean(each, mean)
+
+
+class Expected(Likelihood):
+    """The mean of log p of a normal number over the weights: outputs have mean and
+    variance."""
+
+    parts = "mean"
+
+    def log_p(self, outputs, target):
+        rest = outputs[..., 1] / (2 * STD**2)
+        return -Gaussian(STD).nll(outputs[..., 0], target) - rest
+
+    def shown(self, outputs, target, mask=None):
+        return {}
+
+
+def moments_of(params, state, batch, key):
+    x = batch["input"]
+    mean, var = params["dense1"]["kernel"].moments()
+    outputs = jnp.concatenate([x @ mean, jnp.square(x) @ var], -1)
+    return Prediction(outputs[None], {})
+
+
+def test_a_copy_that_has_seen_the_coreset_has_the_posterior_of_both():
+    """What is masked is none of it, however many there are."""
+    mean, var = batch_posterior(PARTS[:2])
+    column = [jnp.asarray(a, jnp.float32)[:, None] for a in (mean, np.log(var))]
+    params = {"dense1": {"kernel": nodes.Additive(*column)}}
+    x, y = map(jnp.asarray, PARTS[2])
+    twice = {"input": jnp.tile(x, (2, 1)), "target": jnp.tile(y, 2)}
+    twice["mask"] = jnp.repeat(jnp.array([1.0, 0.0]), len(x))
+    for batch in ({"input": x, "target": y}, twice):
+        found = continual.rehearsed(
+            *(moments_of, Expected(), params, batch, random.key(0)),
+            updates=2000,
+            learning_rate=3e-3,
+        )
+        assert_posterior(found, rtol=1e-2)
+
+
+def test_a_coreset_is_kept_from_every_task_in_shares():
+    split = data.Split(np.arange(60)[:, None], np.tile(np.arange(5), 12))
+    rest, kept = continual.coreset(split, 3, 10)
+    both = np.concatenate([rest.inputs, kept.inputs])
+    np.testing.assert_array_equal(np.sort(both, 0), split.inputs)
+    np.testing.assert_array_equal(kept.inputs[:, 0] // 20, np.repeat(range(3), 10))
+    np.testing.assert_array_equal(rest.inputs[:, 0] // 20, np.repeat(range(3), 10))
+    for part in np.split(kept.target, 3):
+        np.testing.assert_array_equal(np.bincount(part), [2] * 5)
+    assert len({tuple(part % 20) for part in np.split(kept.inputs[:, 0], 3)}) == 3
+    for tasks, size in ((7, 1), (3, 0), (3, 20)):
+        with pytest.raises(ValueError, match="coreset of"):
+            continual.coreset(split, tasks, size)
 
 
 def test_what_has_no_anchor_is_refused():

@@ -118,6 +118,25 @@ def test_permuted_pixels_are_the_same_pixels_elsewhere(digits):
         data.with_permuted_pixels(digits, 0)
 
 
+def test_split_classes_are_tasks_of_equal_size(digits):
+    """Each image is of its task; training images are the first of theirs."""
+    found = data.with_split_classes(digits, 5)
+    counts = np.bincount(digits.train.target // 2)
+    assert len(found.train) == 5 * counts.min() < len(digits.train)
+    tasks = found.train.target.reshape(5, -1) // 2
+    np.testing.assert_array_equal(tasks, np.arange(5)[:, None] * np.ones_like(tasks))
+    first = digits.train.inputs[digits.train.target // 2 == 1][: counts.min()]
+    np.testing.assert_array_equal(np.split(found.train.inputs, 5)[1], first)
+    for name in ("validation", "test"):
+        plain, split = getattr(digits, name), getattr(found, name)
+        order = np.argsort(plain.target // 2, kind="stable")
+        np.testing.assert_array_equal(split.inputs, plain.inputs[order])
+        np.testing.assert_array_equal(split.target, plain.target[order])
+    for tasks in (0, 3):
+        with pytest.raises(data.DataError, match="10 classes are not"):
+            data.with_split_classes(digits, tasks)
+
+
 def test_noisy_copies_stand_behind_the_images(digits):
     images = digits.train.inputs
     found = data.noisy_copies(images, 2, 0.1)

@@ -85,6 +85,12 @@ def test_a_trained_start_learns_as_well(printed):
     assert number(printed, r"^from a trained start: accuracy (\S+)") >= 0.9
 
 
+def test_a_task_that_was_learned_is_not_forgotten_by_the_next(printed):
+    assert number(printed, r"^as learned, task 1: accuracy (\S+)") >= 0.85
+    for task in (1, 2):
+        assert number(printed, rf"^refreshed, task {task}: accuracy (\S+)") >= 0.8
+
+
 def test_five_lines_classify_and_sets_hold_what_they_promise(printed):
     assert number(printed, r"^five lines: accuracy (\S+)") >= 0.9
     assert number(printed, r"^ECE (\S+) at") <= 0.1

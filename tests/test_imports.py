@@ -29,7 +29,7 @@ LAYERS = (
     ("foreign",),
     ("bits", "weight_code", "loss", "overview", "predictor", "columns", "evaluate"),
     ("sources",),
-    ("sequences", "latent", "swag", "svgd", "laplace", "continual"),
+    ("sequences", "latent", "swag", "svgd", "kronecker", "laplace", "continual"),
     ("curves", "permutations", "statistics"),
     ("uncertainty", "attacks", "calibration", "curvature", "moments", "propagation"),
     ("active", "train"),

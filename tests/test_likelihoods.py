@@ -9,7 +9,14 @@ from jax import random
 from sklearn import metrics as sk
 
 from vnets import nodes
-from vnets.likelihoods import BINS, Bernoulli, Categorical, Gaussian, WithDeviation
+from vnets.likelihoods import (
+    BINS,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Heads,
+    WithDeviation,
+)
 from vnets.loss import ModelState, Prediction, forward, neg_elbo
 from vnets.nets import MLP
 from vnets.nodes import gaussian
@@ -247,6 +254,34 @@ def test_soft_targets_are_classes_where_they_are_sure():
     np.testing.assert_allclose(grad, 0, atol=1e-6)
     with pytest.raises(ValueError, match="must have the shape"):
         soft.nll(logits, hot[:, :1])
+
+
+def test_the_head_of_a_task_is_a_likelihood_of_its_classes():
+    """As if there were no other outputs: they have neither probability nor gradient."""
+    heads, plain = Heads(classes=3), Categorical()
+    logits = random.normal(random.key(0), (2, 50, 6))  # of two draws
+    target = random.randint(random.key(1), (50,), 0, 6)
+    own = jnp.where((target < 3)[:, None], logits[..., :3], logits[..., 3:])
+    for name, value in heads.metrics(logits, target).items():
+        assert value == pytest.approx(plain.metrics(own, target % 3)[name], abs=1e-6)
+    np.testing.assert_allclose(
+        heads.nll(logits[0], target), plain.nll(own[0], target % 3), rtol=1e-6
+    )
+    shown = heads.shown(logits[0], target)["accuracy"]
+    assert shown == plain.shown(own[0], target % 3)["accuracy"]
+    slope = jax.grad(lambda x: jnp.sum(heads.nll(x, target)))(logits[0])
+    idle = (jnp.arange(6) // 3)[None] != (target // 3)[:, None]
+    np.testing.assert_array_equal(slope[idle], 0)
+    assert np.all(np.isfinite(slope))
+    with pytest.raises(ValueError, match="6 logits are no heads of 4"):
+        Heads(classes=4).nll(logits[0], target)
+    for refused in (
+        lambda: Heads(classes=0),
+        lambda: Heads(smoothing=0.1),
+        lambda: heads.averaged(logits),
+    ):
+        with pytest.raises(ValueError, match="heads have"):
+            refused()
 
 
 def test_coverage_is_that_of_the_interval():

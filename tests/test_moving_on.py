@@ -8,11 +8,15 @@ from jax import random
 
 from experiments import core
 from experiments.config_files import load_config
-from experiments.kinds.continual import ANCHOR
+from experiments.kinds.continual import ANCHOR, build
 from experiments.kinds.distill import TAUGHT
 from experiments.spec import ConfigError
-from vnets import continual, train
-from vnets.loss import ModelState
+from vnets import continual, data, kronecker, train
+from vnets.evaluate import to_float
+from vnets.likelihoods import Categorical
+from vnets.loss import ModelState, forward
+from vnets.predictor import Member
+from vnets.rng import stream
 
 
 def tasks_in_turn(method):
@@ -24,7 +28,7 @@ def tasks_in_turn(method):
     config.optimizer.learning_rate = knots
     config.model.widths = (8,)
     names = ("dense1", "dense2", "dense1/bias", "dense2/bias")
-    if method == "vcl":
+    if method.startswith("vcl"):
         noise = {"kind": "gaussian", "log_var": -6.0}
         config.model.posteriors = dict.fromkeys(names, noise)
     return config
@@ -41,9 +45,23 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+MADE = {
+    "ewc": continual.ewc,
+    "laplace": continual.laplace,
+    "laplace_kronecker": kronecker.laplace,
+}
+
+
 @pytest.mark.parametrize(
     "method",
-    ["ewc", *(pytest.param(m, marks=pytest.mark.slow) for m in ("vcl", "laplace"))],
+    [
+        "ewc",
+        *(
+            pytest.param(m, marks=pytest.mark.slow)
+            for m in ("vcl", *MADE)
+            if m != "ewc"
+        ),
+    ],
 )
 def test_what_a_task_left_holds_the_next_and_a_resumed_run_is_the_same(
     method, tmp_path
@@ -58,12 +76,75 @@ def test_what_a_task_left_holds_the_next_and_a_resumed_run_is_the_same(
     else:
         # All of the curvature is measured where the rate is 0.
         assert float(jax.tree.leaves(before["curvature"])[0].max()) > 0
-        made = {"ewc": continual.ewc, "laplace": continual.laplace}[method]
-        expected = made(before["prior"], first.params, before["curvature"])
+        expected = MADE[method](before["prior"], first.params, before["curvature"])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
         *(after["prior"], expected),
     )
+
+
+def test_what_predicts_has_seen_the_coreset_of_the_tasks_until_then():
+    config = tasks_in_turn("vcl_coreset")
+    config.continual.coreset.size, config.continual.coreset.updates = 10, 5
+    kind = build(config)
+    assert (kind.source.n, len(kind.coreset)) == (90, 20)
+    params, collections = kind.init(random.key(0))
+    key = random.key(3)
+    found = kind.columns("evals", ["det"])(params, collections, key)["det"]
+    first = kind.coreset.take(np.arange(10))
+    batch = {"input": to_float(first.inputs), "target": first.target}
+    copy = continual.rehearsed(
+        *(forward(kind.model), Categorical(), params, batch, stream(key, "coreset")),
+        updates=5,
+    )
+    net = Member(kind.model, {"params": copy})
+    spec = kind.specs(1)["det"]
+    expected = kind.tested(net, spec, kind.test, stream(key, "det"))
+    assert found["nll"] == pytest.approx(expected["nll"], rel=1e-4)
+    before = kind.tested(
+        Member(kind.model, {"params": params}), spec, kind.test, stream(key, "det")
+    )
+    assert abs(found["nll"] - before["nll"]) > 1e-3
+
+
+@pytest.mark.parametrize("method", ["ewc", "laplace_kronecker"])
+def test_a_task_with_a_head_of_its_own_moves_no_other(method):
+    config = load_config(f"configs/split_tasks.py:{method},quick")
+    config.epochs, config.model.widths = 10, (4,)
+    knots = ((0.0, 1e-3), (0.49, 1e-3), (0.4999, 0.0), (1.0, 0.0))
+    config.optimizer.learning_rate = knots
+    kind = build(config)
+    start, state = kind.init(random.key(0)), fitted(core.build(config).task, 2)
+    bias = state.params["dense2"]["bias"] - start[0]["dense2"]["bias"]
+    assert np.all(bias[:2] != 0)
+    np.testing.assert_array_equal(bias[2:], 0)
+    bent = state.model.collections[ANCHOR]["curvature"]
+    own = bent["dense2"].cols.diagonal() if method != "ewc" else bent["dense2"]["bias"]
+    np.testing.assert_array_equal(own[2:], 0)
+    assert np.all(own[:2] > 0)
+    tested = kind.columns("evals", ["det"])(state.params, {}, random.key(0))["det"]
+    assert tested["accuracy/task3"] > 0.2  # of two classes, not of ten
+
+
+def test_a_head_that_has_seen_nothing_keeps_its_prior():
+    """And is as free in its own task as any head in the first."""
+    config = load_config("configs/split_tasks.py:vcl,quick")
+    config.epochs, config.model.widths = 10, (4,)
+    config.model.posteriors = {
+        name: {"kind": "gaussian", "log_var": -6.0}
+        for name in ("dense1", "dense2", "dense2/bias")
+    }
+    task = core.build(config).task
+    learned, begun = fitted(task, 2), fitted(task, 3)
+    prior = begun.model.collections[ANCHOR]["prior"]
+    left = continual.posterior(learned.params)
+    for name in ("kernel", "bias"):
+        head, own = prior["dense2"][name], left["dense2"][name]
+        np.testing.assert_array_equal(head.mean[..., :2], own.mean[..., :2])
+        np.testing.assert_array_equal(head.log_var[..., :2], own.log_var[..., :2])
+        np.testing.assert_array_equal(head.mean[..., 2:], 0)
+        np.testing.assert_array_equal(head.log_var[..., 2:], 0)
+    assert_same(prior["dense1"], left["dense1"])
 
 
 def test_tasks_that_do_not_fit_their_method_are_refused():
@@ -72,13 +153,15 @@ def test_tasks_that_do_not_fit_their_method_are_refused():
         ({"model.posteriors": {"dense1": {"kind": "gaussian"}}}, "without noise"),
         ({"optimizer.restarts": 1}, "as many as tasks"),
         ({"model.batch_norm": True}, "batch normalization"),
+        ({"continual.heads": "each"}, "share their classes"),
+        ({"continual.of": "split", "continual.tasks": 3}, "10 classes are not 3"),
     ):
         config = tasks_in_turn("ewc")
         for path, value in change.items():
             group, _, field = path.rpartition(".")
             with config.unlocked():
                 (config[group] if group else config)[field] = value
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises((ConfigError, data.DataError), match=words):
             core.build(config)
 
 

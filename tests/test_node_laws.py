@@ -21,9 +21,11 @@ from node_table import (
     is_point,
     node,
 )
+from scipy import stats
 
 from vnets import edits, nodes, projections
 from vnets.nodes import Scaled, ZeroMean, is_noisy, log_alpha
+from vnets.rng import stream
 
 DRAWS = 20_000
 NAMES = sorted(FACTORIES)
@@ -172,21 +174,75 @@ def test_pruning_leaves_neither_mean_nor_noise():
     assert able > 10
 
 
-def test_what_varies_together_is_changed_as_a_whole_or_not_at_all():
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_varies_together_is_changed_as_a_whole_or_not_at_all(name):
     """Means, scales and pruning have rules; what needs weights apart is refused."""
-    one = node("correlated")
+    one = node(name)
     params = {"a": {"kernel": one}}
     (mean, var), (new, half) = moments(one), moments(one.quieter(0.5))
     np.testing.assert_array_equal(new, mean)
     np.testing.assert_allclose(half, var / 4, rtol=1e-5)
-    kept = np.broadcast_to(HALF, DENSE)
-    np.testing.assert_array_equal(one.kept(HALF).pruned(), ~kept)
-    np.testing.assert_array_equal(moments(one.kept(HALF))[1], np.where(kept, var, 0))
+    moved = one.with_mean(mean + 1)
+    np.testing.assert_array_equal(moments(moved)[0], mean + 1)
+    np.testing.assert_array_equal(moments(moved)[1], var)
+    cut = held_or_refused(lambda q: q.kept(HALF), one)
+    assert (cut is None) == (name == "matrix-normal")
+    if cut is not None:
+        kept = np.broadcast_to(HALF, DENSE)
+        np.testing.assert_array_equal(cut.pruned(), ~kept)
+        np.testing.assert_array_equal(moments(cut)[1], np.where(kept, var, 0))
     silent = edits.mean_only(params)["a"]["kernel"]
     np.testing.assert_array_equal(silent.mean, mean)
     for refused in (edits.zero_mean, edits.permute_variance):
-        with pytest.raises(TypeError, match="Correlated"):
+        with pytest.raises(TypeError, match=type(one).__name__):
             refused(params, random.key(0))
+
+
+def covariance(one, draws):
+    """Of all weights of a node, from draws."""
+    return np.cov(np.asarray(draws).reshape(len(draws), -1).T)
+
+
+def test_the_covariance_of_a_matrix_normal_is_a_kronecker_product():
+    one = node("matrix-normal")
+    draws = jax.jit(lambda q: q.sample(random.key(5), (DRAWS,)))(one)
+    rows, cols = (np.asarray(f @ f.T) for f in (one.row_factor, one.col_factor))
+    exact = np.kron(rows, cols)
+    # The variance of a covariance of normal variables.
+    error = np.sqrt((np.outer(*2 * [np.diag(exact)]) + exact**2) / DRAWS)
+    assert np.all(np.abs(covariance(one, draws) - exact) <= 5 * error)
+
+
+def test_the_density_of_a_matrix_normal_is_that_of_all_its_weights():
+    one = node("matrix-normal")
+    rows, cols = (np.float64(f @ f.T) for f in (one.row_factor, one.col_factor))
+    law = stats.multivariate_normal(np.ravel(one.mean), np.kron(rows, cols))
+    for seed in range(3):
+        w = one.sample(random.key(seed))
+        expected = law.logpdf(np.ravel(w))
+        assert float(jnp.sum(one.log_prob(w))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_weight_and_its_bias_are_drawn_as_rows_of_one_matrix():
+    """Where the tree is drawn as a whole; alone they have no density."""
+    whole = node("matrix-normal")
+    kernel, bias = (
+        nodes.MatrixNormal(
+            *(whole.mean[part], whole.row_factor[part], whole.col_factor), group="a"
+        )
+        for part in (slice(-1), -1)
+    )
+    bias = bias.replace(row_factor=bias.row_factor[None])
+    drawn = edits.draw({"a": {"bias": bias, "kernel": kernel}}, random.key(2))["a"]
+    both = jnp.concatenate([drawn["kernel"].mean, drawn["bias"].mean[None]])
+    shared = stream(stream(random.key(2), "shared"), "a")
+    np.testing.assert_allclose(both, whole.sample(shared), rtol=1e-6, atol=1e-6)
+    for refused in (
+        lambda: kernel.log_prob(kernel.mean),
+        lambda: kernel.kl_from(kernel),
+    ):
+        with pytest.raises(TypeError, match="shares its noise"):
+            refused()
 
 
 def test_prune_at_infinity_is_the_identity():

@@ -141,6 +141,26 @@ def test_closed_forms_are_the_mean_of_the_sampled(prior, log_p, names, assert_me
         assert_mean(values, float(closed))
 
 
+def test_the_kl_of_a_matrix_normal_is_the_mean_of_the_sampled(assert_mean):
+    """From independent weights, from a scale, and from another matrix."""
+    q = node("matrix-normal")
+    keys = random.split(random.key(3), 3)
+    other = nodes.MatrixNormal(
+        *(q.mean + 1, random.normal(keys[0], (6, 6)), random.normal(keys[1], (5, 7)))
+    )
+    independent = nodes.Additive(q.mean - 1, random.normal(keys[2], DENSE))
+    of_scale = priors.standard_normal(0.7)
+    wide = nodes.ZeroMean(jnp.full(DENSE, 0.7))
+    for prior, density in ((other,) * 2, (independent,) * 2, (of_scale, wide)):
+        closed = float(priors.kl({"a": q}, prior))
+        sampled = priors.Sampled(density.log_prob)
+        draws = jax.vmap(lambda key, sampled=sampled: priors.kl({"a": q}, sampled, key))
+        assert_mean(draws(random.split(random.key(0), 4000)), closed)
+    assert float(priors.kl({"a": other}, other)) == pytest.approx(0, abs=1e-3)
+    with pytest.raises(TypeError, match="MatrixNormal"):
+        priors.kl({"a": q}, priors.log_uniform)
+
+
 def test_a_sampled_kl_has_the_right_gradient(assert_mean):
     one, keys = node("gaussian-normal"), random.split(random.key(0), 4000)
     density = priors.Sampled(lambda w: -0.5 * jnp.square(w))

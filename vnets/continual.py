@@ -4,6 +4,8 @@
     anchor = continual.posterior(params)                        # VCL, after each
     anchor = continual.laplace(anchor, params, curvature)       # online Laplace
     anchor = continual.ewc(anchor, params, curvature)           # EWC
+    rest, kept = continual.coreset(split, tasks, size)          # before them all
+    copy = continual.rehearsed(predict, likelihood, params, kept, key)  # to predict
 
 An anchor is a tree like the parameters with a normal node for each leaf: a prior of
 independent weights. `priors.of_tree(anchor)` holds noisy weights to it, and `pull`
@@ -14,7 +16,11 @@ ended (`squared_scores`, `gauss_newton`).
 EWC's penalties, one around the weights that each task has left, are a product of
 normal laws, which is a normal law: they add up to one quadratic, of the summed
 precision and around the mean that it weighs. Online Laplace has the same precision
-around the newest weights.
+around the newest weights. `vnets.kronecker` has it with factors in place of a diagonal.
+
+A coreset is a few examples of each task that it does not learn from. Before a
+prediction a copy of what was learned sees those of all tasks until then; what learns
+the next task does not.
 
 Sources: Nguyen, Li, Bui and Turner 2018 (VCL); Kirkpatrick et al. 2017 (EWC); Ritter,
 Botev and Barber 2018 (online Laplace); Huszar 2018 (why the last two differ).
@@ -26,11 +32,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax import random
 
 from vnets import tree
+from vnets.data import Split
+from vnets.data.splits import stratified
 from vnets.likelihoods import Likelihood
+from vnets.loss import ModelState, Predict, neg_elbo
 from vnets.nodes import Additive, is_noisy, is_posterior
+from vnets.priors import of_tree
+from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
 
@@ -117,6 +130,77 @@ def _product(anchor: Params, params: Params, curvature: Params, center: Callable
         return Additive(center(old, new, total), -jnp.log(total))
 
     return tree.change(visit, anchor, params, curvature)
+
+
+def coreset(split: Split, tasks: int, size: int) -> tuple[Split, Split]:
+    """What tasks learn from, and some examples of each that are kept from them.
+
+    Args:
+      split: of all tasks, equally many examples of each, in their order, with classes.
+      tasks: T.
+      size: examples of each task that are kept, every class in its share.
+
+    Returns:
+      Both in the order of the tasks.
+
+    Raises:
+      ValueError: tasks of unequal size, or no example that is kept, or left.
+    """
+    each, rest = divmod(len(split), tasks)
+    if rest or not 0 < size < each:
+        raise ValueError(
+            f"a coreset of {size} needs tasks of equal size that are larger, not "
+            f"{len(split)} examples of {tasks}"
+        )
+    kept = [
+        task * each + stratified(split.target[task * each :][:each], size, task)
+        for task in range(tasks)
+    ]
+    rows = np.concatenate(kept)
+    return split.take(np.delete(np.arange(len(split)), rows)), split.take(rows)
+
+
+def rehearsed(
+    predict: Predict,
+    likelihood: Likelihood,
+    params: Params,
+    batch: dict[str, Array],
+    key: Key,
+    *,
+    updates: int = 100,
+    learning_rate: float = 1e-3,
+) -> Params:
+    """The posterior of the parameters and of a coreset: a copy to predict with.
+
+    Its prior is what was learned. Each of Adam's updates sees the whole coreset.
+
+    Args:
+      predict: as `loss.neg_elbo` takes it.
+      likelihood: of the targets.
+      params: what was learned, with noise.
+      batch: "input" and "target" of the coreset, and perhaps "mask" [B], 1 where an
+        example counts: of tasks until now.
+      key: of the noise.
+      updates: how many.
+      learning_rate: Adam's.
+    """
+    count = len(batch["target"])
+    seen = jnp.sum(batch.get("mask", jnp.ones(count, jnp.float32)))
+    prior = of_tree(posterior(params))
+    loss = neg_elbo(predict, likelihood, prior, count, lambda step: count / seen)
+    optimizer = optax.adam(learning_rate)
+
+    def update(carry, number):
+        params, state = carry
+        model = ModelState(number, {})
+        draw = stream(key, number)
+        slope, _ = jax.grad(loss, has_aux=True)(params, model, batch, draw)
+        changes, state = optimizer.update(slope, state)
+        return (optax.apply_updates(params, changes), state), None
+
+    steps = jnp.arange(updates, dtype=jnp.int32)
+    (found, _), _ = jax.lax.scan(update, (params, optimizer.init(params)), steps)
+    return found
 
 
 def pull(params: Params, anchor: Params) -> Array:

@@ -22,14 +22,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import lax
 
 from vnets import backend, tree
 from vnets.data import Split
 from vnets.edits import Edit, mean_only
 from vnets.evaluate import to_float
-from vnets.layers import TEST, call_path, checked
+from vnets.layers import checked, shifted
 from vnets.likelihoods import Categorical
 from vnets.nodes import Posterior, around, is_noisy
 from vnets.targets import check
@@ -142,8 +141,9 @@ def _batch_sum(
 
         def log_likelihood(shift):
             """Of the batch, with `shift` [B, O] on the pre-activations; and h."""
-            logits, h = _shifted(model, variables, x, layer, shift)
-            return -jnp.sum(jnp.where(inside, Categorical().nll(logits, label), 0)), h
+            logits, inputs = shifted(model, variables, x, {layer: shift})
+            nll = jnp.where(inside, Categorical().nll(logits, label), 0)
+            return -jnp.sum(nll), inputs[layer]
 
         # Images do not see each other, so one product serves a whole batch of them.
         zero = jnp.zeros((batch_size, outputs), jnp.float32)
@@ -162,32 +162,6 @@ def _batch_sum(
         return jnp.square(h).T @ second.T
 
     return backend.jit(run, static_argnames="batch_size")
-
-
-def _shifted(model, variables, x: Array, layer: str, shift: Array):
-    """Logits with `shift` added to a layer's output, and that layer's input [B, I]."""
-    inputs = []
-
-    def intercept(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        if call_path(context) != layer:
-            return y
-        if args[0].ndim != 2 or inputs:
-            raise ValueError(
-                f"layer {layer!r} uses its weights more than once for each image; "
-                "curvature takes a dense layer that is called once, on [B, I]"
-            )
-        inputs.append(args[0])
-        return y + shift
-
-    with nn.intercept_methods(intercept):
-        logits, _ = model.apply(
-            variables,
-            x,
-            mode=TEST,
-            mutable=[name for name in variables if name != "params"],
-        )
-    return logits, inputs[0]
 
 
 def propagate_mean(

@@ -6,13 +6,15 @@
 
 The curvature is the generalized Gauss-Newton matrix, H = sum_n J_n^T L_n J_n with J the
 Jacobian of the net's outputs and L the Hessian of -log p in them (of logits diag(p) - p
-p^T). Under a prior N(0, 1 / precision) of the weights named by `where` their posterior
-is N(w, (H + precision)^-1); all others stay points. H is that of the linearized net, so
-what is nonlinear in the weights is to be predicted by `Linearized`, and not by putting
-draws into the net itself. In the weights of the last layer alone every net is linear.
+p^T). `full` has all of it, `diagonal` its diagonal, and `factored` a Kronecker product
+for each dense layer (`vnets.kronecker`). Under a prior N(0, 1 / precision) of the
+weights named by `where` their posterior is N(w, (H + precision)^-1); all others stay
+points. H is that of the linearized net, so what is nonlinear in the weights is to be
+predicted by `Linearized`, and not by putting draws into the net itself. In the weights
+of the last layer alone every net is linear.
 
-Sources: MacKay 1992 (evidence); Immer, Korzepa and Bauer 2021 (linearized); Daxberger
-et al. 2021 (the last layer).
+Sources: MacKay 1992 (evidence); Ritter, Botev and Barber 2018 (Kronecker factors);
+Immer, Korzepa and Bauer 2021 (linearized); Daxberger et al. 2021 (the last layer).
 """
 
 import dataclasses
@@ -26,18 +28,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import flatten_util
 
-from vnets import backend, tree
+from vnets import backend, kronecker, tree
 from vnets.data import Split
 from vnets.edits import mean_only
 from vnets.evaluate import CLASSES, to_float
 from vnets.layers import TEST, checked
 from vnets.likelihoods import Likelihood
-from vnets.nodes import Additive, Correlated, Point, is_noisy, is_posterior
+from vnets.nodes import (
+    Additive,
+    Correlated,
+    MatrixNormal,
+    Point,
+    Posterior,
+    is_noisy,
+    is_posterior,
+)
 from vnets.targets import check
 from vnets.types import Array
 
 PRECISIONS = (1e-6, 1e8)  # among which evidence chooses
 LARGEST = 12_000  # weights of a full H, 1.2 GB in float64
+# Forms of H: sums over examples b and outputs k, or Kronecker factors.
+WHOLE, EACH, FACTORS = "bkp,bkq->pq", "bkp,bkp->p", "factors"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +62,6 @@ class Laplace:
       weights: these, as a vector of P.
       log_likelihood: sum of log p(target) of the split, nats.
       curvature: the eigenvalues of H, [P]; or its diagonal.
-      vectors: the eigenvectors, [P, P], in columns; None of a diagonal.
     """
 
     variables: dict
@@ -58,7 +69,6 @@ class Laplace:
     weights: np.ndarray
     log_likelihood: float
     curvature: np.ndarray
-    vectors: np.ndarray | None
 
     def evidence(self, precision: float) -> float:
         """log p(targets) by Laplace's method, nats; exact where all is linear and
@@ -89,22 +99,12 @@ class Laplace:
         return math.exp(found.x)
 
     def posterior(self, precision: float) -> dict:
-        """The variables with `Correlated` nodes (of a diagonal with Gaussian ones).
+        """The variables with nodes that vary as the posterior does.
 
         Args:
           precision: as in `evidence`.
         """
-        var = 1 / (self.curvature + precision)
-        if self.vectors is None:
-            own = self._shaped(jnp.asarray(np.log(var), jnp.float32))
-            made = {k: lambda mean, k=k: Additive(mean, own[k]) for k in own}
-        else:
-            rows = jnp.asarray((self.vectors * np.sqrt(var)).T, jnp.float32)
-            factor = jax.vmap(self._shaped)(rows)
-            made = {
-                k: lambda mean, k=k: Correlated(mean, jnp.zeros_like(mean), factor[k])
-                for k in factor
-            }
+        made = self._nodes(precision)
 
         def visit(place: tree.Place, leaf):
             return made[place.leaf](_array(leaf)) if place.leaf in made else leaf
@@ -112,11 +112,88 @@ class Laplace:
         params = tree.change(visit, self.variables["params"])
         return {**self.variables, "params": params}
 
+    def _nodes(self, precision: float) -> dict[str, Callable[[Array], Posterior]]:
+        """What makes the node around a mean, by the weight's path."""
+        # Abstract: each form of H says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no posterior")
+
     def _shaped(self, flat: Array) -> dict[str, Array]:
         return flatten_util.ravel_pytree(_chosen(self.variables, self.where))[1](flat)
 
 
-def full(model, variables: dict, split: Split, **options) -> Laplace:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Full(Laplace):
+    """By the whole H; the nodes are `Correlated`.
+
+    Attributes:
+      vectors: the eigenvectors, [P, P], in columns.
+    """
+
+    vectors: np.ndarray
+
+    def _nodes(self, precision: float) -> dict[str, Callable[[Array], Posterior]]:
+        std = 1 / np.sqrt(self.curvature + precision)
+        rows = jnp.asarray((self.vectors * std).T, jnp.float32)
+
+        def node(factor, mean):
+            return Correlated(mean, jnp.zeros_like(mean), factor)
+
+        factors = jax.vmap(self._shaped)(rows)
+        return {k: functools.partial(node, one) for k, one in factors.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Diagonal(Laplace):
+    """By the diagonal of H; the nodes are Gaussian."""
+
+    def _nodes(self, precision: float) -> dict[str, Callable[[Array], Posterior]]:
+        log_var = -np.log(self.curvature + precision)
+
+        def node(own, mean):
+            return Additive(mean, own)
+
+        each = self._shaped(jnp.asarray(log_var, jnp.float32))
+        return {k: functools.partial(node, one) for k, one in each.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factored(Laplace):
+    """By a Kronecker product for each layer; the nodes are `MatrixNormal`.
+
+    The evidence is that of the products and the prior. Their sum has no Kronecker
+    factors, so the posterior has damped ones: the root of the precision is added to the
+    diagonal of each, which makes it narrower than the sum would be.
+
+    Attributes:
+      factors: eigenvalues [R] and eigenvectors [R, R] of the rows, then of the columns,
+        by layer.
+    """
+
+    factors: dict[str, tuple[tuple[np.ndarray, np.ndarray], ...]]
+
+    def _nodes(self, precision: float) -> dict[str, Callable[[Array], Posterior]]:
+        damping = math.sqrt(precision)
+        roots = {
+            layer: [
+                jnp.asarray(vectors / np.sqrt(values + damping), jnp.float32)
+                for values, vectors in pair
+            ]
+            for layer, pair in self.factors.items()
+        }
+
+        def node(layer, mean):
+            rows, cols = roots[layer]
+            own = rows[: len(mean)] if mean.ndim > 1 else rows[-1:]
+            return MatrixNormal(mean, own, cols, layer)
+
+        params = self.variables["params"]
+        return {
+            place.leaf: functools.partial(node, place.layer)
+            for place, _ in tree.each(params, self.where)
+        }
+
+
+def full(model, variables: dict, split: Split, **options) -> Full:
     """The posterior by the whole H of some weights: of the last layer, or a small net.
 
     Args:
@@ -128,13 +205,12 @@ def full(model, variables: dict, split: Split, **options) -> Laplace:
     Raises:
       ValueError: as in `diagonal`, or more weights than `LARGEST`.
     """
-    matrix, weights, log_p = _curvature(model, variables, split, True, **options)
-    values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
-    where = options.get("where")
-    return Laplace(variables, where, weights, log_p, np.maximum(values, 0), vectors)
+    matrix, weights, log_p = _curvature(model, variables, split, WHOLE, **options)
+    values, vectors = _spectrum(np.asarray(matrix, np.float64))
+    return Full(variables, options.get("where"), weights, log_p, values, vectors)
 
 
-def diagonal(model, variables: dict, split: Split, **options) -> Laplace:
+def diagonal(model, variables: dict, split: Split, **options) -> Diagonal:
     """The posterior by the diagonal of H: each weight by itself.
 
     Args:
@@ -147,9 +223,40 @@ def diagonal(model, variables: dict, split: Split, **options) -> Laplace:
     Raises:
       ValueError: a pattern of nothing, weights with noise, targets that do not fit.
     """
-    values, weights, log_p = _curvature(model, variables, split, False, **options)
+    values, weights, log_p = _curvature(model, variables, split, EACH, **options)
     curvature = np.maximum(np.asarray(values, np.float64), 0)
-    return Laplace(variables, options.get("where"), weights, log_p, curvature, None)
+    return Diagonal(variables, options.get("where"), weights, log_p, curvature)
+
+
+def factored(model, variables: dict, split: Split, **options) -> Factored:
+    """The posterior by Kronecker factors of dense layers, with their biases.
+
+    Args:
+      model, variables, split: as in `full`.
+      **options: as in `diagonal`.
+
+    Raises:
+      ValueError: as in `diagonal`, or weights that are no dense layer's.
+    """
+    summed, weights, log_p = _curvature(model, variables, split, FACTORS, **options)
+    scale = math.sqrt(len(split))
+    factors = {
+        layer: tuple(
+            _spectrum(np.asarray(part, np.float64) / scale)
+            for part in (one.rows, one.cols)
+        )
+        for layer, one in summed.items()
+    }
+    each = (np.outer(rows, cols) for (rows, _), (cols, _) in factors.values())
+    curvature = np.concatenate([one.ravel() for one in each])
+    where = options.get("where")
+    return Factored(variables, where, weights, log_p, curvature, factors)
+
+
+def _spectrum(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, with none below 0 by rounding, and eigenvectors."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.maximum(values, 0), vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,44 +314,50 @@ def _curvature(
     model,
     variables: dict,
     split: Split,
-    whole: bool,
+    form: str,
     *,
     where: tree.Patterns = None,
     likelihood: Likelihood = CLASSES,
     batch_size: int = 50,
     prepare: Callable[[Array], Array] = to_float,
 ):
-    """H [P, P] or its diagonal [P], the weights [P], and log p(targets)."""
+    """H in a form, the weights [P], and log p(targets)."""
     check(split, likelihood.kind)
     weights, _ = flatten_util.ravel_pytree(_chosen(variables, where))
-    if whole and len(weights) > LARGEST:
+    if form == WHOLE and len(weights) > LARGEST:
         raise ValueError(
             f"H of {len(weights):,} weights is too large, {LARGEST:,} at most: name "
-            "the last layer in `where`, or take `diagonal`"
+            "the last layer in `where`, or take `factored` or `diagonal`"
         )
     named = where if where is None or isinstance(where, str) else tuple(where)
     run = _batch(
-        *(checked(model), whole, named, likelihood, prepare, backend.forms()),
+        *(checked(model), form, named, likelihood, prepare, backend.forms()),
     )
     inputs, targets = jnp.asarray(split.inputs), jnp.asarray(split.target)
     size = min(batch_size, len(targets))
-    total, log_p = 0.0, 0.0
+    total: Any = None
+    log_p = 0.0
     for start in range(0, len(targets), size):
         rows = np.arange(start, start + size, dtype=np.int32)
         part, log = run(variables, inputs, targets, rows)
-        total, log_p = total + part, log_p + float(log)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        log_p += float(log)
     return total, np.asarray(weights, np.float64), log_p
 
 
 @functools.lru_cache(maxsize=16)
-def _batch(model, whole, where, likelihood, prepare, forms) -> Callable:
-    """Compiled: H, or its diagonal, and log p of some rows of a split."""
+def _batch(model, form, where, likelihood, prepare, forms) -> Callable:
+    """Compiled: H in a form, and log p of some rows of a split."""
     del forms  # what is traced depends on them, so the cache must too
 
     def run(variables, inputs, targets, rows):
         inside = (rows < len(targets)).astype(jnp.float32)
         rows = jnp.minimum(rows, len(targets) - 1)  # what is outside counts for nothing
         x, y = prepare(inputs[rows]), targets[rows]
+        if form == FACTORS:
+            options = {"where": where, "likelihood": likelihood, "weights": inside}
+            found, out = kronecker.measured(model, variables, x, y, **options)
+            return found, -jnp.sum(likelihood.nll(out, y) * inside)
         flat, shaped = flatten_util.ravel_pytree(_chosen(variables, where))
 
         def outputs(flat, x):
@@ -274,7 +387,7 @@ def _batch(model, whole, where, likelihood, prepare, forms) -> Callable:
         weighted = jnp.einsum(
             "bkl,blp->bkp", hessians * inside[:, None, None], jacobians
         )
-        form = "bkp,bkq->pq" if whole else "bkp,bkp->p"
-        return jnp.einsum(form, jacobians, weighted), jnp.sum(log_p * inside)
+        found = jnp.einsum(form, jacobians, weighted)
+        return found, jnp.sum(log_p * inside)
 
     return backend.jit(run)

@@ -60,6 +60,11 @@ class Classify(Kind):
     mode: Mode = dataclasses.field(default_factory=Mode)
     rate_gradient: learned_dropout.Gradient | None = None
 
+    @property
+    def likelihood(self) -> likelihoods.Likelihood:
+        """Of the labels."""
+        return likelihoods.Categorical(self.config.get("label_smoothing", 0.0))
+
     def loss(
         self, *, likelihood: likelihoods.Likelihood | None = None, **options
     ) -> Callable:
@@ -78,7 +83,7 @@ class Classify(Kind):
         parts.pick("train_average", average, ("predictions", "losses"))
         loss = neg_elbo(
             forward(net, dataclasses.replace(self.mode, norm="batch"), **own | options),
-            likelihood or likelihoods.Categorical(config.get("label_smoothing", 0.0)),
+            likelihood or self.likelihood,
             self.prior,
             self.source.n,
             self.beta,
@@ -120,6 +125,7 @@ class Classify(Kind):
             key,
             batch_size=self.config.evals.batch_size,
             prepare=datasets.prepare_of(split),
+            likelihood=self.likelihood,
         )
         found["error"] = 1.0 - found["accuracy"]
         return found | self._left(net.variables, spec, key)

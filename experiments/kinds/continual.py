@@ -1,4 +1,8 @@
-"""Tasks one after another, in one run: the same pictures in several orders of pixels.
+"""Tasks one after another, in one run.
+
+`continual.of` says which they are: "permuted", the same pictures in several orders of
+their pixels, or "split", some classes each. Of these each may have a head of its own
+(`continual.heads`, "one" or "each"): the task of a picture is known then.
 
 The anchor, to which a task's loss holds the weights, and the curvature that is summed
 for the next one are a collection beside the weights: no parameters, and in checkpoints.
@@ -9,10 +13,14 @@ vcl          to the posterior that the last task left; before the first to
              N(0, `continual.scale`^2)
 ewc          to a product of normal laws, one of each task
 laplace      to one normal law around what the last task left
+laplace_kronecker  the same, with Kronecker factors of each layer
 joint        nothing: all tasks at once, each epoch
 
 Curvature is measured in the last epoch of each task, at the weights as they are in it:
 the learning rate must be 0 by then. `continual.strength` multiplies it.
+
+With `continual.coreset` tasks leave out some pictures, and what predicts, also while
+training, is a copy that has seen those of all tasks until then (of "vcl" alone).
 
 Columns are means over the tasks, and "accuracy/task1" and so on are of each.
 """
@@ -20,7 +28,7 @@ Columns are means over the tasks, and "accuracy/task1" and so on are of each.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,35 +37,115 @@ import numpy as np
 from experiments import datasets
 from experiments import spec as parts
 from experiments.kinds import classify
-from vnets import continual, data, sources, tree
+from vnets import continual, data, kronecker, sources, tree
 from vnets.columns import EvalSpec
-from vnets.likelihoods import Categorical
-from vnets.loss import ModelState, with_penalty
+from vnets.likelihoods import Heads, Likelihood
+from vnets.loss import ModelState, forward, with_penalty
 from vnets.predictor import Member
 from vnets.priors import of_tree
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
 ANCHOR = "anchor"  # the collection
-BY_CURVATURE = {"ewc": continual.ewc, "laplace": continual.laplace}
+TASKS = {"permuted": data.with_permuted_pixels, "split": data.with_split_classes}
+
+
+class ByCurvature(NamedTuple):
+    """How a curvature becomes what the next task is held to.
+
+    Attributes:
+      add: anchor, params, curvature -> the next anchor.
+      measure: the kind, params, a batch, key -> its part of the curvature of a task.
+      start: params -> the first anchor.
+      pull: params, anchor -> nats.
+      zero: params, anchor -> the curvature of nothing.
+    """
+
+    add: Callable
+    measure: Callable
+    start: Callable
+    pull: Callable
+    zero: Callable
+
+
+def _scores(kind: "Continual", params, batch, key: Key) -> Params:
+    """Fisher's diagonal, by classes that the net draws."""
+
+    def log_p(params, x) -> Array:
+        logits = kind.logits(params, x)
+        if isinstance(kind.likelihood, Heads):  # a batch is of one task
+            logits = kind.likelihood.own(logits, batch["target"][:1])
+        return jax.nn.log_softmax(logits)
+
+    found = continual.squared_scores(log_p, params, batch["input"], key)
+    return jax.tree.map(lambda a: kind.strength / kind.seen * a, found)
+
+
+def _diagonal(kind: "Continual", params, batch, key: Key) -> Params:
+    """Gauss-Newton's diagonal."""
+    del key
+    given = params, batch["input"], batch["target"]
+    found = continual.gauss_newton(kind.logits, kind.likelihood, *given)
+    return jax.tree.map(lambda a: kind.strength / kind.seen * a, found)
+
+
+def _factors(kind: "Continual", params, batch, key: Key) -> dict:
+    """Gauss-Newton's matrix of each layer, in factors, whose product counts."""
+    del key
+    found, _ = kronecker.measured(
+        *(kind.model, {"params": params}, batch["input"], batch["target"]),
+        likelihood=kind.likelihood,
+    )
+    factor = kind.strength / kind.seen**2
+    return {layer: one.times(factor) for layer, one in found.items()}
+
+
+def _zeros(params, anchor) -> Params:
+    del anchor
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def _no_factors(params, anchor) -> dict:
+    del params
+    each = {layer: held.precision for layer, held in anchor.items()}
+    return jax.tree.map(jnp.zeros_like, each)
+
+
+OF_WEIGHTS = continual.start, continual.pull, _zeros
+BY_CURVATURE = {
+    "ewc": ByCurvature(continual.ewc, _scores, *OF_WEIGHTS),
+    "laplace": ByCurvature(continual.laplace, _diagonal, *OF_WEIGHTS),
+    "laplace_kronecker": ByCurvature(
+        *(kronecker.laplace, _factors),
+        *(kronecker.start, kronecker.pull, _no_factors),
+    ),
+}
 HOLDING = ("vcl", *BY_CURVATURE)
 METHODS = ("fine_tuning", *HOLDING, "joint")
+CORESET = ("size", "updates", "learning_rate")
 FREE = ("prior", "kl_weight", "particles", "rate_gradient", "dataset.augment")
 
 
 def fields(config) -> tuple[str, ...]:
     """What this kind reads of a config."""
     known = set(classify.fields(config)) - set(FREE)
-    own = {"vcl": ("scale",), **dict.fromkeys(BY_CURVATURE, ("strength",))}
-    names = ("tasks", "method", *own.get(config.continual.method, ()))
+    own = {"vcl": ("scale", *(f"coreset.{name}" for name in CORESET))}
+    own |= dict.fromkeys(BY_CURVATURE, ("strength",))
+    names = ("tasks", "method", "of", "heads", *own.get(config.continual.method, ()))
     return (*known, *(f"continual.{name}" for name in names))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Continual(classify.Classify):
-    """A classifier of several tasks, as a config describes it."""
+    """A classifier of several tasks, as a config describes it.
+
+    Attributes:
+      coreset: examples of all tasks that none learns from, in their order; None
+        without one.
+    """
 
     carried: ClassVar[tuple[str, ...]] = (ANCHOR,)
+    coreset: data.Split | None = None
 
     @property
     def tasks(self) -> int:
@@ -69,23 +157,46 @@ class Continual(classify.Classify):
         """Updates of a task."""
         return self.total_steps // self.tasks
 
+    @property
+    def strength(self) -> float:
+        """What a curvature of the mean log likelihood is multiplied by."""
+        return self.config.continual.strength * self.source.n
+
+    @property
+    def seen(self) -> int:
+        """Examples that the curvature of a task is measured at."""
+        return self.source.steps_per_epoch * self.source.batch_size
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Of the labels; where each task has a head, of those in it."""
+        if self.config.continual.get("heads", "one") == "one":
+            return super().likelihood
+        return Heads(classes=self.dataset.classes // self.tasks)
+
+    def logits(self, params, x) -> Array:
+        """Of inputs [B, ...], without noise."""
+        variables = {"params": params}
+        return self.model.apply(variables, x, mode=self.mode, mutable=[])[0]
+
     def loss(self, **options) -> Callable:
         """The bound of each task under what the tasks before it have left."""
-        base = super().loss(**options)
-        if self.config.continual.method not in HOLDING:
+        base, method = super().loss(**options), self.config.continual.method
+        if method not in HOLDING:
             return base
+        way = BY_CURVATURE.get(method)
 
         @functools.wraps(base)  # with its `logits`
         def loss(params, state: ModelState, batch, key):
             held = self._held(params, state, batch, stream(key, "curvature"))
-            prior = held["prior"]
-            kind = dataclasses.replace(self, prior=of_tree(prior))
-            bound = with_penalty(
-                super(Continual, kind).loss(**options),
-                lambda own: continual.pull(own, prior),
-                self.source.n,
-                1.0,
+            anchor = held["prior"]
+            prior = {} if way else of_tree(anchor)  # without noise there is no KL
+            bound = super(Continual, dataclasses.replace(self, prior=prior)).loss(
+                **options
             )
+            if way:
+                pull = functools.partial(way.pull, anchor=anchor)
+                bound = with_penalty(bound, pull, self.source.n, 1.0)
             plain = state.replace(collections={})  # the net has none
             value, (new, metrics) = bound(params, plain, batch, key)
             return value, (new.replace(collections={ANCHOR: held}), metrics)
@@ -95,7 +206,6 @@ class Continual(classify.Classify):
     def _held(self, params, state: ModelState, batch, key: Key) -> dict:
         """The anchor of the task of an update, and the curvature until then."""
         params = jax.lax.stop_gradient(params)
-        method = self.config.continual.method
         held = state.collections[ANCHOR]
         task, step = jnp.divmod(state.step, self.task_steps)
         starts = (step == 0) & (task > 0)
@@ -103,40 +213,79 @@ class Continual(classify.Classify):
         def kept(new, old):
             return jax.tree.map(lambda a, b: jnp.where(starts, a, b), new, old)
 
-        if method == "vcl":
-            return {"prior": kept(continual.posterior(params), held["prior"])}
+        way = BY_CURVATURE.get(self.config.continual.method)
+        if way is None:
+            made = self._until(task, continual.posterior(params), held["prior"])
+            return {"prior": kept(made, held["prior"]), "task": task}
         bent = held["curvature"]
-        made = BY_CURVATURE[method](held["prior"], params, bent)
+        made = way.add(held["prior"], params, bent)
         zero = jax.tree.map(jnp.zeros_like, bent)
         found = jax.lax.cond(
             step >= self.task_steps - self.source.steps_per_epoch,
-            lambda: self._curvature(params, batch, key),
+            lambda: way.measure(self, params, batch, key),
             lambda: zero,
         )
         bent = jax.tree.map(jnp.add, kept(zero, bent), found)
         return {"prior": kept(made, held["prior"]), "curvature": bent}
 
-    def _curvature(self, params, batch, key: Key) -> Params:
-        """A batch's part of the curvature of a task, times the strength."""
+    def _until(self, task: Array, learned: Params, before: Params) -> Params:
+        """What was learned, but heads of tasks from `task` on as they were before.
 
-        def logits(params, x) -> Array:
-            variables = {"params": params}
-            return self.model.apply(variables, x, mode=self.mode, mutable=[])[0]
+        They have seen nothing; their posterior is their prior, and not where they
+        happened to start.
+        """
+        if not isinstance(self.likelihood, Heads):
+            return learned
+        [output] = self.model.layers[-1:]
+        head = jnp.arange(self.dataset.classes) // self.likelihood.classes
 
-        x, target = batch["input"], batch["target"]
-        if self.config.continual.method == "ewc":
-            found = continual.squared_scores(
-                lambda params, x: jax.nn.log_softmax(logits(params, x)), params, x, key
+        def visit(place: tree.Place, new, old):
+            if place.layer != output:
+                return new
+            seen = jnp.broadcast_to(head < task, new.shape)
+            return jax.tree.map(lambda a, b: jnp.where(seen, a, b), new, old)
+
+        return tree.change(visit, learned, before)
+
+    def columns(self, group, names, split=None):
+        """See `Kind`; what is tested has seen the coreset of all tasks until then."""
+        run = super().columns(group, names, split)
+        if self.coreset is None:
+            return run
+
+        def columns(params, collections, key):
+            task = collections[ANCHOR]["task"]
+            copy = self._rehearsed(params, task, stream(key, "coreset"))
+            return run(copy, collections, key)
+
+        return columns
+
+    @functools.cached_property
+    def _rehearsed(self) -> Callable:
+        """Compiled: (params, task, key) -> the copy that predicts."""
+        kept, spec = self.coreset, self.config.continual.coreset
+        task_of = np.repeat(np.arange(self.tasks), spec.size)
+        inputs = datasets.prepare_of(kept)(jnp.asarray(kept.inputs))
+        batch = {"input": inputs, "target": jnp.asarray(kept.target)}
+
+        def run(params, task, key):
+            mask = (task_of <= task).astype(jnp.float32)
+            return continual.rehearsed(
+                forward(self.model, dataclasses.replace(self.mode, norm="batch")),
+                *(self.likelihood, params, {**batch, "mask": mask}, key),
+                updates=spec.updates,
+                learning_rate=spec.learning_rate,
             )
-        else:
-            found = continual.gauss_newton(logits, Categorical(), params, x, target)
-        seen = self.source.steps_per_epoch * self.source.batch_size
-        factor = self.config.continual.strength * self.source.n / seen
-        return jax.tree.map(lambda a: factor * a, found)
+
+        return jax.jit(run)
 
     def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
         """See `Kind`; the mean over all tasks, and the accuracy of each."""
-        rows = np.arange(len(split)).reshape(self.tasks, -1)
+        if self.config.continual.get("of", "permuted") == "split":
+            task_of = split.target // (self.dataset.classes // self.tasks)
+            rows = [np.flatnonzero(task_of == task) for task in range(self.tasks)]
+        else:
+            rows = np.arange(len(split)).reshape(self.tasks, -1)
         each = [
             super(Continual, self).tested(net, spec, split.take(part), key)
             for part in rows
@@ -162,7 +311,17 @@ def build(config) -> Continual:
         raise parts.ConfigError(
             f"config.dataset.name: {loaded.name} has no pictures with classes"
         )
-    dataset = data.with_permuted_pixels(loaded, tasks)
+    of = spec.get("of", "permuted")
+    heads = parts.pick("continual.heads", spec.get("heads", "one"), ("one", "each"))
+    if heads == "each" and of != "split":
+        raise parts.ConfigError(
+            f"config.continual.heads: {of!r} tasks share their classes, and one head"
+        )
+    dataset = parts.pick("continual.of", of, TASKS)(loaded, tasks)
+    train, kept = dataset.train, None
+    if "coreset" in spec:
+        given = {"split": train, "tasks": tasks, "size": spec.coreset.size}
+        train, kept = parts.call("continual.coreset", continual.coreset, given)
     if method == "joint":
         source = datasets.source(config, dataset)
     else:
@@ -170,7 +329,7 @@ def build(config) -> Continual:
             raise parts.ConfigError(
                 f"config.epochs is {epochs}, of {tasks} tasks: give a multiple"
             )
-        given = {"split": dataset.train, "batch_size": config.batch_size}
+        given = {"split": train, "batch_size": config.batch_size}
         given |= {"tasks": tasks, "epochs": epochs // tasks}
         source = parts.call("batch_size", sources.InTurn, given)
     example = datasets.example(dataset)
@@ -178,7 +337,7 @@ def build(config) -> Continual:
     _check(kind)
     if method not in HOLDING:
         return kind
-    return dataclasses.replace(kind, init=_anchored(kind.init, config))
+    return dataclasses.replace(kind, init=_anchored(kind.init, config), coreset=kept)
 
 
 def _check(kind: Continual) -> None:
@@ -210,16 +369,17 @@ def _check(kind: Continual) -> None:
 
 def _anchored(plain: Callable, config) -> Callable:
     """The start with the anchor of the first task among the collections."""
-    scale = {"scale": config.continual.scale} if "scale" in config.continual else {}
+    way = BY_CURVATURE.get(config.continual.method)
 
     def init(key: Key) -> tuple[Params, dict]:
         params, collections = plain(key)
-        first = parts.call(
-            "continual.scale", continual.start, {"params": params, **scale}
-        )
-        anchor = {"prior": first}
-        if config.continual.method in BY_CURVATURE:
-            anchor["curvature"] = jax.tree.map(jnp.zeros_like, params)
+        if way is None:
+            given = {"params": params, "scale": config.continual.scale}
+            first = parts.call("continual.scale", continual.start, given)
+            anchor = {"prior": first, "task": jnp.zeros((), jnp.int32)}
+        else:
+            first = parts.call("model", way.start, {"params": params})
+            anchor = {"prior": first, "curvature": way.zero(params, first)}
         return params, {**collections, ANCHOR: anchor}
 
     return init

@@ -129,6 +129,7 @@ METHODS: dict[str, Callable[..., Made]] = {
     # The last layer, in whose weights a net is linear.
     "laplace": functools.partial(_laplace, laplace.full, False),
     "laplace_diagonal": functools.partial(_laplace, laplace.diagonal, True),
+    "laplace_kronecker": functools.partial(_laplace, laplace.factored, True),
     # What not to do: draws put into the net that is not linear in them.
     "laplace_sampled": functools.partial(_laplace, laplace.diagonal, False),
     "particles": _particles,

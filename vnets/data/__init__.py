@@ -23,6 +23,7 @@ from vnets.data.changes import (
     with_noise_features,
     with_permuted_pixels,
     with_random_labels,
+    with_split_classes,
 )
 from vnets.data.loading import NAMES, SOURCES, TABLES, TEXTS, load
 from vnets.data.preparation import PREPARABLE, prepare
@@ -50,4 +51,5 @@ __all__ = [
     "with_noise_features",
     "with_permuted_pixels",
     "with_random_labels",
+    "with_split_classes",
 ]

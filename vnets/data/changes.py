@@ -162,6 +162,40 @@ def with_permuted_pixels(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset
     return _changed(dataset, splits, f"{tasks} orders of the pixels, seed {seed}")
 
 
+def with_split_classes(dataset: Dataset, tasks: int) -> Dataset:
+    """Tasks one after another in each split: the images of some classes, then of more.
+
+    With 10 classes and 5 tasks the first has classes 0 and 1, the last 8 and 9. Labels
+    stay. Each task keeps the first of its training images, as many as the smallest has.
+
+    Args:
+      dataset: with classes.
+      tasks: T, which divides their number.
+
+    Raises:
+      DataError: classes that are not T times as many.
+    """
+    if tasks < 1 or not dataset.classes or dataset.classes % tasks:
+        raise DataError(f"{dataset.classes} classes are not {tasks} tasks of as many")
+
+    def in_turn(split: Split, most: int) -> Split:
+        rows = [one[:most] for one in _of_tasks(split, dataset.classes // tasks, tasks)]
+        return split.take(np.concatenate(rows))
+
+    smallest = min(map(len, _of_tasks(dataset.train, dataset.classes // tasks, tasks)))
+    splits = {
+        name: in_turn(split, smallest if name == "train" else len(split))
+        for name, split in _splits(dataset).items()
+    }
+    return _changed(
+        dataset, splits, f"{tasks} tasks of classes, {smallest} images each"
+    )
+
+
+def _of_tasks(split: Split, classes: int, tasks: int) -> list[np.ndarray]:
+    return [np.flatnonzero(split.target // classes == task) for task in range(tasks)]
+
+
 def _splits(dataset: Dataset) -> dict[str, Split]:
     splits = {"train": dataset.train, "test": dataset.test}
     if dataset.validation is not None:

@@ -9,7 +9,7 @@ normalizations (modules.py) are the layers of our nets; `stochastic` (flax_model
 makes those of other Flax models stochastic (convolutions.py reads what their linear
 maps are, sampling.py draws weights of other modules), and `call` says what such a
 model's own flags are in a mode. `Embed`, `LSTM` and `GRU` (recurrent.py) have one draw
-for a sequence.
+for a sequence. `shifted` says what dense layers read, and moves what they give.
 """
 
 from vnets.layers.adapters import call
@@ -19,6 +19,7 @@ from vnets.layers.keys import checked
 from vnets.layers.mode import PRECISIONS, TEST, TRAIN, Mode
 from vnets.layers.modules import Conv, Dense, Depthwise, batch_norm, layer_norm
 from vnets.layers.recurrent import GRU, LSTM, Embed
+from vnets.layers.shifts import shifted
 
 __all__ = [
     "GRU",
@@ -38,6 +39,7 @@ __all__ = [
     "checked",
     "deterministic",
     "layer_norm",
+    "shifted",
     "stochastic",
     "training",
 ]

@@ -1,6 +1,7 @@
 """Likelihoods: how probable a target is by a net's outputs, in training and in tests.
 
     Categorical   classes of examples, positions or pixels; or probabilities of them
+    Heads         classes of several tasks, of which each example's own counts
     Bernoulli     yes or no, for each of any number of labels or pixels
     Gaussian      numbers, with a deviation that is known or among the outputs
 
@@ -11,7 +12,7 @@ probabilities: see `draw`.
 """
 
 from vnets.likelihoods.base import Likelihood, Sums, counted, per_example
-from vnets.likelihoods.classes import BINS, Bernoulli, Categorical, of_class
+from vnets.likelihoods.classes import BINS, Bernoulli, Categorical, Heads, of_class
 from vnets.likelihoods.gaussian import NORMAL_95, Gaussian, WithDeviation
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Gaussian",
+    "Heads",
     "Likelihood",
     "Sums",
     "WithDeviation",

@@ -119,6 +119,57 @@ class Categorical(Likelihood):
 
 
 @dataclasses.dataclass(frozen=True)
+class Heads(Categorical):
+    """Classes of several tasks with a head each: the task of an example is known.
+
+    Logits [B, ..., K] are those of all heads, side by side. For each target those of
+    its own head count, and the others have no probability.
+
+    Attributes:
+      classes: of a head; K is a multiple of it.
+
+    Raises:
+      ValueError: no class, or a smoothing or soft targets, which are of no one head.
+    """
+
+    classes: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classes < 1 or self.smoothing or self.soft:
+            raise ValueError(
+                "heads have a class at least, no smoothing and hard targets"
+            )
+
+    def own(self, outputs: Array, target: Array) -> Array:
+        """The logits, -inf for those that are no head's of the target.
+
+        Raises:
+          ValueError: logits that are no whole heads.
+        """
+        count = outputs.shape[-1]
+        if count % self.classes:
+            raise ValueError(f"{count} logits are no heads of {self.classes} classes")
+        head = jnp.arange(count, dtype=jnp.int32) // self.classes
+        head = head.reshape((1,) * jnp.ndim(target) + (count,))
+        return jnp.where(head == (target // self.classes)[..., None], outputs, -jnp.inf)
+
+    def log_p(self, outputs: Array, target: Array) -> Array:
+        return super().log_p(self.own(outputs, target), target)
+
+    def averaged(self, draws: Array) -> Array:
+        raise ValueError(
+            'heads have no mean of draws before the task is known: average="losses"'
+        )
+
+    def shown(self, outputs: Array, target: Array, mask: Array | None = None) -> dict:
+        return super().shown(self.own(outputs, target), target, mask)
+
+    def draw(self, outputs: Array, target: Array) -> tuple[dict, dict]:
+        return super().draw(self.own(outputs, target), target)
+
+
+@dataclasses.dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Yes or no for each of any number of labels or pixels, from logits [B, ...].
 

@@ -26,7 +26,7 @@ from vnets.nodes.base import (
     second_moment,
     static,
 )
-from vnets.nodes.correlated import Correlated
+from vnets.nodes.correlated import Correlated, MatrixNormal
 from vnets.nodes.positive import (
     Horseshoe,
     LogNormal,

@@ -165,6 +165,12 @@ class Posterior:
         """The nodes whose KLs add up to this one's, each a "weight" or a "scale"."""
         return [] if self.fixed else [(role, self)]
 
+    def kl_from(self, prior: "Posterior") -> Array | None:
+        """KL from another node in nats, in a closed form that is this node's own; None
+        where there is none. That of independent normal weights is the priors'."""
+        del prior
+        return None
+
     def sum_over(self, of_log_alpha: Callable[[Array], Array]) -> Array:
         """The sum over all weights of a function of their log alpha; scalar.
 

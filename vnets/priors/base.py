@@ -129,7 +129,10 @@ def kl_of(
     """The KL of one node, in nats; see `kl`."""
     total = 0.0
     for role, part, own, factor in parts(place, node, prior):
-        if _both_normal(part, own):
+        closed = part.kl_from(own) if is_posterior(own) else None
+        if closed is not None:
+            value = closed
+        elif _both_normal(part, own):
             value = between_normals(part, own)
         elif isinstance(own, Density):
             draw = None if key is None else stream(key, place.key, role)

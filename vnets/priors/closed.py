@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vnets.nodes import Posterior, log_alpha
+from vnets.nodes import Posterior, ZeroMean, log_alpha
 from vnets.nodes.base import zeroed
 from vnets.priors.base import (
     VAR_FLOOR,
@@ -39,6 +39,10 @@ def standard_normal(scale: float = 1.0) -> Prior:
         raise ValueError(f"a prior's standard deviation must be positive, not {scale}")
 
     def normal(node: Posterior) -> Array:
+        if not node.is_normal:
+            own = node.kl_from(ZeroMean(jnp.full(node.shape, scale, jnp.float32)))
+            if own is not None:
+                return own
         check_normal(node, "standard_normal")
         mean, var = node.moments()
         second = var if mean is None else var + jnp.square(mean)
