@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import masks, transition
+from experiments import kl_gradients, masks, removal, transition
 from experiments import spec as parts
 from experiments.core import Measured, Net
 from experiments.kinds import Kind
@@ -260,6 +260,8 @@ MEASURES = {
     "prior_scale": Named(always(_prior_scale)),
     "train_columns": Named(_train_columns, ("evals.train_columns",), Classify),
     "rates": Named(always(_rates)),
+    "removal": Named(removal.measure_of, ("evals.removed",), Classify),
+    "kl_gradients": Named(kl_gradients.measure_of, ("evals.kl_draws",), Classify),
     "heads": Named(_heads, of=Transformer),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
     "latents": _of_net(latents, latents.FIELDS, Autoencode),

@@ -117,6 +117,8 @@ FIELDS = (
     ("seed", SEED),
     ("*validation", INDEX),
     ("*elbo_samples", INDEX),
+    ("evals.kl_draws", INDEX),
+    ("evals.removed", SHARE),
     ("*pruning.sparsity.*", SHARE),
     ("*pruning.begin", SHARE),
     ("*pruning.end", SHARE),

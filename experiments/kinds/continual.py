@@ -42,7 +42,8 @@ ANCHOR = "anchor"  # the collection
 BY_CURVATURE = {"ewc": continual.ewc, "laplace": continual.laplace}
 HOLDING = ("vcl", *BY_CURVATURE)
 METHODS = ("fine_tuning", *HOLDING, "joint")
-FREE = ("prior", "kl_weight", "particles", "rate_gradient", "dataset.augment")
+FREE = ("prior", "kl_weight", "kl_shares", "particles", "rate_gradient")
+FREE += ("dataset.augment",)
 
 
 def fields(config) -> tuple[str, ...]:

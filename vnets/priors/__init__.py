@@ -45,8 +45,8 @@ from vnets.priors.sampled import (
     laplace,
     log_normal_scale,
     of_tree,
-    one_draw,
     scale_mixture,
+    shared_draws,
 )
 from vnets.priors.units import (
     bernoulli,
