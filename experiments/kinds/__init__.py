@@ -183,6 +183,7 @@ TRAININGS = {
     "continual": Training("continual", ("det",), USUAL, ("tasks",)),
     "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
     "policy_gradient": Training("policy", ("det",), USUAL),
+    "bandit": Training("bandit", (), ("det", "stoch"), ("regret",), ("regret",)),
     "variance_networks": Training(
         "classify",
         USUAL,
