@@ -12,6 +12,7 @@ it is weights that it removes. What is pruned has neither mean nor noise
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jax import random
@@ -204,7 +205,8 @@ def prune_share(share: float) -> Edit:
             raise ValueError("no weight of this net has noise of its own to rank it by")
         ranked = jnp.sort(jnp.concatenate(ranks))
         kept = len(ranked) - round(share * len(ranked))
-        return prune(ranked[kept - 1])(params, key)
+        limit: Any = ranked[kept - 1]
+        return prune(limit)(params, key)
 
     return apply
 

@@ -127,7 +127,7 @@ class Prediction:
     correct: Correct | None = None
 
 
-# (params, state, batch, key) -> Prediction
+# (params, state, batch, key) -> Prediction; what `forward` makes takes draws, too
 Predict = Callable[..., Prediction]
 
 
@@ -151,6 +151,10 @@ def forward(
         for it.
       latent: the net gives two things, its outputs and the KL of each example's own
         latent variables, [B].
+
+    Returns:
+      predict(params, state, batch, key, drawn=None), where `drawn` are weights [K, ...]
+      that the net runs with in the place of draws of its own.
 
     Raises:
       ValueError: samples below 1, or above with a `rate_gradient`; when called, a
@@ -198,9 +202,9 @@ def forward(
             outputs, collections = one(key, run if drawn is None else _first(drawn))
             outputs = jax.tree.map(lambda x: x[None], outputs)
         else:
-            own = (run, None) if drawn is None else (drawn, 0)
+            weights, axis = (run, None) if drawn is None else (drawn, 0)
             keys = random.split(key, samples)
-            outputs, each = jax.vmap(one, (0, own[1]))(keys, own[0])
+            outputs, each = jax.vmap(one, (0, axis))(keys, weights)
             collections = jax.tree.map(_of_draws, each)
         if not latent:
             return Prediction(outputs, collections, correct=correct)
