@@ -19,7 +19,7 @@ from vnets.nodes import log_alpha
 from vnets.predictor import Member
 from vnets.rng import stream
 
-BINS = 40  # of the histogram
+EDGES = np.arange(-80.0, 61.0, 2.0)  # of the histogram, the same for all nets, dB
 DECIBEL = 10 / np.log(10)  # of the square, in a neper of it
 
 
@@ -61,13 +61,11 @@ def measure_of(kind) -> Callable | None:
 def histogram(params) -> dict[str, list[float]]:
     """Of the signal to noise of all noisy weights: decibel, and the share in each bin.
 
-    The tails beyond one in a thousand are left out.
+    What lies beyond the `EDGES` counts in the bins at the ends.
     """
     found = [node.bare for node in edits.noisy_layers(params).values()]
     logs = [jnp.ravel(log_alpha(node)) for node in found if node.noisy]
     decibel = -DECIBEL * np.asarray(jnp.concatenate(logs), np.float64)
-    decibel = decibel[np.isfinite(decibel)]
-    low, high = np.quantile(decibel, (0.001, 0.999))
-    count, edges = np.histogram(decibel, BINS, (low, high))
-    middle = (edges[:-1] + edges[1:]) / 2
+    count, _ = np.histogram(np.clip(decibel, EDGES[0], EDGES[-1]), EDGES)
+    middle = (EDGES[:-1] + EDGES[1:]) / 2
     return {"decibel": middle.tolist(), "share": (count / len(decibel)).tolist()}

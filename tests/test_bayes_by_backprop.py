@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core, kl_gradients
+from experiments import core, kl_gradients, removal
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
 from vnets import edits, estimators, layers, nodes, priors
@@ -100,6 +100,16 @@ def test_a_share_of_all_weights_goes_those_of_least_signal(share):
     gone = np.concatenate([np.ravel(node.pruned()) for node in after.values()])
     assert gone.sum() == round(share * len(signal))
     assert share == 0 or signal[gone].max() < signal[~gone].min()
+
+
+def test_the_histogram_is_of_decibels():
+    """Signals of 11, 1.1 and 0: 20.8 dB, 0.8 dB and the lowest bin."""
+    mean = jnp.asarray([[11.0, 1.1, 0.0, 1.1]], jnp.float32)
+    node = nodes.Additive(mean, jnp.zeros_like(mean))
+    found = removal.histogram({"dense1": {"kernel": node}})
+    shares = dict(zip(found["decibel"], found["share"], strict=True))
+    filled = {middle: share for middle, share in shares.items() if share}
+    assert filled == {found["decibel"][0]: 0.25, 1.0: 0.5, 21.0: 0.25}
 
 
 def test_a_share_needs_noisy_weights_and_to_leave_some():
