@@ -10,6 +10,7 @@ soft_sharing  a learned mixture that weights gather around
 
 # ruff: noqa: F401
 
+from vnets import renamed
 from vnets.priors import closed, fitted, sampled, soft_sharing, units
 from vnets.priors.base import (
     VAR_FLOOR,
@@ -61,3 +62,5 @@ from vnets.priors.units import (
 )
 
 PRIORS = {**closed.PRIORS, **fitted.PRIORS, **units.PRIORS, **sampled.PRIORS}
+
+__getattr__ = renamed.getter("vnets.priors")
