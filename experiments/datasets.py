@@ -13,6 +13,7 @@ from vnets.evaluate import to_float
 from vnets.predictor import as_is
 
 CHANGES = ("train_images", "random_labels_seed", "noise_features", "binary")
+CHANGES += ("standard",)
 FIELDS = tuple(
     f"dataset.{name}"
     for name in ("name", "labels", "validation", "augment", "image_size", *CHANGES)
@@ -64,7 +65,8 @@ def load_data(spec) -> data.Dataset:
     """The config's data set, downloaded if need be, and changed where it says so.
 
     `train_images` keeps as many, `random_labels_seed` redraws the training labels,
-    `noise_features` appends as many to the pixels, `binary` makes these black or white
+    `noise_features` appends as many to the pixels, `binary` makes these black or white,
+    `standard` gives the columns of a table mean 0 and variance 1
     (`vnets.data.changes`).
     """
     parts.pick("dataset.name", spec.name, (*data.SOURCES, *data.STREAMED))
@@ -88,4 +90,6 @@ def load_data(spec) -> data.Dataset:
         loaded = data.with_noise_features(loaded, spec.noise_features, seed=0)
     if parts.pick("dataset.binary", spec.get("binary", False), (False, True)):
         loaded = data.with_binary_pixels(loaded)
+    if parts.pick("dataset.standard", spec.get("standard", False), (False, True)):
+        loaded = data.with_standard_columns(loaded)
     return loaded

@@ -1,24 +1,65 @@
 """Points that are made on the fly, as data sets by name; all are in every batch."""
 
+import dataclasses
+import math
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import random
 
 from vnets.data import Dataset, Split
 from vnets.rng import stream
-from vnets.types import Key
+from vnets.types import Array, Key
 
-INSIDE = 4.0  # inputs of "cubic" lie in [-4, 4]
-NOISE = 3.0  # standard deviation of its observations
 CENTRES = ((3.0, 3.0), (3.0, 10.0), (10.0, 3.0), (10.0, 10.0))
 SOURCE = "made on the fly"
 
 
-def cubic(n: int, key: Key) -> Split:
-    """n observations of x^3 with noise, at x uniform in [-4, 4]: [n, 1] and [n]."""
-    key_x, key_noise = random.split(key)
-    x = random.uniform(key_x, (n, 1), jnp.float32, -INSIDE, INSIDE)
-    noise = NOISE * random.normal(key_noise, (n,), jnp.float32)
-    return Split(x, x[:, 0] ** 3 + noise)
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A function of one number, of which values with noise are seen.
+
+    Attributes:
+      seen: (x, eps) -> the value at x with the noise eps; without it the truth.
+      inside: the ends of the interval in which x is uniform.
+      shown: the ends of a wider one, of figures.
+      eps: standard deviation of eps.
+      noise: that of a value around the truth, its root mean square over x inside.
+    """
+
+    seen: Callable[[Array, Array | float], Array]
+    inside: tuple[float, float]
+    shown: tuple[float, float]
+    eps: float
+    noise: float
+
+    def truth(self, x: Array) -> Array:
+        """The function."""
+        return self.seen(x, 0.0)
+
+    def observe(self, n: int, key: Key) -> Split:
+        """n observations: [n, 1] and [n]."""
+        key_x, key_noise = random.split(key)
+        x = random.uniform(key_x, (n, 1), jnp.float32, *self.inside)
+        noise = self.eps * random.normal(key_noise, (n,), jnp.float32)
+        return Split(x, self.seen(x[:, 0], noise))
+
+
+def _sines(x: Array, eps: Array | float) -> Array:
+    turns = 2 * math.pi * (x + eps)
+    return x + 0.3 * jnp.sin(turns) + 0.3 * jnp.sin(2 * turns) + eps
+
+
+CURVES = {
+    # x^3 (Hernandez-Lobato and Adams 2015).
+    "cubic": Curve(lambda x, eps: x**3 + eps, (-4.0, 4.0), (-6.0, 6.0), 3.0, 3.0),
+    # x + 0.3 sin 2 pi (x + eps) + 0.3 sin 4 pi (x + eps) + eps (Blundell et al. 2015),
+    # whose slope by eps has the mean square 1 + (0.6^2 + 1.2^2) pi^2 / 2 in [0, 1 / 2].
+    "sines": Curve(
+        *(_sines, (0.0, 0.5), (-0.2, 1.2), 0.02),
+        noise=0.02 * math.sqrt(1 + 0.9 * math.pi**2),
+    ),
+}
 
 
 def four_classes(per_class: int, key: Key) -> Split:
@@ -29,18 +70,21 @@ def four_classes(per_class: int, key: Key) -> Split:
     return Split(centres[label] + draws, label)
 
 
-MADE = {"cubic": cubic, "four_classes": four_classes}
-CLASSES = {"cubic": 0, "four_classes": len(CENTRES)}
+MADE = {
+    **{name: curve.observe for name, curve in CURVES.items()},
+    "four_classes": four_classes,
+}
+CLASSES = {"four_classes": len(CENTRES)}
 
 
 def load(config) -> Dataset:
     """The data set of a config, one of `MADE`; its seed says which points."""
     spec = config.dataset
     key, make = stream(random.key(spec.seed), spec.name), MADE[spec.name]
-    if spec.name == "cubic":
+    if spec.name in CURVES:
         train, test = spec.size, config.evals.test_points
     else:
         train = test = spec.per_class
     splits = make(train, stream(key, "train")), make(test, stream(key, "test"))
-    classes = CLASSES[spec.name]
+    classes = CLASSES.get(spec.name, 0)
     return Dataset(spec.name, splits[0], None, splits[1], classes, {}, SOURCE)

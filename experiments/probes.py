@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import masks, transition
+from experiments import bandits, kl_gradients, masks, removal, transition
 from experiments import spec as parts
 from experiments.core import Measured, Net
 from experiments.kinds import Kind
 from experiments.kinds.autoencode import Autoencode
+from experiments.kinds.bandit import MEMORY, Bandit
 from experiments.kinds.classify import Classify
 from experiments.kinds.continual import Continual
 from experiments.kinds.regress import Regress
@@ -128,6 +129,13 @@ def _tasks(kind: Continual, params, collections, key, columns):
     return {k: v for one in last for k, v in one.items() if k.startswith("accuracy/")}
 
 
+def _regret_so_far(kind: Bandit, params, collections, key, columns):
+    """What was paid until now; by mean rewards, too."""
+    paid = collections[MEMORY]
+    found = {"regret": paid.regret, "expected_regret": paid.expected}
+    return {name: float(jnp.sum(values)) for name, values in found.items()}
+
+
 PROBES = {
     "log_alpha": Named(lambda kind: lambda params, *rest: log_alphas(params)),
     "channels": Named(_channels, ("probe.channels",), Classify),
@@ -136,6 +144,7 @@ PROBES = {
     "rate": Named(always(_rate)),
     "band": Named(toy_regression.band_probe, toy_regression.GRID_FIELDS, Regress),
     "tasks": Named(always(_tasks), of=Continual),
+    "regret": Named(always(_regret_so_far), of=Bandit),
     "opposition": Named(toy_four_classes.opposition_probe, of=Classify),
 }
 
@@ -216,6 +225,13 @@ def _gradients(kind: Classify):
     return measure
 
 
+def _regret(kind: Bandit, params, collections, key):
+    """What all interactions cost, and the way there."""
+    paid = collections[MEMORY]
+    found = bandits.summary(paid, np.asarray(kind.edible))
+    return Measured({"regret": found}, {"regret": bandits.curve(paid)})
+
+
 def _heads(kind: Transformer):
     """The weights that are left of each head of each block."""
     model = kind.model.model
@@ -260,6 +276,9 @@ MEASURES = {
     "prior_scale": Named(always(_prior_scale)),
     "train_columns": Named(_train_columns, ("evals.train_columns",), Classify),
     "rates": Named(always(_rates)),
+    "regret": Named(always(_regret), of=Bandit),
+    "removal": Named(removal.measure_of, ("evals.removed",), Classify),
+    "kl_gradients": Named(kl_gradients.measure_of, ("evals.kl_draws",), Classify),
     "heads": Named(_heads, of=Transformer),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
     "latents": _of_net(latents, latents.FIELDS, Autoencode),

@@ -84,6 +84,7 @@ COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "
 COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
 COUNTS += ("latent", "neighbours", "cells", "length", "train_tokens", "per_round")
 COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights", "walks")
+COUNTS += ("interactions", "capacity")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
 FIELDS = (
@@ -92,6 +93,8 @@ FIELDS = (
     ("*threshold", ANY),
     ("*thresholds", ANY),
     ("*cut.*", ANY),
+    ("bandit.epsilon", SHARE),
+    ("bandit.noise", POSITIVE),
     ("continual.tasks", COUNT),
     ("continual.strength", POSITIVE),
     ("continual.scale", POSITIVE),
@@ -119,6 +122,8 @@ FIELDS = (
     ("seed", SEED),
     ("*validation", INDEX),
     ("*elbo_samples", INDEX),
+    ("evals.kl_draws", INDEX),
+    ("evals.removed", SHARE),
     ("*pruning.sparsity.*", SHARE),
     ("*pruning.begin", SHARE),
     ("*pruning.end", SHARE),

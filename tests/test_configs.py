@@ -79,6 +79,14 @@ def fake_text(name):
     return data.Dataset(name, split, split, split, classes, {}, "fake")
 
 
+@functools.cache
+def fake_table(name):
+    columns = {"mushroom": 117, "breast_cancer": 30}[name]
+    table = np.random.default_rng(0).normal(size=(500, columns)).astype(np.float32)
+    split = data.Split(table, np.arange(500, dtype=np.int32) % 2)
+    return data.Dataset(name, split, None, split, 2, {}, "fake")
+
+
 @pytest.fixture(params=[10000])
 def fake_data(request, monkeypatch):
     """Data of the right shape, with `param` test images; nobody asks for the pixels."""
@@ -91,6 +99,8 @@ def fake_data(request, monkeypatch):
             )
         elif name in data.TEXTS:
             return fake_text(name)
+        elif name in data.TABLES:
+            return fake_table(name)
         else:
             train, test = (fake_split(n, SHAPES[name]) for n in sizes)
         held = options["validation"]

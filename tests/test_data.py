@@ -1,6 +1,7 @@
 """Laws of vnets.data. No network and no prepared data set is needed."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -457,3 +458,38 @@ def test_fetch_data_offline_says_so():
 def test_fetch_data_prints_where_it_is(own_mnist):
     result = run_python("scripts/fetch_data.py", "mnist")
     assert (result.returncode, result.stdout) == (0, f"mnist: {own_mnist}\n")
+
+
+def test_mushrooms_are_one_hot_and_of_one_file(places):
+    from vnets.data import mushroom
+
+    with pytest.raises(data.DataError, match=r"agaricus-lepiota\.data"):
+        data.load("mushroom")
+    (places[0] / "mushroom").mkdir(parents=True)
+    path = places[0] / "mushroom" / "agaricus-lepiota.data"
+    path.write_text("e,x,s\np,f,?\n")
+    with pytest.raises(data.DataError, match="SHA-256"):
+        data.load("mushroom")
+    words = np.array([["x", "s"], ["f", "?"], ["x", "?"]])
+    table = mushroom.one_hot(words)
+    np.testing.assert_array_equal(table, [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 0]])
+
+
+def test_standard_columns_are_those_of_the_training_split():
+    loaded = data.load("breast_cancer")
+    made = data.with_standard_columns(loaded)
+    x = np.asarray(made.train.inputs, np.float64)
+    np.testing.assert_allclose(x.mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(x.std(0), 1.0, rtol=1e-5)
+    mean, std = loaded.train.inputs.mean(0), loaded.train.inputs.std(0)
+    expected = (loaded.test.inputs - mean) / std
+    np.testing.assert_allclose(made.test.inputs, expected, rtol=1e-3, atol=1e-4)
+    assert made.checksum["test"] != loaded.checksum["test"]
+    still = np.repeat(np.float32(0.1), len(x))[:, None]
+    held = dataclasses.replace(
+        loaded, train=data.Split(still, loaded.train.target), test=loaded.test.take([0])
+    )
+    held = dataclasses.replace(held, test=data.Split(still[:1], held.test.target))
+    np.testing.assert_array_equal(data.with_standard_columns(held).train.inputs, 0.0)
+    with pytest.raises(data.DataError, match="no table"):
+        data.with_standard_columns(data.load("digits"))

@@ -196,22 +196,29 @@ def test_the_mixture_is_a_density():
     np.testing.assert_allclose(p, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("estimator", [estimators.weight_sampling, estimators.lrt])
-def test_a_density_is_evaluated_at_the_draw_that_the_net_runs_with(estimator):
-    """Of one draw for the batch; under LRT, which draws no weights, at its own."""
+def test_a_density_is_evaluated_at_the_draws_that_the_net_runs_with(estimator, samples):
+    """Of one draw each for the batch; under LRT, which draws no weights, at its own."""
     net = nets.MLP((3,), 2, posteriors={"dense1": nodes.gaussian(-1.0)})
     x, key = random.normal(random.key(0), (4, 5)), random.key(7)
     params = net.init({"params": random.key(1), "noise": key}, x)["params"]
     prior, state = priors.scale_mixture(), ModelState(jnp.int32(0), {})
     mode = dataclasses.replace(layers.TRAIN, estimator=estimator)
-    loss = neg_elbo(forward(net, mode), Categorical(), prior, 10)
+    run = forward(net, mode, samples)
+    loss = neg_elbo(run, Categorical(), prior, 10, average="losses")
     batch = {"input": x, "target": jnp.array([0, 1, 0, 1], jnp.int32)}
     _, (_, metrics) = jax.jit(loss)(params, state, batch, key)
-    drawn = priors.one_draw(params, prior, estimator, key)
+    drawn = priors.shared_draws(params, prior, estimator, samples, key)
     assert (drawn is None) == (estimator is estimators.lrt)
-    expected = priors.kl(params, prior, stream(key, "kl"), drawn)
-    np.testing.assert_allclose(metrics["kl"], expected, rtol=1e-5)
-    if drawn is not None:
-        logits = net.apply({"params": drawn}, x, mode)
-        nll = jnp.mean(Categorical().nll(logits, batch["target"]))
-        np.testing.assert_allclose(metrics["nll"], nll, rtol=1e-5)
+    if drawn is None:
+        expected = priors.kl(params, prior, stream(key, "kl"))
+        np.testing.assert_allclose(metrics["kl"], expected, rtol=1e-5)
+        return
+    each = [jax.tree.map(lambda w, at=at: w[at], drawn) for at in range(samples)]
+    kls = [priors.kl(params, prior, stream(key, "kl"), one) for one in each]
+    assert len({float(kl) for kl in kls}) == samples
+    np.testing.assert_allclose(metrics["kl"], np.mean(kls), rtol=1e-5)
+    logits = [net.apply({"params": one}, x, mode) for one in each]
+    nll = [jnp.mean(Categorical().nll(one, batch["target"])) for one in logits]
+    np.testing.assert_allclose(metrics["nll"], np.mean(nll), rtol=1e-5)

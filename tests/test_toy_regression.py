@@ -11,7 +11,7 @@ from toy_configs import KEY, config, fitted
 from experiments import core
 from experiments import spec as parts
 from experiments.kinds import regress
-from experiments.points import cubic
+from experiments.points import CURVES
 from experiments.studies import toy_regression
 from vnets import edits
 from vnets.likelihoods import NORMAL_95, Gaussian
@@ -19,23 +19,39 @@ from vnets.loss import ModelState
 from vnets.nets import MLP
 from vnets.nodes import Point
 
+CUBIC = CURVES["cubic"]
+
 
 def regression(variant="variance", **changes):
     small = {"evals__samples": 5, "evals__test_points": 16, "evals__grid_points": 25}
     if variant != "ensemble":
-        small |= {"model__widths": (8, 16), "epochs": 1, "steps": 3}
+        widths = (8, 8, 8) if variant.startswith("sines") else (8, 16)
+        small |= {"model__widths": widths, "epochs": 1, "steps": 3}
     return config(f"toy_regression.py:{variant}", **small | changes)
 
 
 def test_observations_have_the_noise_of_the_problem(assert_moments):
-    points = cubic(4000, random.key(0))
+    points = CUBIC.observe(4000, random.key(0))
     assert np.abs(points.inputs).max() <= 4
     assert_moments(points.inputs, np.zeros(1), np.full(1, 16 / 3))
     assert_moments(points.target - points.inputs[:, 0] ** 3, np.zeros(()), 9.0)
 
 
+def test_sines_have_the_noise_that_is_said():
+    """On average over x; at a place it has the slope by eps, which is not 1."""
+    sines = CURVES["sines"]
+    points = sines.observe(200_000, random.key(0))
+    x = points.inputs[:, 0]
+    assert 0 <= float(x.min()) < float(x.max()) <= 0.5
+    gap = np.asarray(points.target - sines.truth(x), np.float64)
+    # Linear in eps but for terms of 0.02 (4 pi)^2 / 4 relative to it.
+    assert np.sqrt(np.mean(gap**2)) == pytest.approx(sines.noise, rel=0.02)
+    truth = sines.truth(jnp.asarray([0.0, 0.25, 1.0], jnp.float32))
+    np.testing.assert_allclose(truth, [0, 0.55, 1], atol=1e-6)
+
+
 def test_a_net_sees_standard_units_and_answers_in_the_points_own():
-    points = cubic(20, random.key(0))
+    points = CUBIC.observe(20, random.key(0))
     statistics = regress.statistics(points)
     model = regress.Standardized(MLP((), 1), *statistics)
     identity = {"dense1": {"kernel": Point(jnp.ones((1, 1))), "bias": jnp.zeros(1)}}
@@ -53,17 +69,17 @@ def test_bands_of_a_known_mixture():
     grid = jnp.linspace(-6, 6, 25)
     spread = 2 * random.normal(random.key(0), (20_000, 25), jnp.float32)
     functions = grid[None] ** 3 + spread
-    mean, lower, upper = toy_regression.band(functions)
+    mean, lower, upper = toy_regression.band(CUBIC, functions)
     np.testing.assert_allclose((lower + upper) / 2, mean, atol=1e-3)
     variances = ((upper - lower) / (2 * NORMAL_95)) ** 2 - 9
     np.testing.assert_allclose(variances, 4, atol=5 * 4 * np.sqrt(2 / 20_000))
-    found = toy_regression.summary(grid, functions)
+    found = toy_regression.summary(CUBIC, grid, functions)
     # sd of the mean's error 2 / sqrt(20,000) = 0.014; so is about its rms.
     assert found["rmse"] < 0.05
     assert found["width_ratio"] == pytest.approx(1, abs=0.01)
     target = grid**3 + 1.0
     exact = 0.5 * np.log(2 * np.pi * 13) + 0.5 / 13
-    nll = Gaussian(toy_regression.NOISE).metrics(functions, target)["nll"]
+    nll = Gaussian(CUBIC.noise).metrics(functions, target)["nll"]
     # Of a density the average over 20,000 draws is good to 1 %; over 25 places, less.
     assert nll == pytest.approx(exact, abs=0.01)
 
@@ -73,7 +89,7 @@ def test_width_ratio_compares_outside_with_inside():
     outside = jnp.abs(grid) > 4
     spread = jnp.where(outside, 4.0, 0.0)
     functions = grid[None] ** 3 + spread[None] * jnp.asarray([[-1.0], [1.0]])
-    found = toy_regression.summary(grid, functions)
+    found = toy_regression.summary(CUBIC, grid, functions)
     half = NORMAL_95
     assert found["width_inside"] == pytest.approx(2 * half * 3, rel=1e-5)
     assert found["width_outside"] == pytest.approx(2 * half * 5, rel=1e-5)
@@ -146,7 +162,9 @@ def test_an_ensemble_is_the_mixture_of_its_members(curves):
     assert measured.evals["predictive"]["samples"] == 2
 
 
-@pytest.mark.parametrize("variant", ["dropout", "gaussian_dropout", "vd", "gaussian"])
+@pytest.mark.parametrize(
+    "variant", ["dropout", "gaussian_dropout", "vd", "gaussian", "sines_gaussian"]
+)
 def test_every_kind_of_noise_builds_and_has_a_finite_gradient(variant):
     experiment = core.build(regression(variant))
     task = experiment.task

@@ -12,12 +12,13 @@ it is weights that it removes. What is pruned has neither mean nor noise
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jax import random
 
 from vnets import renamed, tree
-from vnets.nodes import Point, Posterior, around, is_noisy, resolve
+from vnets.nodes import Point, Posterior, around, is_noisy, log_alpha, resolve
 from vnets.pretrained import carry_means as carry_means
 from vnets.rng import stream
 from vnets.types import Key, Params
@@ -183,6 +184,31 @@ def prune(threshold: float | Mapping[str, float] = 3.0) -> Edit:
       threshold: of all layers, or by layer, which then must name each noisy one.
     """
     return by_layer(pruned_at, threshold)
+
+
+def prune_share(share: float) -> Edit:
+    """Removes this share of all noisy weights: those of the least |mean| / deviation.
+
+    Weights of all layers are ranked together (Blundell et al. 2015). Where several are
+    alike at the limit none of them goes.
+
+    Raises:
+      ValueError: a share outside of [0, 1); when applied, a net without noisy weights.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"the share of weights to remove is in [0, 1), not {share}")
+
+    def apply(params: Params, key: Key = None) -> Params:
+        found = [node.bare for node in noisy_layers(params).values()]
+        ranks = [jnp.ravel(log_alpha(node)) for node in found if node.noisy]
+        if not ranks:
+            raise ValueError("no weight of this net has noise of its own to rank it by")
+        ranked = jnp.sort(jnp.concatenate(ranks))
+        kept = len(ranked) - round(share * len(ranked))
+        limit: Any = ranked[kept - 1]
+        return prune(limit)(params, key)
+
+    return apply
 
 
 def prune_units(

@@ -9,6 +9,7 @@ divided by the number of training examples. It is the same at any batch size.
 import dataclasses
 import functools
 import itertools
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from jax import random
 from vnets.layers import TRAIN, Mode, checked
 from vnets.learned_dropout import Correct, Gradient, is_learned
 from vnets.likelihoods import Likelihood
-from vnets.priors import kl, one_draw
+from vnets.priors import kl, shared_draws
 from vnets.rng import stream
 from vnets.targets import rows
 from vnets.types import Array, brief, choose, in_float32
@@ -70,6 +71,27 @@ def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
     return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), xs, ys)
 
 
+def halving(steps: int) -> Schedule:
+    """The weight of the KL in each batch of an epoch: half that of the one before.
+
+    Batch i of M has the share pi_i = 2^(M - i) / (2^M - 1) of the KL (Blundell et al.
+    2015): M pi_i, since a loss per example shares the KL out among M batches by itself.
+    The shares add up to one, so that the epoch's losses add up to what they do under
+    equal shares. After some 24 batches the rest of an epoch has no KL in float32.
+
+    Args:
+      steps: M, batches in an epoch, which begin with the first update.
+
+    Raises:
+      ValueError: no batch.
+    """
+    if steps < 1:
+        raise ValueError(f"an epoch has at least 1 batch, not {steps}")
+    # Not 2^M, which overflows: 2^-i / (1 - 2^-M).
+    first = steps / -math.expm1(-steps * math.log(2))
+    return lambda step: first * jnp.exp2(-1.0 - jnp.float32(step % steps))
+
+
 def constant(name: str, value: Schedule | float) -> Schedule:
     """A schedule as it is, or a number as one that never changes.
 
@@ -105,8 +127,8 @@ class Prediction:
     correct: Correct | None = None
 
 
-# (params, state, batch, key) -> Prediction
-Predict = Callable[[Any, ModelState, Any, Any], Prediction]
+# (params, state, batch, key) -> Prediction; what `forward` makes takes draws, too
+Predict = Callable[..., Prediction]
 
 
 def forward(
@@ -130,6 +152,10 @@ def forward(
       latent: the net gives two things, its outputs and the KL of each example's own
         latent variables, [B].
 
+    Returns:
+      predict(params, state, batch, key, drawn=None), where `drawn` are weights [K, ...]
+      that the net runs with in the place of draws of its own.
+
     Raises:
       ValueError: samples below 1, or above with a `rate_gradient`; when called, a
         `rate_gradient` that is missing, does not fit, or is a score function's while
@@ -141,7 +167,7 @@ def forward(
     if rate_gradient is not None and samples > 1:
         raise ValueError("a rate_gradient is of one sample, not of an ensemble's loss")
 
-    def predict(params, state: ModelState, batch, key) -> Prediction:
+    def predict(params, state: ModelState, batch, key, drawn=None) -> Prediction:
         run, correct = params, None
         if rate_gradient is not None:
             masks = stream(key, "masks")
@@ -162,9 +188,9 @@ def forward(
                 "the concrete gradient"
             )
 
-        def one(key):
+        def one(key, weights):
             outputs, collections = model.apply(
-                {"params": run, **state.collections},
+                {"params": weights, **state.collections},
                 batch["input"],
                 mode=mode,
                 rngs={"noise": key},
@@ -173,19 +199,25 @@ def forward(
             return jax.tree.map(in_float32, outputs), collections
 
         if samples == 1:
-            outputs, collections = one(key)
+            outputs, collections = one(key, run if drawn is None else _first(drawn))
             outputs = jax.tree.map(lambda x: x[None], outputs)
         else:
-            outputs, each = jax.vmap(one)(random.split(key, samples))
+            weights, axis = (run, None) if drawn is None else (drawn, 0)
+            keys = random.split(key, samples)
+            outputs, each = jax.vmap(one, (0, axis))(keys, weights)
             collections = jax.tree.map(_of_draws, each)
         if not latent:
             return Prediction(outputs, collections, correct=correct)
         outputs, latent_kl = outputs
         return Prediction(outputs, collections, jnp.mean(latent_kl, 0), correct)
 
-    if samples == 1 and rate_gradient is None:
-        vars(predict)["estimator"] = mode.estimator
+    if rate_gradient is None:  # draws of the weights may be given to it
+        vars(predict).update(estimator=mode.estimator, samples=samples)
     return predict
+
+
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def _of_draws(x: Array) -> Array:
@@ -254,14 +286,17 @@ def neg_elbo(
     weight = constant("beta", 1.0 if beta is None else beta)
 
     def loss(params, state: ModelState, batch, key):
-        # A prior that is a density is asked about the draw that the net runs with.
-        estimator: Any = getattr(predict, "estimator", None)
-        drawn = one_draw(params, prior, estimator, key)
-        found = predict(params if drawn is None else drawn, state, batch, key)
+        # A prior that is a density is asked about the draws that the net runs with.
+        how: Any = predict
+        drawn = None
+        if hasattr(how, "estimator"):
+            drawn = shared_draws(params, prior, how.estimator, how.samples, key)
+        own = {} if drawn is None else {"drawn": drawn}
+        found = predict(params, state, batch, key, **own)
         given = batch.get("target", batch["input"]), batch.get("mask")
         draws = found.outputs
         if jax.tree.leaves(draws)[0].shape[0] == 1:
-            outputs, apart = jax.tree.map(lambda x: x[0], draws), False
+            outputs, apart = _first(draws), False
         elif average == "predictions":
             outputs, apart = likelihood.averaged(draws), False
         else:
@@ -277,7 +312,7 @@ def neg_elbo(
         nll, cost = of_draws(likelihood.nll), of_draws(likelihood.cost)
         if found.correct:
             cost = found.correct(cost)
-        divergence = kl(params, prior, stream(key, "kl"), drawn)
+        divergence = _kl(params, prior, stream(key, "kl"), drawn)
         data_term = -n_train * jnp.mean(nll)
         metrics = {
             "nll": jnp.mean(nll),
@@ -298,6 +333,13 @@ def neg_elbo(
     if likelihood.kind != "numbers":
         vars(loss)["logits"] = lambda *arguments: predict(*arguments).outputs[0]
     return loss
+
+
+def _kl(params, prior, key, drawn) -> Array:
+    """The KL, of a density the mean over the draws that the net ran with."""
+    if drawn is None or rows(drawn) == 1:
+        return kl(params, prior, key, None if drawn is None else _first(drawn))
+    return jnp.mean(jax.vmap(lambda one: kl(params, prior, key, one))(drawn))
 
 
 def with_penalty(

@@ -24,6 +24,7 @@ RENAMED = {
     ),
     "vnets.learned_dropout.bernoulli": "vnets.priors.bernoulli",
     "vnets.ops.NativeConv": "vnets.ops.GeneralConv",
+    "vnets.priors.one_draw": "vnets.priors.shared_draws",
     "vnets.pruning.magnitude": "vnets.pruning.by_magnitude",
     "vnets.pruning.masked": "vnets.nodes.masked",
 }

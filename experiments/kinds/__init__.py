@@ -18,6 +18,7 @@ from experiments import points
 from experiments import spec as parts
 from vnets import data, train
 from vnets.columns import EvalSpec, standard_evals
+from vnets.loss import halving
 from vnets.predictor import Member
 from vnets.rng import stream
 from vnets.types import Key, Params
@@ -118,9 +119,17 @@ class Kind:
 
     @property
     def beta(self) -> Callable:
-        """The weight of the KL by the step: 1, unless the config's kl_weight says."""
+        """The weight of the KL by the step: 1, unless the config's kl_weight says.
+
+        In each batch of an epoch alike, or as the config's kl_shares say.
+        """
         knots = self.config.get("kl_weight", ((0.0, 1.0),))
-        return parts.schedule("kl_weight", knots, self.total_steps)
+        weight = parts.schedule("kl_weight", knots, self.total_steps)
+        shares = self.config.get("kl_shares", "even")
+        if parts.pick("kl_shares", shares, ("even", "halving")) == "even":
+            return weight
+        share = halving(self.source.steps_per_epoch)
+        return lambda step: weight(step) * share(step)
 
     @property
     def shapes(self) -> Params:
@@ -182,6 +191,7 @@ TRAININGS = {
     "continual": Training("continual", ("det",), USUAL, ("tasks",)),
     "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
     "policy_gradient": Training("policy", ("det",), USUAL),
+    "bandit": Training("bandit", (), ("det", "stoch"), ("regret",), ("regret",)),
     "variance_networks": Training(
         "classify",
         USUAL,

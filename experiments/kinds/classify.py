@@ -37,7 +37,7 @@ FIELDS = (
     "probe.samples",
 )
 Kept = TypeVar("Kept", bound="Classify")
-OF_PICTURES = ("batch_size", *datasets.FIELDS)
+OF_PICTURES = ("batch_size", "kl_shares", *datasets.FIELDS)
 OF_POINTS = ("steps", "softmax_twice", "dataset.name", "dataset.seed")
 OF_POINTS += ("dataset.per_class",)
 

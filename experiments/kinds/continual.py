@@ -123,7 +123,8 @@ BY_CURVATURE = {
 HOLDING = ("vcl", *BY_CURVATURE)
 METHODS = ("fine_tuning", *HOLDING, "joint")
 CORESET = ("size", "updates", "learning_rate")
-FREE = ("prior", "kl_weight", "particles", "rate_gradient", "dataset.augment")
+FREE = ("prior", "kl_weight", "kl_shares", "particles", "rate_gradient")
+FREE += ("dataset.augment",)
 
 
 def fields(config) -> tuple[str, ...]:

@@ -37,7 +37,11 @@ class Regress(Kind):
     """A regression, as a config describes it."""
 
     watched: ClassVar[str] = "rmse"
-    likelihood: ClassVar[Gaussian] = Gaussian(points.NOISE)
+
+    @property
+    def likelihood(self) -> Gaussian:
+        """Noise of the curve's own deviation."""
+        return Gaussian(points.CURVES[self.config.dataset.name].noise)
 
     def loss(self) -> Callable:
         """The negative ELBO under the true noise."""
@@ -63,7 +67,7 @@ def build(config) -> Regress:
     Raises:
       ConfigError: a value that does not fit.
     """
-    parts.pick("dataset.name", config.dataset.name, ("cubic",))
+    parts.pick("dataset.name", config.dataset.name, points.CURVES)
     dataset = datasets.load(config)
     learn = dataset.train
     model = Standardized(parts.model(config.model, classes=1), *statistics(learn))

@@ -4,8 +4,9 @@
 are read from a directory prepared by TensorFlow Datasets (TFDS) in its array_record
 format, decoded once and then kept in a checksummed cache; `prepare` downloads them
 and writes such a directory. Digits and tables come with scikit-learn, with no network;
-`notmnist`, a test set only, is a file of arrays that one has to bring, and so is text
-(`vnets.data.text`), but for one that is generated.
+`notmnist`, a test set only, is a file of arrays that one has to bring, and so are
+mushrooms (`vnets.data.mushroom`) and text (`vnets.data.text`), but for one that is
+generated.
 What is asked for is what is loaded: there is no stand-in for a data set that is not
 there, only a `DataError` that says how to get it.
 
@@ -24,6 +25,7 @@ from vnets.data.changes import (
     with_permuted_pixels,
     with_random_labels,
     with_split_classes,
+    with_standard_columns,
 )
 from vnets.data.loading import NAMES, SOURCES, TABLES, TEXTS, load
 from vnets.data.preparation import PREPARABLE, prepare
@@ -52,4 +54,5 @@ __all__ = [
     "with_permuted_pixels",
     "with_random_labels",
     "with_split_classes",
+    "with_standard_columns",
 ]

@@ -130,6 +130,29 @@ def with_binary_pixels(dataset: Dataset) -> Dataset:
     return _changed(dataset, splits, "pixels black or white")
 
 
+def with_standard_columns(dataset: Dataset) -> Dataset:
+    """Columns of a table less their mean, over their standard deviation.
+
+    Both are of the training split; a column that does not vary in it becomes 0.
+
+    Raises:
+      DataError: no table, float [N, I].
+    """
+    table = np.asarray(dataset.train.inputs, np.float64)
+    if table.ndim != 2 or dataset.train.inputs.dtype != np.float32:
+        raise DataError(f"{dataset.name} is no table of numbers; its columns stay")
+    mean, std = table.mean(0), table.std(0)
+    # Of one value the deviation may be its last digits.
+    still = std <= 1e-6 * np.abs(mean)
+    scale = np.where(still, 0.0, 1 / np.where(still, 1.0, std))
+
+    def standard(split: Split) -> Split:
+        return Split(((split.inputs - mean) * scale).astype(np.float32), split.target)
+
+    splits = {name: standard(split) for name, split in _splits(dataset).items()}
+    return _changed(dataset, splits, "columns standardized")
+
+
 def with_permuted_pixels(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset:
     """Tasks one after another in each split: the images, then again in other orders.
 

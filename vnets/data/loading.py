@@ -12,6 +12,7 @@ from vnets.data import (
     cache,
     digits,
     markers,
+    mushroom,
     preparation,
     records,
     streams,
@@ -130,6 +131,7 @@ SOURCES: dict[str, Source] = {
     "digits_8x8": Source(digits.read, TEN_CLASSES),
     "breast_cancer": Source(tables.read, {None: Label("label", 2)}, inputs=("table",)),
     "diabetes": Source(tables.read, {None: Label("label", None)}, inputs=("table",)),
+    "mushroom": Source(mushroom.read, {None: Label("label", 2)}, inputs=("table",)),
     "imdb": Source(text.read_imdb, {None: Label("label", 2)}, inputs=TEXT),
     "rt_polarity": Source(
         text.read_rt_polarity, {None: Label("label", 2)}, inputs=TEXT
@@ -176,7 +178,7 @@ def load(
 
     Args:
       name: one of NAMES, which are pictures, of TABLES or of TEXTS. All but the digits,
-        the tables and the "automaton" are read from `data_dir` (by default
+        scikit-learn's tables and the "automaton" are read from `data_dir` (by default
         $TFDS_DATA_DIR or ~/tensorflow_datasets) and all pictures but "notmnist" cached,
         decoded, in `cache_dir` (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
       labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).

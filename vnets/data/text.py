@@ -145,7 +145,7 @@ def read_imdb(name: str, places: Places, download: bool) -> Arrays:
     del download  # there is nowhere to get it from
     arrays = {}
     for split, file in IMDB.files.items():
-        path, content = _content(name, IMDB, file, places)
+        path, content = contents(name, IMDB, file, places)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as held:
                 tokens, length, label = (
@@ -228,7 +228,7 @@ def _by_class(rows, label, test: int, size: int, longest: int, source: str) -> A
 def _checked(name: str, origin: Origin, key: str, places: Places):
     """The content of a file that must be the one it should be."""
     file = origin.files[key]
-    path, content = _content(name, origin, file, places)
+    path, content = contents(name, origin, file, places)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise DataError(
@@ -238,7 +238,7 @@ def _checked(name: str, origin: Origin, key: str, places: Places):
     return path, content
 
 
-def _content(name: str, origin: Origin, file: File, places: Places):
+def contents(name: str, origin: Origin, file: File, places: Places):
     """A file's path and its bytes, uncompressed."""
     path = places.data_dir / origin.folder / file.name
     packed = path.with_name(f"{file.name}.xz")

@@ -11,6 +11,7 @@ coding   a learned mixture that weights with noise are coded by
 
 # ruff: noqa: F401
 
+from vnets import renamed
 from vnets.priors import closed, coding, fitted, sampled, soft_sharing, units
 from vnets.priors.base import (
     VAR_FLOOR,
@@ -51,8 +52,8 @@ from vnets.priors.sampled import (
     laplace,
     log_normal_scale,
     of_tree,
-    one_draw,
     scale_mixture,
+    shared_draws,
 )
 from vnets.priors.units import (
     bernoulli,
@@ -67,3 +68,5 @@ from vnets.priors.units import (
 )
 
 PRIORS = {**closed.PRIORS, **fitted.PRIORS, **units.PRIORS, **sampled.PRIORS}
+
+__getattr__ = renamed.getter("vnets.priors")

@@ -4,7 +4,7 @@ Any object with `log_prob(value)`, elementwise, is such a prior: `Sampled` of a 
 of yours, the mixture below, or a posterior node, so that what one task has left is
 the prior of the next (`of_tree`); of one normal node from another the KL is exact, and
 nothing is drawn. The estimate is unbiased, and so is its gradient. It
-is made at the draw that the net runs with where that is one for the whole batch
+is made at the draws that the net runs with where each is one for the whole batch
 (`estimators.weight_sampling`), and at a draw of its own otherwise: under local
 reparameterization no weight is ever drawn. Closed forms have no such noise.
 """
@@ -14,8 +14,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import random
 from jax.scipy.special import logsumexp
 
 from vnets import tree
@@ -55,13 +57,16 @@ def has_density(prior: Any) -> bool:
     return isinstance(made(prior), Density)
 
 
-def one_draw(
-    params: Params, prior: Any, estimator: Callable | None, key: Key
+def shared_draws(
+    params: Params, prior: Any, estimator: Callable, samples: int, key: Key
 ) -> Params | None:
-    """One draw of all weights, where prior and net are to share it; None elsewhere."""
+    """Draws of all weights [S, ...], where prior and net are to share them; or None."""
     if estimator is not weight_sampling or not has_density(prior):
         return None
-    return draw(params, stream(key, "weights"))
+    key = stream(key, "weights")
+    if samples == 1:
+        return jax.tree.map(lambda x: x[None], draw(params, key))
+    return jax.vmap(lambda own: draw(params, own))(random.split(key, samples))
 
 
 def of_tree(params: Params) -> dict[str, Density]:
