@@ -27,7 +27,7 @@ from experiments.studies import (
     toy_four_classes,
     toy_regression,
 )
-from vnets import edits, evaluate, tree
+from vnets import edits, evaluate, latent, tree
 from vnets.loss import ModelState
 from vnets.nets.transformer import ATTENTION
 from vnets.nodes import log_alpha
@@ -254,6 +254,16 @@ def _of_net(study, fields: tuple[str, ...], of: type[Kind]) -> Named:
     return Named(make, fields, of)
 
 
+def _latents(kind: Autoencode):
+    """Bounds, bits and codes, where latent variables are numbers."""
+    if kind.model.latents.exact != latent.Normal():
+        raise parts.ConfigError(
+            "config.measures: latents is of numbers, and config.model.latents are "
+            "bits; leave it out"
+        )
+    return _of_net(latents, latents.FIELDS, Autoencode).make(kind)
+
+
 MEASURES = {
     "elbo": Named(_elbo, ("evals.elbo_samples",), Classify),
     "substitution": Named(_substitution, ("probe.channels",), Classify),
@@ -262,7 +272,7 @@ MEASURES = {
     "rates": Named(always(_rates)),
     "heads": Named(_heads, of=Transformer),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
-    "latents": _of_net(latents, latents.FIELDS, Autoencode),
+    "latents": Named(_latents, latents.FIELDS, Autoencode),
     "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),
     "four_classes": _of_net(toy_four_classes, toy_four_classes.DRAWN, Classify),
 }

@@ -173,6 +173,7 @@ TRAININGS = {
     "distill": Training("distill", ("det",), USUAL),
     "continual": Training("continual", ("det",), USUAL, ("tasks",)),
     "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
+    "bottleneck": Training("bottleneck", ("ens",), ("ens",)),
     "policy_gradient": Training("policy", ("det",), USUAL),
     "variance_networks": Training(
         "classify",
