@@ -26,6 +26,7 @@ STUDIES = {
             "bit_precision",
             "comparators",
             "conv_lrt",
+            "densities",
             "diversity",
             "gradient_estimators",
             "gradient_noise",
