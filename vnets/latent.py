@@ -65,7 +65,8 @@ class Normal:
 
     def posterior(self, outputs: Array) -> Additive:
         """The node of latent variables, from what the encoder gives, [B, 2 Z]."""
-        return Additive(*jnp.split(outputs, 2, axis=-1))
+        mean, log_var = jnp.split(outputs, 2, axis=-1)
+        return Additive(mean, log_var)
 
     def kl(self, q: Additive) -> Array:
         """KL from the prior, nats, [B]."""
