@@ -84,3 +84,25 @@ def classifier(variant: str, scale: str) -> ConfigDict:
         config.evals.samples = 100
         config.probe.samples = 20
     return config
+
+
+def autoencoder(variant: str, scale: str, latent: int, epochs: int) -> ConfigDict:
+    """A variational autoencoder of one hidden layer each way, of black or white pixels.
+
+    Kingma and Welling 2014, but by Adam: 500 hidden units with tanh, on MNIST; at scale
+    quick 100, on the digits.
+    """
+    config, small = start("autoencode", variant, scale), scale == "quick"
+    config.dataset = mnist(scale) | {"binary": True}
+    net = {"name": "mlp", "widths": (100 if small else 500,), "activation": "tanh"}
+    decoder = {**net, "posteriors": {}}
+    config.model = {"latent": latent, "encoder": net, "decoder": decoder}
+    config.prior = "standard_normal"
+    config.epochs, config.batch_size, config.chunk_steps = epochs, 100, 15
+    config.optimizer = {
+        "name": "adam",
+        "learning_rate": ((0.0, 5e-3 if small else 1e-3), (0.5, 1e-3), (1.0, 0.0)),
+    }
+    config.evals = {"samples": 20}
+    config.probe = {"every": epochs // 10, "samples": 1}
+    return config

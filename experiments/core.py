@@ -27,6 +27,7 @@ STUDIES = {
             "bit_precision",
             "comparators",
             "conv_lrt",
+            "densities",
             "description_length",
             "diversity",
             "gradient_estimators",

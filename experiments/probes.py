@@ -28,7 +28,7 @@ from experiments.studies import (
     toy_four_classes,
     toy_regression,
 )
-from vnets import edits, evaluate, tree
+from vnets import edits, evaluate, latent, tree
 from vnets.loss import ModelState
 from vnets.nets.transformer import ATTENTION
 from vnets.nodes import log_alpha
@@ -270,6 +270,16 @@ def _of_net(study, fields: tuple[str, ...], of: type[Kind]) -> Named:
     return Named(make, fields, of)
 
 
+def _latents(kind: Autoencode):
+    """Bounds, bits and codes, where latent variables are numbers."""
+    if kind.model.latents.exact != latent.Normal():
+        raise parts.ConfigError(
+            "config.measures: latents is of numbers, and config.model.latents are "
+            "bits; leave it out"
+        )
+    return _of_net(latents, latents.FIELDS, Autoencode).make(kind)
+
+
 MEASURES = {
     "elbo": Named(_elbo, ("evals.elbo_samples",), Classify),
     "substitution": Named(_substitution, ("probe.channels",), Classify),
@@ -281,7 +291,7 @@ MEASURES = {
     "kl_gradients": Named(kl_gradients.measure_of, ("evals.kl_draws",), Classify),
     "heads": Named(_heads, of=Transformer),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
-    "latents": _of_net(latents, latents.FIELDS, Autoencode),
+    "latents": Named(_latents, latents.FIELDS, Autoencode),
     "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),
     "four_classes": _of_net(toy_four_classes, toy_four_classes.DRAWN, Classify),
 }

@@ -134,3 +134,49 @@ def test_a_regression_has_columns_too(one_device):
     assert row["ens"] == pytest.approx(evals["ens"]["rmse"], rel=0.1)
     assert evals["ens"]["nll"] < evals["stoch"]["nll"]
     assert evals["ens"]["samples"] == 50
+
+
+def test_the_price_of_a_code_is_of_codes_with_noise():
+    made = config("vib.py:beta_01", bottleneck=0.2, batch_size=50)
+    loss = core.build(made).task.loss
+    other = core.build(config("vib.py:beta_01", bottleneck=0.3, batch_size=50)).task
+    state = other.start(random.key(0))
+    batch = {"input": jnp.ones((3, 8, 8, 1)), "target": jnp.asarray([0, 1, 2])}
+    low, high = (
+        one(state.params, state.model, batch, random.key(1))
+        for one in (loss, other.loss)
+    )
+    np.testing.assert_allclose(
+        high[0] - low[0], 0.1 * low[1][1]["latent_kl"], rtol=1e-3
+    )
+    for which, wrong in (("beta_01", {"model__sampled": False}), ("point", {})):
+        made = config(f"vib.py:{which}", **wrong)
+        if not wrong:
+            made.bottleneck = 0.1
+        with pytest.raises(ConfigError, match="of codes without noise"):
+            core.build(made)
+    with pytest.raises(ConfigError, match=r"config.bottleneck.*from 0 on"):
+        core.build(config("vib.py:beta_01", bottleneck=-1.0))
+    made = config("vib.py:beta_01", dataset__name="diabetes")
+    del made.dataset.train_images
+    with pytest.raises(ConfigError, match="diabetes has no classes"):
+        core.build(made)
+
+
+def test_latent_variables_of_a_config_are_refused_by_name():
+    bits = "gradient_estimators.py:bits_concrete"
+    wrong = {
+        r"model.latents.kind.*'bits', 'normal'": {"kind": "bit"},
+        r"model.latents.*'concrete'.*'straight_through'": {"gradient": "pathwise"},
+        r"model.latents.*temperature must be positive": {"temperature": -1.0},
+    }
+    for match, change in wrong.items():
+        fields = {f"model__latents__{name}": value for name, value in change.items()}
+        with pytest.raises(ConfigError, match=match):
+            core.build(config(bits, **fields))
+    made = config(bits)
+    made.model.sampled = False
+    with pytest.raises(ConfigError, match="code without noise is of Normal"):
+        core.build(made)
+    with pytest.raises(ConfigError, match="latents is of numbers"):
+        core.build(config(bits, measures=("latents",)))

@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal, norm
 
 from vnets import latent, priors
 from vnets.layers import TEST
-from vnets.likelihoods import Bernoulli, Gaussian
+from vnets.likelihoods import Bernoulli, Categorical, Gaussian
 from vnets.loss import ModelState, forward, neg_elbo
 from vnets.predictor import Member
 
@@ -169,6 +169,156 @@ def test_draws_of_the_prior_find_it_too(curved, monkeypatch, at_once):
     monkeypatch.setattr(latent, "AT_ONCE", at_once)
     found = latent.log_mean_by_prior(net, Bernoulli(), x, random.key(0), 20_050)
     np.testing.assert_allclose(found, log_p, atol=0.05)
+
+
+BITS = jnp.asarray([[0.0, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]])
+
+
+def of_latents(latents, x=BITS, size=2):
+    """A small net of these latent variables, and its parameters."""
+    model = latent.Autoencoder(
+        Affine(size * latents.outputs), Affine(3), size, True, latents
+    )
+    keys = {"params": random.key(5), "noise": random.key(0)}
+    params = jax.tree.map(lambda w: 1.5 * w + 0.1, model.init(keys, x)["params"])
+    return model, params
+
+
+def by_enumeration(model, params):
+    """log p(x, z) and log q(z | x) of all z of two bits, [4, B]."""
+    net = Member(model, {"params": params})
+    q = latent.posterior(net, BITS, random.key(0))
+    joint, log_q = [], []
+    for z in itertools.product((0.0, 1.0), repeat=2):
+        z = jnp.broadcast_to(jnp.asarray(z), (4, 2))
+        nll = Bernoulli().nll(latent.decode(net, z, random.key(0)), BITS)
+        joint.append(-nll - 2 * np.log(2))
+        log_q.append(model.latents.log_q(q, z))
+    return jnp.stack(joint), jnp.stack(log_q)
+
+
+def exact_loss(model, params):
+    """The negative ELBO of bits, without a draw."""
+    joint, log_q = by_enumeration(model, params)
+    return -jnp.mean(jnp.sum(jnp.exp(log_q) * (joint - log_q), 0))
+
+
+def test_bits_have_the_bounds_that_enumeration_finds():
+    model, params = of_latents(latent.Bits())
+    joint, log_q = by_enumeration(model, params)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_q), 0), 1, rtol=1e-5)
+    log_p, net = jax.nn.logsumexp(joint, 0), Member(model, {"params": params})
+    found = latent.log_weights(net, Bernoulli(), BITS, random.key(1), 20_000)
+    elbo = jnp.sum(jnp.exp(log_q) * (joint - log_q), 0)
+    np.testing.assert_allclose(jnp.mean(found, 0), elbo, atol=0.03)
+    np.testing.assert_allclose(latent.log_mean(found), log_p, atol=0.03)
+    by_prior = latent.log_mean_by_prior(net, Bernoulli(), BITS, random.key(2), 20_000)
+    np.testing.assert_allclose(by_prior, log_p, atol=0.03)
+    q = latent.posterior(net, BITS, random.key(0))
+    kl = jnp.sum(jnp.exp(log_q) * (log_q + 2 * np.log(2)), 0)
+    np.testing.assert_allclose(model.latents.kl(q), kl, atol=1e-5)
+
+
+def gradients_of(model, params, draws=4000):
+    """The gradient of the loss by many draws, one vector each."""
+    loss = neg_elbo(forward(model, latent=True), Bernoulli(), priors.log_uniform, 4)
+    state = ModelState(jnp.int32(0), {})
+
+    @jax.jit
+    def run(keys):
+        grad = jax.grad(lambda p, key: loss(p, state, {"input": BITS}, key)[0])
+        found = jax.vmap(grad, (None, 0))(params, keys)
+        return jnp.concatenate(
+            [leaf.reshape(draws, -1) for leaf in jax.tree.leaves(found)], 1
+        )
+
+    return np.asarray(run(random.split(random.key(3), draws)), np.float64)
+
+
+def errors(found, mean):
+    """By how many standard errors each number differs."""
+    return (found.mean(0) - mean) / (found.std(0) / len(found) ** 0.5 + 1e-6)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_the_score_function_of_bits_is_unbiased_and_straight_through_is_not():
+    model, params = of_latents(latent.Bits())
+    exact = flat(jax.grad(lambda p: exact_loss(model, p))(params))
+    assert np.abs(errors(gradients_of(model, params), exact)).max() < 5
+    biased = model.clone(latents=latent.Bits("straight_through"))
+    assert np.abs(errors(gradients_of(biased, params), exact)).max() > 10
+
+
+def test_both_gradients_of_numbers_agree_and_the_score_varies_more():
+    model, params = of_latents(latent.Normal())
+    score = model.clone(latents=latent.Normal("score"))
+    one, other = gradients_of(model, params), gradients_of(score, params)
+    spread = np.sqrt((one.var(0) + other.var(0)) / len(one)) + 1e-6
+    assert (np.abs(one.mean(0) - other.mean(0)) / spread).max() < 5
+    assert other.var(0).sum() > 3 * one.var(0).sum()
+
+
+def test_concrete_is_between_0_and_1_in_training_and_bits_in_tests():
+    model, params = of_latents(latent.Bits("concrete", 0.5))
+    q = latent.posterior(Member(model, {"params": params}), BITS, random.key(0))
+    z = model.latents.drawn(q, random.key(1))
+    assert ((z > 0) & (z < 1)).all()
+    for draw in (model.latents.exact.drawn, lambda *x: model.latents.weighed(*x)[0]):
+        assert np.isin(draw(q, random.key(1)), (0, 1)).all()
+
+
+def test_no_information_is_worth_its_price_at_beta_1():
+    """mean(nll) + mean(KL) >= H(Y), whatever the nets; below 1 some nets gain."""
+    target = jnp.asarray([0, 1, 1, 2])
+    entropy = float(-np.sum(np.asarray([0.25, 0.5, 0.25]) * np.log([0.25, 0.5, 0.25])))
+    model, start = of_latents(latent.Normal())
+    run, state = forward(model, latent=True), ModelState(jnp.int32(0), {})
+
+    def mean_loss(params, beta):
+        loss = neg_elbo(run, Categorical(), priors.log_uniform, 4, latent_beta=beta)
+        batch = {"input": 2 * BITS, "target": target}
+        keys = random.split(random.key(1), 500)
+        return jnp.mean(jax.vmap(lambda k: loss(params, state, batch, k)[0])(keys))
+
+    run_all = jax.jit(mean_loss, static_argnums=1)
+    for seed in range(5):
+        noise = random.normal(random.key(seed), (50,))
+        params = jax.tree.map(
+            lambda w, e=noise: w + e[: w.size].reshape(w.shape), start
+        )
+        values = [float(run_all(params, beta)) for beta in (0.0, 0.5, 1.0)]
+        assert values[2] > entropy
+        assert values[1] == pytest.approx((values[0] + values[2]) / 2, abs=1e-4)
+
+
+def test_latents_that_cannot_be_are_refused(x):
+    with pytest.raises(ValueError, match="'pathwise', 'score'"):
+        latent.Normal("concrete")
+    with pytest.raises(ValueError, match="straight_through"):
+        latent.Bits("pathwise")
+    for wrong in (("concrete",), ("score", 0.5)):
+        with pytest.raises(ValueError, match="no other one has"):
+            latent.Bits(*wrong)
+    with pytest.raises(ValueError, match="positive"):
+        latent.Bits("concrete", 0.0)
+    with pytest.raises(ValueError, match="a code without noise is of Normal"):
+        latent.Autoencoder(Affine(2), Affine(D), 2, False, latent.Bits())
+    model, params = of_latents(latent.Bits())
+    state = ModelState(jnp.int32(0), {})
+    several = neg_elbo(
+        forward(model, samples=2, latent=True), Bernoulli(), priors.log_uniform, 4
+    )
+    with pytest.raises(ValueError, match="of one sample"):
+        several(params, state, {"input": BITS}, random.key(0))
+    alone = neg_elbo(
+        forward(Affine(3)), Bernoulli(), priors.log_uniform, 4, latent_beta=0.1
+    )
+    own, key = Affine(3).init(random.key(0), BITS)["params"], random.key(1)
+    with pytest.raises(ValueError, match="there are none"):
+        alone(own, state, {"input": BITS}, key)
 
 
 def test_what_has_no_bound_is_refused(x):

@@ -54,7 +54,7 @@ def test_the_site_has_them_all():
     (listed,) = (part["Notebooks"] for part in nav if "Notebooks" in part)
     pages = [page for entry in listed for page in entry.values()]
     assert sorted(pages) == [f"notebooks/{path.stem}.md" for path in PATHS]
-    assert len(PATHS) == 4
+    assert len(PATHS) == 5
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import random
 
+from vnets import gradients
 from vnets.layers import TRAIN, Mode, checked
 from vnets.learned_dropout import Correct, Gradient, is_learned
 from vnets.likelihoods import Likelihood
@@ -150,7 +151,8 @@ def forward(
         two), a step before the net runs; such a net needs one, and another has no use
         for it.
       latent: the net gives two things, its outputs and the KL of each example's own
-        latent variables, [B].
+        latent variables, [B]; or a third, log q of their draw, [B], which makes the
+        gradient that of the score function (`gradients.score`).
 
     Returns:
       predict(params, state, batch, key, drawn=None), where `drawn` are weights [K, ...]
@@ -159,7 +161,8 @@ def forward(
     Raises:
       ValueError: samples below 1, or above with a `rate_gradient`; when called, a
         `rate_gradient` that is missing, does not fit, or is a score function's while
-        examples share statistics (batch normalization) or have latent variables.
+        examples share statistics (batch normalization) or have latent variables; the
+        score function of latent variables with several samples, or with one example.
     """
     model = checked(model)
     if samples < 1:
@@ -208,7 +211,9 @@ def forward(
             collections = jax.tree.map(_of_draws, each)
         if not latent:
             return Prediction(outputs, collections, correct=correct)
-        outputs, latent_kl = outputs
+        outputs, latent_kl, *log_q = outputs
+        if log_q:
+            correct = _by_score(log_q[0])
         return Prediction(outputs, collections, jnp.mean(latent_kl, 0), correct)
 
     if rate_gradient is None:  # draws of the weights may be given to it
@@ -218,6 +223,16 @@ def forward(
 
 def _first(tree):
     return jax.tree.map(lambda x: x[0], tree)
+
+
+def _by_score(log_q: Array) -> Correct:
+    """Corrects the cost of each example by log q of its one draw, [1, B]."""
+    if len(log_q) > 1:
+        raise ValueError(
+            "the score function of latent variables is of one sample, not of an "
+            "ensemble's loss"
+        )
+    return lambda cost: gradients.score(cost, log_q[0])
 
 
 def _of_draws(x: Array) -> Array:
@@ -250,6 +265,7 @@ def neg_elbo(
     n_train: int,
     beta: Schedule | float | None = None,
     average: Literal["predictions", "losses"] = "predictions",
+    latent_beta: Schedule | float | None = None,
 ) -> Callable:
     """The loss in the form that `train.fit` takes.
 
@@ -264,11 +280,14 @@ def neg_elbo(
         loss is that of an ensemble of K (the authors' `--train-ens`; Neklyudov et al.
         2019), from 2 on no longer the ELBO, but a tighter bound. "losses": the ELBO,
         with less noise in its gradient.
+      latent_beta: weight of the KL of latent variables, as beta; 1 by default. With
+        classes as targets it is the beta of the information bottleneck (Alemi et al.
+        2017), from 1 on a price that no information is worth.
 
     Raises:
       ValueError: no training set, an `average` that does not exist, a beta below 0;
-        when called, targets that do not fit the outputs, or draws whose average has no
-        form of the likelihood's.
+        when called, targets that do not fit the outputs, draws whose average has no
+        form of the likelihood's, or a latent_beta where there are no latent variables.
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
@@ -284,6 +303,7 @@ def neg_elbo(
         raise ValueError(f"n_train must be at least 1, not {n_train}")
     choose("average", average, ("predictions", "losses"))
     weight = constant("beta", 1.0 if beta is None else beta)
+    price = constant("latent_beta", 1.0 if latent_beta is None else latent_beta)
 
     def loss(params, state: ModelState, batch, key):
         # A prior that is a density is asked about the draws that the net runs with.
@@ -323,9 +343,13 @@ def neg_elbo(
         }
         if found.latent_kl is not None:
             latent = jnp.mean(found.latent_kl)
-            cost = cost + found.latent_kl
+            cost = cost + price(state.step) * found.latent_kl
             metrics["latent_kl"] = latent
             metrics["elbo"] = metrics["elbo"] - n_train * latent
+        elif latent_beta is not None:
+            raise ValueError(
+                "latent_beta weighs the KL of latent variables, and there are none"
+            )
         value = bound(cost, divergence, n_train, weight(state.step))
         metrics = {"loss": value, **metrics}
         return value, (ModelState(state.step, found.collections), metrics)

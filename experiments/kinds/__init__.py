@@ -190,6 +190,7 @@ TRAININGS = {
     "connect": Training("connect", ("det",), ("det",)),
     "continual": Training("continual", ("det",), USUAL, ("tasks",)),
     "autoencode": Training("autoencode", ("det",), ("det", "ens"), (), ("latents",)),
+    "bottleneck": Training("bottleneck", ("ens",), ("ens",)),
     "policy_gradient": Training("policy", ("det",), USUAL),
     "bandit": Training("bandit", (), ("det", "stoch"), ("regret",), ("regret",)),
     "variance_networks": Training(

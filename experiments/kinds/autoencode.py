@@ -6,6 +6,7 @@ at a draw; and where codes have noise latent_kl, and elbo, less both of them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,14 +19,32 @@ from experiments.kinds import Kind
 from experiments.studies.latents import PIXELS, pixels
 from vnets import data, train
 from vnets.columns import EvalSpec
-from vnets.latent import Autoencoder
+from vnets.latent import LATENTS, Autoencoder
 from vnets.loss import forward, neg_elbo
 from vnets.predictor import Member, as_is
 
 FIELDS = (
     *("prior", "kl_weight", "batch_size", "evals.samples", "probe.samples"),
-    *("model.latent", "model.sampled", "model.encoder", "model.decoder"),
+    *("model.latent", "model.sampled", "model.latents"),
+    *("model.encoder", "model.decoder"),
 )
+
+
+def latent_model(spec, outputs: int) -> Autoencoder:
+    """The net that `config.model` describes, whose decoder has so many outputs."""
+    arguments = dict(spec.get("latents", {"kind": "normal"}))
+    kind = parts.pick("model.latents.kind", arguments.pop("kind", ""), LATENTS)
+    latents = parts.call("model.latents", kind, arguments)
+    arguments = {
+        "encoder": parts.model(spec.encoder, latents.outputs * spec.latent),
+        "decoder": parts.model(spec.decoder, outputs),
+        "size": spec.latent,
+        "sampled": parts.pick(
+            "model.sampled", spec.get("sampled", True), (False, True)
+        ),
+        "latents": latents,
+    }
+    return parts.call("model", Autoencoder, arguments)
 
 
 def fields(config) -> tuple[str, ...]:
@@ -47,18 +66,24 @@ class Autoencode(Kind):
 
     def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
         """See `Kind`."""
-        x = pixels(split)
-
-        def of_draw(outputs):
-            return (), {"nll": PIXELS.nll(outputs[0], x), "latent_kl": outputs[1]}
-
-        run = jax.jit(lambda net: spec.predictor(net, as_is).means(x, key, of_draw)[1])
-        found = run(net)
+        exact = self.model.clone(latents=self.model.latents.exact)
+        net = Member(exact, net.variables)
+        found = _costs(spec, net, pixels(split), key)
         if self.model.sampled:
             found["elbo"] = -found["nll"] - found["latent_kl"]
         else:  # without noise there is no density, and no bound on one
             del found["latent_kl"]
         return {name: float(jnp.mean(each)) for name, each in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _costs(spec: EvalSpec, net: Member, x, key) -> dict[str, jax.Array]:
+    """What the pixels cost, and the latent KL, each [B]."""
+
+    def of_draw(outputs):
+        return (), {"nll": PIXELS.nll(outputs[0], x), "latent_kl": outputs[1]}
+
+    return spec.predictor(net, as_is).means(x, key, of_draw)[1]
 
 
 def build(config) -> Autoencode:
@@ -67,15 +92,10 @@ def build(config) -> Autoencode:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    dataset, spec = datasets.load(config), config.model
+    dataset = datasets.load(config)
     learn = dataset.train
     flat = data.Split(learn.inputs.reshape(len(learn), -1))
-    model = Autoencoder(
-        parts.model(spec.encoder, 2 * spec.latent),
-        parts.model(spec.decoder, flat.inputs.shape[1]),
-        spec.latent,
-        parts.pick("model.sampled", spec.get("sampled", True), (False, True)),
-    )
+    model = latent_model(config.model, flat.inputs.shape[1])
     plain = dataclasses.replace(dataset, train=flat)
     return Autoencode(
         config=config,

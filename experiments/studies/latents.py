@@ -8,8 +8,9 @@ Measured of one autoencoder, its weights' noise off, on the test set:
             neighbours, the accuracy of the nearest training codes at the test's classes
     bound   of `evals.pictures` of them: elbo, and importance, the bound of Burda et al.
             by `evals.importance_samples` draws, nats; prior, the estimate of as many
-            draws of the prior as `evals.prior_samples` (Doersch 2016: hopeless); and
-            how many of the importance weights count
+            draws of the prior as `evals.prior_samples` (Doersch 2016: hopeless), and
+            prior_few by no more than importance has; and effective, how many of the
+            importance weights count
     bits    of the same pictures, if they are black and white: what each pixel costs by
             the bound and by bits back with a real coder (`vnets.bitsback`); decoded, 1
             if all came back bit for bit
@@ -151,15 +152,17 @@ def _bounds(settings, net: Member, x: Array, key: Key):
         return float(jnp.mean(latent.log_mean(whole)))
 
     numbers = _powers(settings.prior_samples)
+    by_prior = [float(naive(net, n)) for n in numbers]
     found = {
         "elbo": float(jnp.mean(weights)),
         "importance": importance(draws),
         "effective": float(jnp.mean(latent.effective_samples(weights))),
-        "prior": float(naive(net, settings.prior_samples)),
+        "prior": by_prior[-1],
+        "prior_few": float(naive(net, draws)),
     }
     curve = {
         "samples": [float(n) for n in numbers],
-        "prior": [float(naive(net, n)) for n in numbers],
+        "prior": by_prior,
         "importance": [importance(min(n, draws)) for n in numbers],
     }
     return found, curve
