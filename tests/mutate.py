@@ -49,11 +49,10 @@ MODULES = (
     ("targets", "test_targets"),
     ("predictor", "test_predictor test_evaluate"),
     ("likelihoods/[!_]*", "test_extremes test_likelihoods test_targets"),
-    ("compact/limits", "test_limits test_compact_bounds test_compact_files"),
     (
         "compact/[!_]*",
-        "test_compact_bounds test_golden test_properties test_compact"
-        " test_compact_files test_compact_noise",
+        "test_compact_bounds test_golden test_properties test_limits test_compact"
+        " test_compact_files test_compact_noise test_sequence_files test_foreign",
     ),
 )
 COMPARED = {

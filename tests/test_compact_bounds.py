@@ -151,6 +151,15 @@ def test_a_lone_weight_lies_where_its_gap_is_short(at, turned):
     assert codec._is_turned(layer, (100, 100)) == turned
 
 
+def test_a_kernel_is_in_its_own_order_where_no_other_is_shorter():
+    """Full, empty, and the same from either side."""
+    one = np.float32(1)
+    for positions in (np.arange(9), np.zeros(0, np.int64), np.arange(0, 9, 4)):
+        levels = np.ones(positions.size, np.int64)
+        layer = Quantized(positions, levels, one, np.zeros(3, np.int64), one)
+        assert not codec._is_turned(layer, (3, 3))
+
+
 @pytest.mark.parametrize("package", ["nodes", "priors", "likelihoods", "compact"])
 def test_what_nets_are_made_of_cannot_be_changed(package):
     found = importlib.import_module(f"vnets.{package}")

@@ -259,6 +259,9 @@ def test_coverage_is_that_of_the_interval():
     assert found["coverage"] == pytest.approx(0.95, abs=5 * np.sqrt(0.05 * 0.95 / 4000))
     assert found["rmse"] == pytest.approx(float(spread), rel=5 / np.sqrt(2 * 4000))
     assert Gaussian(0.5).metrics(draws, target + 100)["coverage"] == 0
+    sure = jnp.stack([target, jnp.full(target.shape, -60.0)], -1)  # without spread
+    for off, covered in ((0.0, 1.0), (1e-3, 0.0)):
+        assert Gaussian().metrics(sure[None], target + off)["coverage"] == covered
 
 
 @pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli(), Gaussian(0.5)])

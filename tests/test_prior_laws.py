@@ -168,6 +168,16 @@ def test_what_one_task_left_is_the_prior_of_the_next():
         priors.kl(params, priors.scale_mixture())
 
 
+def test_normal_weights_without_noise_are_far_from_those_with_it():
+    """On either side a variance of zero costs much, but is a number."""
+    params = every_node(["gaussian-normal", "variance-normal", "alpha-layer"])
+    silent = edits.scale_noise(0.0)(params)
+    for one, prior in ((silent, params), (params, silent)):
+        found = float(priors.kl(one, priors.of_tree(prior)))
+        assert np.isfinite(found)
+        assert found > 1000
+
+
 def test_the_mixture_is_a_density():
     w = np.linspace(-8, 8, 400_001)
     made = priors.scale_mixture(0.3, 1.5, 0.1)
