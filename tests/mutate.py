@@ -36,9 +36,16 @@ MODULES = (
     ),
     ("tree", "test_tree test_vector_walks"),
     ("noise", "test_noise test_node_laws"),
-    ("priors/fitted", "test_extremes test_normal_priors test_pruned test_priors"),
-    ("priors/units", "test_extremes test_group_priors test_pruned test_priors"),
+    (
+        "priors/fitted",
+        "test_extremes test_normal_priors test_pruned test_priors test_prior_laws",
+    ),
+    (
+        "priors/units",
+        "test_extremes test_group_priors test_pruned test_priors test_prior_laws",
+    ),
     ("priors/soft_sharing", "test_soft_sharing"),
+    ("priors/sampled", "test_extremes test_prior_shapes test_prior_laws"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
     ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
     (

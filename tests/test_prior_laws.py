@@ -69,6 +69,17 @@ ZEROED = ("gaussian-normal", "alpha-weight", "variance-normal")
 
 
 @pytest.mark.parametrize("name", sorted({*closed.PRIORS, *fitted.PRIORS, "group_ard"}))
+def test_weights_whose_squares_vanish_cost_a_number(name):
+    """They are not pruned: mean and variance are too small for float32, but there."""
+    faint = nodes.Additive(
+        jnp.full(DENSE, 1e-20, jnp.float32), jnp.full(DENSE, -100.0, jnp.float32)
+    )
+    value, slope = jax.value_and_grad(priors.PRIORS[name]())(faint)
+    assert np.isfinite(value)
+    assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("name", sorted({*closed.PRIORS, *fitted.PRIORS, "group_ard"}))
 def test_the_kl_is_that_of_the_weights_that_are_left(name):
     """With a finite gradient, which for these weights is theirs alone."""
     prior, rows = priors.PRIORS[name](), np.asarray(HALF[:, 0])
