@@ -11,7 +11,7 @@ from jax import random
 from sequence_nets import LENGTH, NETS, WORDS, case, net_of, sparse, tokens
 
 from vnets import compact, plan
-from vnets.compact import codec, description, limits
+from vnets.compact import codec, description, limits, sequences
 from vnets.compact.graph import kernel_shapes
 from vnets.nets import Chain
 from vnets.nodes import Point, gaussian
@@ -197,6 +197,13 @@ def test_dead_heads_are_cut():
     small = compact.shrink(compact.capture(net, {"params": params}, (LENGTH,)))
     assert (small.plan[2].body[1].keys, small.plan[2].body[1].values) == ((1,), (1,))
     close(compact.Predictor(small)(x), np.asarray(run(params, x)))
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4])
+def test_attention_takes_some_queries_at_once(queries, monkeypatch):
+    graph, x, wanted = case("transformer")
+    monkeypatch.setattr(sequences, "AT_ONCE_BYTES", 4 * queries * x.size)
+    close(compact.Predictor(graph)(x), wanted)
 
 
 def test_layers_with_noise_keep_their_units():
