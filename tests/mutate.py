@@ -32,7 +32,8 @@ MODULES = (
     ("nodes/positive", "test_extremes test_scales test_node_laws"),
     (
         "nodes/[!_]*",
-        "test_extremes test_node_laws test_nodes test_matching test_pruned",
+        "test_extremes test_node_laws test_nodes test_matching test_pruned test_scales"
+        " test_prune_units test_learned_dropout",
     ),
     ("tree", "test_tree test_vector_walks"),
     ("noise", "test_noise test_node_laws"),
@@ -47,7 +48,11 @@ MODULES = (
     ("priors/soft_sharing", "test_soft_sharing"),
     ("priors/sampled", "test_extremes test_prior_shapes test_prior_laws"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
-    ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
+    (
+        "estimators",
+        "test_estimators test_estimator_laws test_magnitudes test_sequences"
+        " test_derivatives",
+    ),
     (
         "edits",
         "test_extremes test_edits test_prune_units test_vector_walks test_node_laws",

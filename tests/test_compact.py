@@ -15,6 +15,7 @@ from jax import random
 
 from vnets import compact, plan
 from vnets.compact import predict
+from vnets.compact.verify import TOLERANCE, _advice
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
 from vnets.nodes import Additive, Dropout, Point, Scaled, ZeroMean
@@ -249,6 +250,16 @@ def test_an_example_is_held_to_a_ten_thousandth_of_its_range():
                 continue
             with pytest.raises(ValueError, match="not the net of the example"):
                 compact.verify(graph, x, other)
+
+
+@pytest.mark.parametrize(
+    ("apart", "advice"),
+    [(1.0, "With relu after 'a' they agree"), (1.01, "No activation stands")],
+)
+def test_the_advice_holds_an_activation_to_the_same(apart, advice):
+    net = Chain(steps=(plan.Dense("a", 3), plan.Dense("b", 2)))
+    graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
+    assert _advice(graph, lambda graph, size: apart * TOLERANCE).startswith(advice)
 
 
 def test_quantized_weights_are_within_half_a_step():
