@@ -179,6 +179,29 @@ def test_what_one_task_left_is_the_prior_of_the_next():
         priors.kl(params, priors.scale_mixture())
 
 
+def test_one_normal_law_costs_what_the_formula_says_from_another():
+    """ln(t / s) + (s^2 + (m - c)^2) / (2 t^2) - 1/2 for each weight."""
+    params = {name: layer for name, layer in PARAMS.items() if normal_alone(layer)}
+    assert len(params) >= 5
+    for one in params.values():
+        for other in params.values():
+            (m, s2), (c, t2) = map(moments, (one["kernel"], other["kernel"]))
+            each = 0.5 * (np.log(t2 / s2) + (s2 + (m - c) ** 2) / t2 - 1)
+            found = priors.kl({"a": one}, priors.of_tree({"a": other}))
+            np.testing.assert_allclose(found, each.sum(), rtol=1e-4, atol=1e-3)
+
+
+def normal_alone(layer):
+    """Whether a weight has normal noise, and its units none."""
+    return layer["kernel"].is_normal
+
+
+def moments(one):
+    """In double precision."""
+    mean, var = one.moments()
+    return np.float64(0 if mean is None else mean), np.float64(var)
+
+
 def test_normal_weights_without_noise_are_far_from_those_with_it():
     """On either side a variance of zero costs much, but is a number."""
     params = every_node(["gaussian-normal", "variance-normal", "alpha-layer"])
