@@ -32,16 +32,28 @@ MODULES = (
     ("nodes/positive", "test_extremes test_scales test_node_laws"),
     (
         "nodes/[!_]*",
-        "test_extremes test_node_laws test_nodes test_matching test_pruned",
+        "test_extremes test_node_laws test_nodes test_matching test_pruned test_scales"
+        " test_prune_units test_learned_dropout",
     ),
     ("tree", "test_tree test_vector_walks"),
     ("noise", "test_noise test_node_laws"),
-    ("priors/fitted", "test_extremes test_normal_priors test_pruned test_priors"),
-    ("priors/units", "test_extremes test_group_priors test_pruned test_priors"),
+    (
+        "priors/fitted",
+        "test_extremes test_normal_priors test_pruned test_priors test_prior_laws",
+    ),
+    (
+        "priors/units",
+        "test_extremes test_group_priors test_pruned test_priors test_prior_laws",
+    ),
     ("priors/soft_sharing", "test_soft_sharing"),
     ("priors/coding", "test_coding"),
+    ("priors/sampled", "test_extremes test_prior_shapes test_prior_laws"),
     ("priors/[!_]*", "test_extremes test_priors test_prior_laws"),
-    ("estimators", "test_estimators test_estimator_laws test_magnitudes"),
+    (
+        "estimators",
+        "test_estimators test_estimator_laws test_magnitudes test_sequences"
+        " test_derivatives",
+    ),
     (
         "edits",
         "test_extremes test_edits test_prune_units test_vector_walks test_node_laws",
@@ -50,11 +62,10 @@ MODULES = (
     ("targets", "test_targets"),
     ("predictor", "test_predictor test_evaluate"),
     ("likelihoods/[!_]*", "test_extremes test_likelihoods test_targets"),
-    ("compact/limits", "test_limits test_compact_bounds test_compact_files"),
     (
         "compact/[!_]*",
-        "test_compact_bounds test_golden test_properties test_compact"
-        " test_compact_files test_compact_noise",
+        "test_compact_bounds test_golden test_properties test_limits test_compact"
+        " test_compact_files test_compact_noise test_sequence_files test_foreign",
     ),
 )
 COMPARED = {

@@ -15,6 +15,7 @@ from jax import random
 
 from vnets import compact, plan
 from vnets.compact import predict
+from vnets.compact.verify import TOLERANCE, _advice
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
 from vnets.nodes import Additive, Dropout, Point, Scaled, ZeroMean
@@ -155,6 +156,30 @@ def test_epsilon_is_folded_beside_a_variance_of_its_size(epsilon):
     close(compact.Predictor(compact.fold_norms(graph))(x), net.apply(variables, x))
 
 
+def test_a_norm_goes_before_pooling_unless_it_turns_maxima_over():
+    """Where a padded convolution follows it can go nowhere else."""
+    net = Chain(
+        steps=(
+            plan.Conv("conv1", 3, (2, 2)),
+            plan.MaxPool(),
+            plan.Norm("norm1"),
+            plan.Conv("conv2", 2, (3, 3)),
+            plan.Flatten(),
+        )
+    )
+    shape = (6, 6, 2)
+    variables, x = sparse(net, shape, 1.0), inputs(shape, 5)
+    for least in (0.5, 0.0, -0.5):
+        variables["params"]["norm1"]["scale"] = np.float32([1.0, least, 2.0])
+        graph = compact.capture(net, variables, shape)
+        if least < 0:
+            with pytest.raises(ValueError, match="'norm1' stands beside no linear"):
+                compact.fold_norms(graph)
+            continue
+        folded = compact.Predictor(compact.fold_norms(graph))
+        close(folded(x), np.asarray(jax.jit(net.apply)(variables, x)))
+
+
 def test_auto_takes_the_form_by_the_share_of_nonzeros():
     """Of the weights between live inputs and outputs, for each layer by itself."""
     steps = (plan.Dense("dense1", 20), plan.Activation(), plan.Dense("dense2", 10))
@@ -210,6 +235,31 @@ def test_a_file_holds_the_quantized_net(name, tmp_path):
     model, variables = held.to_flax()
     close(predictor(x), jax.jit(model.apply)(variables, x))
     assert compact.dumps(held) == (tmp_path / "net.vnz").read_bytes()
+
+
+def test_an_example_is_held_to_a_ten_thousandth_of_its_range():
+    graph, x, _ = case("mlp")
+    outputs = compact.Predictor(graph)(x)
+    middle = np.argsort(outputs, None)[outputs.size // 2]
+    for share, good in ((0.9e-4, True), (1.1e-4, False)):
+        for sign in (1, -1):
+            other = outputs.copy()
+            other.flat[middle] += sign * share * np.ptp(outputs)
+            if good:
+                compact.verify(graph, x, other)
+                continue
+            with pytest.raises(ValueError, match="not the net of the example"):
+                compact.verify(graph, x, other)
+
+
+@pytest.mark.parametrize(
+    ("apart", "advice"),
+    [(1.0, "With relu after 'a' they agree"), (1.01, "No activation stands")],
+)
+def test_the_advice_holds_an_activation_to_the_same(apart, advice):
+    net = Chain(steps=(plan.Dense("a", 3), plan.Dense("b", 2)))
+    graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
+    assert _advice(graph, lambda graph, size: apart * TOLERANCE).startswith(advice)
 
 
 def test_quantized_weights_are_within_half_a_step():

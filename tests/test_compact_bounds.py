@@ -151,6 +151,25 @@ def test_a_lone_weight_lies_where_its_gap_is_short(at, turned):
     assert codec._is_turned(layer, (100, 100)) == turned
 
 
+def test_a_kernel_is_in_its_own_order_where_no_other_is_shorter():
+    """Full, empty, and the same from either side."""
+    one = np.float32(1)
+    for positions in (np.arange(9), np.zeros(0, np.int64), np.arange(0, 9, 4)):
+        levels = np.ones(positions.size, np.int64)
+        layer = Quantized(positions, levels, one, np.zeros(3, np.int64), one)
+        assert not codec._is_turned(layer, (3, 3))
+
+
+@pytest.mark.parametrize("noise", [None, (5, np.float32(0.5))])
+@pytest.mark.parametrize("vocabulary", [0, 9])
+def test_a_layer_counts_the_numbers_of_all_its_streams(noise, vocabulary):
+    """Gaps aside: memory is taken for what a file of its size can hold."""
+    one = np.float32(1)
+    head = codec._Head((4, 3), 7, one, one, noise, False, vocabulary)
+    counts = [count for kind, count in head.streams() if kind != "gaps"]
+    assert head.numbers() == sum(counts)
+
+
 @pytest.mark.parametrize("package", ["nodes", "priors", "likelihoods", "compact"])
 def test_what_nets_are_made_of_cannot_be_changed(package):
     found = importlib.import_module(f"vnets.{package}")

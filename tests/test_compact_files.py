@@ -125,6 +125,22 @@ def test_streams_share_a_table_where_it_pays():
     assert tables.OWN in which(unlike)
 
 
+@pytest.mark.parametrize("p", [0.8, 0.3, 0.04])
+def test_two_streams_of_a_table_are_written_as_one_would_be(p):
+    stream = np.random.default_rng(0).geometric(p, 3000) - 1
+    [(low, _, table)] = tables.chosen([np.tile(stream, 2)])
+    found = tables.chosen([stream, stream])
+    assert found == [(low, tables.NEW, table), (low, tables.SHARED, table)]
+
+
+def test_a_table_has_as_many_tokens_as_a_byte_counts():
+    """Numbers below 255 that have no order take their entropy, in the largest table."""
+    kinds = np.asarray([*range(7, 240, 16), 254])
+    bits = tables.bits_alone(np.tile(kinds, 2000))
+    table = 8 * len(tables.Table(7, (1,) * tables.MOST_TOKENS).packed())
+    assert bits < 2000 * kinds.size * (np.log2(kinds.size) + 0.1) + table
+
+
 @pytest.mark.parametrize("inputs", [40, 41, 42, 43])
 def test_a_file_has_a_byte_for_every_few_numbers(inputs):
     """Else a short one could ask a reader for any amount of memory."""

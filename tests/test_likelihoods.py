@@ -294,6 +294,14 @@ def test_coverage_is_that_of_the_interval():
     assert found["coverage"] == pytest.approx(0.95, abs=5 * np.sqrt(0.05 * 0.95 / 4000))
     assert found["rmse"] == pytest.approx(float(spread), rel=5 / np.sqrt(2 * 4000))
     assert Gaussian(0.5).metrics(draws, target + 100)["coverage"] == 0
+    # A single draw has the spread of the noise, which may be none.
+    for std, far, covered in (
+        *((0.0, 0.0, 1), (0.0, 1e-3, 0)),
+        *((0.1, 0.195, 1), (0.1, 0.197, 0), (9.0, 17.5, 1), (9.0, 17.8, 0)),
+    ):
+        log_std = jnp.full(target.shape, np.log(max(std, 1e-30)), jnp.float32)
+        draw = jnp.stack([target, log_std], -1)[None]
+        assert Gaussian().metrics(draw, target + far)["coverage"] == covered
 
 
 @pytest.mark.parametrize("likelihood", [Categorical(), Bernoulli(), Gaussian(0.5)])

@@ -84,6 +84,14 @@ def test_constants_are_held_to_their_bounds():
             limits.check_constants(plan.Standardize(values))
 
 
+def test_what_is_added_to_a_variance_is_above_zero_and_at_most_one():
+    for good in (1e-12, 1.0):
+        limits.check_epsilon("a", good)
+    for bad in (0.0, -1e-5, 1.0 + 1e-9, np.nan, np.inf, 1, "1"):
+        with pytest.raises(ValueError, match="epsilon of 'a'"):
+            limits.check_epsilon("a", bad)
+
+
 @pytest.mark.parametrize(
     ("step", "operations"),
     [

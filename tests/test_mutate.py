@@ -145,6 +145,10 @@ def test_the_likeliest_tests_come_first_and_only_those_that_reach_the_function()
     assert order.tests("edits", 1, range(1, 2), "c") == ["x"]
 
 
+def test_what_no_test_reaches_survives():
+    assert mutant_runs.noticed_by("edits", "1 / 0", [], {}) == ""
+
+
 def test_what_dies_in_a_fork_answers_nothing():
     program = (
         "import os, signal; from tests.mutant_runs import answers\n"

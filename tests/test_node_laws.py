@@ -55,6 +55,12 @@ def units(one):
     return one.scale if isinstance(one, Scaled) else one
 
 
+def parts_of(one):
+    """A node and those that it is made of."""
+    inner = (part for part in vars(one).values() if isinstance(part, nodes.Posterior))
+    return [one, *(found for part in inner for found in parts_of(part))]
+
+
 def held_or_refused(rule, one):
     """What a rule makes of a node; None where it is refused by the node's name."""
     kinds = {type(part).__name__ for part in (one, one.bare, units(one))}
@@ -85,6 +91,10 @@ def test_shapes_types_and_what_is_static(name, shape):
     for batch in ((), (6,), (2, 5)):
         drawn = jax.eval_shape(lambda q, k, b=batch: q.sample(k, b), one, random.key(0))
         assert (drawn.shape, drawn.dtype) == ((*batch, *shape), jnp.float32)
+    for part in parts_of(one):
+        for field in dataclasses.fields(part):
+            if field.type in (bool, int, float, str):
+                assert type(getattr(part, field.name)) is field.type, field.name
     leaves, treedef = jax.tree.flatten(one)
     assert every(leaf.dtype == jnp.float32 and not leaf.weak_type for leaf in leaves)
     assert jax.tree.structure(jax.tree.unflatten(treedef, leaves)) == treedef
@@ -408,14 +418,6 @@ def test_every_node_has_a_row():
         for kind in kinds
         if kind.__module__.startswith("vnets.") and dataclasses.is_dataclass(kind)
     }
-    seen = set()
-
-    def look(one):
-        seen.add(type(one))
-        for part in vars(one).values():
-            if isinstance(part, nodes.Posterior):
-                look(part)
-
-    for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
-        look(one)
+    every_one = (*kernels(PARAMS).values(), *map(node, TOGETHER))
+    seen = {type(part) for one in every_one for part in parts_of(one)}
     assert ours - seen == {nodes.Drawn}  # stands in a net for one step only

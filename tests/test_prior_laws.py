@@ -69,6 +69,17 @@ ZEROED = ("gaussian-normal", "alpha-weight", "variance-normal")
 
 
 @pytest.mark.parametrize("name", sorted({*closed.PRIORS, *fitted.PRIORS, "group_ard"}))
+def test_weights_whose_squares_vanish_cost_a_number(name):
+    """They are not pruned: mean and variance are too small for float32, but there."""
+    faint = nodes.Additive(
+        jnp.full(DENSE, 1e-20, jnp.float32), jnp.full(DENSE, -100.0, jnp.float32)
+    )
+    value, slope = jax.value_and_grad(priors.PRIORS[name]())(faint)
+    assert np.isfinite(value)
+    assert every(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("name", sorted({*closed.PRIORS, *fitted.PRIORS, "group_ard"}))
 def test_the_kl_is_that_of_the_weights_that_are_left(name):
     """With a finite gradient, which for these weights is theirs alone."""
     prior, rows = priors.PRIORS[name](), np.asarray(HALF[:, 0])
@@ -186,6 +197,39 @@ def test_what_one_task_left_is_the_prior_of_the_next():
     assert float(priors.kl(params, before)) == pytest.approx(0, abs=1e-4)
     with pytest.raises(ValueError, match="needs a key"):
         priors.kl(params, priors.scale_mixture())
+
+
+def test_one_normal_law_costs_what_the_formula_says_from_another():
+    """ln(t / s) + (s^2 + (m - c)^2) / (2 t^2) - 1/2 for each weight."""
+    params = {name: layer for name, layer in PARAMS.items() if normal_alone(layer)}
+    assert len(params) >= 5
+    for one in params.values():
+        for other in params.values():
+            (m, s2), (c, t2) = map(moments, (one["kernel"], other["kernel"]))
+            each = 0.5 * (np.log(t2 / s2) + (s2 + (m - c) ** 2) / t2 - 1)
+            found = priors.kl({"a": one}, priors.of_tree({"a": other}))
+            np.testing.assert_allclose(found, each.sum(), rtol=1e-4, atol=1e-3)
+
+
+def normal_alone(layer):
+    """Whether a weight has normal noise, and its units none."""
+    return layer["kernel"].is_normal
+
+
+def moments(one):
+    """In double precision."""
+    mean, var = one.moments()
+    return np.float64(0 if mean is None else mean), np.float64(var)
+
+
+def test_normal_weights_without_noise_are_far_from_those_with_it():
+    """On either side a variance of zero costs much, but is a number."""
+    params = every_node(["gaussian-normal", "variance-normal", "alpha-layer"])
+    silent = edits.scale_noise(0.0)(params)
+    for one, prior in ((silent, params), (params, silent)):
+        found = float(priors.kl(one, priors.of_tree(prior)))
+        assert np.isfinite(found)
+        assert found > 1000
 
 
 def test_the_mixture_is_a_density():

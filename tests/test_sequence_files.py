@@ -11,7 +11,7 @@ from jax import random
 from sequence_nets import LENGTH, NETS, WORDS, case, net_of, sparse, tokens
 
 from vnets import compact, plan
-from vnets.compact import codec, description, limits
+from vnets.compact import codec, description, limits, sequences
 from vnets.compact.graph import kernel_shapes
 from vnets.nets import Chain
 from vnets.nodes import Point, gaussian
@@ -162,6 +162,25 @@ def test_units_that_nobody_reads_and_states_that_stay_zero_are_cut():
     close(compact.Predictor(small)(tokens()), wanted)
 
 
+@pytest.mark.parametrize("pool", [steps.Last(), steps.MeanPositions()])
+def test_units_are_cut_before_the_positions_are_one(pool):
+    chain = (
+        steps.Embedding("embed", WORDS, 6),
+        plan.Dense("dense1", 5),
+        pool,
+        plan.Dense("dense2", 3),
+    )
+    net = Chain(steps=chain)
+    params = sparse(net, 1.0, 0)
+    params["dense1"]["kernel"].mean[:, 1] = 0  # it is a constant
+    params["dense2"]["kernel"].mean[3] = 0  # and nobody reads this one
+    graph = compact.capture(net, {"params": params}, (LENGTH,))
+    small = compact.shrink(graph)
+    assert small.biases["dense1"].size <= 3
+    x = tokens()
+    close(compact.Predictor(small)(x), np.asarray(net.apply({"params": params}, x)))
+
+
 def test_dead_heads_are_cut():
     net, run = net_of("transformer")
     params = sparse(net, 1.0, 0)
@@ -178,6 +197,13 @@ def test_dead_heads_are_cut():
     small = compact.shrink(compact.capture(net, {"params": params}, (LENGTH,)))
     assert (small.plan[2].body[1].keys, small.plan[2].body[1].values) == ((1,), (1,))
     close(compact.Predictor(small)(x), np.asarray(run(params, x)))
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4])
+def test_attention_takes_some_queries_at_once(queries, monkeypatch):
+    graph, x, wanted = case("transformer")
+    monkeypatch.setattr(sequences, "AT_ONCE_BYTES", 4 * queries * x.size)
+    close(compact.Predictor(graph)(x), wanted)
 
 
 def test_layers_with_noise_keep_their_units():

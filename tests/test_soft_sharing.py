@@ -59,6 +59,15 @@ def test_the_penalty_is_the_density_of_a_mixture(count):
         np.testing.assert_allclose(found - OWN.hyper(), alone, rtol=1e-3, atol=0.1)
 
 
+def test_a_mixture_starts_as_in_the_tutorial():
+    """Means over where weights are, components a quarter wide, of equal shares."""
+    made = soft_sharing.mixture()
+    np.testing.assert_allclose(made.means, np.linspace(-0.6, 0.6, 16), atol=1e-6)
+    stds = np.exp(-0.5 * np.asarray(made.log_precision))
+    np.testing.assert_allclose(stds, np.full(17, 0.25), rtol=1e-6)
+    np.testing.assert_array_equal(made.logits, np.zeros(16))
+
+
 def test_each_weight_goes_to_the_component_most_responsible():
     own = params()
     shared = jax.jit(soft_sharing.share)(own)

@@ -26,7 +26,7 @@ from vnets.plan import (
 def fold_norms(graph: Graph) -> Graph:
     """Moves each batch normalization into the layer before it, else the one after it.
 
-    Max pooling between the two does not matter where the slope is positive: the maximum
+    Max pooling between the two does not matter where no slope is negative: the maximum
     of the scaled is the scaled maximum. Scales of states move into what reads them.
 
     Raises:
@@ -49,7 +49,7 @@ def _without_norms(plan: Plan, norms, kernels, biases, noise) -> Plan:
             folded.append(step)
             continue
         norm = norms[step.name]
-        before = _before_pooling(folded) if (norm.slope > 0).all() else folded[-1:]
+        before = _before_pooling(folded) if (norm.slope >= 0).all() else folded[-1:]
         before = before[-1] if before else None
         units = norm.slope.size  # more than the layer's where its maps are flattened
         if isinstance(before, Linear) and biases[before.name].size == units:

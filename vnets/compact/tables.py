@@ -63,8 +63,7 @@ class Table:
         """The number above the k bits if those that remain are 0; how many remain."""
         tokens = np.arange(len(self.sizes))
         lengths = np.maximum((tokens >> self.mantissa) - 1, 0)
-        small = tokens < 2**self.mantissa
-        leading = np.where(small, tokens, tokens - (lengths << self.mantissa))
+        leading = tokens - (lengths << self.mantissa)
         return leading << np.minimum(lengths, MAX_BITS), lengths
 
     def packed(self) -> bytes:
@@ -96,7 +95,7 @@ def tokens_of(numbers: np.ndarray, m: int) -> np.ndarray:
     """The token of each number."""
     _, exponent = np.frexp(numbers.astype(np.float64))  # exact below 2^53
     length = np.maximum(exponent - 1 - m, 0)
-    return np.where(numbers < 2**m, numbers, (numbers >> length) + (length << m))
+    return (numbers >> length) + (length << m)
 
 
 @dataclasses.dataclass(frozen=True)
