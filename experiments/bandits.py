@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import random
 
+from vnets.pytrees import pytree
 from vnets.rng import stream
 from vnets.sources import ALL
 from vnets.types import Array, Key
@@ -53,7 +53,7 @@ def random_regret(edible: Array) -> float:
     return float(jnp.mean(jnp.stack(both)))
 
 
-@struct.dataclass
+@pytree
 class Memory:
     """What an agent met: the last C in a ring, and what each of T cost.
 

@@ -24,13 +24,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from gymnax.environments.classic_control import acrobot, cartpole
 from jax import lax, random
 
 from vnets import edits
 from vnets.loss import ModelState
 from vnets.predictor import Member, Predictor
+from vnets.pytrees import pytree
 from vnets.rng import stream
 from vnets.sources import ALL
 from vnets.types import Array, Key, Params
@@ -108,7 +108,7 @@ class Policy:
         return jax.vmap(one)(weights, observation[:, None])[:, 0]
 
 
-@struct.dataclass
+@pytree
 class Played:
     """B episodes; one that has ended stands still and is rewarded no more.
 

@@ -38,7 +38,7 @@ LAYERS = (
 # These stand apart: any layer may use them, and they use one another or nothing.
 APART = (
     *("files", "data", "checkpoint", "monitor", "parallel", "plan", "renamed"),
-    *("extras", "bitsback"),
+    *("extras", "bitsback", "pytrees"),
 )
 # Within a layer, in this order.
 ORDER = {name: i for i, name in enumerate(n for layer in LAYERS for n in layer)}

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 from jax import random
 from ml_collections import ConfigDict
 
@@ -20,13 +19,14 @@ from experiments.config_files import load_config
 from vnets import train
 from vnets.nets import MLP
 from vnets.nodes import gaussian, variance
+from vnets.pytrees import pytree
 
 ROUNDING = 1e-5
 KEY = random.key(0)
 MIN_LENGTH = 8  # of an episode of CartPole: no sequence of pushes ends it sooner
 
 
-@struct.dataclass
+@pytree
 class BanditState:
     """The context, -1 or 1, and the steps so far."""
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 
 from vnets import renamed
 from vnets.likelihoods import of_class
+from vnets.pytrees import pytree
 from vnets.rng import stream
 from vnets.types import Array, Key
 from vnets.uncertainty import log_mean
@@ -31,7 +31,7 @@ LogP = Callable[[Array, Key], Array]
 Loss = Callable[[Array, Array], Array]
 
 
-@struct.dataclass
+@pytree
 class Attacked:
     """What an iterated attack made of a batch.
 

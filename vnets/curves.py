@@ -24,9 +24,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import random
 
+from vnets.pytrees import pytree, static
 from vnets.rng import stream
 from vnets.types import Array, Key, Params, choose
 
@@ -47,7 +47,7 @@ def _bezier(t):
 KINDS = {"line": _line, "polychain": _polychain, "bezier": _bezier}
 
 
-@struct.dataclass
+@pytree
 class Curve:
     """A net for each t in [0, 1]; `between` makes and checks one.
 
@@ -60,7 +60,7 @@ class Curve:
     start: Params
     control: Params
     end: Params
-    kind: str = struct.field(pytree_node=False)
+    kind: str = static()
 
     def at(self, t: float | Array) -> Params:
         """The parameters at t in [0, 1], a scalar.

@@ -25,18 +25,18 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from vnets import tree
 from vnets.layers import shifted
 from vnets.likelihoods import Categorical, Likelihood
 from vnets.nodes import is_noisy, is_posterior
+from vnets.pytrees import pytree
 from vnets.types import Array, Params
 
 CLASSES = Categorical()
 
 
-@struct.dataclass
+@pytree
 class Factors:
     """rows (x) cols: of w_ij and w_kl it has rows_ik cols_jl.
 
@@ -57,7 +57,7 @@ class Factors:
         return Factors(self.rows * factor**0.5, self.cols * factor**0.5)
 
 
-@struct.dataclass
+@pytree
 class Held:
     """A layer's part of an anchor: log p is -1/2 of the square of what is between.
 

@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax import lax, random
 
 from vnets import gradients
@@ -33,6 +32,7 @@ from vnets.likelihoods import Likelihood
 from vnets.nodes import Additive
 from vnets.predictor import Member
 from vnets.priors import standard_normal
+from vnets.pytrees import pytree
 from vnets.rng import stream
 from vnets.types import Array, Key, choose
 
@@ -93,7 +93,7 @@ class Normal:
         return random.normal(key, shape)
 
 
-@struct.dataclass
+@pytree
 class Coins:
     """Independent bits: the posterior of `Bits`.
 

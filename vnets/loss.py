@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import random
 
 from vnets import gradients
@@ -24,6 +23,7 @@ from vnets.layers import TRAIN, Mode, checked
 from vnets.learned_dropout import Correct, Gradient, is_learned
 from vnets.likelihoods import Likelihood
 from vnets.priors import kl, shared_draws
+from vnets.pytrees import pytree
 from vnets.rng import stream
 from vnets.targets import rows
 from vnets.types import Array, brief, choose, in_float32
@@ -31,7 +31,7 @@ from vnets.types import Array, brief, choose, in_float32
 Schedule = Callable[[Array], Array]
 
 
-@struct.dataclass
+@pytree
 class ModelState:
     """What a net carries beside its parameters.
 

@@ -21,7 +21,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import lax
 from jax.scipy.stats import norm
 
@@ -29,6 +28,7 @@ from vnets import ops
 from vnets import plan as steps
 from vnets.nodes import Posterior, Scaled
 from vnets.pooling import ACTIVATIONS, window_max_pool
+from vnets.pytrees import pytree
 from vnets.types import Array, Moment
 
 FARTHEST = 20.0  # standard deviations; the normal density is 0 in float32 beyond 15
@@ -37,7 +37,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(24)  # for the smooth activa
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
-@struct.dataclass
+@pytree
 class Moments:
     """Quantities that are independent of one another.
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 
 from vnets.edits import Edit
 from vnets.layers import TEST, Mode, checked
+from vnets.pytrees import pytree, static
 from vnets.rng import stream
 from vnets.targets import rows
 from vnets.types import Array, Key, in_float32
@@ -58,7 +58,7 @@ class _Net:
         object.__setattr__(self, "model", checked(self.model))
 
 
-@struct.dataclass
+@pytree
 class Member(_Net):
     """A net and what it has learned.
 
@@ -68,11 +68,11 @@ class Member(_Net):
       variables: "params", not yet edited, and the model's other collections.
     """
 
-    model: Any = struct.field(pytree_node=False)
+    model: Any = static()
     variables: Any
 
 
-@struct.dataclass
+@pytree
 class Stack(_Net):
     """M nets of one model, predicted in turn: a chain, a curve, seeds side by side.
 
@@ -81,14 +81,14 @@ class Stack(_Net):
       variables: as in `Member`, all arrays with a first axis of M.
     """
 
-    model: Any = struct.field(pytree_node=False)
+    model: Any = static()
     variables: Any
 
     def __len__(self) -> int:
         return rows(self.variables)
 
 
-@struct.dataclass
+@pytree
 class Predictor:
     """Nets as they predict.
 
@@ -113,13 +113,13 @@ class Predictor:
     """
 
     nets: Any
-    edit: Edit = struct.field(pytree_node=False, default=unedited)
-    draw: Edit | None = struct.field(pytree_node=False, default=None)
-    samples: int = struct.field(pytree_node=False, default=1)
-    mode: Mode = struct.field(pytree_node=False, default=TEST)
-    mirrored: bool = struct.field(pytree_node=False, default=False)
-    at_once: int | None = struct.field(pytree_node=False, default=None)
-    link: Callable = struct.field(pytree_node=False, default=jax.nn.log_softmax)
+    edit: Edit = static(default=unedited)
+    draw: Edit | None = static(default=None)
+    samples: int = static(default=1)
+    mode: Mode = static(default=TEST)
+    mirrored: bool = static(default=False)
+    at_once: int | None = static(default=None)
+    link: Callable = static(default=jax.nn.log_softmax)
 
     def __post_init__(self):
         if isinstance(self.nets, Stack | list):

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from vnets import ops, tree
 from vnets import plan as steps
@@ -39,10 +38,11 @@ from vnets.moments import (
 )
 from vnets.nodes import Point, Posterior, is_posterior
 from vnets.pooling import window_mean_pool
+from vnets.pytrees import pytree
 from vnets.types import Array, Moment, Shape
 
 
-@struct.dataclass
+@pytree
 class Logits:
     """What a net says before the softmax.
 

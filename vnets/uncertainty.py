@@ -13,13 +13,13 @@ disagreement in nats (Gal 2016, section 3.3.1; "BALD", Houlsby et al. 2011).
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from numpy.typing import ArrayLike
 
+from vnets.pytrees import pytree
 from vnets.types import Array
 
 
-@struct.dataclass
+@pytree
 class Summary:
     """What is kept of S samples of a prediction, for each of B inputs.
 

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from vnets.pytrees import pytree, static
 from vnets.types import Array, choose
 
 Parts = Literal["mean", "sum"]
 
 
-@struct.dataclass
+@pytree
 class Sums:
     """Running sums of a test set; add them with `+`, read them with `compute`.
 
@@ -23,7 +23,7 @@ class Sums:
     """
 
     totals: dict[str, Array]
-    read: Callable = struct.field(pytree_node=False)
+    read: Callable = static()
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(jax.tree.map(jnp.add, self.totals, other.totals), self.read)

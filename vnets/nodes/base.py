@@ -20,20 +20,15 @@ from typing import Any, Literal, NoReturn, Self, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import export
 
 from vnets import noise as noises
+from vnets.pytrees import pytree, static
 from vnets.types import Array, Key, Moment, Shape, brief, choose
 
 LOG_FLOOR = 1e-16  # inside logarithms of squared weights
 Factory = Callable[[Key, Shape], "Posterior"]
 Kind = TypeVar("Kind", bound=type)
-
-
-def static(**kwargs):
-    """A field that is part of the node's type: not traced and not trained."""
-    return struct.field(pytree_node=False, **kwargs)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
@@ -42,7 +37,7 @@ def node_type(kind: Kind) -> Kind:
 
     Its static fields are written as JSON where an exported function is stored.
     """
-    made = struct.dataclass(kind)
+    made = pytree(kind)
     package = "vnets.nodes" if kind.__module__.startswith("vnets.") else kind.__module__
     # A class that is defined again, as in a notebook, cannot be registered again.
     with contextlib.suppress(ValueError):

@@ -16,14 +16,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from vnets.nodes import Posterior
 from vnets.priors.base import VAR_FLOOR, along, check_normal, sum_kept
+from vnets.pytrees import pytree
 from vnets.types import Array
 
 
-@struct.dataclass
+@pytree
 class Mixture:
     """K normals.
 

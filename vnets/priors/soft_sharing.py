@@ -10,10 +10,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from vnets import edits, tree
 from vnets.nodes import Point, is_posterior
+from vnets.pytrees import pytree
 from vnets.types import Array, Key, Params
 
 NAME = "mixture"
@@ -23,7 +23,7 @@ ZERO_SHARE = 0.99  # mixing proportion of the zero component, fixed
 BLOCK = 2**15  # weights whose densities are held at once
 
 
-@struct.dataclass
+@pytree
 class Mixture:
     """K Gaussians beside one at zero.
 

@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax import lax
 
 from vnets import parallel
 from vnets.layers import checked
 from vnets.loss import ModelState
 from vnets.projections import Projection, nothing
+from vnets.pytrees import pytree
 from vnets.rng import stream
 from vnets.types import Array, Key, Params, brief
 
 
-@struct.dataclass
+@pytree
 class Collecting:
     """An optimizer's state, and the nets of `Task.collect`.
 
@@ -33,7 +33,7 @@ class Collecting:
     nets: dict
 
 
-@struct.dataclass
+@pytree
 class TrainState:
     """Everything that training changes; what a checkpoint holds.
 
