@@ -118,6 +118,7 @@ def test_slurm_refuses_what_it_cannot_do(sweep_file, tmp_path, monkeypatch, clus
         slurm.launch(todo, tmp_path, None, OPTIONS, dry_run=False)
 
 
+@pytest.mark.slow
 def test_submitit_debug_runs_the_jobs(sweep_file, tmp_path, monkeypatch):
     import submitit
 
@@ -131,6 +132,7 @@ def test_submitit_debug_runs_the_jobs(sweep_file, tmp_path, monkeypatch):
     assert not plan.missing(todo, home)
 
 
+@pytest.mark.slow
 def test_submitit_local_runs_and_logs_in_the_workdir(
     sweep_file, environment, tmp_path, monkeypatch
 ):

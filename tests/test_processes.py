@@ -89,6 +89,7 @@ def assert_same_run(found, expected):
             np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_after_a_kill(one_device, tmp_path):
     whole = cluster_run.main(tmp_path / "one", "streamed", one_device)
     assert whole["rows"] == [(0, cluster_run.BATCH)]

@@ -332,7 +332,12 @@ NETS = {
 }
 
 
-SLOW = {"resnet", "vgg", "whitened"}  # "chain" has the same steps, but for residuals
+SLOW = {
+    "lenet5",
+    "resnet",
+    "vgg",
+    "whitened",
+}  # "chain" has the same steps, but for residuals
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_predictions_follow_the_units_of_the_targets(line, regressor):
 
 
 @pytest.mark.parametrize("kind", ["sparse", "variance"])
+@pytest.mark.slow
 def test_other_kinds_classify_as_well(kind, classes):
     x, y = classes
     model = BayesClassifier(kind=kind, random_state=0).fit(x, y)

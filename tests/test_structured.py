@@ -128,6 +128,7 @@ def test_the_runners_agree(net, split):
         np.testing.assert_allclose(run(small, x)(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_study_of_bits(net, split):
     config = load_config("configs/bit_precision.py:gnj,quick")
     config.cut = {"units": {"dense1": 0.0, "dense2": 0.0}}

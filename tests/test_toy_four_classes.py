@@ -180,6 +180,7 @@ def trained(one_device):
     return experiment, *fitted(experiment, one_device)
 
 
+@pytest.mark.slow
 def test_measures_of_a_trained_net(trained):
     _, result, measured = trained
     assert set(measured.evals) == {"det", "stoch", "ens", "solution", "half_normal"}
