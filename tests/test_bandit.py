@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from experiments import bandits, core
@@ -195,4 +196,4 @@ def test_what_does_not_fit_is_refused(field, value, words):
             made.dataset.standard = False
     with pytest.raises(ConfigError) as caught:
         core.build(made)
-    assert all(word in str(caught.value) for word in words)
+    assert every(word in str(caught.value) for word in words)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 
 from experiments import core, kl_gradients, removal
@@ -136,7 +137,7 @@ def test_what_cannot_be_measured_is_refused(variant, field, value, words):
         config.evals[field] = value
     with pytest.raises(ConfigError) as caught:
         core.build(config)
-    assert all(word in str(caught.value) for word in words)
+    assert every(word in str(caught.value) for word in words)
 
 
 def test_the_config_shares_the_kl_out():

@@ -125,7 +125,7 @@ def _training(config, dataset: data.Dataset, pool: active.Pool):
     init = train.initializer(model, datasets.example(dataset))
     jax.eval_shape(init, jax.random.key(0))  # says so if it does not fit the data
     optimizer = parts.optimizer(config.optimizer, config.updates)
-    prior, mesh = parts.prior(config.prior), parallel.mesh(jax.devices()[:1])
+    prior, mesh = parts.prior(config.prior), parallel.first_device()
     beta = parts.schedule("kl_weight", config.kl_weight, config.updates)
 
     def one(arrays: dict, labelled: Array, key: Key) -> dict:

@@ -73,7 +73,8 @@ class EmpiricalLaplace:
             return self
         _, var = _moments(node, "empirical_laplace")
         each = jnp.log(2 * self.scale(node) + SIZE_FLOOR) + 0.5
-        return sum_kept(node, each - 0.5 * jnp.log(2 * math.pi * var + VAR_FLOOR))
+        log_var = math.log(2 * math.pi) + jnp.log(var + VAR_FLOOR)
+        return sum_kept(node, each - 0.5 * log_var)
 
     def scale(self, node: Posterior) -> Array:
         """The best b of the node's layer."""
