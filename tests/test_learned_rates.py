@@ -48,6 +48,7 @@ def test_a_spread_is_the_variance_over_keys():
     assert abs(float(found) - 5.0) < 5 * np.sqrt(41 / draws)
 
 
+@pytest.mark.slow
 def test_a_net_is_measured_at_its_end():
     experiment = core.build(quick("concrete_unit"))
     params, collections = jax.jit(experiment.task.init)(random.key(0))

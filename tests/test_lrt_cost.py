@@ -64,6 +64,7 @@ def test_the_plain_sampler_draws_what_ours_draws(assert_moments):
     assert_moments(drawn, x[0] @ mean, jnp.square(x[0]) @ var)
 
 
+@pytest.mark.slow
 def test_memory_of_a_sample_per_example_does_not_grow_with_the_batch():
     """Its temporary buffers do, by activations; not by a weight for each example."""
     net = lrt_cost.classify.build(wide(16)), lrt_cost.classify.build(wide(128))

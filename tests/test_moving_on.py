@@ -165,6 +165,7 @@ def test_tasks_that_do_not_fit_their_method_are_refused():
             core.build(config)
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_its_teachers_say_on_average():
     config = load_config("configs/distillation.py:net_ensemble,quick")
     config.dataset.train_images, config.model.widths = 510, (4,)

@@ -76,6 +76,7 @@ def test_a_tiny_net_runs_as_written_by_hand():
     assert plan.shapes(net.plan, X[1:])[-3:] == [(5, 3, 16), (16,), (5,)]
 
 
+@pytest.mark.slow
 def test_a_block_starts_as_its_shortcut_and_its_layers_learn_still():
     """With its last scale at 0 a body adds nothing, but that scale has a gradient."""
     noisy = dict.fromkeys(ResNet(**TINY).layers, gaussian(-6.0))

@@ -151,6 +151,7 @@ def sampling(**kwargs):
     return make_task(split, samplers.sghmc(1e-2, len(split)), **kwargs)
 
 
+@pytest.mark.slow
 def test_what_is_collected_is_where_training_was(one_device, tmp_path):
     """The net after the updates named, also beside others and after a stop."""
     collect = (3, 5, 10, 15)

@@ -76,6 +76,7 @@ def test_values_have_noise_on_heads():
     assert jnp.abs(run(random.key(1)) - run(random.key(2))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_file_predicts_what_the_pruned_net_does():
     model, params = net()
     pruned = text.pruned(3.0)(params, random.key(0))

@@ -109,6 +109,7 @@ def test_nodes_hold_dropout_and_the_layer_s_own_noise():
         assert set(shapes["norm1"]) == {"bias"}  # no learned scale
 
 
+@pytest.mark.slow
 def test_pixels_are_standardized_within_the_net():
     """Raw pixels and standardized ones are the same image to the rest of the net."""
     ours, raw = (

@@ -39,6 +39,7 @@ def test_dropout_stands_where_the_authors_have_it():
     assert set(rates.values()) == {0.4}
 
 
+@pytest.mark.slow
 def test_the_noisy_net_starts_from_the_means_of_the_dense_one():
     dense, noisy = (
         core.build(config(f"cifar10_k025_{method}", "quick"))
