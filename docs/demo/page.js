@@ -20,8 +20,10 @@ const EXAMPLES = {
 const pad = $("pad");
 const pen = pad.getContext("2d", { willReadFrequently: true });
 let pixels = null;
+let shownByUs = false; // an example, which the reader's first stroke takes away
 
 function clear() {
+  shownByUs = false;
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, pad.width, pad.height);
   pen.strokeStyle = "#111";
@@ -42,6 +44,7 @@ function example(digit) {
     const points = stroke.map((point) => point.map((part) => part * pad.width));
     points.slice(1).forEach((to, i) => line(points[i], to));
   }
+  shownByUs = true;
   look();
 }
 
@@ -89,6 +92,7 @@ function listen() {
   };
   pad.addEventListener("pointerdown", (event) => {
     pad.setPointerCapture(event.pointerId);
+    if (shownByUs) clear();
     last = at(event);
     line(last, last);
     schedule();
