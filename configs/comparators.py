@@ -102,13 +102,20 @@ def measured(
     return config
 
 
-def training(variant: str, scale: str) -> ConfigDict:
-    """What a row is made of."""
+def trained(variant: str, scale: str, epochs: int) -> ConfigDict:
+    """A classifier of these data that is tested without noise, at its end."""
     config = common.classifier(variant, scale)
     config.experiment, config.dataset = "classify", data(scale)
-    config.epochs = EPOCHS[scale] * (3 if variant in LONG else 1)
+    config.epochs = epochs
     config.evals.columns = ("det",)
-    config.probe = {"every": config.epochs, "samples": 1, "columns": ("det",)}
+    config.probe = {"every": epochs, "samples": 1, "columns": ("det",)}
+    return config
+
+
+def training(variant: str, scale: str) -> ConfigDict:
+    """What a row is made of."""
+    longer = 3 if variant in LONG else 1
+    config = trained(variant, scale, EPOCHS[scale] * longer)
     noise = {"net_dropout": {"kind": "dropout", "rate": 0.2}}
     noise["net_variance"] = {"kind": "variance"}
     own = {HIDDEN[scale]: noise[variant]} if variant in noise else {}

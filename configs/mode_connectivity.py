@@ -74,11 +74,7 @@ def study(variant: str, scale: str) -> ConfigDict:
 
 def training(variant: str, scale: str) -> ConfigDict:
     """An end, or a curve."""
-    config = common.classifier(variant, scale)
-    config.experiment, config.dataset = "classify", comparators.data(scale)
-    config.epochs = EPOCHS[scale]
-    config.evals.columns = ("det",)
-    config.probe = {"every": config.epochs, "samples": 1, "columns": ("det",)}
+    config = comparators.trained(variant, scale, EPOCHS[scale])
     if scale == "quick":
         config.model = {"name": "mlp", "widths": (100, 100), "posteriors": {}}
     else:

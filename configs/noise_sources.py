@@ -71,11 +71,7 @@ def study(variant: str, scale: str) -> ConfigDict:
 
 def training(variant: str, scale: str) -> ConfigDict:
     """The net of a row."""
-    config = common.classifier(variant, scale)
-    config.experiment, config.dataset = "classify", comparators.data(scale)
-    config.epochs = EPOCHS[scale]
-    config.evals.columns = ("det",)
-    config.probe = {"every": config.epochs, "samples": 1, "columns": ("det",)}
+    config = comparators.trained(variant, scale, EPOCHS[scale])
     row, layers = variant.removeprefix("net_"), LAYERS[scale]
     own = {}
     if row in DROPOUT:

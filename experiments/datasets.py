@@ -27,6 +27,16 @@ def load(config) -> data.Dataset:
     return load_data(config.dataset)
 
 
+def with_classes(config) -> data.Dataset:
+    """The config's data set; ConfigError if its targets are no classes."""
+    dataset = load(config)
+    if not dataset.classes:
+        raise parts.ConfigError(
+            f"config.dataset.name: {dataset.name} has no classes, but numbers"
+        )
+    return dataset
+
+
 def prepare_of(split: data.Split | data.Stream) -> Callable:
     """From what a split has to what nets take: pixels in [0, 1], all else as it is."""
     pixels = isinstance(split, data.Stream) or (

@@ -17,6 +17,7 @@ Sources: MacKay 1992 (evidence); Ritter, Botev and Barber 2018 (Kronecker factor
 Immer, Korzepa and Bauer 2021 (linearized); Daxberger et al. 2021 (the last layer).
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -53,7 +54,7 @@ WHOLE, EACH, FACTORS = "bkp,bkq->pq", "bkp,bkp->p", "factors"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Laplace:
+class Laplace(abc.ABC):
     """What the curvature says; `posterior` makes a net of it.
 
     Attributes:
@@ -112,10 +113,9 @@ class Laplace:
         params = tree.change(visit, self.variables["params"])
         return {**self.variables, "params": params}
 
+    @abc.abstractmethod
     def _nodes(self, precision: float) -> dict[str, Callable[[Array], Posterior]]:
         """What makes the node around a mean, by the weight's path."""
-        # Abstract: each form of H says its own.
-        raise NotImplementedError(f"{type(self).__name__} has no posterior")
 
     def _shaped(self, flat: Array) -> dict[str, Array]:
         return flatten_util.ravel_pytree(_chosen(self.variables, self.where))[1](flat)

@@ -87,11 +87,7 @@ def build(config) -> Bottleneck:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    dataset = datasets.load(config)
-    if not dataset.classes:
-        raise parts.ConfigError(
-            f"config.dataset.name: {dataset.name} has no classes, but numbers"
-        )
+    dataset = datasets.with_classes(config)
     model = autoencode.latent_model(config.model, dataset.classes)
     if model.sampled != ("bottleneck" in config):
         raise parts.ConfigError(

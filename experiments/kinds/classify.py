@@ -157,11 +157,7 @@ def of_data(kind: type[Kept], config) -> Kept:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    dataset = datasets.load(config)
-    if not dataset.classes:
-        raise parts.ConfigError(
-            f"config.dataset.name: {dataset.name} has no classes, but numbers"
-        )
+    dataset = datasets.with_classes(config)
     example = datasets.example(dataset)
     return built(kind, config, dataset, datasets.source(config, dataset), example)
 
