@@ -11,7 +11,7 @@ from jax import random
 from sequence_nets import LENGTH, NETS, WORDS, case, net_of, sparse, tokens
 
 from vnets import compact, plan
-from vnets.compact import codec, description, limits, sequences
+from vnets.compact import codec, description, limits, sequence_files, sequences
 from vnets.compact.graph import kernel_shapes
 from vnets.nets import Chain
 from vnets.nodes import Point, gaussian
@@ -309,6 +309,12 @@ def test_more_words_than_the_vocabulary_are_refused():
     source = codec.Bytes(codec.varint(WORDS + 1))
     with pytest.raises(ValueError, match="more words than its vocabulary"):
         codec._unpacked(source, kernels["embed"], words=True)
+
+
+@pytest.mark.parametrize("kind", [-1, len(sequence_files.KINDS)])
+def test_steps_that_do_not_exist_are_refused(kind):
+    with pytest.raises(ValueError, match="unknown step"):
+        sequence_files.unpacked(sequence_files.FIRST + kind, codec.Bytes(b"\x01a\x01"))
 
 
 def test_a_plan_counts_what_its_steps_cost():
