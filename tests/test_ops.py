@@ -2,6 +2,7 @@
 
 import functools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import linen as nn
 from jax import random
 
 from vnets import backend, ops
+from vnets.ops import direct
 from vnets.pooling import relu_max_pool
 
 # (size, kernel, padding, tile)
@@ -100,7 +102,8 @@ def test_the_routine_is_taken_where_it_pays():
     assert form(8, 3, (16, 32)) is ops.DirectConv
     assert form(8, 1, (16, 32)) is ops.TiledConv  # a matrix product as it is
     assert form(8, 3, (1, 32)) is ops.TiledConv  # few channels
-    assert form(8, 3, (16, 256)) is ops.TiledConv  # a wide product
+    assert form(8, 3, (16, 256)) is ops.DirectConv
+    assert form(7, 3, (16, 256)) is ops.TiledConv  # a wide product
     assert form(2, 3, (16, 32)) is ops.TiledConv  # mostly padding
     assert form(12, 5, (20, 50), "VALID") is ops.TiledConv  # a large input
 
@@ -110,6 +113,29 @@ def test_the_routine_computes_the_convolution(padding):
     x, w = tensors((6, 5), (4, 3))
     ours, native = ops.DirectConv(padding), ops.GeneralConv((1, 1), padding)
     close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
+
+
+@pytest.mark.parametrize("form", ["taps", "together"])
+@pytest.mark.parametrize(
+    ("images", "blocks", "made"), [(6, 1, 1), (6, 2, 2), (6, 4, 6), (11, 2, 1)]
+)
+def test_the_gradient_of_a_kernel_is_a_sum_over_blocks(form, images, blocks, made):
+    """Of equal length: six images make no four blocks, and eleven none of some six."""
+    kernel, op = (3, 2), ops.DirectConv(((1, 0), (0, 2)))
+    rng = np.random.default_rng(0)
+    x, g = (
+        jnp.asarray(rng.normal(size=(images, *shape)), jnp.float32)
+        for shape in ((5, 6, 3), (4, 7, 4))
+    )
+    size = 4 * (kernel[1] * x.size + kernel[0] * g.size)
+    native = functools.partial(ops.GeneralConv((1, 1), op.padding).apply, x)
+    (wanted,) = jax.vjp(native, jnp.zeros((*kernel, 3, 4)))[1](g)
+    with (
+        mock.patch.object(direct, "NARROW", 0 if form == "taps" else 12),
+        mock.patch.object(direct, "BLOCK", -(-size // blocks)),
+    ):
+        assert direct._blocks(images, size // images) == made
+        close(direct._kernel_gradient(op, kernel, x, g), wanted)
 
 
 def test_the_routine_sums_in_float32_and_keeps_what_is_wider():
@@ -125,11 +151,11 @@ def test_the_routine_sums_in_float32_and_keeps_what_is_wider():
         np.testing.assert_allclose(found, native, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
-def test_its_gradients_in_a_loop_are_convolutions_that_the_library_has(strides):
+@pytest.mark.parametrize(("strides", "products"), [((1, 1), 1), ((2, 2), 9)])
+def test_its_gradients_in_a_loop_are_what_the_library_has(strides, products):
     """In images [B, H, W, C] and kernels [kh, kw, I, O], or they run as bare loops.
 
-    The gradient of the kernel is a product for each tap.
+    The gradient of the kernel is a product for each tap, or one for all.
     """
     x, w = tensors((8, 8), (3, 3), inputs=8, outputs=8)
     op = ops.DirectConv(((1, 1), (1, 1)), strides)
@@ -142,7 +168,7 @@ def test_its_gradients_in_a_loop_are_convolutions_that_the_library_has(strides):
     compiled = jax.jit(lambda w: jax.lax.scan(step, w, length=3)).lower(w).compile()
     text = compiled.as_text().splitlines()
     lines = [line for line in text if " convolution(" in line]
-    assert sum(" dot(" in line for line in text) >= 9
+    assert sum(" dot(" in line for line in text) == products
     labels = {re.search(r"dim_labels=(\S+)", line)[1].rstrip(",") for line in lines}
     assert len(lines) >= 2
     assert labels == {"b01f_01io->b01f"}

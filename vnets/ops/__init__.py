@@ -55,14 +55,16 @@ __all__ = [
 ConvOp = GeneralConv | DirectConv | StridedConv | TiledConv
 
 WIDE = 64  # from this many output channels on, tiles only add multiplications
-# Where the library's routine is the faster one: not for a few channels, not where the
-# product of patches is so wide that the copies do not count, not on maps so small that
-# most of a kernel sees padding, and not where the input, by which its gradient costs,
-# is much larger than the output. The bounds are from single trials of the layers of
-# VGG, LeNet-5 and ResNet-50 on one processor; results/bench measures whole steps only.
+# Where the library's routine is the faster one: not for a few channels, not on maps so
+# small that most of a kernel sees padding or, where the product of patches is so wide
+# that its copies do not count, on small maps at all, and not where the input, by which
+# its gradient costs, is much larger than the output. The bounds are from single trials
+# of the layers of VGG, LeNet-5, ResNet-50 and WhitenedCNN on two processors;
+# results/bench measures whole steps only.
 DIRECT_INPUTS = 8
 DIRECT_OUTPUTS = 128
 DIRECT_SIZE = 4
+DIRECT_WIDE_SIZE = 8
 DIRECT_GROWTH = 1.25
 
 
@@ -102,11 +104,11 @@ def _by_shape(size: Pair, kernel: Pair, channels: Pair, pads: Pads):
     """The fastest form of stride 1 on a CPU."""
     inputs, features = channels
     outputs = TiledConv(size, kernel, pads, tile=1).outputs
+    least = DIRECT_SIZE if features <= DIRECT_OUTPUTS else DIRECT_WIDE_SIZE
     direct = (
         math.prod(kernel) > 1
         and inputs >= DIRECT_INPUTS
-        and features <= DIRECT_OUTPUTS
-        and min(outputs) >= DIRECT_SIZE
+        and min(outputs) >= least
         and math.prod(size) <= DIRECT_GROWTH * math.prod(outputs)
     )
     if direct:

@@ -7,7 +7,7 @@ written here:
 
     of the input    a convolution of that form: of the output's gradient, padded and
                     with the holes that a stride leaves, by the kernel turned around
-    of the kernel   a matrix product for each tap
+    of the kernel   a matrix product for each tap, or one for all where channels are few
 
 Under `vmap` weights of several nets would make grouped convolutions, for which there is
 no routine: they become products of patches.
@@ -27,6 +27,9 @@ from vnets.ops.strided import tiled
 from vnets.types import Array
 
 UNIT = (1, 1)
+# From single trials on one processor; results/bench measures whole steps.
+NARROW = 64 * 128  # inputs times outputs, up to which the taps share one product
+BLOCK = 2**24  # bytes of the images and gradients that a product reads at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,11 +130,52 @@ def _input_gradient(op: DirectConv, size: Pair):
 
 
 def _kernel_gradient(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
-    """For each tap a product of the images that it sees and the output's gradient.
+    """Products of the images and the output's gradient, summed over blocks of images.
 
     As a convolution of the library its "kernel" would be as large as the images, for
-    which that is slow.
+    which that is slow. Blocks are what a processor keeps close to it.
     """
+    narrow = op.strides == UNIT and x.shape[-1] * g.shape[-1] <= NARROW
+    form = _rows_by_columns if narrow else _taps
+    part = functools.partial(form, op, kernel)
+    blocks = _blocks(len(x), (kernel[1] * x[0].size + kernel[0] * g[0].size) * 4)
+    if blocks == 1:
+        return part(x, g)
+
+    def add(total, block):
+        return total + part(*block), None
+
+    cut = jax.tree.map(lambda a: a.reshape(blocks, -1, *a.shape[1:]), (x, g))
+    like = jax.eval_shape(part, x, g)
+    return lax.scan(add, jnp.zeros(like.shape, like.dtype), cut)[0]
+
+
+def _blocks(images: int, size: int) -> int:
+    """How many blocks of equal length images of so many bytes are cut into."""
+    wanted = max(1, -(-images * size // BLOCK))
+    fits = (n for n in range(wanted, min(4 * wanted, images) + 1) if images % n == 0)
+    return next(fits, 1)
+
+
+def _rows_by_columns(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
+    """One product for all taps, of stride 1: the images shifted along W, stacked into
+    channels, and the output's gradient shifted along H. A tap of few channels alone
+    would be a product too small for its copies."""
+    (rows, columns), (height, width) = kernel, g.shape[1:3]
+    around = ((0, 0, 0), *((*pair, 0) for pair in op.padding), (0, 0, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), around)
+    rest = x.shape[1] - height
+    seen = jnp.concatenate([x[:, :, j : j + width] for j in range(columns)], -1)
+    given = [jnp.pad(g, ((0, 0), (i, rest - i), (0, 0), (0, 0))) for i in range(rows)]
+    pair = lax.optimization_barrier((seen, jnp.concatenate(given, -1)))
+    seen, given = (a.reshape(-1, a.shape[-1]) for a in pair)
+    both = contract(seen, given, ((0,), (0,)))
+    both = both.reshape(columns, x.shape[-1], rows, g.shape[-1])
+    return both.transpose(2, 0, 1, 3)
+
+
+def _taps(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
+    """For each tap a product of the images that it sees and the output's gradient."""
     inputs, outputs = x.shape[-1], g.shape[1:3]
     sizes = [
         max(n + low, (o - 1) * stride + k)
