@@ -49,7 +49,7 @@ test: setup-dev ## Run the tests (ten minutes on two cores, and one to install)
 	$(BIN)/python -m pytest -n 2
 
 test-slow: setup-dev ## Run the tests that take minutes each [ARGS= ATTACKS=quick]
-	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(ARGS)
 
 mutate: ARGS ?= --limit=100 --seconds=3600
 mutate: setup-dev ## List small changes of the algebra that no test notices [ARGS=]

@@ -5,7 +5,8 @@ import re
 import documents
 import pytest
 
-pytestmark = pytest.mark.slow  # its nets train for two minutes
+# Its nets train for two minutes, once: all that look at them stay in one process.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guide")]
 
 
 @pytest.fixture(scope="module")
