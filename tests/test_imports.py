@@ -19,7 +19,7 @@ LAYERS = (
     ("targets", "likelihoods"),
     ("nodes", "pooling"),
     ("tree",),
-    ("pretrained", "initializers", "optimizers", "samplers"),
+    ("pretrained", "initializers", "optimizers", "samplers", "ivon"),
     ("edits", "learned_dropout"),
     ("estimators", "ops", "projections", "priors"),
     ("pruning", "vectors"),

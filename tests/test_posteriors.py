@@ -10,7 +10,7 @@ PAGE = "docs/howto/posteriors.md"
 METHODS = (
     *("one", "ensemble", "snapshots", "fast ensemble", "curve"),
     *("SWA", "SWAG", "MultiSWAG", "SGLD", "cyclical SGLD", "SVGD"),
-    *("last layer", "Kronecker", "MC dropout"),
+    *("last layer", "Kronecker", "MC dropout", "IVON"),
 )
 LINES = 15  # of a method
 
