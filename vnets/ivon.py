@@ -123,7 +123,7 @@ def _without_variances(params: Params) -> Params:
 def _mean_precision(params: Params) -> Array:
     """The mean of 1 / variance over all weights that have one."""
     total, count = (jnp.zeros((), jnp.float32) for _ in range(2))
-    nodes = [(place, node) for place, node in tree.nodes(params) if node.noisy]
+    nodes: list[Any] = [pair for pair in tree.nodes(params) if pair[1].noisy]
     if not nodes:
         raise ValueError("ivon is of Gaussian weights, and there are none")
     for place, node in nodes:
