@@ -28,6 +28,7 @@ STUDIES = {
             "bit_precision",
             "comparators",
             "conv_lrt",
+            "deep_kernel",
             "densities",
             "description_length",
             "diversity",

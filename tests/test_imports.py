@@ -20,6 +20,7 @@ LAYERS = (
     ("nodes", "pooling"),
     ("tree",),
     ("pretrained", "initializers", "optimizers", "samplers", "ivon"),
+    ("deep_kernels",),
     ("edits", "learned_dropout"),
     ("estimators", "ops", "projections", "priors"),
     ("pruning", "vectors"),

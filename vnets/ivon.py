@@ -85,7 +85,7 @@ def ivon(
         held = jax.tree.map(jnp.zeros_like, _without_variances(params))
         return State(jnp.zeros((), jnp.int32), held, start)
 
-    def update(updates, state: State, params: Params = None):
+    def update(updates, state: Any, params: Params = None):
         if params is None:
             raise ValueError("ivon needs the parameters: update(grads, state, params)")
         count = state.count + 1
