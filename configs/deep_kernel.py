@@ -30,6 +30,6 @@ def get_config(which: str = "step_deep") -> ConfigDict:
     config = common.start("deep_kernel", variant, scale)
     config.dataset = DATA[data]
     config.widths, config.features = WIDTHS[kernel], 2
-    config.updates, config.learning_rate = 500, 1e-2
+    config.updates, config.learning_rate = 300, 2e-2
     config.points = 121  # of the curve
     return config

@@ -88,9 +88,11 @@ class DeepKernel:
         return jnp.linalg.cholesky(own), seen
 
     def _kernel(self, given: dict, a: Array, b: Array) -> Array:
-        # Differences, since squares less products lose the digits of near points.
-        gap = (a[:, None] - b[None]) / jnp.exp(given["log_scale"])
-        half = 0.5 * jnp.sum(jnp.square(gap), -1)
+        # Around the middle, where squares less products lose the fewest digits.
+        middle = jnp.mean(a, 0, keepdims=True)
+        a, b = ((x - middle) / jnp.exp(given["log_scale"]) for x in (a, b))
+        both = jnp.sum(a * a, 1)[:, None] + jnp.sum(b * b, 1)[None]
+        half = jnp.maximum(0.5 * both - a @ b.T, 0)
         return jnp.exp(2 * given["log_signal"] - half)
 
 
