@@ -85,7 +85,7 @@ def fake_table(name):
     table = np.random.default_rng(0).normal(size=(500, columns)).astype(np.float32)
     numbers = name == "diabetes"
     target = table[:, 0] if numbers else np.arange(500, dtype=np.int32) % 2
-    split, classes = data.Split(table, target), None if numbers else 2
+    split, classes = data.Split(table, target), 0 if numbers else 2
     return data.Dataset(name, split, None, split, classes, {}, "fake")
 
 
