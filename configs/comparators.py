@@ -8,8 +8,9 @@ of cosine cycles), dropout (a mask a draw), average and swag (the walk of SGD at
 constant rate, its mean and its normal law), sgld, sgld_cold and csgld (Langevin
 dynamics at temperature 1, at 1 / N, and in cosine cycles), laplace (the last layer),
 laplace_diagonal and laplace_kronecker (all dense layers, linearized), laplace_sampled
-(draws of the diagonal in the net itself), svgd (ten Stein particles) and variance (a
-hidden layer has no mean).
+(draws of the diagonal in the net itself), svgd (ten Stein particles), ivon (Gaussian
+weights, by natural gradients), fge (the ends of short cycles that begin at a trained
+net) and variance (a hidden layer has no mean).
 
 Scales: quick (a perceptron 64-100-100-10 on the digits in 8 x 8; the images from
 elsewhere are the test digits with their pixels shuffled), short and paper (LeNet-5
@@ -17,6 +18,8 @@ without batch normalization, whose statistics no mean of weights has, on MNIST;
 elsewhere is notMNIST). Those that sample have a prior N(0, 1/10) on weights and a flat
 one on biases. No setting was tuned.
 """
+
+import math
 
 from ml_collections import ConfigDict
 
@@ -46,14 +49,23 @@ ROWS = {
     "laplace_kronecker": ("laplace_kronecker", "net", 1),
     "laplace_sampled": ("laplace_sampled", "net", 1),
     "svgd": ("particles", "net_svgd", 1),
+    "ivon": ("members", "net_ivon", 1),
+    "fge": ("collected", "net_fge", 1),
     "variance": ("members", "net_variance", 1),
 }
 TRAINED = tuple(sorted({run for _, run, _ in ROWS.values()}))
 VARIANTS = (*ROWS, *TRAINED)
-NOISY = ("dropout", "variance")
+NOISY = ("dropout", "variance", "ivon")
 EPOCHS = {"quick": 30, "short": 12, "paper": 60}
 LONG = ("net_sgld", "net_sgld_cold", "net_csgld", "net_snapshot")  # three times these
 CYCLES = {"net_snapshot": 5, "net_csgld": 4}
+FAST = {"quick": (20, 5), "short": (8, 4), "paper": (40, 10)}  # epochs and cycles
+LAYERS = {
+    "quick": DENSE["quick"],
+    "short": ("conv1", "conv2", *DENSE["short"]),
+    "paper": ("conv1", "conv2", *DENSE["paper"]),
+}
+CURVATURE = 0.5  # per example, where IVON starts: the authors' on CIFAR-10
 
 
 def sweep(scale: str = "paper") -> tuple[str, ...]:
@@ -115,10 +127,16 @@ def trained(variant: str, scale: str, epochs: int) -> ConfigDict:
 def training(variant: str, scale: str) -> ConfigDict:
     """What a row is made of."""
     longer = 3 if variant in LONG else 1
-    config = trained(variant, scale, EPOCHS[scale] * longer)
+    epochs, cycles = FAST[scale]
+    epochs = epochs if variant == "net_fge" else EPOCHS[scale] * longer
+    config = trained(variant, scale, epochs)
     noise = {"net_dropout": {"kind": "dropout", "rate": 0.2}}
     noise["net_variance"] = {"kind": "variance"}
     own = {HIDDEN[scale]: noise[variant]} if variant in noise else {}
+    if variant == "net_ivon":
+        start = -math.log(SIZES[scale] * CURVATURE + PRECISION)
+        weight = {"kind": "gaussian", "log_var": round(start, 2)}
+        own = dict.fromkeys(LAYERS[scale], weight)
     if scale == "quick":
         config.model = {"name": "mlp", "widths": (100, 100), "posteriors": own}
     else:
@@ -150,4 +168,14 @@ def training(variant: str, scale: str) -> ConfigDict:
         config.optimizer = {"name": "svgd", "learning_rate": rates}
         config.optimizer.update({"weight_decay": decay})
         config.particles = 10
+    if variant == "net_fge":
+        wave = {"shape": "triangle", "high": 0.05, "low": 5e-4, "cycles": cycles}
+        config.optimizer = {"name": "sgd", "learning_rate": wave, "momentum": 0.9}
+        config.collect = {"count": 1, "cycles": cycles}
+        config.nets = {"start": {"run": "configs/comparators.py:net"}}
+    if variant == "net_ivon":
+        with config.ignore_type():
+            config.prior = {"kind": "standard_normal", "scale": PRECISION**-0.5}
+        rates = ((0.0, 0.1), (1.0, 0.0))
+        config.optimizer = {"name": "ivon", "learning_rate": rates, "b2": 0.99}
     return config

@@ -9,7 +9,10 @@ deterministic net). `samples` noise draws of each net are averaged.
 
 attacked_... are nets of `configs/comparators.py` (quick: a perceptron), which see the
 test set attacked, too, by FGSM of radius 0.1 on pixels in [0, 1]: with the gradient of
-another plain net, and with their own, averaged over `attack.draws` draws.
+another plain net, and with their own, averaged over `attack.draws` draws. corrupted_...
+are nets of CIFAR-10 (`configs/cifar_fast.py`; at quick those of the digits), which see
+the test set made worse in five ways, too, by code and strengths of our own; their
+inputs from elsewhere are the test images with their pixels shuffled.
 
 Scales: quick (the embedded digits; the inputs from elsewhere are the test digits with
 their pixels shuffled, for no data set of that kind comes without a download), short and
@@ -37,15 +40,17 @@ ATTACKED = {
     "attacked_variance": (f"{PLAIN}_variance", 1),
     "attacked_deep_ensemble": (PLAIN, 5),
 }
-VARIANTS = (*NETS, *ATTACKED)
+CORRUPTED = ("corrupted_dropout", "corrupted_variance")
+VARIANTS = (*NETS, *ATTACKED, *CORRUPTED)
 QUIET = (DETERMINISTIC, PLAIN)
+KINDS = ("noise", "impulses", "brightness", "contrast", "blur")
 SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 
 
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = common.split(which, VARIANTS)
-    net = (NETS | ATTACKED)[variant]
+    net = _corrupted(variant, scale) or (NETS | ATTACKED)[variant]
     config = base("uncertainty", variant, scale, *net)
     step = {"quick": 45, "short": 15, "paper": 10}[scale]
     config.rotation = {
@@ -57,7 +62,20 @@ def get_config(which: str = "variance") -> ConfigDict:
         # Seeds that none of the nets has that are measured.
         config.nets.surrogate = {"run": PLAIN, "members": 1, "first": 100}
         config.attack = {"epsilon": 0.1, "draws": min(config.samples, 10)}
+    if variant in CORRUPTED:
+        config.dataset, _ = common.cifar(scale)
+        config.shift.name = "shuffled_pixels"
+        config.corruption = {"kinds": KINDS, "strengths": (1, 3, 5)}
     return config
+
+
+def _corrupted(variant: str, scale: str) -> tuple[str, int] | None:
+    """The run and the members of a net that sees pictures made worse."""
+    if variant not in CORRUPTED:
+        return None
+    method = variant.removeprefix("corrupted_")
+    of_cifar = f"configs/cifar_fast.py:cifar10_{method}"
+    return f"{PLAIN}_{method}" if scale == "quick" else of_cifar, 1
 
 
 def base(

@@ -5,6 +5,7 @@
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,7 @@ STUDIES = {
             "bit_precision",
             "comparators",
             "conv_lrt",
+            "deep_kernel",
             "densities",
             "description_length",
             "diversity",
@@ -93,12 +95,15 @@ class Net:
 
     Attributes:
       collected: variables of the nets that its config's `collect` kept; None without.
+      seconds: that its training took, and that of nets that it began from, without
+        compiling; nan where nothing says it.
     """
 
     model: Any
     params: Any
     collections: dict
     collected: dict | None = None
+    seconds: float = math.nan
 
     def variables(self, params=None) -> dict:
         """What the model is applied to, with other parameters where they are given."""

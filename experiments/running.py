@@ -1,6 +1,7 @@
 """Runs an experiment from its config: training, every evaluation, the record."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -243,13 +244,28 @@ def _trained(
             raise records.RecordError(
                 f"{folder(member)}: this net failed: {record['status']['failed']}"
             )
-        nets.append(_restored(experiment, folder(member)))
+        net = _restored(experiment, folder(member))
+        seconds = _training_seconds(home, scale, record)
+        nets.append(dataclasses.replace(net, seconds=seconds))
         identities[f"{spec.run} seed {member}"] = {
             "config_hash": record["config_hash"],
             "commit": record["git"]["commit"],
             "checksum": record["checksum"],
         }
     return nets, identities
+
+
+def _training_seconds(home: Path, scale: str, record: records.Record) -> float:
+    """What the training of a record took, and that of nets that it began from; nan
+    where those are no longer here."""
+    seconds = record["wall_seconds"]["train"]
+    for who in record.get("nets", {}):
+        run, _, member = who.rpartition(" seed ")
+        path = run_folder(home, run, scale, int(member)) / workdirs.RECORD
+        if not path.exists():
+            return math.nan
+        seconds += _training_seconds(home, scale, records.read(path))
+    return seconds
 
 
 def restore(folder: Path | str) -> tuple[Any, Experiment, Net]:

@@ -17,6 +17,7 @@ from experiments.config_files import ConfigError
 from vnets import (
     edits,
     initializers,
+    ivon,
     nets,
     nodes,
     optimizers,
@@ -47,7 +48,13 @@ POSTERIORS: dict[str, Callable[..., Factory]] = {
     "group_normal_jeffreys": nodes.group_normal_jeffreys,
     "group_horseshoe": nodes.group_horseshoe,
 }
-OPTIMIZERS = {**optimizers.OPTIMIZERS, **samplers.SAMPLERS, "svgd": svgd.svgd}
+OPTIMIZERS: dict[str, Callable] = {
+    **optimizers.OPTIMIZERS,
+    **samplers.SAMPLERS,
+    "svgd": svgd.svgd,
+    "ivon": ivon.ivon,
+}
+WAVES = {"cosine": samplers.cyclical, "triangle": samplers.triangular}
 WHITENED_IMAGES = 5000
 
 
@@ -259,7 +266,8 @@ def optimizer(
     part of the run.
     `groups` gives parameters an optimizer of their own by a pattern of their path, each
     {"name": ..., "learning_rate": ..., **arguments}; the first match counts.
-    A rate is knots, or {"peak": ..., "cycles": ...} of `samplers.cyclical`; a sampler's
+    A rate is knots, or {"peak": ..., "cycles": ...} of `samplers.cyclical`, or with
+    {"shape": "triangle", ...} the arguments of `samplers.triangular`; a sampler's
     temperature is a number, or the arguments of `samplers.late`. `n_train` is for those
     that sample.
     """
@@ -329,7 +337,9 @@ def _rate(field: str, arguments: dict, updates: int):
     points = arguments.pop("learning_rate")
     if hasattr(points, "items"):
         wave = {**points, "steps": max(updates, 1)}
-        return call(f"{field}.learning_rate", samplers.cyclical, wave)
+        field = f"{field}.learning_rate"
+        make = pick(f"{field}.shape", wave.pop("shape", "cosine"), WAVES)
+        return call(field, make, wave)
     return schedule(f"{field}.learning_rate", points, max(updates, 1))
 
 

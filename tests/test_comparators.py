@@ -14,7 +14,7 @@ from experiments.config_files import load_config
 from experiments.kinds.classify import Particles
 from experiments.spec import ConfigError
 from experiments.studies import comparators as study
-from vnets import data, svgd
+from vnets import data, samplers, svgd
 from vnets.nets import MLP
 
 IMAGES, WALK = 24, 4
@@ -52,6 +52,7 @@ def test_every_method_measures_alike(row):
     assert 0 <= found["inside"]["accuracy"] <= 1
     assert 0 <= found["outside"]["auroc/entropy"] <= 1
     assert found["made"]["megabytes"] > 0
+    assert "train_seconds" not in found["made"]  # of nets that no record is of
     assert ("precision" in found["made"]) == row.startswith("laplace")
     assert ("kernel" in found["made"]) == (row == "svgd")
 
@@ -60,6 +61,29 @@ def test_a_temperature_stands_beside_what_samples():
     for row, heat in {"sgld": 1.0, "csgld": 1.0, "one": None, "swag": None}.items():
         run = load_config(f"configs/comparators.py:{comparators.ROWS[row][1]},quick")
         assert study._temperature(run.optimizer).get("temperature") == heat
+
+
+def test_passes_count_all_nets_and_what_they_begin_from():
+    passes = {
+        row: study._passes(f"configs/comparators.py:{run}", "quick", members)
+        for row, (_, run, members) in comparators.ROWS.items()
+    }
+    assert passes["one"] == passes["ivon"] == 30
+    assert passes["ensemble"] == 5 * 30
+    assert passes["svgd"] == 10 * 30
+    assert passes["fge"] == 30 + 20
+
+
+def test_the_first_net_of_a_fast_ensemble_is_begun_at_the_trained_one():
+    """Its nets are kept where the rate is lowest, at the ends of the cycles."""
+    config = load_config("configs/comparators.py:net_fge,quick")
+    made = core.build(config)
+    assert made.start.run == "configs/comparators.py:net"
+    assert len(made.task.collect) == config.optimizer.learning_rate.cycles
+    rate = samplers.triangular(0.05, 5e-4, made.task.collect[-1], 5)
+    seen = np.asarray([rate(step) for step in range(made.task.collect[-1])])
+    ends = np.asarray(made.task.collect) % len(seen)
+    np.testing.assert_array_equal(seen[ends], seen.min())
 
 
 def test_a_config_says_what_is_collected_and_how_many_train():

@@ -81,10 +81,12 @@ def fake_text(name):
 
 @functools.cache
 def fake_table(name):
-    columns = {"mushroom": 117, "breast_cancer": 30}[name]
+    columns = {"mushroom": 117, "breast_cancer": 30, "diabetes": 10}[name]
     table = np.random.default_rng(0).normal(size=(500, columns)).astype(np.float32)
-    split = data.Split(table, np.arange(500, dtype=np.int32) % 2)
-    return data.Dataset(name, split, None, split, 2, {}, "fake")
+    numbers = name == "diabetes"
+    target = table[:, 0] if numbers else np.arange(500, dtype=np.int32) % 2
+    split, classes = data.Split(table, target), 0 if numbers else 2
+    return data.Dataset(name, split, None, split, classes, {}, "fake")
 
 
 @pytest.fixture(params=[10000])

@@ -167,5 +167,5 @@ def test_nets_have_the_noise_of_their_row():
         assert config.model.batch_norm == ("batch_size" in study.noise)
         assert ("augment" in config.dataset) == ("augment" in study.noise)
         assert bool(config.model.posteriors) == (
-            row in ("dropout", "all", "gaussian", "variance")
+            row in ("dropout", "all", "gaussian", "variance", "moments")
         )

@@ -104,6 +104,16 @@ def test_cycles_begin_again_and_noise_comes_late():
     np.testing.assert_array_equal(heats, [0.0] * 20 + [2.0] * 5)
 
 
+def test_a_triangle_is_low_at_the_ends_of_its_cycles():
+    rate = samplers.triangular(0.5, 0.1, 40, 4)
+    rates = np.asarray([rate(step) for step in range(40)]).reshape(4, 10)
+    np.testing.assert_allclose(rates, [rates[0]] * 4, rtol=1e-5)
+    np.testing.assert_allclose(rates[0, [0, 5]], [0.1, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(abs(np.diff(rates[0])), 0.08, rtol=1e-5)
+    with pytest.raises(ValueError, match="low <= high"):
+        samplers.triangular(0.1, 0.5, 40, 4)
+
+
 def modes(optimizer, first, steps=50_000, cycle=None):
     """How many of 25 normals on a grid have 100 samples within three deviations.
 

@@ -33,6 +33,7 @@ from vnets.types import Array, Moment
 
 FARTHEST = 20.0  # standard deviations; the normal density is 0 in float32 beyond 15
 SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "abs": -1.0}  # below zero; above it is 1
+JITTER = 1e-6  # of a covariance that is to have a Cholesky factor
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(24)  # for the smooth activations
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -224,6 +225,23 @@ def log_expected_softmax(mean: Array, cov: Moment) -> Array:
     shift = math.sqrt(classes) * jnp.concatenate([root, -root], axis=1)
     log_p = jax.nn.log_softmax(mean[:, None, :] + shift)
     return jax.nn.logsumexp(log_p, axis=1) - math.log(2 * classes)
+
+
+def points(mean: Array, cov: Moment) -> Array:
+    """Equally likely points of a mean and a covariance, [2 K, B, K]; without noise one.
+
+    Those of `log_expected_softmax`, but along the columns of Cholesky's factor, whose
+    gradient is finite whatever the covariance: a loss is averaged over them.
+
+    Args:
+      mean, cov: as there.
+    """
+    if cov is None:
+        return mean[None]
+    classes = mean.shape[-1]
+    held = cov + JITTER * jnp.eye(classes, dtype=cov.dtype)[None]
+    columns = math.sqrt(classes) * jnp.moveaxis(jnp.linalg.cholesky(held), -1, 0)
+    return mean[None] + jnp.concatenate([columns, -columns])
 
 
 def _product(

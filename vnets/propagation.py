@@ -15,6 +15,7 @@ running statistics, and is exact where its scale or bias are noisy, too.
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ import jax.numpy as jnp
 from vnets import ops, tree
 from vnets import plan as steps
 from vnets.layers import TEST, Mode, batch_norm, layer_norm
+from vnets.likelihoods import Likelihood
+from vnets.loss import ModelState, Predict, Prediction, neg_elbo
 from vnets.moments import (
     Moments,
     activation,
@@ -33,6 +36,7 @@ from vnets.moments import (
     log_expected_softmax,
     max_pool,
     over_units,
+    points,
     scaled,
     with_diagonal,
 )
@@ -92,6 +96,51 @@ def predict(model, variables: dict, x: Array) -> Array:
     """Log of the expected probabilities, [B, K], without a sample; see `moments`."""
     logits = moments(model, variables, x)
     return log_expected_softmax(logits.mean, logits.cov)
+
+
+def by_moments(model) -> Predict:
+    """What a net predicts in training without a draw: an argument of `neg_elbo`.
+
+    Its outputs are points that have the mean and the covariance of the net's own
+    (`moments.points`), in the place of draws; average losses over them.
+
+    Args:
+      model: as in `moments`.
+
+    Raises:
+      ValueError: when called, a net with batch normalization, whose running statistics
+        nothing would move.
+    """
+
+    def predict(params, state: ModelState, batch, key) -> Prediction:
+        del key
+        if state.collections:
+            raise ValueError(
+                "moments take running statistics, which training by moments would "
+                "leave as they start: a net without batch normalization, please"
+            )
+        logits = moments(model, {"params": params}, batch["input"])
+        return Prediction(points(logits.mean, logits.cov), state.collections)
+
+    return predict
+
+
+def moment_loss(
+    model, likelihood: Likelihood, prior, n_train: int, beta=None
+) -> Callable:
+    """The negative bound per example by moments in the place of draws.
+
+    Wang and Manning 2013 ("Fast dropout training"), for all noise of weights and units:
+    no variance in the gradient, and the correlation of units neglected.
+
+    Args:
+      model: as in `moments`.
+      likelihood, prior, n_train, beta: as in `loss.neg_elbo`, whose form it has.
+
+    Raises:
+      ValueError: as in `by_moments` and `neg_elbo`.
+    """
+    return neg_elbo(by_moments(model), likelihood, prior, n_train, beta, "losses")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from vnets import (
     learned_dropout,
     likelihoods,
     overview,
+    propagation,
     svgd,
     train,
 )
@@ -32,11 +33,13 @@ from vnets.rng import stream
 FIELDS = (
     *("model", "prior", "kl_weight", "estimator", "precision", "remat"),
     *("label_smoothing", "train_samples", "train_average", "rate_gradient"),
+    "train_by",
     "particles",
     *("evals.samples", "evals.batch_size", "evals.threshold", "evals.cut"),
     "probe.samples",
 )
 Kept = TypeVar("Kept", bound="Classify")
+TRAIN_BY = ("draws", "moments")
 OF_PICTURES = ("batch_size", "kl_shares", *datasets.FIELDS)
 OF_POINTS = ("steps", "softmax_twice", "dataset.name", "dataset.seed")
 OF_POINTS += ("dataset.per_class",)
@@ -81,8 +84,15 @@ class Classify(Kind):
         own = {"samples": samples, "rate_gradient": self.rate_gradient}
         average = config.get("train_average", "predictions")
         parts.pick("train_average", average, ("predictions", "losses"))
+        by = parts.pick("train_by", config.get("train_by", "draws"), TRAIN_BY)
+        if by == "moments":
+            self._check_draws_nothing(options)
+            predict, average = propagation.by_moments(net), "losses"
+        else:
+            mode = dataclasses.replace(self.mode, norm="batch")
+            predict = forward(net, mode, **own | options)
         loss = neg_elbo(
-            forward(net, dataclasses.replace(self.mode, norm="batch"), **own | options),
+            predict,
             likelihood or self.likelihood,
             self.prior,
             self.source.n,
@@ -90,6 +100,17 @@ class Classify(Kind):
             average,
         )
         return svgd.per_particle(loss) if several else loss
+
+    def _check_draws_nothing(self, options) -> None:
+        """Refuses what is of draws, where moments are trained by."""
+        own = ("train_samples", "train_average", "rate_gradient", "estimator")
+        for name in (*own, *options):
+            if name in self.config or name in options:
+                raise parts.ConfigError(
+                    f"config.{name} is of draws, and train_by 'moments' has none"
+                )
+        if self.mode.precision != "float32" or self.mode.remat:
+            raise parts.ConfigError("config.train_by: moments are in float32, kept")
 
     @property
     def locate(self) -> Callable | None:

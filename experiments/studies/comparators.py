@@ -6,6 +6,7 @@ test set and on images from elsewhere (`studies.uncertainty`), with what they co
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable
 
@@ -51,10 +52,21 @@ def build(config) -> Study:
     dataset, test = test_images(config)
     shifted = shifted_images(config, test)
     spec = parts.call("nets.net", NetSpec, config.nets.net)
-    heat = _temperature(load_config(f"{spec.run},{config.scale}").optimizer)
+    known = _temperature(load_config(f"{spec.run},{config.scale}").optimizer)
+    known["passes"] = float(_passes(spec.run, config.scale, spec.members))
     make = functools.partial(make, config, dataset.train)
-    measure = functools.partial(_measure, config, test, shifted, make, heat)
+    measure = functools.partial(_measure, config, test, shifted, make, known)
     return Study({"net": spec}, measure, dataset)
+
+
+def _passes(run: str, scale: str, members: int = 1) -> int:
+    """How often a net's gradient is taken of each training image, in all members and
+    in the nets that they begin from: what training costs on any machine."""
+    config = load_config(f"{run},{scale}")
+    own = config.epochs * config.get("particles", 1) * config.get("train_samples", 1)
+    starts = config.get("nets", {}).values()
+    began = sum(_passes(one.run, scale, one.get("members", 1)) for one in starts)
+    return members * (own + began)
 
 
 def _temperature(optimizer) -> dict[str, float]:
@@ -136,10 +148,14 @@ METHODS: dict[str, Callable[..., Made]] = {
 }
 
 
-def _measure(config, test: data.Split, shifted, make, heat, nets, key: Key) -> Measured:
+def _measure(
+    config, test: data.Split, shifted, make, known, nets, key: Key
+) -> Measured:
     """All of it for one predictor, made of the members of "net"."""
     ranges.COUNT.check("config.samples", config.samples)
+    began = time.monotonic()
     predictor, numbers = make(nets["net"])
+    cost = {"making": time.monotonic() - began}
 
     def summarized(images: np.ndarray, name: str):
         own = stream(key, name)
@@ -150,10 +166,13 @@ def _measure(config, test: data.Split, shifted, make, heat, nets, key: Key) -> M
     outside = summarized(shifted, "outside")
     seconds = time.monotonic() - began
     sizes = (leaf.nbytes for leaf in jax.tree.leaves(predictor.nets))
-    cost = {"seconds": seconds, "megabytes": sum(sizes) / 2**20}
+    cost |= {"seconds": seconds, "megabytes": sum(sizes) / 2**20}
+    trained = sum(net.seconds for net in nets["net"])
+    if not math.isnan(trained):
+        cost["train_seconds"] = trained
     evals = {
         "inside": scores(inside, test.target),
         "outside": scores(outside) | detection(inside, outside),
-        "made": {**heat, **numbers, **cost, "draws": float(len(predictor))},
+        "made": {**known, **numbers, **cost, "draws": float(len(predictor))},
     }
     return Measured(evals)

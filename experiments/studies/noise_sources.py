@@ -10,6 +10,7 @@ Sources: Teye et al. 2018 (statistics of batches as a noise); Wang and Manning 2
 """
 
 import functools
+import math
 
 import jax.numpy as jnp
 
@@ -81,6 +82,8 @@ def _measure(config, dataset: data.Dataset, changed, nets, key: Key) -> Measured
         shuffled = {"edit": edits.permute_variance}
         evals["permuted"] = noisy("permuted", 1, **shuffled)
         evals["permuted_ens"] = noisy("permuted_ens", config.samples, **shuffled)
+    if not math.isnan(net.seconds):
+        evals["training"] = {"seconds": net.seconds}
     return Measured(evals)
 
 

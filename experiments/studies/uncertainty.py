@@ -12,9 +12,10 @@ predictive entropy or as mutual information, is judged by
   reliability diagram      do its probabilities hold, at a temperature, too?
   conformal sets           how many classes hold the label as often as asked for?
 
-With `attack`, it sees the test set attacked, too, by FGSM with the gradient of another
-net ("transferred") and with its own, averaged over draws ("white_box"): does it notice
-those that fool it?
+With `corruption`, it sees the test set made worse (`vnets.data.corruptions`), too: what
+is measured at a strength is the mean over kinds. With `attack`, it sees the test set
+attacked, too, by FGSM with the gradient of another net ("transferred") and with its
+own, averaged over draws ("white_box"): does it notice those that fool it?
 
 `summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
 """
@@ -45,6 +46,7 @@ FIELDS = (
     *("dataset", "nets.net", "samples", "images", "batch_size", "shift.name"),
     *("rotation.images", "rotation.degrees"),
     *("nets.surrogate", "attack.epsilon", "attack.draws"),
+    *("corruption.kinds", "corruption.strengths"),
 )
 
 SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
@@ -76,6 +78,10 @@ def build(config) -> Study:
     for degrees in config.rotation.degrees:
         if not math.isfinite(degrees):
             raise parts.ConfigError(f"config.rotation.degrees: {degrees} is no angle")
+    worse = config.get("corruption", {})
+    for name, known in (("kinds", data.CORRUPTIONS), ("strengths", data.STRENGTHS)):
+        for one in worse.get(name, ()):
+            parts.pick(f"corruption.{name}", one, known)
     dataset, test = test_images(config)
     shifted = shifted_images(config, test)
     measure = functools.partial(_measure, config, test, shifted)
@@ -262,18 +268,42 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     evals["outside"]["foreign"] = foreign(inside.entropy, outside.entropy)
     if "attack" in config:
         evals |= _attacked(config, test, nets, inside, summarized, key)
+    curves = {}
+    if "corruption" in config:
+        worse = _corrupted(config.corruption, test, summarized)
+        evals |= {f"corrupted_{s}": found for s, found in worse.items()}
+        names = ("accuracy", "nll", "ece", "entropy")
+        curves["corruption"] = {
+            "strength": [float(s) for s in worse],
+            **{name: [one[name] for one in worse.values()] for name in names},
+        }
     turned = evenly(test, config.rotation.images)
     pixels = unit_range(turned.inputs)
     for degrees in config.rotation.degrees:
         one = summarized(rotated(pixels, degrees), f"rotated {degrees}")
         evals[f"rotated_{degrees}"] = scores(one, turned.target)
-    curves = {
+    curves |= {
         "rotation": _by_angle(evals, config.rotation.degrees),
         "rejection": _rejection(correct, inside, outside),
         "entropy_cdf": _distributions(inside, outside),
         "reliability": _reliability(inside.log_p, tempered, test.target),
     }
     return Measured(evals, curves)
+
+
+def _corrupted(spec, test: data.Split, summarized) -> dict[int, dict[str, float]]:
+    """{strength: `scores` of the test set made worse, their means over all kinds}."""
+    found = {}
+    for strength in spec.strengths:
+        each = []
+        for kind in spec.kinds:
+            images = unit_range(data.corrupted(test.inputs, kind, strength))
+            seen = summarized(images, f"{kind} {strength}")
+            each.append(scores(seen, test.target))
+        found[strength] = {
+            name: float(np.mean([one[name] for one in each])) for name in each[0]
+        }
+    return found
 
 
 def rejection(correct: ArrayLike, score: ArrayLike) -> dict[str, float]:

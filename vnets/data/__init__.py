@@ -27,6 +27,7 @@ from vnets.data.changes import (
     with_split_classes,
     with_standard_columns,
 )
+from vnets.data.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from vnets.data.loading import NAMES, SOURCES, TABLES, TEXTS, load
 from vnets.data.preparation import PREPARABLE, prepare
 from vnets.data.streams import NAMES as STREAMED
@@ -34,16 +35,19 @@ from vnets.data.streams import Stream
 from vnets.data.types import DataError, Dataset, Split, in_length
 
 __all__ = [
+    "CORRUPTIONS",
     "NAMES",
     "PREPARABLE",
     "SOURCES",
     "STREAMED",
+    "STRENGTHS",
     "TABLES",
     "TEXTS",
     "DataError",
     "Dataset",
     "Split",
     "Stream",
+    "corrupted",
     "in_length",
     "load",
     "noisy_copies",

@@ -66,8 +66,8 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
         raise DataError(f"noise_features must be at least 1, not {features}")
 
     def widened(split: Split, number: int) -> Split:
-        normal = _normal([seed, number], (len(split), features))
-        noise = np.rint(PIXEL_MAX * (0.5 + NOISE_STD * normal)).clip(0, PIXEL_MAX)
+        drawn = normal([seed, number], (len(split), features))
+        noise = np.rint(PIXEL_MAX * (0.5 + NOISE_STD * drawn)).clip(0, PIXEL_MAX)
         pixels = split.inputs.reshape(len(split), -1)
         both = np.concatenate([pixels, noise.astype(np.uint8)], axis=1)
         return Split(both[:, None, :, None], split.target)
@@ -79,7 +79,7 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
     return _changed(dataset, changed, f"{features} noise features, seed {seed}")
 
 
-def _normal(seed: list[int], shape: tuple[int, ...]) -> np.ndarray:
+def normal(seed: list[int], shape: tuple[int, ...]) -> np.ndarray:
     """N(0, 1) by Box and Muller from raw bits."""
     bits = np.random.PCG64(seed).random_raw(2 * math.prod(shape))
     u, v = (bits.reshape(2, *shape) + 0.5) / 2.0**64  # in (0, 1)
@@ -110,7 +110,7 @@ def noisy_copies(
         )
     found = [images]
     for number in range(copies):
-        noise = PIXEL_MAX * deviation * _normal([seed, number], images.shape)
+        noise = PIXEL_MAX * deviation * normal([seed, number], images.shape)
         found.append(np.rint(images + noise).clip(0, PIXEL_MAX).astype(np.uint8))
     return np.concatenate(found)
 
