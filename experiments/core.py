@@ -45,6 +45,7 @@ STUDIES = {
             "structured",
             "toy_four_classes",
             "toy_regression",
+            "uci",
             "uncertainty",
         )
     },

@@ -84,7 +84,7 @@ COUNTS = ("epochs", "batch_size", "chunk_steps", "steps", "copies", "updates", "
 COUNTS += ("samples", "episodes", "size", "per_class", "points", "images", "draws")
 COUNTS += ("latent", "neighbours", "cells", "length", "train_tokens", "per_round")
 COUNTS += ("rounds", "threads", "bins", "significands", "grid.weights", "walks")
-COUNTS += ("interactions", "capacity")
+COUNTS += ("interactions", "capacity", "splits")
 # Of a config's fields, by a pattern of their path: the first match counts, and a number
 # that none matches is finite. Of lists and schedules each number is held to it.
 FIELDS = (

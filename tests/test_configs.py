@@ -15,6 +15,7 @@ from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.tables import reading
 from vnets import data, parallel, train
+from vnets.data import uci
 from vnets.evaluate import standard_evals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,9 +84,9 @@ def fake_text(name):
 def fake_table(name):
     columns = {"mushroom": 117, "breast_cancer": 30, "diabetes": 10}[name]
     table = np.random.default_rng(0).normal(size=(500, columns)).astype(np.float32)
-    numbers = name == "diabetes"
-    target = table[:, 0] if numbers else np.arange(500, dtype=np.int32) % 2
-    split, classes = data.Split(table, target), 0 if numbers else 2
+    classes = data.SOURCES[name].labels[None].classes or 0
+    target = np.arange(500, dtype=np.int32) % 2 if classes else table[:, 0]
+    split = data.Split(table, target)
     return data.Dataset(name, split, None, split, classes, {}, "fake")
 
 
@@ -110,6 +111,8 @@ def fake_data(request, monkeypatch):
         return data.Dataset(name, train, validation, test, 10, {}, "fake")
 
     monkeypatch.setattr(data, "load", load)
+    repeated = uci.repeat(fake_table("diabetes"), 20)
+    monkeypatch.setattr(uci, "load", lambda name: repeated)
 
 
 def scales_of(name):

@@ -82,8 +82,11 @@ def check_step(step: SequenceStep) -> None:
     """Refuses a step that no file holds.
 
     Raises:
-      ValueError: a name, a size or a constant beyond the bounds.
+      ValueError: a name, a size or a constant beyond the bounds, or a kind of step that
+        has no byte.
     """
+    if type(step) not in KINDS:
+        raise ValueError(f"no file holds a {type(step).__name__}")
     # Every kind of step is a dataclass, but their common base is none.
     sizes = [
         value

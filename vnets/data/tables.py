@@ -30,9 +30,10 @@ def read(name: str, places: Places, download: bool) -> Arrays:
 def _read(name: str) -> Arrays:
     from sklearn import datasets
 
-    load = {"breast_cancer": datasets.load_breast_cancer}.get(
-        name, datasets.load_diabetes
-    )
+    load = {
+        "breast_cancer": datasets.load_breast_cancer,
+        "diabetes": datasets.load_diabetes,
+    }[name]
     table, target = (np.asarray(part) for part in load(return_X_y=True))
     classes = np.issubdtype(target.dtype, np.integer)
     strata = target if classes else np.zeros(len(target), np.int32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ class Gaussian(Likelihood):
     """Numbers of any shape, [B, ...], with normal noise around a net's outputs.
 
     Metrics: rmse of the mean prediction, nll (nats), coverage, the fraction of targets
-    in the interval that holds 95 % of the normal distribution with the prediction's
+    in the interval that holds `level` of the normal distribution with the prediction's
     mean and variance.
 
     Attributes:
@@ -34,16 +35,20 @@ class Gaussian(Likelihood):
         mean and log standard deviation; the net's own of each input, or one number that
         it learns (`WithDeviation`).
       parts: see `Likelihood`.
+      level: of the interval, between 0 and 1.
 
     Raises:
-      ValueError: a std that is not above 0.
+      ValueError: a std that is not above 0, or another level.
     """
 
     std: float | None = None
     parts: Parts = "sum"
+    level: float = 0.95
 
     def __post_init__(self):
         super().__post_init__()
+        if not 0 < self.level < 1:
+            raise ValueError(f"level is between 0 and 1, not {self.level}")
         if self.std is not None and not self.std > 0:
             raise ValueError(f"std is a number above 0, not {self.std}")
 
@@ -82,7 +87,8 @@ class Gaussian(Likelihood):
         del target
         error = values["error"]
         var = values["square"] - jnp.square(error)
-        covered = jnp.abs(error) <= NORMAL_95 * jnp.sqrt(var)
+        half = statistics.NormalDist().inv_cdf((1 + self.level) / 2)
+        covered = jnp.abs(error) <= half * jnp.sqrt(var)
         return self.total(
             -logs["log_p"],
             weights,

@@ -7,6 +7,7 @@ logits = net.apply(variables, x, Mode(), rngs={"noise": key})
 from collections.abc import Callable
 
 from vnets.nets.chain import Chain
+from vnets.nets.deep_gp import DeepGP
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
 from vnets.nets.recurrent import RecurrentNet
@@ -21,6 +22,7 @@ __all__ = [
     "NETS",
     "VGG",
     "Chain",
+    "DeepGP",
     "LeNet5",
     "RecurrentNet",
     "ResNet",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 NETS: dict[str, Callable] = {
+    "deep_gp": DeepGP,
     "lenet5": LeNet5,
     "lenet_300_100": lenet_300_100,
     "mlp": MLP,

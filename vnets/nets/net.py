@@ -18,8 +18,9 @@ from vnets.layers import (
     batch_norm,
     layer_norm,
 )
-from vnets.nets import sequences
+from vnets.nets import features, sequences
 from vnets.nodes import Factory, check_factory, is_posterior, listed, point
+from vnets.plan.features import Fourier
 from vnets.pooling import (
     ACTIVATIONS,
     activate_max_pool,
@@ -140,6 +141,8 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
         elif isinstance(step, steps.Residual):
             body = _run(net, step.body, x, mask, mode)
             x = body + _run(net, step.shortcut, x, mask, mode).astype(body.dtype)
+        elif isinstance(step, Fourier):
+            x = features.fourier(net, step, x)
         elif isinstance(step, steps.SequenceStep):
             x = sequences.run(net, step, x, mask, mode)
         elif isinstance(step, steps.WindowMaxPool):

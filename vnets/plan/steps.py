@@ -261,7 +261,7 @@ class Residual:
 
 
 class SequenceStep:
-    """A step of tokens or of sequences; `vnets.plan.sequences` has them.
+    """A step of tokens or of sequences (`vnets.plan.sequences`), or of random features.
 
     It says itself what other steps are asked by the functions of this module.
     """
