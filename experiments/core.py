@@ -38,6 +38,7 @@ STUDIES = {
             "mode_connectivity",
             "noise_sources",
             "noisy_weights",
+            "occam",
             "prior_shapes",
             "sparse_linear",
             "structured",
