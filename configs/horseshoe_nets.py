@@ -57,8 +57,8 @@ def get_config(which: str = "horseshoe") -> ConfigDict:
         "factors": {"*/log_var": 3.0, "*/log_mean": 3.0},
     }
     config.evals = {"samples": 50, "batch_size": 1000, "columns": ("det", "ens", "cut")}
-    # A unit goes if the mode of its scale is below 0.05, or its weight is mostly noise.
-    config.evals.cut = {"units": {"dense1": NOTHING, "dense2": 3.0}}
+    # A unit goes if its scale has its mode below e^-2, or its weights are mostly noise.
+    config.evals.cut = {"units": {"dense1": NOTHING, "dense2": 2.0 if scaled else 3.0}}
     config.probe = {"every": 1, "samples": 1, "columns": ("det",)}
     if not classes:
         config.copies, config.evals.test_points = 1, 1000
