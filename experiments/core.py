@@ -33,6 +33,7 @@ STUDIES = {
             "gradient_estimators",
             "gradient_noise",
             "horseshoe",
+            "ising",
             "kl_approximations",
             "mean_propagation",
             "mode_connectivity",
