@@ -105,7 +105,8 @@ def gibbs(couplings: Array, states: Array, sweeps: int, key: Key) -> Array:
 
     def one(states, at):
         spin, key = at
-        field = jnp.sum(states * couplings[..., spin], -1)
+        column = jnp.broadcast_to(couplings[..., spin], states.shape)
+        field = jnp.sum(states * column, -1)
         up = random.uniform(key, (chains,)) < jax.nn.sigmoid(2 * field)
         return states.at[:, spin].set(jnp.where(up, 1.0, -1.0)), None
 
@@ -274,7 +275,7 @@ def _climbed(form: Form, settings, count, moments: Array, q: dict, key: Key) -> 
         upper = upper.at[:, rows, columns].set(drawn(q, noise)[0])
         couplings = upper + upper.transpose(0, 2, 1)
         chain = gibbs(couplings, chain, sweeps, stream(key, "chains"))
-        gap = chain[:, rows] * chain[:, columns] - moments
+        gap = chain[:, rows] * chain[:, columns] - moments[None]
 
         def loss(q):
             couplings, kl = drawn(q, noise)
