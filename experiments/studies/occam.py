@@ -131,7 +131,7 @@ class Linear:
         inputs = np.pad(self.design[:, 1:], ((0, 0), (0, more)))
         targets = self.targets[:, :1]
         found = laplace.full(
-            MLP((), 1),
+            MLP(widths=(), classes=1),
             {"params": params},
             Split(inputs.astype(np.float32), targets.astype(np.float32)),
             likelihood=Gaussian(self.noise),

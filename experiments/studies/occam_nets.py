@@ -110,7 +110,7 @@ def evidence(task: Task, net: Layers, w: np.ndarray, kind, units: int) -> float:
     }
     inputs, targets = task.cases.x[:, :-1], task.cases.y[:, None]
     found = kind(
-        MLP((units,), 1, "sigmoid"),
+        MLP(widths=(units,), classes=1, activation="sigmoid"),
         {"params": params},
         Split(inputs.astype(np.float32), targets.astype(np.float32)),
         likelihood=Gaussian(task.noise),
