@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from claims import every
 from jax import random
 from ml_collections import ConfigDict
 from scipy import optimize, stats
@@ -119,7 +120,7 @@ def test_the_studies_measure_all_sizes():
             config.iterations = config.restarts = config.draws = 3
         found = core.build(config).measure({}, random.key(0))
         for one in found.curves.values():
-            assert all(len(axis) == 3 for axis in one.values())
+            assert every(len(axis) == 3 for axis in one.values())
         assert found.evals["elbo"]["peak"] in (1, 2, 3)
 
 
