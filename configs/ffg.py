@@ -6,9 +6,10 @@ LeNet-300-100 with a Gaussian for every weight, N(mu, sigma^2), and the prior N(
 
   fixed_SCALE     s = SCALE, 005, 01, 03 or 1, for 0.05, 0.1, 0.3 and 1
   empirical       each layer's best s: empirical Bayes, type-II maximum likelihood
-  hierarchical    the same with an inverse gamma law over s^2, of shape 1000 and rate 10
-                  (its mode is 0.1^2): it outweighs the 1000 weights of dense3, not the
-                  235,200 of dense1
+  empirical_each  the best mean and s of each weight: no KL is left
+  hierarchical    as empirical, with an inverse gamma law over s^2, of shape 1000 and
+                  rate 10 (its mode is 0.1^2): it outweighs the 1000 weights of dense3,
+                  not the 235,200 of dense1
   empirical_biases        empirical with Gaussian biases, each layer's with an s of
                           their own, in place of point estimates with a flat prior
   norm_empirical          empirical with batch normalization after the hidden layers
@@ -36,6 +37,7 @@ FIXED = {"fixed_005": 0.05, "fixed_01": 0.1, "fixed_03": 0.3, "fixed_1": 1.0}
 PRIORS = {
     **{name: {"kind": "standard_normal", "scale": s} for name, s in FIXED.items()},
     "empirical": {"kind": "empirical_normal"},
+    "empirical_each": {"kind": "empirical_each"},
     "hierarchical": {"kind": "hierarchical_normal", "shape": 1000.0, "rate": 10.0},
     "log_uniform": {"kind": "log_uniform"},
 }

@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 from experiments import spec as parts
 from vnets import edits, plan
+from vnets.columns import EvalSpec
 from vnets.compact import Graph, capture, fold_norms, shrink
+from vnets.layers import Mode
 from vnets.nodes import is_noisy
 from vnets.plan.sequences import Attention
 from vnets.types import Params
@@ -57,6 +59,13 @@ def check_cut(config, params: Params) -> None:
             "config.evals.cut.weights: no weight of this net has noise of its own; "
             "choose units"
         )
+
+
+def columns(config, mode: Mode) -> dict[str, EvalSpec]:
+    """The column "cut", the means of what is left, of a config that says what goes."""
+    if "cut" not in config:
+        return {}
+    return {"cut": EvalSpec(edits.chain(pruning(config), edits.mean_only), 1, mode)}
 
 
 def smaller(model, variables: Mapping, shape: tuple[int, ...]) -> Graph:

@@ -228,7 +228,9 @@ def test_one_compiled_step_and_a_column(name, variant, fake_data, one_device):
         config.evals.columns, config.evals.elbo_samples = tuple(standard_evals()), 2
     if "early_stopping" in config:
         config.early_stopping.metric = "stoch"
-    config.batch_size, config.evals.samples, config.probe.samples = 8, 2, 2
+    config.evals.samples = config.probe.samples = 2
+    if "batch_size" in config:  # else all points are in each
+        config.batch_size = 8
     experiment = core.build(config)
     source = experiment.task.source
     source.steps_per_epoch = 1  # one step of the real net

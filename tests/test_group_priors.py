@@ -28,6 +28,7 @@ from vnets.priors import (
     gamma_kl,
     group_ard,
     half_cauchy,
+    half_cauchy_bound,
     inverse_gamma_kl,
     kl,
     log_uniform,
@@ -86,6 +87,53 @@ def test_horseshoe_kl_is_that_of_its_factors():
     expected += inverse_gamma_kl(LogNormal(f32(0.0), f32(-1.0)))
     expected += 3 * 2 * gamma_kl(LogNormal(f32(0.0), f32(-1.0)))
     assert half_cauchy(0.2)(q) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_the_bound_of_a_half_cauchy_is_the_kl_with_its_best_auxiliary(scale):
+    """By the two inverse gamma laws, and q(l) of other rates, which cost more."""
+
+    def cost(mean, var, rate):
+        q_l, of_inverse = stats.invgamma(1.0, scale=rate), stats.expon(scale=1 / rate)
+        inverse, log_l = of_inverse.mean(), -of_inverse.expect(np.log)
+        log_square = 2 * mean
+        entropy = stats.norm(log_square, 2 * var**0.5).entropy() + log_square
+        log_t = -0.5 * log_l - 1.5 * log_square - inverse * np.exp(2 * var - 2 * mean)
+        log_p_l = -np.log(scale) - 1.5 * log_l - inverse / scale**2
+        return np.log(np.pi) - log_t - log_p_l - entropy - q_l.entropy()
+
+    own = [(m, v) for m, v in GRID[1::3] if v - m < 3]  # where SciPy's quadratures hold
+    mean, var = np.asarray(own).T
+    found = half_cauchy_bound(LogNormal(f32(mean), f32(np.log(var))), scale)
+    best = scale**-2 + np.exp(2 * var - 2 * mean)
+    rates = best[:, None] * np.array([1.0, 0.8, 1.25])
+    costs = np.array(
+        [[cost(m, v, r) for r in row] for (m, v), row in zip(own, rates, strict=True)]
+    )
+    np.testing.assert_allclose(found, costs[:, 0], rtol=1e-4, atol=1e-4)
+    assert np.all(costs[:, 1:] > costs[:, :1])
+
+
+def test_the_bound_of_a_half_cauchy_is_above_its_kl():
+    """And all but it where the scale is known."""
+    gap = np.array(half_cauchy_bound(log_normals()))
+    gap -= by_quadrature(stats.halfcauchy.logpdf)
+    assert np.all(gap > -1e-4)
+    known = np.asarray(GRID)[:, 1] == 1e-4
+    np.testing.assert_allclose(gap[known], 0, atol=1e-3)
+    assert gap[~known].max() > 0.1
+
+
+def test_ghosh_horseshoe_is_of_the_roots_of_its_factors():
+    q = nodes.group_horseshoe(-1.0)(random.key(0), (3, 4)).scale
+    root = LogNormal(f32(0.0), f32(-1.0 - np.log(2)))
+    expected = 3 * half_cauchy_bound(root, 0.5) + half_cauchy_bound(root, 2.0)
+    prior = priors.ghosh_half_cauchy(0.5, 2.0)
+    assert prior(q) == pytest.approx(float(expected), rel=1e-5)
+    tilt = q.unit.log_mean.at[0].add(1.3).at[1].add(-1.3)
+    tilted = q.replace(unit=q.unit.replace(log_mean=tilt))
+    assert prior(tilted) == pytest.approx(float(expected), rel=1e-5)
+    assert abs(float(half_cauchy()(tilted) - half_cauchy()(q))) > 1
 
 
 def groups():

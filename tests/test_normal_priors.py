@@ -21,6 +21,7 @@ from vnets.priors import (
     ScaledPrior,
     WeightedPrior,
     ard,
+    empirical_each,
     empirical_laplace,
     empirical_normal,
     hierarchical_normal,
@@ -60,6 +61,20 @@ def test_the_hierarchical_scale_is_the_best_with_its_hyperprior(name, shape, rat
 
     found = float(hierarchical_normal(shape, rate)(node))
     assert found == pytest.approx(least(value), rel=1e-4, abs=1e-3)
+
+
+def test_a_mean_and_a_scale_for_each_weight_leave_no_kl():
+    """The best normal prior of each weight is its own law; any other costs more."""
+    node = NODES["gaussian"]
+    assert float(empirical_each(node)) == float(kl({"a": {"kernel": node}}, node)) == 0
+    for other in (
+        node.replace(mean=node.mean + 0.1),
+        node.replace(log_var=node.log_var + 0.1),
+        node.replace(log_var=node.log_var - 0.1),
+    ):
+        assert float(kl({"a": {"kernel": node}}, other)) > 0
+    std = np.sqrt(np.mean(np.exp(node.log_var)))
+    assert float(empirical_each.scale(node)) == pytest.approx(std, rel=1e-5)
 
 
 def test_one_scale_costs_more_than_one_for_each_weight():

@@ -131,10 +131,7 @@ class Classify(Kind):
         if "sharing" in self.config:  # components stand for weights
             share = edits.chain(edits.mean_only, soft_sharing.share)
             specs["pruned"] = EvalSpec(share, 1, self.mode)
-        if "cut" in self.config.evals:
-            cut = cuts.pruning(self.config.evals)
-            specs["cut"] = EvalSpec(edits.chain(cut, edits.mean_only), 1, self.mode)
-        return specs
+        return specs | cuts.columns(self.config.evals, self.mode)
 
     def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
         """See `Kind`; with the error, and where `sized` with what is left."""

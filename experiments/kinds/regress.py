@@ -1,13 +1,14 @@
 """Regression on points under Gaussian noise of known deviation, by a standardized net.
 
-The columns are those of `vnets.columns.standard_evals`: rmse, nll and coverage.
+The columns are those of `vnets.columns.standard_evals`: rmse, nll and coverage; and
+"cut", what is left where `evals.cut` says which units go, with how many are left.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from experiments import datasets, points
+from experiments import cuts, datasets, points
 from experiments import spec as parts
 from experiments.kinds import Kind
 from vnets import data, train
@@ -17,12 +18,13 @@ from vnets.layers import TEST, Mode
 from vnets.likelihoods import Gaussian
 from vnets.loss import forward, neg_elbo
 from vnets.predictor import Member, as_is
+from vnets.rng import stream
 from vnets.types import Array
 
 FIELDS = (
     *("model", "prior", "kl_weight", "steps", "copies", "probe.samples"),
     *("dataset.name", "dataset.seed", "dataset.size"),
-    *("evals.samples", "evals.batch_size", "evals.test_points"),
+    *("evals.samples", "evals.batch_size", "evals.test_points", "evals.cut"),
 )
 
 
@@ -49,9 +51,13 @@ class Regress(Kind):
             forward(self.model), self.likelihood, self.prior, self.source.n, self.beta
         )
 
+    def specs(self, samples: int) -> dict[str, EvalSpec]:
+        """See `Kind`; with "cut"."""
+        return super().specs(samples) | cuts.columns(self.config.evals, TEST)
+
     def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
-        """See `Kind`."""
-        return score(
+        """See `Kind`; with `evals.cut` the units that are left after an edit."""
+        found = score(
             spec.predictor(net, link=as_is),
             split,
             key,
@@ -59,6 +65,11 @@ class Regress(Kind):
             batch_size=self.config.evals.batch_size,
             prepare=as_is,
         )
+        if "cut" not in self.config.evals:
+            return found
+        params = spec.edit(net.variables["params"], stream(key, "edit"))
+        edited = {**net.variables, "params": params}
+        return found | cuts.left(self.model.net, edited, self.test.shape)
 
 
 def build(config) -> Regress:
@@ -71,7 +82,7 @@ def build(config) -> Regress:
     dataset = datasets.load(config)
     learn = dataset.train
     model = Standardized(parts.model(config.model, classes=1), *statistics(learn))
-    return Regress(
+    kind = Regress(
         config=config,
         model=model,
         init=train.initializer(model, datasets.example(dataset)),
@@ -79,6 +90,9 @@ def build(config) -> Regress:
         dataset=dataset,
         prior=parts.prior(config.prior),
     )
+    if "cut" in config.evals:
+        cuts.check_cut(config.evals, kind.shapes)
+    return kind
 
 
 def statistics(points: data.Split) -> tuple[float, float, float, float]:

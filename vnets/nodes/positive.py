@@ -224,15 +224,22 @@ class Horseshoe(Posterior):
     @property
     def marginal(self) -> LogNormal:
         """The law of each unit's scale by itself, [units]."""
-        unit, shared = self.unit, self.shared
-
         # From behind: under nn.scan there is an axis of layers before these.
-        def total(of_unit: Array, of_shared: Array) -> Array:
-            return jnp.sum(of_unit, -2) + jnp.sum(of_shared, -1, keepdims=True)
+        unit, shared = _root_of(self.unit, -2), _root_of(self.shared, -1)
+        mean, var = (a + b[..., None] for a, b in zip(unit, shared, strict=True))
+        return LogNormal(mean, jnp.log(var))
 
-        mean = 0.5 * total(unit.log_mean, shared.log_mean)
-        var = total(jnp.exp(unit.log_var), jnp.exp(shared.log_var))
-        return LogNormal(mean, jnp.log(0.25 * var))
+    @property
+    def own(self) -> LogNormal:
+        """The law of sqrt(a_i b_i), [units]: each unit's scale but for the layer's."""
+        mean, var = _root_of(self.unit, -2)
+        return LogNormal(mean, jnp.log(var))
+
+    @property
+    def layer(self) -> LogNormal:
+        """The law of sqrt(s_a s_b), the layer's scale, []."""
+        mean, var = _root_of(self.shared, -1)
+        return LogNormal(mean, jnp.log(var))
 
     def moments(self):
         return self.marginal.moments()
@@ -268,6 +275,12 @@ class Horseshoe(Posterior):
             _shifted(self.unit, logs - mean, -2),
         )
         return self._with(shared=shared, unit=unit)
+
+
+def _root_of(pair: LogNormal, axis: int) -> tuple[Array, Array]:
+    """Mean and variance of the logarithm of the root of two factors' product."""
+    mean = 0.5 * jnp.sum(pair.log_mean, axis)
+    return mean, 0.25 * jnp.sum(jnp.exp(pair.log_var), axis)
 
 
 def _shifted(pair: LogNormal, log_factor: Array, axis: int) -> LogNormal:

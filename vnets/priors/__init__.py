@@ -40,6 +40,7 @@ from vnets.priors.closed import (
     student_t,
 )
 from vnets.priors.fitted import (
+    empirical_each,
     empirical_laplace,
     empirical_normal,
     hierarchical_normal,
@@ -58,10 +59,13 @@ from vnets.priors.sampled import (
 from vnets.priors.units import (
     bernoulli,
     gamma_kl,
+    ghosh_half_cauchy,
+    ghosh_horseshoe,
     group_ard,
     group_horseshoe,
     group_normal_jeffreys,
     half_cauchy,
+    half_cauchy_bound,
     inverse_gamma_kl,
     structured,
     truncated_log_uniform,

@@ -3,6 +3,8 @@
     empirical_normal     N(0, s^2) with the best s of each layer: empirical Bayes, that
                          is, type-II maximum likelihood of the scale under the ELBO
     empirical_laplace    the same of a Laplace prior (Graves 2011 has both, for a net)
+    empirical_each       N(m, s^2) with the best m and s of each weight, which leaves no
+                         KL: what goes wrong with empirical Bayes
     hierarchical_normal  normal, with an inverse gamma law over s^2, at the s that it
                          and the weights favour most together
 
@@ -10,7 +12,7 @@ Nothing is learned but the posterior: for given moments of the weights the best 
 known, so the KL is a function of the posterior alone; `learned_scales` says what it is.
 A stochastic bias has a scale of its own, apart from its layer's weights.
 `priors.standard_normal` has a fixed scale, `priors.group_ard` one for each unit,
-`priors.ard` one for each weight.
+`priors.ard` one for each weight, around 0.
 """
 
 import dataclasses
@@ -88,6 +90,31 @@ SIZE_FLOOR = 1e-30  # of a Laplace prior's scale, where no weight is left
 
 
 @dataclasses.dataclass(frozen=True)
+class EmpiricalEach:
+    """KL to N(m_i, s_i^2) at its least, a mean and a deviation for each weight: 0.
+
+    The best prior is the posterior itself, whatever that is. So nothing is paid for
+    what the weights know, the bound is the expected log likelihood, and the best
+    posterior has no noise: type-II maximum likelihood with as many numbers as weights
+    is maximum likelihood. Without a node it is itself, as `empirical_normal` is.
+    """
+
+    def __call__(self, node: Posterior | None = None) -> Any:
+        if node is None:
+            return self
+        check_normal(node, "empirical_each")
+        return jnp.zeros((), jnp.float32)
+
+    def scale(self, node: Posterior) -> Array:
+        """The root mean square of the best s of all weights."""
+        _, var = _moments(node, "empirical_each")
+        return jnp.sqrt(jnp.mean(var) * per_kept(node))
+
+
+empirical_each = EmpiricalEach()
+
+
+@dataclasses.dataclass(frozen=True)
 class HierarchicalNormal:
     """See `hierarchical_normal`, which makes it.
 
@@ -142,7 +169,7 @@ def hierarchical_normal(shape: float = 1.0, rate: float = 1e-2) -> HierarchicalN
     return HierarchicalNormal(shape, rate)
 
 
-LEARNED = (EmpiricalNormal, EmpiricalLaplace, HierarchicalNormal)
+LEARNED = (EmpiricalNormal, EmpiricalLaplace, EmpiricalEach, HierarchicalNormal)
 
 
 def learned_scales(params: Params, prior) -> dict[str, Array]:
@@ -193,5 +220,6 @@ def _moments(node: Posterior, name: str) -> tuple[Array, Array]:
 PRIORS: dict[str, Callable[..., Prior]] = {
     "empirical_normal": lambda: empirical_normal,
     "empirical_laplace": lambda: empirical_laplace,
+    "empirical_each": lambda: empirical_each,
     "hierarchical_normal": hierarchical_normal,
 }
