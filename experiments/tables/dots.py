@@ -87,7 +87,8 @@ def _panel(axes: "Axes", outcome: Outcome, span: Span) -> None:
     if span.low <= table.chance <= span.high:
         axes.axvline(table.chance, zorder=1, **CHANCE_STYLE)
     axes.set_xlim(span.low, span.high)
-    axes.set_xlabel(f"{table.metric} ({table.unit}){span.title}")
+    unit = f" ({table.unit})" if table.unit else ""
+    axes.set_xlabel(f"{table.metric}{unit}{span.title}")
     axes.grid(axis="x", color="#d8d8d8", linewidth=0.6)
     axes.tick_params(axis="y", length=0)
 
