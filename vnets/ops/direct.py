@@ -15,6 +15,7 @@ no routine: they become products of patches.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,8 @@ def _kernel_gradient(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     narrow = op.strides == UNIT and x.shape[-1] * g.shape[-1] <= NARROW
     form = _rows_by_columns if narrow else _taps
     part = functools.partial(form, op, kernel)
-    blocks = _blocks(len(x), (kernel[1] * x[0].size + kernel[0] * g[0].size) * 4)
+    numbers = kernel[1] * math.prod(x.shape[1:]) + kernel[0] * math.prod(g.shape[1:])
+    blocks = _blocks(len(x), 4 * numbers)
     if blocks == 1:
         return part(x, g)
 
