@@ -1,7 +1,10 @@
 """Trains the rows of a table that have no record yet."""
 
+import gc
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+
+import jax
 
 from experiments import running, workdirs
 from experiments.config_files import load_config, run_folder
@@ -68,3 +71,13 @@ def train_missing(
             if record is not None:
                 records[folder(seed) / workdirs.RECORD] = record
     return records
+
+
+def forget_programs() -> None:
+    """Frees what was compiled: a process has room for so many programs.
+
+    Each takes some ten of the 65,530 mappings that Linux allows by default, and XLA
+    crashes where there are none left: after some fifty tables in one process.
+    """
+    jax.clear_caches()
+    gc.collect()

@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
             )
         outcome = outcomes.aggregate(table, SCALE.value, records)
         terminal.show(home / table.name / SCALE.value, outcome)
+        reproduce.forget_programs()
         took[table.name] = time.monotonic() - began
     each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
     print(f"Seconds: {each}; in all {sum(took.values()):.0f}")

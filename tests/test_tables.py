@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +18,25 @@ from experiments.tables.specs import TableError
 from tests.toy_table import SPEC, make, spec, store
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.mark.skipif(not MAPPINGS.exists(), reason="Linux lists its mappings")
+def test_what_was_compiled_is_freed():
+    def count():
+        return len(MAPPINGS.read_text().splitlines())
+
+    reproduce.forget_programs()
+    before = count()
+    kept = [jax.jit(lambda x, k=k: jnp.sin(k * x).sum()) for k in range(20)]
+    for function in kept:
+        function(jnp.ones(3))
+    compiled = count() - before
+    assert compiled >= 20
+    reproduce.forget_programs()
+    assert count() - before < compiled / 4
 
 
 def test_aggregation_is_numpys(tmp_path):
