@@ -234,6 +234,7 @@ def test_labels_until_an_error():
         assert active.labels_until(level, labels, error) == expected
 
 
+@pytest.mark.slow
 def test_the_how_to_runs_as_it_stands(tmp_path):
     code = "\n".join(documents.blocks("docs/howto/label.md", "python"))
     lines = [line.split() for line in documents.printed(code, tmp_path)]

@@ -15,6 +15,7 @@ from vnets import tree
 NAME = "configs/horseshoe_nets.py:horseshoe,quick"
 
 
+@pytest.mark.slow
 def test_units_with_small_scales_are_cut_and_counted():
     """The others predict what the whole net would without the weights of these."""
     kind = regress.build(load_config(NAME))
