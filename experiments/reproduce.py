@@ -74,10 +74,10 @@ def train_missing(
 
 
 def forget_programs() -> None:
-    """Frees what was compiled: a process has room for so many programs.
+    """Frees what was compiled, in this process.
 
-    Each takes some ten of the 65,530 mappings that Linux allows by default, and XLA
-    crashes where there are none left: after some fifty tables in one process.
+    A compiled program holds mappings of memory. Linux limits how many a process may
+    have (`vm.max_map_count`), and XLA crashes where none is left.
     """
     jax.clear_caches()
     gc.collect()

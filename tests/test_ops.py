@@ -120,7 +120,8 @@ def test_the_routine_computes_the_convolution(padding):
     ("images", "blocks", "made"), [(6, 1, 1), (6, 2, 2), (6, 4, 6), (11, 2, 1)]
 )
 def test_the_gradient_of_a_kernel_is_a_sum_over_blocks(form, images, blocks, made):
-    """Of equal length: six images make no four blocks, and eleven none of some six."""
+    """Blocks have equal lengths. Six images cannot make four: they make six. Eleven
+    cannot make two to eight: they stay one."""
     kernel, op = (3, 2), ops.DirectConv(((1, 0), (0, 2)))
     rng = np.random.default_rng(0)
     x, g = (

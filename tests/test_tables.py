@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAPPINGS = Path("/proc/self/maps")
 
 
+# The limit is of Linux, and so is the list: elsewhere there is nothing to count.
 @pytest.mark.skipif(not MAPPINGS.exists(), reason="Linux lists its mappings")
 def test_what_was_compiled_is_freed():
     def count():

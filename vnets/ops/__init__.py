@@ -55,12 +55,12 @@ __all__ = [
 ConvOp = GeneralConv | DirectConv | StridedConv | TiledConv
 
 WIDE = 64  # from this many output channels on, tiles only add multiplications
-# Where the library's routine is the faster one: not for a few channels, not on maps so
-# small that most of a kernel sees padding or, where the product of patches is so wide
-# that its copies do not count, on small maps at all, and not where the input, by which
-# its gradient costs, is much larger than the output. The bounds are from single trials
-# of the layers of VGG, LeNet-5, ResNet-50 and WhitenedCNN on two processors;
-# results/bench measures whole steps only.
+# Where the library's routine is the faster one. It is not for few input channels, nor
+# on maps so small that most of a kernel sees padding. Where outputs are many, a product
+# of patches hardly notices its copies: there the maps must be larger. Its gradient
+# costs by the size of the input, which must not be much larger than the output. The
+# bounds are from single trials of the layers of VGG, LeNet-5 and ResNet-50 on one
+# processor, and of WhitenedCNN on another; results/bench measures whole steps only.
 DIRECT_INPUTS = 8
 DIRECT_OUTPUTS = 128
 DIRECT_SIZE = 4

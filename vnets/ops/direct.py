@@ -134,7 +134,7 @@ def _kernel_gradient(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     """Products of the images and the output's gradient, summed over blocks of images.
 
     As a convolution of the library its "kernel" would be as large as the images, for
-    which that is slow. Blocks are what a processor keeps close to it.
+    which that is slow. A block is small enough to stay in the processor's cache.
     """
     narrow = op.strides == UNIT and x.shape[-1] * g.shape[-1] <= NARROW
     form = _rows_by_columns if narrow else _taps
@@ -160,9 +160,11 @@ def _blocks(images: int, size: int) -> int:
 
 
 def _rows_by_columns(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
-    """One product for all taps, of stride 1: the images shifted along W, stacked into
-    channels, and the output's gradient shifted along H. A tap of few channels alone
-    would be a product too small for its copies."""
+    """One product for all taps, at stride 1.
+
+    The images, shifted along W, are stacked into channels; so is the output's gradient,
+    shifted along H. A product of one tap alone would be too small for its copies.
+    """
     (rows, columns), (height, width) = kernel, g.shape[1:3]
     around = ((0, 0, 0), *((*pair, 0) for pair in op.padding), (0, 0, 0))
     x = lax.pad(x, jnp.zeros((), x.dtype), around)
