@@ -35,10 +35,22 @@ import jax  # noqa: E402 (the flags above are read when JAX is imported)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from experiments import reproduce  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 STANDARD_ERRORS = 5  # missed once in 1.7 million comparisons of a right estimate
 ROUNDING = 1e-5  # relative; float32 sums of some thousand terms
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Frees what a file compiled: no other file would find it.
+
+    Thousands of programs that nobody runs again make each new one slower to lower.
+    """
+    yield
+    reproduce.forget_programs()
 
 
 @pytest.fixture(scope="session")
