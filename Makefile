@@ -46,7 +46,7 @@ notebooks: setup-dev ## Run docs/notebooks and keep what they show (two minutes)
 	$(BIN)/python scripts/notebooks.py
 
 test: setup-dev ## Run the tests (ten minutes on two cores, and one to install)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup-dev ## Run the tests that take minutes each [ARGS= ATTACKS=quick]
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(ARGS)

@@ -92,6 +92,12 @@ def test_targets_of_another_shape_are_refused():
         dk.fit(dk.plain, given({}), x, y, optax.adam(0.1), 0)
 
 
+def test_an_evidence_that_is_no_number_is_refused():
+    x, y, _ = single(*data())
+    with pytest.raises(ValueError, match="no number after 1 of 3 updates: .*smaller"):
+        dk.fit(dk.plain, given({}), x, y, optax.sgd(1e30), 3)
+
+
 @pytest.mark.parametrize("variant", ["step_deep", "diabetes_plain"])
 def test_the_study_measures_what_it_learned(variant):
     config = load_config(f"configs/deep_kernel.py:{variant},quick")

@@ -71,7 +71,9 @@ def test_draws_average_to_the_prediction_and_differ(classes, classifier):
     np.testing.assert_allclose(classifier.predict_proba(x, draws=7), draws.mean(0))
     assert draws.std(0).max() > 0.01
     # The first draws are the same, however many are asked for.
-    np.testing.assert_array_equal(classifier.predict_draws(x, draws=3), draws[:3])
+    # Some processors sum a batch of three draws in another order than one of seven.
+    few = classifier.predict_draws(x, draws=3)
+    np.testing.assert_allclose(few, draws[:3], rtol=1e-4, atol=1e-6)
 
 
 def test_a_prediction_does_not_depend_on_its_company(classes, classifier):

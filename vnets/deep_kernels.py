@@ -122,7 +122,9 @@ def fit(
       updates: 1 at least.
 
     Raises:
-      ValueError: no update, or as in `DeepKernel.evidence`.
+      ValueError: no update, an evidence that is no number on the way (the factor of the
+        covariance needs more noise, or smaller updates), or as in
+        `DeepKernel.evidence`.
     """
     if updates < 1:
         raise ValueError(f"updates must be at least 1, not {updates}")
@@ -132,8 +134,19 @@ def fit(
 
     def step(carry, _):
         given, state = carry
-        moves, state = optimizer.update(jax.grad(cost)(given), state, given)
-        return (optax.apply_updates(given, moves), state), None
+        value, slope = jax.value_and_grad(cost)(given)
+        moves, state = optimizer.update(slope, state, given)
+        return (optax.apply_updates(given, moves), state), jnp.isfinite(value)
 
-    run = jax.jit(lambda carry: lax.scan(step, carry, None, updates)[0])
-    return run((start, optimizer.init(start)))[0]
+    @jax.jit
+    def run(carry):
+        (best, _), finite = lax.scan(step, carry, None, updates)
+        return best, jnp.append(finite, jnp.isfinite(cost(best)))
+
+    best, finite = run((start, optimizer.init(start)))
+    if not finite.all():
+        raise ValueError(
+            f"the evidence is no number after {int(jnp.argmin(finite))} of {updates} "
+            "updates: start with more noise, or take smaller updates"
+        )
+    return best

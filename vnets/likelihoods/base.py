@@ -1,5 +1,6 @@
 """What all likelihoods share: values of parts, an example's, and sums over a test."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -164,12 +165,17 @@ class Likelihood:
         Raises:
           ValueError: shapes that do not fit, or weights that are all 0.
         """
+        if weights is None:
+            weights = jnp.ones(self.shape(target), jnp.float32)
+        return self._summed(draws, target, weights).compute()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _summed(self, draws: Any, target: Array, weights: Array) -> Sums:
+        """The sums of the mean distribution of S draws."""
         logs, values = jax.vmap(self.draw, (0, None))(draws, target)
         logs = jax.tree.map(lambda x: jax.nn.logsumexp(x, 0) - math.log(len(x)), logs)
         values = jax.tree.map(lambda x: jnp.mean(x, 0), values)
-        if weights is None:
-            weights = jnp.ones(self.shape(target), jnp.float32)
-        return self.sums(logs, values, target, weights).compute()
+        return self.sums(logs, values, target, weights)
 
     def total(self, nll: Array, weights: Array, read: Callable, **totals) -> Sums:
         """Sums with the nll of parts, over examples where their parts are summed."""
