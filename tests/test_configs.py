@@ -122,16 +122,18 @@ def scales_of(name):
 
 
 def variants():
-    """Every config and variant; of a VGG of another width, and of ImageNet's sparser
-    nets, only the slow tests."""
-    for name, variant in sorted({(name, variant) for name, variant, _ in EVERY}):
-        again = name == "vgg_width_sweep" and "k025" not in variant
-        again |= name == "imagenet" and variant not in dict(modules())[name].QUICK
-        yield pytest.param(name, variant, marks=pytest.mark.slow if again else ())
+    """Every config and variant: the first and last of each config at once, the others
+    by slow tests; of VGGs and ResNets the small ones."""
+    for name, module in modules():
+        small = [v for v in module.VARIANTS if "k025" in v] or module.VARIANTS
+        small = module.QUICK if name == "imagenet" else small
+        for variant in module.VARIANTS:
+            marks = () if variant in (small[0], small[-1]) else pytest.mark.slow
+            yield pytest.param(name, variant, marks=marks)
 
 
 @pytest.mark.parametrize(("name", "variant"), list(variants()))
-def test_builds(name, variant, fake_data):
+def test_builds_and_a_step_keeps_its_types(name, variant, fake_data):
     experiment = None
     for scale in scales_of(name):
         config = load_config(f"configs/{name}.py:{variant},{scale}")
@@ -142,22 +144,6 @@ def test_builds(name, variant, fake_data):
         for spec in config.get("nets", {}).values():
             net = load_config(f"{spec.run},{scale}")
             assert net.dataset.name == config.dataset.name
-
-
-def traced():
-    """The first variant of each config is traced at once, the others by slow tests."""
-    seen = set()
-    for case in variants():
-        name, variant = case.values
-        again = name in seen
-        seen.add(name)
-        yield pytest.param(name, variant, marks=pytest.mark.slow if again else ())
-
-
-@pytest.mark.parametrize(("name", "variant"), list(traced()))
-def test_a_step_keeps_its_types(name, variant, fake_data):
-    config = load_config(f"configs/{name}.py:{variant},{scales_of(name)[0]}")
-    experiment = core.build(config)
     if isinstance(experiment, core.Experiment):
         _assert_a_step_keeps_its_types(experiment.task)
 
@@ -198,7 +184,7 @@ def nets():
 
     Which layers are noisy and how wide a family is makes no other net; how they are
     sampled and trained does. The fast tests compile one net of each name in each
-    experiment: `test_builds` traces a step of every config.
+    experiment: `test_builds_and_a_step_keeps_its_types` traces a step of every config.
     """
     same = ("posteriors", "width", "widths")
     found = {}

@@ -126,6 +126,7 @@ def _urls():
     return PROJECT["urls"].values()
 
 
+@pytest.mark.slow
 def test_the_example_for_pypi_runs(tmp_path):
     (block,) = documents.blocks(PROJECT["readme"], "python")
     look = "print(type(variables['params']['hidden']['kernel']).__name__)"

@@ -17,6 +17,7 @@ print("tuned", measured["accuracy"])
 """
 
 
+@pytest.mark.slow
 def test_library_example_gives_chance_and_a_good_ensemble(tmp_path):
     code = "\n".join([*documents.blocks("README.md", "python"), LOOK])
     lines = [line.split() for line in documents.printed(code, tmp_path)]

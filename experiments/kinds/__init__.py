@@ -8,6 +8,7 @@ prior, a projection or an edit needs no kind of its own.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -134,7 +135,7 @@ class Kind:
     @property
     def shapes(self) -> Params:
         """The parameters as shapes; a net that does not fit its data says so here."""
-        return jax.eval_shape(self.init, random.key(0))[0]
+        return _shapes(self.init)
 
     @property
     def probed(self) -> data.Split:
@@ -150,6 +151,12 @@ class Kind:
         )
         chose = "early_stopping" in self.config or split == "test"
         return self.dataset.test if chose else self.probed
+
+
+@functools.lru_cache(maxsize=1)
+def _shapes(init: Callable) -> Params:
+    """Traced once, however many parts of a kind ask."""
+    return jax.eval_shape(init, random.key(0))[0]
 
 
 def chosen(group: str, names: Sequence[str], columns: Mapping[str, Any]) -> dict:
