@@ -94,7 +94,7 @@ def test_targets_of_another_shape_are_refused():
 
 def test_an_evidence_that_is_no_number_is_refused():
     x, y, _ = single(*data())
-    with pytest.raises(ValueError, match="no number after 1 of 3 updates: .*smaller"):
+    with pytest.raises(ValueError, match=r"after 1 of 3 updates: .*smaller"):
         dk.fit(dk.plain, given({}), x, y, optax.sgd(1e30), 3)
 
 

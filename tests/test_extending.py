@@ -1,4 +1,4 @@
-"""The worked additions of docs/howto/extend.md run as they stand, and keep their laws."""
+"""The worked additions of docs/howto/extend.md run as they stand, and keep laws."""
 
 import pkgutil
 import re
