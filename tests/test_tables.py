@@ -13,7 +13,7 @@ import pytest
 
 from experiments import reproduce, running
 from experiments.records import write
-from experiments.tables import outcomes, reading, render, words
+from experiments.tables import outcomes, pages, reading, render, words
 from experiments.tables.specs import TableError
 from tests.toy_table import SPEC, make, spec, store
 
@@ -86,6 +86,20 @@ def test_without_tolerance_nothing_is_judged(tmp_path):
 def test_claims(tmp_path, records, holds):
     outcome = outcomes.aggregate(spec(tmp_path), "short", store(tmp_path, *records))
     assert [verdict.holds for verdict in outcome.verdicts] == holds
+
+
+def test_the_overview_shows_the_largest_scale_that_measured_a_claim(tmp_path):
+    table, records = spec(tmp_path), store(tmp_path, make("a", 0, scale="quick"))
+    quick = outcomes.aggregate(table, "quick", records)
+    started = outcomes.aggregate(table, "short", {})
+    whole = outcomes.aggregate(table, "short", store(tmp_path, make("a", 0)))
+    nothing = outcomes.aggregate(table, "quick", {})
+    for given, expected in (
+        ([quick, started], quick),
+        ([quick, whole], whole),
+        ([nothing, started], started),
+    ):
+        assert pages.shown(given) == [expected]
 
 
 def test_a_claim_tells_its_seeds_and_what_its_bound_knew(tmp_path):

@@ -61,6 +61,19 @@ def _beside(measured: RowResult, version: str, column: Column) -> str:
     return f"{text} ({gap.published:g}{mark})"
 
 
+def shown(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Of each table's scales, small to large, the last where a claim was measured.
+
+    The last of all where none was.
+    """
+    found: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        before = found.get(outcome.table.name)
+        if before is None or _measured(outcome) or not _measured(before):
+            found[outcome.table.name] = outcome
+    return list(found.values())
+
+
 def overview(outcomes: Iterable[Outcome]) -> str:
     """A line for each table: its question, its scale, how many of its claims hold."""
     lines, part = [], ""
@@ -81,11 +94,16 @@ def _place(outcome: Outcome) -> tuple[int, bool, str]:
 
 
 def _held(outcome: Outcome) -> str:
-    verdicts = [verdict.holds for verdict in outcome.verdicts]
-    measured = [holds for holds in verdicts if holds is not None]
-    left = len(verdicts) - len(measured)
+    measured = _measured(outcome)
+    left = len(outcome.verdicts) - len(measured)
     text = f"{sum(measured)} of {len(measured)}" if measured else ""
     return ", ".join(t for t in (text, f"{left} not run" if left else "") if t)
+
+
+def _measured(outcome: Outcome) -> list[bool]:
+    """Whether each claim holds that was measured."""
+    holds = [verdict.holds for verdict in outcome.verdicts]
+    return [one for one in holds if one is not None]
 
 
 def _text(outcome: Outcome) -> str:
@@ -134,11 +152,9 @@ def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
     """The pages that show more than one table, as the committed records have them.
 
     Args:
-      outcomes: folder and outcome, a table's scales from small to large; the largest
-        with records is shown.
+      outcomes: folder and outcome, as `shown` takes them.
     """
-    largest = {outcome.table.name: outcome for _, outcome in outcomes}
-    order = sorted(largest.values(), key=_place)
+    order = sorted(shown(one for _, one in outcomes), key=_place)
     measured = bench_block(report.read_all(RESULTS / "bench"))
     return {
         README: with_block(README, "results", main_table(order)),
