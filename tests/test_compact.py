@@ -110,6 +110,24 @@ def test_parts_that_do_not_fit_each_other_are_named():
     assert sizes[0] == sizes[1]
 
 
+def test_kernels_with_an_axis_of_heads_are_those_of_dense_layers():
+    """Where an end is the layer's own: [I, heads, units] or [heads, units, O]."""
+    net, draw = Chain(steps=(plan.Dense("a", 6),)), np.random.default_rng(0)
+
+    def captured(*shape):
+        kernel = draw.normal(size=shape).astype(np.float32)
+        graph = compact.capture(net, {"params": {"a": {"kernel": kernel}}}, (4,))
+        return kernel, graph.kernels["a"]
+
+    for shape in ((4, 6), (4, 2, 3), (2, 2, 6), (4, 1, 6)):
+        kernel, found = captured(*shape)
+        np.testing.assert_array_equal(found, kernel.reshape(4, 6))
+    other = (6, 4), (2, 3, 4), (6, 2, 2), (2, 6, 2), (3, 4, 2), (4, 2, 4), (24,)
+    for shape in (*other, (4, 2, 3, 1), (1, 2, 2, 6)):
+        with pytest.raises(ValueError, match="'a' has a kernel"):
+            captured(*shape)
+
+
 class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
