@@ -15,6 +15,7 @@ from jax import random
 
 from vnets import compact, plan
 from vnets.compact import predict
+from vnets.compact.shrink import by_weights
 from vnets.compact.verify import TOLERANCE, _advice
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
@@ -278,6 +279,21 @@ def test_the_advice_holds_an_activation_to_the_same(apart, advice):
     net = Chain(steps=(plan.Dense("a", 3), plan.Dense("b", 2)))
     graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
     assert _advice(graph, lambda graph, size: apart * TOLERANCE).startswith(advice)
+
+
+def test_units_lie_in_falling_order_of_their_weights():
+    """Of those that they read and those that read them, together."""
+    steps, draw = (plan.Dense("a", 40), plan.Dense("b", 9)), np.random.default_rng(0)
+    into = draw.normal(size=(7, 40)) * (draw.random((7, 40)) < draw.random(40))
+    out = draw.normal(size=(40, 9)) * (draw.random((40, 9)) < draw.random((40, 1)))
+    biases = {"a": draw.normal(size=40), "b": np.zeros(9)}
+    arrays = jax.tree.map(np.float32, ({"a": into, "b": out}, biases))
+    graph = compact.Graph(steps, (7,), *arrays)
+    small = by_weights(graph)
+    weights = (small.kernels["a"] != 0).sum(0) + (small.kernels["b"] != 0).sum(1)
+    assert (np.diff(weights) <= 0).all()
+    x = draw.normal(size=(3, 7)).astype(np.float32)
+    close(compact.Predictor(small)(x), compact.Predictor(graph)(x))
 
 
 def test_quantized_weights_are_within_half_a_step():
