@@ -149,6 +149,16 @@ def test_whole_numbers_come_back_around_each_further_byte():
         Bytes(varint(2**35)).varint()
 
 
+@pytest.mark.parametrize("mantissa", tables.MANTISSAS)
+def test_a_token_and_the_bits_that_remain_are_the_number(mantissa):
+    numbers = np.concatenate([np.arange(600), 2 ** np.arange(10, 31) + 5])
+    tokens = tables.tokens_of(numbers, mantissa)
+    assert (np.diff(tokens) >= 0).all()
+    leading, lengths = tables.Table(mantissa, (15,) * (tokens[-1] + 1)).parts
+    rest = numbers - leading[tokens]
+    assert ((rest >= 0) & (rest < 2 ** lengths[tokens])).all()
+
+
 def test_a_description_of_the_first_version_ends_where_it_says():
     content = (golden_files.folder(1) / "same.vnz").read_bytes()
     source = Bytes(content[codec.HEAD + version1.CHECKSUM :])
