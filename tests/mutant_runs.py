@@ -115,15 +115,19 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds the modules of `trees`, by name under vnets ("compact/codec")."""
+    """Finds the modules of `trees`, by name under vnets ("compact/codec"); a package is
+    its `__init__`."""
 
     def __init__(self, trees: dict[str, ast.Module], hit=lambda module: None):
         self.trees, self.hit = trees, hit
 
     def find_spec(self, fullname, path=None, target=None):
         del path, target
-        module = fullname.removeprefix("vnets.").replace(".", "/")
-        if module not in self.trees:
+        named = fullname.removeprefix("vnets.").replace(".", "/")
+        module = next(
+            (m for m in (named, f"{named}/__init__") if m in self.trees), None
+        )
+        if module is None:
             return None
         where = ROOT / "vnets" / f"{module}.py"
         loader = _Loader(fullname, str(where))

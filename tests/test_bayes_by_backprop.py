@@ -10,7 +10,7 @@ from jax import random
 from experiments import core, kl_gradients, removal
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
-from vnets import edits, estimators, layers, nodes, priors
+from vnets import estimators, layers, nodes, priors
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward, halving, neg_elbo
 from vnets.nets import MLP
@@ -90,19 +90,6 @@ def test_without_the_score_nothing_varies_where_the_posterior_is_the_prior():
         assert np.all(np.asarray(squares["sampled"][kind]) > 0.1)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_share_of_all_weights_goes_those_of_least_signal(share):
-    made = {"dense1": nodes.gaussian(-2.0), "dense3": nodes.gaussian(-6.0)}
-    net, x = MLP((8, 5), 4, posteriors=made), jnp.zeros((1, 6), jnp.float32)
-    params = net.init({"params": random.key(0), "noise": random.key(0)}, x)["params"]
-    before = edits.noisy_layers(params)
-    after = edits.noisy_layers(edits.prune_share(share)(params))
-    signal = np.concatenate([-np.ravel(nodes.log_alpha(n)) for n in before.values()])
-    gone = np.concatenate([np.ravel(node.pruned()) for node in after.values()])
-    assert gone.sum() == round(share * len(signal))
-    assert share == 0 or signal[gone].max() < signal[~gone].min()
-
-
 def test_the_histogram_is_of_decibels():
     """Signals of 11, 1.1 and 0: 20.8 dB, 0.8 dB and the lowest bin."""
     mean = jnp.asarray([[11.0, 1.1, 0.0, 1.1]], jnp.float32)
@@ -111,14 +98,6 @@ def test_the_histogram_is_of_decibels():
     shares = dict(zip(found["decibel"], found["share"], strict=True))
     filled = {middle: share for middle, share in shares.items() if share}
     assert filled == {found["decibel"][0]: 0.25, 1.0: 0.5, 21.0: 0.25}
-
-
-def test_a_share_needs_noisy_weights_and_to_leave_some():
-    with pytest.raises(ValueError, match=r"\[0, 1\), not 1"):
-        edits.prune_share(1.0)
-    params = {"dense1": {"kernel": nodes.Point(jnp.ones((2, 2), jnp.float32))}}
-    with pytest.raises(ValueError, match="noise of its own to rank"):
-        edits.prune_share(0.5)(params)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from jax import random
 
 from vnets import compact, plan
 from vnets.compact import predict
+from vnets.compact.shrink import by_weights
 from vnets.compact.verify import TOLERANCE, _advice
 from vnets.nets import MLP
 from vnets.nets.chain import Chain
@@ -108,6 +109,24 @@ def test_parts_that_do_not_fit_each_other_are_named():
         compact.dumps(graph)  # pyright: ignore
     sizes = [len(compact.dumps(compact.quantize(graph, b))) for b in (8, np.int64(8))]
     assert sizes[0] == sizes[1]
+
+
+def test_kernels_with_an_axis_of_heads_are_those_of_dense_layers():
+    """Where an end is the layer's own: [I, heads, units] or [heads, units, O]."""
+    net, draw = Chain(steps=(plan.Dense("a", 6),)), np.random.default_rng(0)
+
+    def captured(*shape):
+        kernel = draw.normal(size=shape).astype(np.float32)
+        graph = compact.capture(net, {"params": {"a": {"kernel": kernel}}}, (4,))
+        return kernel, graph.kernels["a"]
+
+    for shape in ((4, 6), (4, 2, 3), (2, 2, 6), (4, 1, 6)):
+        kernel, found = captured(*shape)
+        np.testing.assert_array_equal(found, kernel.reshape(4, 6))
+    other = (6, 4), (2, 3, 4), (6, 2, 2), (2, 6, 2), (3, 4, 2), (4, 2, 4), (24,)
+    for shape in (*other, (4, 2, 3, 1), (1, 2, 2, 6)):
+        with pytest.raises(ValueError, match="'a' has a kernel"):
+            captured(*shape)
 
 
 class Block(nn.Module):
@@ -260,6 +279,21 @@ def test_the_advice_holds_an_activation_to_the_same(apart, advice):
     net = Chain(steps=(plan.Dense("a", 3), plan.Dense("b", 2)))
     graph = compact.capture(net, sparse(net, (4,), 1.0), (4,))
     assert _advice(graph, lambda graph, size: apart * TOLERANCE).startswith(advice)
+
+
+def test_units_lie_in_falling_order_of_their_weights():
+    """Of those that they read and those that read them, together."""
+    steps, draw = (plan.Dense("a", 40), plan.Dense("b", 9)), np.random.default_rng(0)
+    into = draw.normal(size=(7, 40)) * (draw.random((7, 40)) < draw.random(40))
+    out = draw.normal(size=(40, 9)) * (draw.random((40, 9)) < draw.random((40, 1)))
+    biases = {"a": draw.normal(size=40), "b": np.zeros(9)}
+    arrays = jax.tree.map(np.float32, ({"a": into, "b": out}, biases))
+    graph = compact.Graph(steps, (7,), *arrays)
+    small = by_weights(graph)
+    weights = (small.kernels["a"] != 0).sum(0) + (small.kernels["b"] != 0).sum(1)
+    assert (np.diff(weights) <= 0).all()
+    x = draw.normal(size=(3, 7)).astype(np.float32)
+    close(compact.Predictor(small)(x), compact.Predictor(graph)(x))
 
 
 def test_quantized_weights_are_within_half_a_step():

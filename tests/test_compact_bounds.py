@@ -16,12 +16,15 @@ from vnets.compact import (
     description,
     graph,
     layers,
+    limits,
+    sequence_files,
     streams,
     tables,
     version1,
 )
 from vnets.compact.binary import Bytes, varint
 from vnets.compact.quantize import Compact, Deviations, Quantized
+from vnets.plan import sequences
 
 
 def nested(depth):
@@ -51,11 +54,22 @@ def unpacked(count):
     return description._unpacked(Bytes(content), description.DEPTH, Counter())
 
 
+tokens_step = sequence_files.check_step
 check_step, ones = description.check_step, np.ones(2, np.int64)
 
 
 def padded(margin):
     return plan.Conv("a", 1, (1, 1), padding=((margin, 0), (0, 0)))
+
+
+def read(positions):
+    """Checks what takes some positions one by one."""
+    lstm = sequences.LSTM("a", 1), sequences.Last()
+    limits.check_work((sequences.Embedding("words", 2, 1), *lstm), (positions,))
+
+
+def attention(*keys):
+    return sequences.Attention("a", 1, keys, (1,) * len(keys), 1)
 
 
 BOUNDS = {  # what takes a number, and the largest that it takes
@@ -71,6 +85,10 @@ BOUNDS = {  # what takes a number, and the largest that it takes
     "packed": (unpacked, 1024),
     "sides": (lambda n: description.check_count((plan.Residual(()),) * n), 1024),
     "depth": (lambda n: description.pack(nested(n), (1,), {}), 7),
+    "positions": (read, limits.LOOPS),
+    "heads": (lambda n: tokens_step(attention(*(1,) * n)), 256),
+    "units of heads": (lambda n: tokens_step(attention(n - 1, 1)), 2**20),
+    "words": (lambda n: tokens_step(sequences.Embedding("a", n, 1)), 2**20),
     "about": (lambda n: description.check_about(dict.fromkeys(map(str, range(n)))), 0),
     "entries": (lambda n: description.check_about({str(i): i for i in range(n)}), 32),
     "key": (lambda n: description.check_about({"x" * n: 1}), 256),
@@ -129,6 +147,16 @@ def test_whole_numbers_come_back_around_each_further_byte():
     assert len(varint(128)) == 2
     with pytest.raises(ValueError, match="too long"):
         Bytes(varint(2**35)).varint()
+
+
+@pytest.mark.parametrize("mantissa", tables.MANTISSAS)
+def test_a_token_and_the_bits_that_remain_are_the_number(mantissa):
+    numbers = np.concatenate([np.arange(600), 2 ** np.arange(10, 31) + 5])
+    tokens = tables.tokens_of(numbers, mantissa)
+    assert (np.diff(tokens) >= 0).all()
+    leading, lengths = tables.Table(mantissa, (15,) * (tokens[-1] + 1)).parts
+    rest = numbers - leading[tokens]
+    assert ((rest >= 0) & (rest < 2 ** lengths[tokens])).all()
 
 
 def test_a_description_of_the_first_version_ends_where_it_says():

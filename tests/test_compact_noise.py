@@ -6,7 +6,8 @@ import pytest
 from compact_nets import SHAPE, Same, inputs, noisy
 from jax import random
 
-from vnets import compact, nodes
+from vnets import compact, nodes, plan
+from vnets.compact.graph import kernel_shapes
 from vnets.edits import mean_only
 from vnets.estimators import weight_sampling
 from vnets.layers import Mode
@@ -44,6 +45,39 @@ def test_noise_survives_shrinking_and_the_file(name, form):
     dense = compact.Predictor(net.graph(), "dense")(x, Same())
     got = compact.Predictor(loaded, form)(x, Same())
     np.testing.assert_allclose(got, dense, rtol=1e-4, atol=1e-4 * np.ptp(dense))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        plan.Dense("a", 3),
+        plan.Conv("a", 3, (2, 3), (1, 2)),
+        plan.Depthwise("a", (3, 2), (2, 1), "VALID"),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_a_draw_is_the_mean_and_so_many_deviations(step, form):
+    """Whose squares are the layer of squared deviations at the squared inputs."""
+    dense = isinstance(step, plan.Dense)
+    shape, steps = ((7,), (step,)) if dense else ((5, 4, 2), (step, plan.Flatten()))
+    [(name, kernel)] = kernel_shapes(steps, shape).items()
+    draw = np.random.default_rng(0)
+    weights, std, bias, x = (
+        (draw.normal(size=of) * (draw.random(of) > 1 / 3)).astype(np.float32)
+        for of in (kernel, kernel, kernel[-1:], (3, *shape))
+    )
+
+    def predictor(weights, bias, **noise):
+        graph = compact.Graph(steps, shape, {name: weights}, {name: bias}, **noise)
+        return compact.Predictor(graph, form)
+
+    noisy_one = predictor(weights, bias, deviations={name: np.abs(std)})
+    off = np.sqrt(predictor(np.square(std), 0 * bias)(np.square(x)))
+    assert off.any()
+    for times in (0.5, -3.0):
+        wanted = noisy_one(x) + times * off
+        np.testing.assert_allclose(noisy_one(x, Same(times)), wanted, atol=1e-5)
 
 
 def test_draws_are_those_of_the_layer():

@@ -210,3 +210,26 @@ def test_balance_leaves_bounded_and_fixed_scales_alone():
         "c": {"kernel": gaussian()(random.key(0), (3, 4))},
     }
     jax.tree.map(np.testing.assert_array_equal, edits.balance(params), params)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_share_of_all_weights_goes_those_of_least_signal(share):
+    made = {"a": (gaussian(-2.0), (6, 8)), "b": (gaussian(-6.0), (5, 4))}
+    params = {
+        name: {"kernel": make(random.key(0), shape)}
+        for name, (make, shape) in made.items()
+    }
+    before = edits.noisy_layers(params)
+    after = edits.noisy_layers(edits.prune_share(share)(params))
+    signal = np.concatenate([-np.ravel(nodes.log_alpha(n)) for n in before.values()])
+    gone = np.concatenate([np.ravel(node.pruned()) for node in after.values()])
+    assert gone.sum() == round(share * len(signal))
+    assert share == 0 or signal[gone].max() < signal[~gone].min()
+
+
+def test_a_share_needs_noisy_weights_and_to_leave_some():
+    with pytest.raises(ValueError, match=r"\[0, 1\), not 1"):
+        edits.prune_share(1.0)
+    params = {"dense1": {"kernel": nodes.Point(jnp.ones((2, 2), jnp.float32))}}
+    with pytest.raises(ValueError, match="noise of its own to rank"):
+        edits.prune_share(0.5)(params)
