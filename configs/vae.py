@@ -11,7 +11,7 @@ not compare.
 
 Kingma and Welling 2014 have 500 hidden units with tanh on MNIST, batches of 100 and
 Adagrad; here it is Adam. Scales: quick, the digits in 8 x 8 and 100 units; short, MNIST
-and 500 units, 50 epochs; paper, 500 epochs.
+and 500 units, 10 epochs; paper, 500 epochs.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ from configs import common
 NOISY = {layer: {"kind": "gaussian", "log_var": -8.0} for layer in ("dense1", "dense2")}
 VARIANTS = ("ae_2", *(f"vae_{z}" for z in (2, 5, 10, 20)))
 VARIANTS += ("vae_2_weights", "vae_10_weights", "vae_20_28")
-EPOCHS = {"quick": 120, "short": 50, "paper": 500}
+EPOCHS = {"quick": 120, "short": 10, "paper": 500}
 
 
 def sweep(scale: str = "paper") -> tuple[str, ...]:

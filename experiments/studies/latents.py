@@ -15,9 +15,10 @@ Measured of one autoencoder, its weights' noise off, on the test set:
             the bound and by bits back with a real coder (`vnets.bitsback`); decoded, 1
             if all came back bit for bit
 
-Curves: the codes of the pictures; the estimates of log p(x) by their draws; and with
-two latent variables what the decoder makes of a grid of `evals.tiles` times as many,
-at equal steps of the prior's mass (Kingma and Welling 2014, figure 4).
+Curves: the codes of the pictures; some of these, reconstructed; the estimates of
+log p(x) by their draws; and with two latent variables what the decoder makes of a grid
+of `evals.tiles` times as many, at equal steps of the prior's mass (Kingma and Welling
+2014, figure 4).
 """
 
 import functools
@@ -49,6 +50,9 @@ FIELDS = tuple(
 ACTIVE = 0.01
 PIXELS = Bernoulli()
 WORDS = 64  # that a message starts from
+AT_ONCE = 200  # codes whose distances to all others fit in memory
+CODES = 2000  # that a figure shows, the first
+RECONSTRUCTED = 4  # in a row; as many rows, of pictures and what became of them
 
 
 def _silent() -> Key:
@@ -89,9 +93,13 @@ def _measure(settings, dataset: Dataset, net: Member, key: Key) -> Measured:
         }
     }
     shown = min(settings.pictures, len(test))
-    curves = {"codes": _codes(np.asarray(q.mean), dataset.test.target)}
+    shape = dataset.test.shape[:2]
+    curves = {
+        "codes": _codes(np.asarray(q.mean)[:CODES], dataset.test.target[:CODES]),
+        "reconstructed": {"white": _reconstructed(net, test, q, shape)},
+    }
     if net.model.size == 2:
-        curves["manifold"] = {"white": _manifold(net, settings.tiles)}
+        curves["manifold"] = {"white": _manifold(net, settings.tiles, shape)}
     if net.model.sampled:
         evals["bound"], curves["draws"] = _bounds(settings, net, test[:shown], key)
         if not np.asarray(test % 1).any():
@@ -108,10 +116,15 @@ def _mean_square(net: Member, q) -> float:
 
 def _nearest(known, classes, asked, truth, neighbours: int) -> float:
     """Accuracy of the vote of the nearest codes; of equal votes the lowest class."""
-    distance = ((asked[:, None] - known[None]) ** 2).sum(-1)
-    nearest = classes[np.argsort(distance, axis=1, kind="stable")[:, :neighbours]]
-    votes = np.stack([(nearest == k).sum(1) for k in range(classes.max() + 1)], 1)
-    return float(np.mean(votes.argmax(1) == truth))
+    known, asked = np.float64(known), np.float64(asked)
+    squares, nearest = (known**2).sum(1), []
+    for part in np.array_split(asked, -(-len(asked) // AT_ONCE)):
+        distance = squares - 2 * part @ known.T  # squared, but for the part's own
+        order = np.argpartition(distance, neighbours - 1, axis=1)
+        nearest.append(classes[order[:, :neighbours]])
+    votes = np.concatenate(nearest)
+    counts = np.stack([(votes == k).sum(1) for k in range(classes.max() + 1)], 1)
+    return float(np.mean(counts.argmax(1) == truth))
 
 
 def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
@@ -121,15 +134,40 @@ def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in axes.items()}
 
 
-def _manifold(net: Member, tiles: int) -> list[int]:
-    """Per cent of white of a square picture of pictures, row by row."""
+def _manifold(net: Member, tiles: int, shape: tuple[int, int]) -> list[int]:
+    """What the decoder makes of a grid, as `_mosaic` has it."""
     steps = ndtri((np.arange(tiles) + 0.5) / tiles)
     down, across = np.meshgrid(-steps, steps, indexing="ij")
     z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
-    white = np.asarray(jax.nn.sigmoid(latent.decode(net, z, _silent())))
-    edge = math.isqrt(white.shape[1])
-    framed = np.pad(white.reshape(-1, edge, edge), ((0, 0), (1, 1), (1, 1)))
-    rows = framed.reshape(tiles, tiles, edge + 2, edge + 2).transpose(0, 2, 1, 3)
+    return _mosaic(_white(net, z), shape)
+
+
+def _reconstructed(net: Member, x: Array, q, shape: tuple[int, int]) -> list[int]:
+    """A row of pictures, a row of what the decoder makes of the means of their codes,
+    and so on, as `_mosaic` has it."""
+    count = RECONSTRUCTED * RECONSTRUCTED // 2
+    both = np.stack([x[:count], _white(net, q.mean[:count])])
+    rows = both.reshape(2, -1, RECONSTRUCTED, x.shape[1]).swapaxes(0, 1)
+    return _mosaic(rows.reshape(-1, x.shape[1]), shape)
+
+
+def _white(net: Member, z: Array) -> np.ndarray:
+    """The white of each pixel that the decoder expects at codes [N, Z], [N, D]."""
+    return np.asarray(jax.nn.sigmoid(latent.decode(net, z, _silent())))
+
+
+def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
+    """Per cent of white of a square picture of framed pictures [N, D], row by row.
+
+    Args:
+      white: between 0 and 1; N is a square number.
+      shape: of a picture, height and width; narrow ones have wider frames.
+    """
+    edge, tiles = max(shape) + 2, math.isqrt(len(white))
+    more = [edge - one for one in shape]
+    around = [(0, 0), *((one // 2, one - one // 2) for one in more)]
+    framed = np.pad(white.reshape(-1, *shape), around)
+    rows = framed.reshape(tiles, tiles, edge, edge).transpose(0, 2, 1, 3)
     return np.rint(100 * rows).astype(int).ravel().tolist()
 
 
