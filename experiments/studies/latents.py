@@ -5,7 +5,9 @@ Measured of one autoencoder, its weights' noise off, on the test set:
     latent  active, how many latent variables do anything: those whose means vary by
             more than 0.01 from picture to picture (Burda et al. 2016); square, the mean
             of z^2 over latent variables drawn by the encoder, 1 under the prior;
-            neighbours, the accuracy of the nearest training codes at the test's classes
+            neighbours, the accuracy of the nearest training codes at the test's
+            classes, if there are any
+    pixels  alone, log p(x) in nats by a density of each pixel by itself, of no net
     bound   of `evals.pictures` of them: elbo, and importance, the bound of Burda et al.
             by `evals.importance_samples` draws, nats; prior, the estimate of as many
             draws of the prior as `evals.prior_samples` (Doersch 2016: hopeless), and
@@ -35,7 +37,7 @@ from experiments.core import Measured, Net
 from experiments.datasets import prepare_of
 from vnets import bitsback, edits, latent
 from vnets.data import Dataset, Split
-from vnets.likelihoods import Bernoulli
+from vnets.likelihoods import Bernoulli, Grey, Likelihood
 from vnets.predictor import Member
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -48,7 +50,9 @@ FIELDS = tuple(
     )
 )
 ACTIVE = 0.01
-PIXELS = Bernoulli()
+# What a decoder says of a pixel, and how many outputs it has for it.
+PIXELS: dict[str, Likelihood] = {"binary": Bernoulli(), "grey": Grey()}
+OUTPUTS = {"binary": 1, "grey": 2}
 WORDS = 64  # that a message starts from
 AT_ONCE = 200  # codes whose distances to all others fit in memory
 CODES = 2000  # that a figure shows, the first
@@ -60,13 +64,15 @@ def _silent() -> Key:
     return random.key(0)
 
 
-def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
-    """What is measured of one net, by `config.evals`."""
+def measure_of(
+    settings, dataset: Dataset, kind: Likelihood
+) -> Callable[[Net, Key], Measured]:
+    """What is measured of one net whose pixels are of a kind, by `config.evals`."""
 
     def measure(net: Net, key: Key) -> Measured:
         params = edits.mean_only(net.params)
         member = Member(net.model, {"params": params, **net.collections})
-        return _measure(settings, dataset, member, key)
+        return _measure(settings, dataset, kind, member, key)
 
     return measure
 
@@ -77,35 +83,51 @@ def pixels(split: Split) -> Array:
     return x.reshape(len(x), -1)
 
 
-def _measure(settings, dataset: Dataset, net: Member, key: Key) -> Measured:
+def _measure(
+    settings, dataset: Dataset, kind: Likelihood, net: Member, key: Key
+) -> Measured:
     learn, test = pixels(dataset.train), pixels(dataset.test)
     codes = jax.jit(lambda net, x: latent.posterior(net, x, _silent()))
     q = codes(net, test)
-    evals = {
-        "latent": {
-            "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
-            "square": _mean_square(net, q),
-            "neighbours": _nearest(
-                *(np.asarray(codes(net, learn).mean), dataset.train.target),
-                *(np.asarray(q.mean), dataset.test.target),
-                settings.neighbours,
-            ),
-        }
+    of = {
+        "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
+        "square": _mean_square(net, q),
     }
+    evals = {"latent": of, "pixels": {"alone": _alone(kind, learn, test)}}
     shown = min(settings.pictures, len(test))
     shape = dataset.test.shape[:2]
-    curves = {
-        "codes": _codes(np.asarray(q.mean)[:CODES], dataset.test.target[:CODES]),
-        "reconstructed": {"white": _reconstructed(net, test, q, shape)},
-    }
+    white = functools.partial(_white, kind, net)
+    curves = {"reconstructed": {"white": _reconstructed(white, test, q, shape)}}
+    if dataset.classes:
+        of["neighbours"] = _nearest(
+            *(np.asarray(codes(net, learn).mean), dataset.train.target),
+            *(np.asarray(q.mean), dataset.test.target),
+            settings.neighbours,
+        )
+        some = dataset.test.take(slice(CODES)).target
+        curves["codes"] = _codes(np.asarray(q.mean)[:CODES], some)
     if net.model.size == 2:
-        curves["manifold"] = {"white": _manifold(net, settings.tiles, shape)}
+        curves["manifold"] = {"white": _manifold(white, settings.tiles, shape)}
     if net.model.sampled:
-        evals["bound"], curves["draws"] = _bounds(settings, net, test[:shown], key)
-        if not np.asarray(test % 1).any():
+        found = _bounds(settings, kind, net, test[:shown], key)
+        evals["bound"], curves["draws"] = found
+        if isinstance(kind, Bernoulli) and not np.asarray(test % 1).any():
             found = _bits(settings, net, np.asarray(test[:shown], np.int32))
             evals["bits"] = {"bound": _bits_of(evals["bound"]["elbo"], test), **found}
     return Measured(evals, curves)
+
+
+def _alone(kind: Likelihood, learn: Array, test: Array) -> float:
+    """log p(x), nats, of pixels that know nothing of one another, nor of a code.
+
+    Each has the share of white, or the mean and deviation, that it has in training;
+    with a white and a black picture more, that nothing is impossible.
+    """
+    count, total = len(learn) + 2, jnp.sum(learn, 0) + 1
+    outputs = jnp.log(total) - jnp.log(count - total)
+    if isinstance(kind, Grey):
+        outputs = jnp.concatenate([outputs, jnp.log(jnp.std(learn, 0) + kind.least)])
+    return float(jnp.mean(kind.crossed(outputs[None], test)))
 
 
 def _mean_square(net: Member, q) -> float:
@@ -134,26 +156,29 @@ def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in axes.items()}
 
 
-def _manifold(net: Member, tiles: int, shape: tuple[int, int]) -> list[int]:
+def _manifold(white: Callable, tiles: int, shape: tuple[int, int]) -> list[int]:
     """What the decoder makes of a grid, as `_mosaic` has it."""
     steps = ndtri((np.arange(tiles) + 0.5) / tiles)
     down, across = np.meshgrid(-steps, steps, indexing="ij")
     z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
-    return _mosaic(_white(net, z), shape)
+    return _mosaic(white(z), shape)
 
 
-def _reconstructed(net: Member, x: Array, q, shape: tuple[int, int]) -> list[int]:
+def _reconstructed(white: Callable, x: Array, q, shape: tuple[int, int]) -> list[int]:
     """A row of pictures, a row of what the decoder makes of the means of their codes,
     and so on, as `_mosaic` has it."""
     count = RECONSTRUCTED * RECONSTRUCTED // 2
-    both = np.stack([x[:count], _white(net, q.mean[:count])])
+    both = np.stack([x[:count], white(q.mean[:count])])
     rows = both.reshape(2, -1, RECONSTRUCTED, x.shape[1]).swapaxes(0, 1)
     return _mosaic(rows.reshape(-1, x.shape[1]), shape)
 
 
-def _white(net: Member, z: Array) -> np.ndarray:
+def _white(kind: Likelihood, net: Member, z: Array) -> np.ndarray:
     """The white of each pixel that the decoder expects at codes [N, Z], [N, D]."""
-    return np.asarray(jax.nn.sigmoid(latent.decode(net, z, _silent())))
+    outputs = latent.decode(net, z, _silent())
+    if isinstance(kind, Grey):
+        return np.asarray(kind.moments(outputs)[0])
+    return np.asarray(jax.nn.sigmoid(outputs))
 
 
 def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
@@ -171,17 +196,17 @@ def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
     return np.rint(100 * rows).astype(int).ravel().tolist()
 
 
-def _bounds(settings, net: Member, x: Array, key: Key):
+def _bounds(settings, kind: Likelihood, net: Member, x: Array, key: Key):
     """Bounds on log p(x), nats, the mean over pictures; and by the number of draws."""
     draws = settings.importance_samples
 
     @functools.partial(jax.jit, static_argnums=1)
     def naive(net, samples):
         own = stream(key, "prior")
-        return jnp.mean(latent.log_mean_by_prior(net, PIXELS, x, own, samples))
+        return jnp.mean(latent.log_mean_by_prior(net, kind, x, own, samples))
 
     weigh = jax.jit(
-        lambda net: latent.log_weights(net, PIXELS, x, stream(key, "bound"), draws)
+        lambda net: latent.log_weights(net, kind, x, stream(key, "bound"), draws)
     )
     weights = weigh(net)
 
