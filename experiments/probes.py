@@ -277,7 +277,10 @@ def _latents(kind: Autoencode):
             "config.measures: latents is of numbers, and config.model.latents are "
             "bits; leave it out"
         )
-    return _of_net(latents, latents.FIELDS, Autoencode).make(kind)
+    run = latents.measure_of(kind.config.evals, kind.dataset, kind.likelihood)
+    return lambda params, collections, key: run(
+        Net(kind.model, params, collections), key
+    )
 
 
 MEASURES = {

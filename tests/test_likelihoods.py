@@ -383,3 +383,22 @@ def test_a_net_of_latent_variables_is_a_prediction_with_their_kl():
         same, (_, found) = again(params, state, {"input": x}, random.key(1))
         assert float(found["latent_kl"]) == pytest.approx(float(metrics["latent_kl"]))
         assert float(same) == pytest.approx(exact, abs=5 * 0.6 / np.sqrt(2000))
+
+
+@pytest.mark.parametrize(
+    "likelihood", [Bernoulli(), Bernoulli("mean"), Gaussian(0.5)], ids=str
+)
+def test_all_pairs_are_each_outputs_with_each_target(likelihood):
+    outputs = 3 * random.normal(random.key(0), (4, 2, 3))
+    targets = random.uniform(random.key(1), (5, 2, 3))
+    found = likelihood.crossed(outputs, targets)
+    for one, row in zip(outputs, found, strict=True):
+        alone = -likelihood.nll(jnp.broadcast_to(one, targets.shape), targets)
+        np.testing.assert_allclose(row, alone, rtol=1e-5)
+
+
+def test_an_impossible_answer_that_is_not_given_costs_nothing():
+    logits, yes = jnp.asarray([[jnp.inf, -jnp.inf]]), jnp.asarray([[1.0, 0.0]])
+    likelihood = Bernoulli()
+    np.testing.assert_array_equal(likelihood.log_p(logits, yes), [[0.0, 0.0]])
+    assert np.all(np.isneginf(likelihood.log_p(logits, 1 - yes)))

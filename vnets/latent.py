@@ -340,14 +340,11 @@ def log_mean_by_prior(
         raise ValueError(f"samples must be at least 1, not {samples}")
     chunk = max(1, min(samples, AT_ONCE // len(target)))
 
-    def one(outputs):
-        outputs = jnp.broadcast_to(outputs, (len(target), *outputs.shape))
-        return -likelihood.nll(outputs, target)
-
     def add(total, number):
         own = random.fold_in(key, number)
         z = net.model.latents.of_prior(stream(own, "z"), (chunk, net.model.size))
-        log_p = jax.vmap(one)(decode(net, z, stream(own, "decoder"), mode))
+        outputs = decode(net, z, stream(own, "decoder"), mode)
+        log_p = likelihood.crossed(outputs, target)
         inside = number * chunk + jnp.arange(chunk) < samples
         log_p = jnp.where(inside[:, None], log_p, -jnp.inf)
         return jnp.logaddexp(total, jax.nn.logsumexp(log_p, axis=0)), None

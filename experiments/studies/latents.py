@@ -5,7 +5,9 @@ Measured of one autoencoder, its weights' noise off, on the test set:
     latent  active, how many latent variables do anything: those whose means vary by
             more than 0.01 from picture to picture (Burda et al. 2016); square, the mean
             of z^2 over latent variables drawn by the encoder, 1 under the prior;
-            neighbours, the accuracy of the nearest training codes at the test's classes
+            neighbours, the accuracy of the nearest training codes at the test's
+            classes, if there are any
+    pixels  alone, log p(x) in nats by a density of each pixel by itself, of no net
     bound   of `evals.pictures` of them: elbo, and importance, the bound of Burda et al.
             by `evals.importance_samples` draws, nats; prior, the estimate of as many
             draws of the prior as `evals.prior_samples` (Doersch 2016: hopeless), and
@@ -15,9 +17,10 @@ Measured of one autoencoder, its weights' noise off, on the test set:
             the bound and by bits back with a real coder (`vnets.bitsback`); decoded, 1
             if all came back bit for bit
 
-Curves: the codes of the pictures; the estimates of log p(x) by their draws; and with
-two latent variables what the decoder makes of a grid of `evals.tiles` times as many,
-at equal steps of the prior's mass (Kingma and Welling 2014, figure 4).
+Curves: the codes of the pictures; some of these, reconstructed; the estimates of
+log p(x) by their draws; and with two latent variables what the decoder makes of a grid
+of `evals.tiles` times as many, at equal steps of the prior's mass (Kingma and Welling
+2014, figure 4).
 """
 
 import functools
@@ -34,7 +37,7 @@ from experiments.core import Measured, Net
 from experiments.datasets import prepare_of
 from vnets import bitsback, edits, latent
 from vnets.data import Dataset, Split
-from vnets.likelihoods import Bernoulli
+from vnets.likelihoods import Bernoulli, Grey, Likelihood
 from vnets.predictor import Member
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -47,8 +50,13 @@ FIELDS = tuple(
     )
 )
 ACTIVE = 0.01
-PIXELS = Bernoulli()
+# What a decoder says of a pixel, and how many outputs it has for it.
+PIXELS: dict[str, Likelihood] = {"binary": Bernoulli(), "grey": Grey()}
+OUTPUTS = {"binary": 1, "grey": 2}
 WORDS = 64  # that a message starts from
+AT_ONCE = 200  # codes whose distances to all others fit in memory
+CODES = 2000  # that a figure shows, the first
+RECONSTRUCTED = 4  # in a row; as many rows, of pictures and what became of them
 
 
 def _silent() -> Key:
@@ -56,13 +64,15 @@ def _silent() -> Key:
     return random.key(0)
 
 
-def measure_of(settings, dataset: Dataset) -> Callable[[Net, Key], Measured]:
-    """What is measured of one net, by `config.evals`."""
+def measure_of(
+    settings, dataset: Dataset, kind: Likelihood
+) -> Callable[[Net, Key], Measured]:
+    """What is measured of one net whose pixels are of a kind, by `config.evals`."""
 
     def measure(net: Net, key: Key) -> Measured:
         params = edits.mean_only(net.params)
         member = Member(net.model, {"params": params, **net.collections})
-        return _measure(settings, dataset, member, key)
+        return _measure(settings, dataset, kind, member, key)
 
     return measure
 
@@ -73,31 +83,51 @@ def pixels(split: Split) -> Array:
     return x.reshape(len(x), -1)
 
 
-def _measure(settings, dataset: Dataset, net: Member, key: Key) -> Measured:
+def _measure(
+    settings, dataset: Dataset, kind: Likelihood, net: Member, key: Key
+) -> Measured:
     learn, test = pixels(dataset.train), pixels(dataset.test)
     codes = jax.jit(lambda net, x: latent.posterior(net, x, _silent()))
     q = codes(net, test)
-    evals = {
-        "latent": {
-            "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
-            "square": _mean_square(net, q),
-            "neighbours": _nearest(
-                *(np.asarray(codes(net, learn).mean), dataset.train.target),
-                *(np.asarray(q.mean), dataset.test.target),
-                settings.neighbours,
-            ),
-        }
+    of = {
+        "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
+        "square": _mean_square(net, q),
     }
+    evals = {"latent": of, "pixels": {"alone": _alone(kind, learn, test)}}
     shown = min(settings.pictures, len(test))
-    curves = {"codes": _codes(np.asarray(q.mean), dataset.test.target)}
+    shape = dataset.test.shape[:2]
+    white = functools.partial(_white, kind, net)
+    curves = {"reconstructed": {"white": _reconstructed(white, test, q, shape)}}
+    if dataset.classes:
+        of["neighbours"] = _nearest(
+            *(np.asarray(codes(net, learn).mean), dataset.train.target),
+            *(np.asarray(q.mean), dataset.test.target),
+            settings.neighbours,
+        )
+        some = dataset.test.take(slice(CODES)).target
+        curves["codes"] = _codes(np.asarray(q.mean)[:CODES], some)
     if net.model.size == 2:
-        curves["manifold"] = {"white": _manifold(net, settings.tiles)}
+        curves["manifold"] = {"white": _manifold(white, settings.tiles, shape)}
     if net.model.sampled:
-        evals["bound"], curves["draws"] = _bounds(settings, net, test[:shown], key)
-        if not np.asarray(test % 1).any():
+        found = _bounds(settings, kind, net, test[:shown], key)
+        evals["bound"], curves["draws"] = found
+        if isinstance(kind, Bernoulli) and not np.asarray(test % 1).any():
             found = _bits(settings, net, np.asarray(test[:shown], np.int32))
             evals["bits"] = {"bound": _bits_of(evals["bound"]["elbo"], test), **found}
     return Measured(evals, curves)
+
+
+def _alone(kind: Likelihood, learn: Array, test: Array) -> float:
+    """log p(x), nats, of pixels that know nothing of one another, nor of a code.
+
+    Each has the share of white, or the mean and deviation, that it has in training;
+    with a white and a black picture more, that nothing is impossible.
+    """
+    count, total = len(learn) + 2, jnp.sum(learn, 0) + 1
+    outputs = jnp.log(total) - jnp.log(count - total)
+    if isinstance(kind, Grey):
+        outputs = jnp.concatenate([outputs, jnp.log(jnp.std(learn, 0) + kind.least)])
+    return float(jnp.mean(kind.crossed(outputs[None], test)))
 
 
 def _mean_square(net: Member, q) -> float:
@@ -108,10 +138,15 @@ def _mean_square(net: Member, q) -> float:
 
 def _nearest(known, classes, asked, truth, neighbours: int) -> float:
     """Accuracy of the vote of the nearest codes; of equal votes the lowest class."""
-    distance = ((asked[:, None] - known[None]) ** 2).sum(-1)
-    nearest = classes[np.argsort(distance, axis=1, kind="stable")[:, :neighbours]]
-    votes = np.stack([(nearest == k).sum(1) for k in range(classes.max() + 1)], 1)
-    return float(np.mean(votes.argmax(1) == truth))
+    known, asked = np.float64(known), np.float64(asked)
+    squares, nearest = (known**2).sum(1), []
+    for part in np.array_split(asked, -(-len(asked) // AT_ONCE)):
+        distance = squares - 2 * part @ known.T  # squared, but for the part's own
+        order = np.argpartition(distance, neighbours - 1, axis=1)
+        nearest.append(classes[order[:, :neighbours]])
+    votes = np.concatenate(nearest)
+    counts = np.stack([(votes == k).sum(1) for k in range(classes.max() + 1)], 1)
+    return float(np.mean(counts.argmax(1) == truth))
 
 
 def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
@@ -121,29 +156,57 @@ def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in axes.items()}
 
 
-def _manifold(net: Member, tiles: int) -> list[int]:
-    """Per cent of white of a square picture of pictures, row by row."""
+def _manifold(white: Callable, tiles: int, shape: tuple[int, int]) -> list[int]:
+    """What the decoder makes of a grid, as `_mosaic` has it."""
     steps = ndtri((np.arange(tiles) + 0.5) / tiles)
     down, across = np.meshgrid(-steps, steps, indexing="ij")
     z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
-    white = np.asarray(jax.nn.sigmoid(latent.decode(net, z, _silent())))
-    edge = math.isqrt(white.shape[1])
-    framed = np.pad(white.reshape(-1, edge, edge), ((0, 0), (1, 1), (1, 1)))
-    rows = framed.reshape(tiles, tiles, edge + 2, edge + 2).transpose(0, 2, 1, 3)
+    return _mosaic(white(z), shape)
+
+
+def _reconstructed(white: Callable, x: Array, q, shape: tuple[int, int]) -> list[int]:
+    """A row of pictures, a row of what the decoder makes of the means of their codes,
+    and so on, as `_mosaic` has it."""
+    count = RECONSTRUCTED * RECONSTRUCTED // 2
+    both = np.stack([x[:count], white(q.mean[:count])])
+    rows = both.reshape(2, -1, RECONSTRUCTED, x.shape[1]).swapaxes(0, 1)
+    return _mosaic(rows.reshape(-1, x.shape[1]), shape)
+
+
+def _white(kind: Likelihood, net: Member, z: Array) -> np.ndarray:
+    """The white of each pixel that the decoder expects at codes [N, Z], [N, D]."""
+    outputs = latent.decode(net, z, _silent())
+    if isinstance(kind, Grey):
+        return np.asarray(kind.moments(outputs)[0])
+    return np.asarray(jax.nn.sigmoid(outputs))
+
+
+def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
+    """Per cent of white of a square picture of framed pictures [N, D], row by row.
+
+    Args:
+      white: between 0 and 1; N is a square number.
+      shape: of a picture, height and width; narrow ones have wider frames.
+    """
+    edge, tiles = max(shape) + 2, math.isqrt(len(white))
+    more = [edge - one for one in shape]
+    around = [(0, 0), *((one // 2, one - one // 2) for one in more)]
+    framed = np.pad(white.reshape(-1, *shape), around)
+    rows = framed.reshape(tiles, tiles, edge, edge).transpose(0, 2, 1, 3)
     return np.rint(100 * rows).astype(int).ravel().tolist()
 
 
-def _bounds(settings, net: Member, x: Array, key: Key):
+def _bounds(settings, kind: Likelihood, net: Member, x: Array, key: Key):
     """Bounds on log p(x), nats, the mean over pictures; and by the number of draws."""
     draws = settings.importance_samples
 
     @functools.partial(jax.jit, static_argnums=1)
     def naive(net, samples):
         own = stream(key, "prior")
-        return jnp.mean(latent.log_mean_by_prior(net, PIXELS, x, own, samples))
+        return jnp.mean(latent.log_mean_by_prior(net, kind, x, own, samples))
 
     weigh = jax.jit(
-        lambda net: latent.log_weights(net, PIXELS, x, stream(key, "bound"), draws)
+        lambda net: latent.log_weights(net, kind, x, stream(key, "bound"), draws)
     )
     weights = weigh(net)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from vnets.data import (
     automaton,
+    brought,
     cache,
     digits,
     markers,
@@ -129,6 +130,8 @@ SOURCES: dict[str, Source] = {
         {"fine": Label("label", 100), "coarse": Label("coarse_label", 20)},
     ),
     "digits_8x8": Source(digits.read, TEN_CLASSES),
+    "frey": Source(brought.read_frey, {None: Label("label", None)}),
+    "omniglot": Source(brought.read_omniglot, {None: Label("label", 292)}),
     "breast_cancer": Source(tables.read, {None: Label("label", 2)}, inputs=("table",)),
     "diabetes": Source(tables.read, {None: Label("label", None)}, inputs=("table",)),
     "mushroom": Source(mushroom.read, {None: Label("label", 2)}, inputs=("table",)),

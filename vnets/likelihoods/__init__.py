@@ -4,6 +4,7 @@
     Heads         classes of several tasks, of which each example's own counts
     Bernoulli     yes or no, for each of any number of labels or pixels
     Gaussian      numbers, with a deviation that is known or among the outputs
+    Grey          grey values of pixels, each with a deviation of its own
 
 Each has the negative log likelihood of an example (`nll`, what `loss.neg_elbo` takes)
 and its metrics as sums over a test set, divided once (`sums`): exact for a short last
@@ -13,7 +14,7 @@ probabilities: see `draw`.
 
 from vnets.likelihoods.base import Likelihood, Sums, counted, per_example
 from vnets.likelihoods.classes import BINS, Bernoulli, Categorical, Heads, of_class
-from vnets.likelihoods.gaussian import NORMAL_95, Gaussian, WithDeviation
+from vnets.likelihoods.gaussian import NORMAL_95, Gaussian, Grey, WithDeviation
 
 __all__ = [
     "BINS",
@@ -21,6 +22,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Gaussian",
+    "Grey",
     "Heads",
     "Likelihood",
     "Sums",

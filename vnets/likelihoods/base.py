@@ -127,6 +127,14 @@ class Likelihood:
         """What a loss has in the place of `nll`: the same, or smoothed."""
         return self.nll(outputs, target, mask)
 
+    def crossed(self, outputs: Any, targets: Array) -> Array:
+        """log p of each of B targets by each of S outputs, in nats, [S, B]."""
+
+        def one(outputs, target):
+            return -self.nll(outputs[None], target[None])[0]
+
+        return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(outputs, targets)
+
     def averaged(self, draws: Any) -> Any:
         """Outputs whose distribution is the mean of those of S draws [S, B, ...]."""
         raise ValueError(

@@ -181,7 +181,20 @@ class Bernoulli(Likelihood):
     parts: Parts = "sum"
 
     def log_p(self, outputs: Array, target: Array) -> Array:
-        return self._pairs.log_p(_two_logits(outputs), _two_classes(outputs, target))
+        require_shape("target", target, jnp.shape(outputs))
+        yes = jnp.asarray(target, jnp.float32)
+        # Of an impossible side that is not asked for, 0 * inf must not count.
+        of_yes = jnp.where(yes > 0, yes * jax.nn.log_sigmoid(outputs), 0)
+        of_no = jnp.where(yes < 1, (1 - yes) * jax.nn.log_sigmoid(-outputs), 0)
+        return of_yes + of_no
+
+    def crossed(self, outputs: Array, targets: Array) -> Array:
+        """See `Likelihood`; one product, for log p is linear in the targets."""
+        logits = outputs.reshape(len(outputs), -1)
+        yes = jnp.asarray(targets, jnp.float32).reshape(len(targets), -1)
+        each = jnp.matmul(logits, yes.T, precision="highest")
+        log_p = each + jnp.sum(jax.nn.log_sigmoid(-logits), -1, keepdims=True)
+        return log_p if self.parts == "sum" else log_p / yes.shape[1]
 
     def averaged(self, draws: Array) -> Array:
         pairs = self._pairs.averaged(_two_logits(draws))

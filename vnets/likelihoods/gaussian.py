@@ -5,6 +5,7 @@ import math
 import statistics
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from vnets.likelihoods.base import (
@@ -96,6 +97,37 @@ class Gaussian(Likelihood):
             squares=jnp.sum(jnp.square(error) * weights),
             covered=jnp.sum(covered * weights),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Grey(Gaussian):
+    """Grey values of pixels, between 0 and 1, [B, D], with normal noise of their own.
+
+    Outputs are [B, 2 D]: the logits of all means, then the log standard deviations. So
+    Kingma and Welling 2014 decode faces. What it gives are densities, whose logarithm
+    may be above 0.
+
+    Attributes:
+      least: no standard deviation is below it, > 0; by default a step of 8 bits.
+
+    Raises:
+      ValueError: a std, which is among the outputs, or least that is not above 0.
+    """
+
+    least: float = 1 / 255
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.std is not None or not self.least > 0:
+            raise ValueError(
+                "the std of grey values is among the outputs, and least is above 0: "
+                f"not {self.std} and {self.least}"
+            )
+
+    def moments(self, outputs: Array) -> tuple[Array, Array]:
+        """The mean and the log standard deviation of a pixel, [B, D] each."""
+        logits, log_std = jnp.split(outputs, 2, axis=-1)
+        return jax.nn.sigmoid(logits), jnp.maximum(log_std, math.log(self.least))
 
 
 @dataclasses.dataclass(frozen=True)
