@@ -22,7 +22,7 @@ last two have a log-uniform prior, as their papers do, and the others N(0, 1).
 Adam begins anew with each task at a constant rate, which is 0 in the last epoch of a
 task, where curvature is measured. The strength 10 and log sigma^2 -6 are of earlier
 trials on the digits with other code; at scale short, which has 10,000 images of each
-task, the strength was EWC's best of 1, 10, 100 and 1,000 on 5,000 validation images, one seed.
+task, it was EWC's best of 1, 10, 100 and 1,000 on 5,000 validation images, one seed.
 """
 
 from ml_collections import ConfigDict
