@@ -4,13 +4,15 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import node_table
 import numpy as np
 import optax
 import pytest
+from flax import linen
 from jax import flatten_util, random
 from scipy.linalg import hadamard
 
-from vnets import continual, data, nets, nodes, optimizers, priors
+from vnets import continual, data, layers, nets, nodes, optimizers, priors
 from vnets.likelihoods import Categorical, Gaussian, Likelihood
 from vnets.loss import Prediction
 from vnets.sources import InTurn
@@ -44,14 +46,19 @@ def assert_posterior(anchor, rtol=1e-5):
     np.testing.assert_allclose(np.exp(node.log_var)[:, 0], var, rtol=rtol)
 
 
+class Linear(linen.Module):
+    @linen.compact
+    def __call__(self, x, mode=layers.TEST):
+        return layers.Dense(1, use_bias=False, name="dense1")(x, mode)[:, 0]
+
+
 def outputs(params, x):
-    w = params["dense1"]["kernel"]
-    return (x @ w.mean)[:, 0]
+    return Linear().apply({"params": params}, x)
 
 
 def curvature(params, part):
     x, y = map(jnp.asarray, part)
-    return continual.gauss_newton(outputs, Gaussian(STD), params, x, y)
+    return continual.gauss_newton(Linear(), Gaussian(STD), params, x, y)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -146,23 +153,34 @@ def classifier():
 
 
 def test_scores_at_sampled_classes_are_gauss_newton_on_average(assert_mean):
+    """Whose diagonal is that of the whole matrix."""
     model, params, x = classifier()
-
-    def logits(params, x):
-        return model.apply({"params": params}, x)
-
-    exact = continual.gauss_newton(
-        logits, Categorical(), params, x, jnp.zeros(len(x), jnp.int32)
-    )
-
-    def log_p(params, x):
-        return jax.nn.log_softmax(logits(params, x))
-
+    label = jnp.zeros(len(x), jnp.int32)
+    exact = continual.gauss_newton(model, Categorical(), params, x, label)
     draws = jax.jit(
-        jax.vmap(lambda key: continual.squared_scores(log_p, params, x, key))
+        jax.vmap(lambda key: continual.squared_scores(model, params, x, key))
     )(random.split(random.key(2), 2000))
     for each, mean in zip(jax.tree.leaves(draws), jax.tree.leaves(exact), strict=True):
         assert_mean(each, mean)
+
+    flat, shaped = flatten_util.ravel_pytree(params)
+
+    def logits(flat, x):
+        return model.apply({"params": shaped(flat)}, x[None])[0]
+
+    jacobian = jax.vmap(jax.jacobian(logits), (None, 0))(flat, x)
+    p = jax.nn.softmax(model.apply({"params": params}, x))
+    hessian = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None]
+    whole = jnp.einsum("bkp,bkl,blp->p", jacobian, hessian, jacobian)
+    found, _ = flatten_util.ravel_pytree(exact)
+    np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_curvature_is_of_dense_layers():
+    params = {"conv1": {"kernel": jnp.ones((2, 2, 1, 1))}}
+    given = params, jnp.ones((1, 2, 2, 1)), jnp.zeros(1, jnp.int32)
+    with pytest.raises(ValueError, match=r"conv1/kernel.*no weight or bias of a dense"):
+        continual.gauss_newton(None, Categorical(), *given)
 
 
 class Expected(Likelihood):
@@ -216,6 +234,26 @@ def test_a_coreset_is_kept_from_every_task_in_shares():
     for tasks, size in ((7, 1), (3, 0), (3, 20)):
         with pytest.raises(ValueError, match="coreset of"):
             continual.coreset(split, tasks, size)
+
+
+@pytest.mark.parametrize("name", {**node_table.FACTORIES, **node_table.TOGETHER})
+def test_a_posterior_has_no_kl_from_the_prior_that_it_leaves(name):
+    """Or it leaves none, and is told which nodes do."""
+    node = node_table.node(name)
+    if nodes.is_noisy(node) and not node.is_normal:
+        with pytest.raises(TypeError, match=r"'a'.* gaussian, variance and multiplic"):
+            continual.posterior({"a": {"kernel": node}})
+        return
+    params = {"a": {"kernel": node}}
+    left = priors.of_tree(continual.posterior(params))
+    assert float(priors.kl(params, left)) == pytest.approx(0, abs=1e-4)
+    if not nodes.is_noisy(node):
+        return
+    elsewhere = {"a": {"kernel": node.times(2.0)}}  # another law
+    assert float(priors.kl(elsewhere, left)) > 1
+    pruned = {"a": {"kernel": node.kept(jnp.arange(5) > 0)}}  # a column of 6 weights
+    left = priors.of_tree(continual.posterior(pruned))
+    assert float(priors.kl(pruned, left)) == pytest.approx(0, abs=1e-4)
 
 
 def test_what_has_no_anchor_is_refused():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import random
 
-from experiments import core
+from experiments import core, predictions
 from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.spec import ConfigError
@@ -48,7 +48,7 @@ def taught(variant, seed):
     """The same with its last layer fitted to the digits, over draws of its first."""
     found, split = net(variant, seed), data.load("digits").train
     first = found.params["dense1"]
-    x = uncertainty.unit_range(split.inputs).reshape(len(split), -1)
+    x = predictions.unit_range(split.inputs).reshape(len(split), -1)
     drawn = [np.asarray(first["kernel"].sample(random.key(i))) for i in range(30)]
     hidden = [np.maximum(x @ one + np.asarray(first["bias"]), 0) for one in drawn]
     hidden = np.concatenate(hidden)
@@ -63,11 +63,11 @@ def taught(variant, seed):
 
 
 def images(count=IMAGES):
-    return uncertainty.unit_range(data.load("digits").test.inputs[:count])
+    return predictions.unit_range(data.load("digits").test.inputs[:count])
 
 
 def summaries(nets, *, samples=3, key=0, batch_size=16, **options):
-    return uncertainty.summaries(
+    return predictions.summaries(
         nets, images(), samples, random.key(key), batch_size=batch_size, **options
     )
 
@@ -123,14 +123,14 @@ def test_edits_that_keep_the_types_share_what_is_compiled():
 def test_one_sample_is_scored_by_its_votes():
     """`accuracy_one` is the mean over samples, counted here net by net."""
     label = data.load("digits").test.target[:IMAGES]
-    alone = uncertainty.scores(summaries([net()], samples=1), label)
+    alone = predictions.scores(summaries([net()], samples=1), label)
     assert alone["accuracy_one"] == pytest.approx(alone["accuracy"])
     members = [net("deterministic", seed) for seed in range(3)]
     each = [
-        uncertainty.scores(summaries([one], samples=1), label)["accuracy"]
+        predictions.scores(summaries([one], samples=1), label)["accuracy"]
         for one in members
     ]
-    together = uncertainty.scores(summaries(members, samples=1), label)
+    together = predictions.scores(summaries(members, samples=1), label)
     assert together["accuracy_one"] == pytest.approx(np.mean(each))
 
 
@@ -165,11 +165,11 @@ def test_a_half_that_is_right_has_no_temperature_and_sets_all_the_same():
 
 def test_detection_of_a_set_from_itself_is_a_coin_toss():
     summary = summaries([net()])
-    found = uncertainty.detection(summary, summary)
+    found = predictions.detection(summary, summary)
     assert found["auroc/entropy"] == pytest.approx(0.5)
     certain = jax.tree.map(np.zeros_like, summary)
-    found = uncertainty.detection(certain, summary)
-    for name in uncertainty.SCORES:
+    found = predictions.detection(certain, summary)
+    for name in predictions.SCORES:
         assert found[f"auroc/{name}"] == 1.0
         assert found[f"fpr95/{name}"] == 0.0
 
@@ -367,7 +367,7 @@ def test_what_is_accepted_of_two_sets_is_counted():
 def nearest(std=0.0, classes=slice(None)):
     """The class whose mean digit in 8 x 8 is the nearest, with noise on its weights."""
     split = data.load("digits_8x8").train
-    x = uncertainty.unit_range(split.inputs).reshape(len(split), -1)[classes]
+    x = predictions.unit_range(split.inputs).reshape(len(split), -1)[classes]
     means = np.stack([x[split.target[classes] == k].mean(0) for k in range(10)])
     kernel = jnp.asarray(3 * means.T, jnp.float32)
     log_var = jnp.full(kernel.shape, 2 * np.log(std or 1), jnp.float32)
@@ -404,7 +404,7 @@ def test_an_attack_of_no_radius_fools_nobody_and_is_not_noticed():
         assert np.isnan(found[name]["auroc/entropy"])
     noisy = attacked(0.3, nearest(0.5), nearest())
     assert noisy["transferred"]["success"] > 0.3
-    for score in uncertainty.SCORES:
+    for score in predictions.SCORES:
         assert 0 < noisy["transferred"][f"auroc/{score}"] <= 1
 
 

@@ -11,7 +11,7 @@ from experiments.config_files import load_config
 from experiments.kinds.continual import ANCHOR, build
 from experiments.kinds.distill import TAUGHT
 from experiments.spec import ConfigError
-from vnets import continual, data, kronecker, train
+from vnets import continual, data, kronecker, priors, train
 from vnets.evaluate import to_float
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState, forward
@@ -147,6 +147,24 @@ def test_a_head_that_has_seen_nothing_keeps_its_prior():
     assert_same(prior["dense1"], left["dense1"])
 
 
+def test_the_first_task_has_a_prior_of_its_own():
+    """And the loss of the next is under what it left."""
+    config = tasks_in_turn("vcl_sparse")
+    config.dataset.train_images, config.batch_size, config.nets = 20, 10, {}
+    kind = build(config)
+    params, collections = kind.init(random.key(0))
+    anchor = continual.posterior(jax.tree.map(lambda x: x + 0.1, params))
+    batch = {"input": jnp.zeros((5, 8, 8, 1)), "target": jnp.zeros(5, jnp.int32)}
+    loss, key = kind.loss(), random.key(1)
+    for task, prior in enumerate((priors.log_uniform(), priors.of_tree(anchor))):
+        held = {"prior": anchor, "task": jnp.int32(task)}
+        step = jnp.int32(task * kind.task_steps + 1)
+        state = ModelState(step, {**collections, ANCHOR: held})
+        _, (_, shown) = loss(params, state, batch, key)
+        expected = float(priors.kl(params, prior))
+        assert float(shown["kl"]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_tasks_that_do_not_fit_their_method_are_refused():
     for change, words in (
         ({"epochs": 5}, "5, of 2 tasks"),
@@ -163,6 +181,14 @@ def test_tasks_that_do_not_fit_their_method_are_refused():
                 (config[group] if group else config)[field] = value
         with pytest.raises((ConfigError, data.DataError), match=words):
             core.build(config)
+    config = tasks_in_turn("vcl")
+    config.continual.first = "log_uniform"
+    with pytest.raises(ConfigError, match="give one of the two"):
+        core.build(config)
+    del config.continual.first
+    config.model.posteriors = {"dense1": {"kind": "dropout", "rate": 0.5}}
+    with pytest.raises(ConfigError, match=r"'dense1', a .* gaussian, variance"):
+        core.build(config)
 
 
 @pytest.mark.slow

@@ -36,9 +36,10 @@ import numpy as np
 import optax
 from jax import random
 
-from vnets import tree
+from vnets import kronecker, tree
 from vnets.data import Split
 from vnets.data.splits import stratified
+from vnets.layers import shifted
 from vnets.likelihoods import Likelihood
 from vnets.loss import ModelState, Predict, neg_elbo
 from vnets.nodes import Additive, is_noisy, is_posterior
@@ -73,7 +74,10 @@ def start(params: Params, scale: float = math.inf) -> Params:
 def posterior(params: Params) -> Params:
     """What was learned, as it is: the anchor of variational continual learning.
 
-    Weights without noise have no width to be held by, and are free in the next task.
+    Weights without noise have no width to be held by, and are free in the next task. A
+    variance layer leaves N(0, scale^2), variational dropout N(mean, alpha mean^2), and
+    a weight that was pruned 0, with no width: what is pruned then, too, has no KL from
+    it.
 
     Raises:
       TypeError: a noisy node whose weights are no independent normal variables.
@@ -86,7 +90,8 @@ def posterior(params: Params) -> Params:
         if not leaf.is_normal:
             raise TypeError(
                 f"the posterior of {place.name!r}, a {type(leaf).__name__} node with "
-                f"{leaf.noise} noise, is no prior of independent normal weights"
+                f"{leaf.noise} noise, is no prior of independent normal weights; those "
+                "of gaussian, variance and multiplicative nodes with normal noise are"
             )
         mean, var = leaf.moments()
         return Additive(jnp.zeros_like(var) if mean is None else mean, jnp.log(var))
@@ -222,42 +227,47 @@ def pull(params: Params, anchor: Params) -> Array:
     return total
 
 
-def squared_scores(log_p: Callable, params: Params, x: Array, key: Key) -> Params:
+def squared_scores(
+    model, params: Params, x: Array, key: Key, log_p: Callable = jax.nn.log_softmax
+) -> Params:
     """Fisher's diagonal, by one class that the net itself draws for each input.
 
     The classes are no labels: squared gradients at these are another matrix, which is
     near 0 where a net knows them by heart.
 
     Args:
-      log_p: (params, x [1, ...]) -> log probabilities [1, K].
+      model: of dense layers, with `apply` as in `predictor.Member`, run as in a test.
       params: without noise.
       x: inputs [B, ...].
       key: of the draws.
+      log_p: outputs [B, K] -> log probabilities [B, K].
 
     Returns:
       Sums over the inputs, in a tree like `params`.
+
+    Raises:
+      ValueError: weights with noise, or that are no dense layer's.
     """
 
-    def one(x, key):
-        def score(params):
-            logs = log_p(params, x[None])[0]
-            return logs[random.categorical(key, logs)]
+    def drawn(shifts):
+        outputs, inputs = shifted(model, {"params": params}, x, shifts)
+        logs = log_p(outputs)
+        at = jax.vmap(random.categorical)(random.split(key, len(x)), logs)
+        return jnp.sum(jnp.take_along_axis(logs, at[:, None], -1)), inputs
 
-        return jax.tree.map(jnp.square, jax.grad(score)(params))
-
-    each = jax.vmap(one)(x, random.split(key, len(x)))
-    return jax.tree.map(lambda a: jnp.sum(a, 0), each)
+    scores, inputs = jax.grad(drawn, has_aux=True)(_no_shifts(params, len(x)))
+    return _diagonal(params, inputs, {k: jnp.square(s) for k, s in scores.items()})
 
 
 def gauss_newton(
-    outputs: Callable, likelihood: Likelihood, params: Params, x: Array, target: Array
+    model, likelihood: Likelihood, params: Params, x: Array, target: Array
 ) -> Params:
     """The diagonal of J^T L J, L the Hessian of -log p in the outputs.
 
     Of classes it is Fisher's, summed over all that could be drawn.
 
     Args:
-      outputs: (params, x [1, ...]) -> outputs [1, ...].
+      model: as in `squared_scores`.
       likelihood: of the targets; that of classes has a Hessian that no label changes.
       params: without noise.
       x: inputs [B, ...].
@@ -265,27 +275,46 @@ def gauss_newton(
 
     Returns:
       Sums over the inputs, in a tree like `params`.
+
+    Raises:
+      ValueError: as in `squared_scores`.
     """
 
-    def one(x, target):
-        def net(params):
-            return outputs(params, x[None])[0]
+    def run(shifts):
+        return shifted(model, {"params": params}, x, shifts)
 
-        def cost(out):
-            return likelihood.nll(out[None], target[None])[0]
+    def cost(out, target):
+        return likelihood.nll(out[None], target[None])[0]
 
-        out, jacobian = net(params), jax.jacrev(net)(params)
-        hessian = jax.hessian(cost)(out).reshape(out.size, out.size)
+    outputs, back, inputs = jax.vjp(run, _no_shifts(params, len(x)), has_aux=True)
+    count, shape = outputs[0].size, outputs.shape
+    hessian = jax.vmap(jax.hessian(cost))(outputs, target)
+    hessian = hessian.reshape(len(x), count, count)
+    each = jnp.eye(count)[:, None].repeat(len(x), 1).reshape(count, *shape)
+    [jacobian] = jax.vmap(back)(each)  # by layer, [outputs, B, O]
+    bent = {
+        layer: jnp.einsum("bkl,kbo,lbo->bo", hessian, slope, slope)
+        for layer, slope in jacobian.items()
+    }
+    return _diagonal(params, inputs, bent)
 
-        def diagonal(a):
-            rows = a.reshape(out.size, -1)
-            summed = jnp.sum(rows * (hessian @ rows), 0)
-            return summed.reshape(a.shape[out.ndim :])
 
-        return jax.tree.map(diagonal, jacobian)
+def _no_shifts(params: Params, batch: int) -> dict[str, Array]:
+    """Of all layers, which must be dense and without noise, [B, O]."""
+    sizes = {layer: w.shape[1] for layer, w in kronecker.matrices(params).items()}
+    return {layer: jnp.zeros((batch, size)) for layer, size in sizes.items()}
 
-    each = jax.vmap(one)(x, target)
-    return jax.tree.map(lambda a: jnp.sum(a, 0), each)
+
+def _diagonal(params: Params, inputs: dict, bent: dict) -> Params:
+    """Of w_io the sum of x_i^2 bent_o, in a tree like `params`: a dense layer's slope
+    in its weights is its inputs [B, I] times that in its outputs [B, O]."""
+
+    def visit(place, leaf):
+        x, own = jnp.square(inputs[place.layer]), bent[place.layer]
+        found = x.T @ own if place.is_kernel else jnp.sum(own, 0)
+        return jax.tree.map(lambda _: found, leaf)
+
+    return tree.change(visit, params)
 
 
 def _array(leaf) -> Array:

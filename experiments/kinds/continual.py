@@ -10,7 +10,8 @@ for the next one are a collection beside the weights: no parameters, and in chec
 
 fine_tuning  nothing is held
 vcl          to the posterior that the last task left; before the first to
-             N(0, `continual.scale`^2)
+             N(0, `continual.scale`^2), or in its place by `continual.first`, a prior as
+             `config.prior` names them
 ewc          to a product of normal laws, one of each task
 laplace      to one normal law around what the last task left
 laplace_kronecker  the same, with Kronecker factors of each layer
@@ -42,7 +43,7 @@ from vnets.columns import EvalSpec
 from vnets.likelihoods import Heads, Likelihood
 from vnets.loss import ModelState, forward, with_penalty
 from vnets.predictor import Member
-from vnets.priors import of_tree
+from vnets.priors import kl_of, of_tree
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
@@ -71,13 +72,12 @@ class ByCurvature(NamedTuple):
 def _scores(kind: "Continual", params, batch, key: Key) -> Params:
     """Fisher's diagonal, by classes that the net draws."""
 
-    def log_p(params, x) -> Array:
-        logits = kind.logits(params, x)
-        if isinstance(kind.likelihood, Heads):  # a batch is of one task
-            logits = kind.likelihood.own(logits, batch["target"][:1])
+    def log_p(logits) -> Array:
+        if isinstance(kind.likelihood, Heads):
+            logits = kind.likelihood.own(logits, batch["target"])
         return jax.nn.log_softmax(logits)
 
-    found = continual.squared_scores(log_p, params, batch["input"], key)
+    found = continual.squared_scores(kind.model, params, batch["input"], key, log_p)
     return jax.tree.map(lambda a: kind.strength / kind.seen * a, found)
 
 
@@ -85,7 +85,7 @@ def _diagonal(kind: "Continual", params, batch, key: Key) -> Params:
     """Gauss-Newton's diagonal."""
     del key
     given = params, batch["input"], batch["target"]
-    found = continual.gauss_newton(kind.logits, kind.likelihood, *given)
+    found = continual.gauss_newton(kind.model, kind.likelihood, *given)
     return jax.tree.map(lambda a: kind.strength / kind.seen * a, found)
 
 
@@ -130,7 +130,7 @@ FREE += ("dataset.augment",)
 def fields(config) -> tuple[str, ...]:
     """What this kind reads of a config."""
     known = set(classify.fields(config)) - set(FREE)
-    own = {"vcl": ("scale", *(f"coreset.{name}" for name in CORESET))}
+    own = {"vcl": ("scale", "first", *(f"coreset.{name}" for name in CORESET))}
     own |= dict.fromkeys(BY_CURVATURE, ("strength",))
     names = ("tasks", "method", "of", "heads", *own.get(config.continual.method, ()))
     return (*known, *(f"continual.{name}" for name in names))
@@ -175,23 +175,21 @@ class Continual(classify.Classify):
             return super().likelihood
         return Heads(classes=self.dataset.classes // self.tasks)
 
-    def logits(self, params, x) -> Array:
-        """Of inputs [B, ...], without noise."""
-        variables = {"params": params}
-        return self.model.apply(variables, x, mode=self.mode, mutable=[])[0]
-
     def loss(self, **options) -> Callable:
         """The bound of each task under what the tasks before it have left."""
         base, method = super().loss(**options), self.config.continual.method
         if method not in HOLDING:
             return base
-        way = BY_CURVATURE.get(method)
+        way, spec = BY_CURVATURE.get(method), self.config.continual
+        first = parts.prior(spec.first) if "first" in spec else None
 
         @functools.wraps(base)  # with its `logits`
         def loss(params, state: ModelState, batch, key):
             held = self._held(params, state, batch, stream(key, "curvature"))
             anchor = held["prior"]
             prior = {} if way else of_tree(anchor)  # without noise there is no KL
+            if first is not None:
+                prior = _after(first, prior, params, held["task"] > 0)
             bound = super(Continual, dataclasses.replace(self, prior=prior)).loss(
                 **options
             )
@@ -341,6 +339,18 @@ def build(config) -> Continual:
     return dataclasses.replace(kind, init=_anchored(kind.init, config), coreset=kept)
 
 
+def _after(first, later: dict, params: Params, begun: Array) -> dict:
+    """A prior by name that is `first` until `begun`, then that of `later`."""
+
+    def of(place: tree.Place) -> Callable:
+        def own(node) -> Array:
+            return jnp.where(begun, *(kl_of(place, node, p) for p in (later, first)))
+
+        return own
+
+    return {place.name: of(place) for place, _ in tree.nodes(params)}
+
+
 def _check(kind: Continual) -> None:
     """Refuses weights that a method has no anchor of, and a rate that is not over."""
     config, method = kind.config, kind.config.continual.method
@@ -354,6 +364,11 @@ def _check(kind: Continual) -> None:
         raise parts.ConfigError(
             f"config.model.posteriors: {method!r} is of weights "
             + ("with noise" if method == "vcl" else "without noise")
+        )
+    if method == "vcl" and len({"first", "scale"} & set(config.continual)) != 1:
+        raise parts.ConfigError(
+            "config.continual: before the first task there is N(0, scale^2) or the "
+            "prior `first`; give one of the two"
         )
     if method in BY_CURVATURE:
         ends = parts.schedule(
@@ -375,7 +390,9 @@ def _anchored(plain: Callable, config) -> Callable:
     def init(key: Key) -> tuple[Params, dict]:
         params, collections = plain(key)
         if way is None:
-            given = {"params": params, "scale": config.continual.scale}
+            parts.call("model.posteriors", continual.posterior, {"params": params})
+            # The scale of what another prior takes the place of says nothing.
+            given = {"params": params, "scale": config.continual.get("scale", 1.0)}
             first = parts.call("continual.scale", continual.start, given)
             anchor = {"prior": first, "task": jnp.zeros((), jnp.int32)}
         else:

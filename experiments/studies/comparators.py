@@ -18,14 +18,8 @@ from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.kinds.classify import Particles
-from experiments.studies.uncertainty import (
-    detection,
-    scores,
-    shifted_images,
-    summary_of,
-    test_images,
-    unit_range,
-)
+from experiments.predictions import detection, scores, summary_of, unit_range
+from experiments.studies.uncertainty import shifted_images, test_images
 from vnets import data, edits, laplace, samplers, svgd
 from vnets.predictor import Member, Predictor, Stack
 from vnets.rng import stream

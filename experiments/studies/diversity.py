@@ -19,15 +19,8 @@ import numpy as np
 
 from experiments import spec as parts
 from experiments.core import Measured, NetSpec, Study
-from experiments.studies.uncertainty import (
-    detection,
-    evenly,
-    scores,
-    shifted_images,
-    summaries,
-    test_images,
-    unit_range,
-)
+from experiments.predictions import detection, scores, summaries, unit_range
+from experiments.studies.uncertainty import evenly, shifted_images, test_images
 from vnets import data, edits
 from vnets.estimators import magnitude, magnitude_gaussian, magnitude_mean
 from vnets.rng import stream

@@ -17,16 +17,13 @@ is measured at a strength is the mean over kinds. With `attack`, it sees the tes
 attacked, too, by FGSM with the gradient of another net ("transferred") and with its
 own, averaged over draws ("white_box"): does it notice those that fool it?
 
-`summaries`, `test_images` and `shifted_images` serve `studies.diversity` too.
+`test_images` and `shifted_images` serve `studies.diversity` too.
 """
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from ml_collections import ConfigDict
@@ -34,10 +31,18 @@ from numpy.typing import ArrayLike
 
 from experiments import ranges
 from experiments import spec as parts
-from experiments.core import Measured, Net, NetSpec, Study
+from experiments.core import Measured, NetSpec, Study
 from experiments.datasets import load_data
-from vnets import attacks, backend, calibration, data, likelihoods, uncertainty
-from vnets.predictor import Predictor
+from experiments.perturbed import attacked, corrupted
+from experiments.predictions import (
+    MEANS,
+    detection,
+    mean,
+    scores,
+    summaries,
+    unit_range,
+)
+from vnets import calibration, data, uncertainty
 from vnets.rng import stream
 from vnets.types import Key
 from vnets.uncertainty import Summary
@@ -49,8 +54,6 @@ FIELDS = (
     *("corruption.kinds", "corruption.strengths"),
 )
 
-SCORES = ("entropy", "mutual_information")  # by which inputs are ranked
-MEANS = (*SCORES, "expected_entropy", "disagreement")
 KEPT = 0.95  # of the inputs, in the table; the curve has all fractions
 COVERAGES = {"risk80": 0.8, "risk90": 0.9}
 FRACTIONS = np.linspace(0.05, 1.0, 96)
@@ -145,103 +148,6 @@ def rotated(images: np.ndarray, degrees: float) -> np.ndarray:
     )
 
 
-def unit_range(images: np.ndarray) -> np.ndarray:
-    """uint8 pixels as float32 in [0, 1]."""
-    return images.astype(np.float32) / np.float32(255)
-
-
-def summaries(
-    nets: Sequence[Net], images: np.ndarray, samples: int, key: Key, **options
-) -> Summary:
-    """What is kept of the predictions for all images; see `summary_of`.
-
-    Args:
-      nets: the members of an ensemble; one for a single net.
-      images: float32 in [0, 1], [N, H, W, C].
-      samples: noise draws of each member.
-      key: of the edits and of the draws.
-      **options: batch_size, and of a `Predictor` edit and mode.
-    """
-    batch_size = options.pop("batch_size")
-    predictor = Predictor([net.member for net in nets], samples=samples, **options)
-    return summary_of(predictor, images, key, batch_size)
-
-
-def summary_of(
-    predictor: Predictor, images: np.ndarray, key: Key, batch_size: int
-) -> Summary:
-    """What is kept of the predictions for all images; its arrays are of NumPy.
-
-    Args:
-      predictor: its edit is made once, for all images.
-      images: float32 in [0, 1], [N, H, W, C].
-      key: of the edit and of the draws.
-      batch_size: images at once; their predictions by all members and samples are in
-        memory, and the draws of `predictor.AT_ONCE` images.
-    """
-    run = functools.partial(_batch_summary(backend.forms()), predictor.edited(key))
-    return in_batches(run, (images,), key, batch_size)
-
-
-def in_batches(run: Callable, arrays: Sequence[np.ndarray], key: Key, batch_size: int):
-    """run(*batch, key) of all examples, a tree of arrays [N, ...] of NumPy.
-
-    Args:
-      run: compiled once, for batches of one size.
-      arrays: each [N, ...].
-      key: of all batches; each has its own.
-      batch_size: examples at once.
-    """
-    count = len(arrays[0])
-    size = min(batch_size, count)
-    padded = [np.concatenate([array, array[: -count % size]]) for array in arrays]
-    batches = [
-        jax.device_get(run(*(a[i : i + size] for a in padded), stream(key, "batch", i)))
-        for i in range(0, len(padded[0]), size)
-    ]
-    joined = jax.tree.map(lambda *batch: np.concatenate(batch), *batches)
-    return jax.tree.map(lambda array: array[:count], joined)
-
-
-@functools.lru_cache(maxsize=4)
-def _batch_summary(forms: backend.Forms):
-    """Compiled for the types of the parameters: edits that keep them share it."""
-    del forms  # what is traced depends on them, so the cache must too
-    return backend.jit(lambda nets, x, key: uncertainty.summarize(nets(x, key)))
-
-
-def scores(summary: Summary, label: np.ndarray | None = None) -> dict[str, float]:
-    """The means over images of what a summary has; with labels, also how right it is.
-
-    Returns:
-      entropy, mutual_information, expected_entropy (nats) and disagreement; with labels
-      [N] also accuracy, nll, brier and ece of the mean prediction, and accuracy_one,
-      the mean accuracy of a single sample.
-    """
-    means = {name: _mean(getattr(summary, name)) for name in MEANS}
-    if label is None:
-        return means
-    draws = jnp.asarray(summary.log_p)[None]
-    right = likelihoods.Categorical().metrics(draws, jnp.asarray(label))
-    one = np.take_along_axis(np.asarray(summary.votes), label[:, None], axis=1)
-    return means | right | {"accuracy_one": _mean(one)}
-
-
-def _mean(values) -> float:
-    return float(np.mean(values, dtype=np.float64))
-
-
-def detection(inside: Summary, outside: Summary) -> dict[str, float]:
-    """How well each of SCORES tells the outside: auroc/<score> and fpr95/<score>."""
-    found = {}
-    for name in SCORES:
-        pair = (np.asarray(getattr(each, name)) for each in (inside, outside))
-        negative, positive = pair
-        found[f"auroc/{name}"] = uncertainty.auroc(negative, positive)
-        found[f"fpr95/{name}"] = uncertainty.fpr_at_tpr(negative, positive, 0.95)
-    return found
-
-
 def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     """All of it for one predictor, made of the members of "net"."""
 
@@ -267,10 +173,10 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
     }
     evals["outside"]["foreign"] = foreign(inside.entropy, outside.entropy)
     if "attack" in config:
-        evals |= _attacked(config, test, nets, inside, summarized, key)
+        evals |= attacked(config, test, nets, inside, summarized, key)
     curves = {}
     if "corruption" in config:
-        worse = _corrupted(config.corruption, test, summarized)
+        worse = corrupted(config.corruption, test, summarized)
         evals |= {f"corrupted_{s}": found for s, found in worse.items()}
         names = ("accuracy", "nll", "ece", "entropy")
         curves["corruption"] = {
@@ -289,21 +195,6 @@ def _measure(config, test: data.Split, shifted, nets, key: Key) -> Measured:
         "reliability": _reliability(inside.log_p, tempered, test.target),
     }
     return Measured(evals, curves)
-
-
-def _corrupted(spec, test: data.Split, summarized) -> dict[int, dict[str, float]]:
-    """{strength: `scores` of the test set made worse, their means over all kinds}."""
-    found = {}
-    for strength in spec.strengths:
-        each = []
-        for kind in spec.kinds:
-            images = unit_range(data.corrupted(test.inputs, kind, strength))
-            seen = summarized(images, f"{kind} {strength}")
-            each.append(scores(seen, test.target))
-        found[strength] = {
-            name: float(np.mean([one[name] for one in each])) for name in each[0]
-        }
-    return found
 
 
 def rejection(correct: ArrayLike, score: ArrayLike) -> dict[str, float]:
@@ -338,49 +229,6 @@ def foreign(inside: ArrayLike, outside: ArrayLike) -> float:
     return accepted / (accepted + KEPT * len(inside))
 
 
-def _attacked(config, test: data.Split, nets, inside: Summary, summarized, key: Key):
-    """{attack: what it does, and how well each of SCORES tells what it fools}.
-
-    Answers that were right count: `success` is the fraction of them that an attack
-    makes wrong, AUROCs are of these against all of them without the attack; NaN where
-    there are none.
-    """
-    right = np.argmax(inside.log_p, -1) == test.target
-    attackers = {
-        "transferred": Predictor([net.member for net in nets["surrogate"]]),
-        "white_box": Predictor(
-            [net.member for net in nets["net"]], samples=config.attack.draws
-        ),
-    }
-    pixels, found = unit_range(test.inputs), {}
-    for name, attacker in attackers.items():
-        fgsm = functools.partial(_fgsm(backend.forms()), config.attack.epsilon)
-        run, own = functools.partial(fgsm, attacker), stream(key, "attack", name)
-        images = in_batches(run, (pixels, test.target), own, config.batch_size)
-        seen = summarized(images, name)
-        fooled = right & (np.argmax(seen.log_p, -1) != test.target)
-        found[name] = {"success": float(np.divide(fooled.sum(), right.sum()))}
-        for score in SCORES:
-            clean, noticed = (
-                np.asarray(getattr(one, score))[which]
-                for one, which in ((inside, right), (seen, fooled))
-            )
-            auroc = uncertainty.auroc(clean, noticed) if fooled.any() else math.nan
-            found[name][f"auroc/{score}"] = auroc
-    return found
-
-
-@functools.lru_cache(maxsize=4)
-def _fgsm(forms: backend.Forms):
-    """As `_batch_summary`: (epsilon, attacker, images, labels, key) -> images."""
-    del forms
-
-    def run(epsilon, attacker, x, label, key):
-        return attacks.fgsm(attacker, x, label, epsilon, key)
-
-    return backend.jit(run)
-
-
 def halves(log_p, label: np.ndarray) -> tuple[np.ndarray | None, dict[str, float]]:
     """Predictions [N, K] that are calibrated, and what that makes of them.
 
@@ -403,11 +251,11 @@ def halves(log_p, label: np.ndarray) -> tuple[np.ndarray | None, dict[str, float
             temperatures.append(calibration.temperature(*known))
             tempered[new] = calibration.tempered(log_p[new], temperatures[-1])
     own = np.arange(len(label)), label
-    found = {"coverage": _mean(sets[own]), "set_size": _mean(sets.sum(-1))}
+    found = {"coverage": mean(sets[own]), "set_size": mean(sets.sum(-1))}
     if len(temperatures) < 2:
         return None, found
-    found["temperature"] = _mean(temperatures)
-    found["nll"] = -_mean(tempered[own])
+    found["temperature"] = mean(temperatures)
+    found["nll"] = -mean(tempered[own])
     found["ece"] = calibration.reliability(tempered, label).ece
     return tempered, found
 
