@@ -1,8 +1,9 @@
-"""What the page in `docs/demo` shows: a small variance net, and recorded trainings.
+"""What the page in `docs/demo` shows: two small nets, and recorded trainings.
 
-The page has no numbers of its own. Its net is a run's, as a file, with the run's record
-beside it; accuracies are those of the file; what epochs did comes from records in
-`results/`.
+The page has no numbers of its own. Its variance net is a run's, as a file, with the
+run's record beside it; its decoder, which makes pictures of two numbers, is that of a
+run in `results/`. Accuracies and bounds are those of the files; what epochs did comes
+from records in `results/`.
 """
 
 import json
@@ -10,12 +11,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import random
 
 from experiments import records, running
-from vnets import compact, files, nets, plan
+from experiments.spec import ConfigError
+from experiments.studies.latents import pixels
+from vnets import compact, edits, files, latent, nets, plan
+from vnets.latent import Normal
+from vnets.likelihoods import Bernoulli
+from vnets.predictor import Member
 
 NET, RECORD, DATA = "net.vnz", "record.json", "data.json"
+DECODER = "decoder.vnz"
+SPARSE = "results/vae/short/vae_2_sparse-seed0.json"
 TRANSITION = "results/phase_transition/short/accelerated-seed0.json"
 DYING = "results/sparse_vd/short/lenet5_sparse_vd-seed0.json"
 COLUMNS = ("det", "stoch", "ens", "zero_mean_ens")
@@ -47,8 +57,64 @@ def write(workdir: Path | str, folder: Path | str, bits: int) -> dict[str, Any]:
     size = compact.save(folder / NET, small)
     shutil.copyfile(Path(workdir) / RECORD, folder / RECORD)
     file = {"bytes": size, "bits": bits, **accuracies(folder / NET, test)}
-    data = {"file": file, **shown(folder)}
-    files.write_text(folder / DATA, json.dumps(data, indent=1) + "\n")
+    return _write(folder, file=file)
+
+
+def write_decoder(workdir: Path | str, folder: Path | str, bits: int) -> dict[str, Any]:
+    """Writes the decoder of a run, and all that the page shows.
+
+    Args:
+      workdir: of the run whose record `SPARSE` is: a variational autoencoder of two
+        latent variables and black or white pixels.
+      folder: of the page.
+      bits: of each weight.
+
+    Returns:
+      The numbers that the page shows.
+
+    Raises:
+      ConfigError: another run.
+    """
+    folder = Path(folder)
+    config, experiment, net = running.restore(workdir)
+    record, shown = records.read(Path(workdir) / RECORD), _read(SPARSE)
+    if any(record[one] != shown[one] for one in ("run", "seed", "git", "evals")):
+        raise ConfigError(
+            f"{workdir}: the page shows the run of {SPARSE}, and no other"
+        )
+    params = edits.chain(edits.prune(), edits.mean_only)(net.params, random.key(0))
+    decoder = {"params": params["decoder"]}
+    graph = compact.capture(net.model.decoder, decoder, (net.model.size,))
+    about = {"run": f"{config.variant} {config.scale}", "dataset": config.dataset.name}
+    small = compact.quantize(compact.shrink(graph), bits, about)
+    size = compact.save(folder / DECODER, small)
+    member = Member(net.model, {"params": params, **net.collections})
+    found = bound(folder / DECODER, member, pixels(experiment.dataset.test))
+    return _write(folder, decoder_file={"bytes": size, "bits": bits, **found})
+
+
+def bound(path: Path, net: Member, x) -> dict[str, Any]:
+    """The ELBO of a file's decoder by a net's encoder, nats, the mean over pictures.
+
+    Args:
+      path: of the file.
+      net: of a `latent.Autoencoder`.
+      x: pictures [N, D], black or white.
+    """
+    q = latent.posterior(net, x, random.key(0))
+    z = q.sample(random.key(1))
+    cost = Bernoulli().nll(jnp.asarray(compact.load(path)(np.asarray(z))), x)
+    elbo = -float(jnp.mean(cost + Normal().kl(q)))
+    return {"examples": len(x), "elbo": elbo}
+
+
+def _write(folder: Path, **own: dict) -> dict[str, Any]:
+    """Writes the numbers of the page: those of one file, anew, and of records."""
+    path = folder / DATA
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    kept = {name: known[name] for name in ("file", "decoder_file") if name in known}
+    data = {**kept, **own, **shown(folder)}
+    files.write_text(path, json.dumps(data, indent=1) + "\n")
     return data
 
 
@@ -74,7 +140,17 @@ def shown(folder: Path | str) -> dict[str, Any]:
     """What the page shows of records: that of its net, and of two trainings."""
     record = records.read(Path(folder) / RECORD)
     net = {"run": f"{record['run']},{record['scale']}", **_commit(record)}
-    return {"net": net, "transition": _transition(), "dying": _dying()}
+    parts = {"decoder": _decoder(), "transition": _transition(), "dying": _dying()}
+    return {"net": net, **parts}
+
+
+def _decoder() -> dict[str, Any]:
+    """How good the decoder is, and how many of its weights are left."""
+    record = _read(SPARSE)
+    found = record["evals"]["pruned"]
+    numbers = {name: found[name] for name in ("elbo", "nonzero", "sparsity")}
+    run = f"{record['run']},{record['scale']}"
+    return {"record": SPARSE, "run": run, **_commit(record), **numbers}
 
 
 def _transition() -> dict[str, Any]:
@@ -103,11 +179,15 @@ def _dying() -> dict[str, Any]:
 
 
 def _record(path: str) -> records.Record:
-    record = records.read(Path(__file__).resolve().parents[1] / path)
+    record = _read(path)
     epochs = [epoch["epoch"] for epoch in record["history"]]
     if epochs != list(range(1, len(epochs) + 1)):
         raise ValueError(f"{path} lacks epochs: the page shows each")
     return record
+
+
+def _read(path: str) -> records.Record:
+    return records.read(Path(__file__).resolve().parents[1] / path)
 
 
 def _commit(record: records.Record) -> dict[str, str]:

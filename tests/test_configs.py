@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {
     "mnist": (28, 28, 1),
     "notmnist": (28, 28, 1),
+    "omniglot": (28, 28, 1),
+    "frey": (28, 20, 1),
     "digits": (28, 28, 1),
     "digits_8x8": (8, 8, 1),
     "cifar10": (32, 32, 3),

@@ -475,6 +475,73 @@ def test_mushrooms_are_one_hot_and_of_one_file(places):
     np.testing.assert_array_equal(table, [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 0]])
 
 
+@pytest.mark.parametrize("name", ["frey", "omniglot"])
+def test_pictures_that_one_brings_are_of_one_content(name, places):
+    from vnets.data import brought
+
+    origin = {"frey": brought.FREY, "omniglot": brought.OMNIGLOT}[name]
+    file = next(iter(origin.files.values())).name
+    with pytest.raises(data.DataError, match=f"(?s){file}.*not downloaded.*numpy.sav"):
+        data.load(name)
+    (places[0] / name).mkdir(parents=True)
+    path = places[0] / name / file
+    path.write_bytes(b"no arrays")
+    with pytest.raises(data.DataError, match=f"{file} is damaged"):
+        data.load(name)
+    with path.open("wb") as out:
+        frames = np.zeros((1965, 28, 20), np.uint8)
+        if name == "frey":
+            np.save(out, frames)
+        else:
+            np.savez(out, bits=frames[:, 0], label=frames[:, 0, 0])
+    with pytest.raises(data.DataError, match="does not hold the arrays"):
+        data.load(name)
+
+
+def test_what_is_brought_is_split_and_cut(places, monkeypatch):
+    """Every tenth frame, the last 4 of 20 drawings; ink is kept by its blocks."""
+    from vnets.data import brought
+
+    draw = np.random.default_rng(0)
+    frames = draw.integers(0, 256, (30, 28, 20), dtype=np.uint8)
+    ink = draw.integers(0, 2, (40, 105 * 105), dtype=np.uint8)
+    bits, label = np.packbits(ink, axis=1), np.repeat([0, 1], 20).astype(np.int16)
+    for name in ("frey", "omniglot"):
+        (places[0] / name).mkdir(parents=True)
+    np.save(places[0] / "frey" / "frey.npy", frames)
+    for one in ("small1", "small2"):
+        np.savez(places[0] / "omniglot" / f"{one}.npz", bits=bits, label=label)
+    sums = iter([{"frames": frames}, *2 * [{"bits": bits, "label": label}]])
+    for origin in (brought.FREY, brought.OMNIGLOT):
+        files = {
+            key: file._replace(sha256=brought.array_sum(next(sums)))
+            for key, file in origin.files.items()
+        }
+        monkeypatch.setattr(
+            brought, origin.folder.upper(), origin._replace(files=files)
+        )
+    film = data.load("frey")
+    np.testing.assert_array_equal(film.test.target, [9, 19, 29])
+    np.testing.assert_array_equal(film.test.inputs[..., 0], frames[9::10])
+    assert (len(film.train), film.classes) == (27, 0)
+    drawn = data.load("omniglot")
+    np.testing.assert_array_equal(drawn.test.target, np.repeat([0, 1, 2, 3], 4))
+    assert len(drawn.train) == 64
+    white = drawn.test.inputs[:4].mean((1, 2, 3)) / 255
+    np.testing.assert_allclose(white, ink[16:20].mean(1), atol=2e-3)
+
+
+def test_blocks_are_means():
+    from vnets.data import brought
+
+    ink = np.random.default_rng(0).integers(0, 2, (3, 6, 6))
+    whole = ink.reshape(3, 3, 2, 3, 2).mean((2, 4))
+    np.testing.assert_array_equal(brought.in_blocks(ink, 3), np.rint(255 * whole))
+    cut = brought.in_blocks(ink, 4).astype(float)  # 1.5 pixels a block
+    first = (ink[:, 0, 0] + (ink[:, 0, 1] + ink[:, 1, 0]) / 2 + ink[:, 1, 1] / 4) / 2.25
+    np.testing.assert_allclose(cut[:, 0, 0], 255 * first, atol=0.51)
+
+
 def test_standard_columns_are_those_of_the_training_split():
     loaded = data.load("breast_cancer")
     made = data.with_standard_columns(loaded)

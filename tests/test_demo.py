@@ -121,13 +121,16 @@ def test_a_thousand_digits_are_read_alike(tmp_path):
 
 def test_the_page_shows_what_records_say():
     shown = json.loads((PAGE / demo.DATA).read_text())
-    file = shown.pop("file")
+    file, decoder = shown.pop("file"), shown.pop("decoder_file")
     assert shown == json.loads(json.dumps(demo.shown(PAGE)))
     assert file["bytes"] == (PAGE / demo.NET).stat().st_size
     record = records.read(PAGE / demo.RECORD)
     assert not record["git"]["dirty"]
     net = compact.load(PAGE / demo.NET).net
     assert net.about["run"] == f"{record['variant']} {record['scale']}"
+    assert decoder["bytes"] == (PAGE / demo.DECODER).stat().st_size
+    assert compact.load(PAGE / demo.DECODER).net.shape == (2,)
+    assert decoder["elbo"] == pytest.approx(shown["decoder"]["elbo"], abs=1.0)
     # Quantizing costs little: within four standard errors of 10,000 digits.
     for name, accuracy in file["accuracy"].items():
         trained = record["evals"][name]["accuracy"]
@@ -140,7 +143,8 @@ def test_the_page_is_small_and_whole():
     assert sum(path.stat().st_size for path in parts) < MOST
     text = "".join(path.read_text() for path in parts if path.suffix != ".vnz")
     assert "https://" not in text.replace("http://www.w3.org", "")
-    for name in (demo.NET, demo.DATA, "vnz.js", "digit.js", "page.js", "style.css"):
+    scripts = ("vnz.js", "digit.js", "latent.js", "page.js")
+    for name in (demo.NET, demo.DECODER, demo.DATA, *scripts, "style.css"):
         assert name in text
 
 
@@ -171,6 +175,29 @@ def test_controls_have_names():
     page = (PAGE / "index.html").read_text()
     assert 'lang="en"' in page
     assert "width=device-width" in page
+
+
+@needs_node
+def test_the_decoder_makes_the_same_pictures(tmp_path):
+    """As those of NumPy's reader, at all places of the map."""
+    code = """
+import { readFileSync } from "node:fs";
+import { numbersAt, picture, placeOf, TILES } from "./latent.js";
+import { read } from "./vnz.js";
+const net = read(readFileSync("decoder.vnz"));
+const tiles = Array.from({ length: TILES ** 2 }, (_, i) =>
+  numbersAt(((i % TILES) + 0.5) / TILES, (Math.floor(i / TILES) + 0.5) / TILES));
+const white = tiles.map((z) => [...picture(net, z)]);
+const ends = [numbersAt(0, 0), placeOf([9, 9])];
+console.log(JSON.stringify([tiles, white, tiles.map(placeOf), ...ends]));
+"""
+    tiles, white, places, corner, beyond = run_javascript(code)
+    logits = compact.load(PAGE / demo.DECODER)(np.asarray(tiles, np.float32))
+    np.testing.assert_allclose(white, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    middles = (np.arange(13) + 0.5) / 13
+    expected = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
+    np.testing.assert_allclose(places, expected, atol=1e-9)
+    assert (corner, beyond) == ([-3, 3], [1, 0])
 
 
 @needs_node

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from claims import every
 from jax import random
+from scipy import stats
 from sklearn import metrics as sk
 
 from vnets import nodes
@@ -14,6 +15,7 @@ from vnets.likelihoods import (
     Bernoulli,
     Categorical,
     Gaussian,
+    Grey,
     Heads,
     WithDeviation,
 )
@@ -402,3 +404,17 @@ def test_an_impossible_answer_that_is_not_given_costs_nothing():
     likelihood = Bernoulli()
     np.testing.assert_array_equal(likelihood.log_p(logits, yes), [[0.0, 0.0]])
     assert np.all(np.isneginf(likelihood.log_p(logits, 1 - yes)))
+
+
+def test_grey_pixels_have_means_of_sigmoids_and_deviations_with_a_floor():
+    likelihood = Grey(least=0.1)
+    logits, log_std = 2 * random.normal(random.key(0), (2, 4, 3)) - 1
+    target = random.uniform(random.key(1), (5, 3))
+    std = np.maximum(np.exp(log_std), 0.1)
+    outputs = jnp.concatenate([logits, log_std], -1)
+    means = 1 / (1 + np.exp(-np.asarray(logits)))
+    wanted = stats.norm.logpdf(target[None], means[:, None], std[:, None]).sum(-1)
+    np.testing.assert_allclose(likelihood.crossed(outputs, target), wanted, rtol=1e-4)
+    for wrong in ({"std": 1.0}, {"least": 0.0}):
+        with pytest.raises(ValueError, match="among the outputs"):
+            Grey(**wrong)

@@ -1,6 +1,8 @@
-// What the page shows: a digit and what the net says of it, and two recorded trainings.
+// What the page shows: a digit and what the net says of it, digits out of two numbers, and
+// two recorded trainings.
 
 import { asMnist } from "./digit.js";
+import { draw, drawMap, numbersAt, picture, placeOf } from "./latent.js";
 import { ensemble, normal, predict, read, softmax } from "./vnz.js";
 
 const $ = (id) => document.getElementById(id);
@@ -163,6 +165,48 @@ function answer() {
 
 const say = () => ($("said").textContent = Object.values(said).join(". "));
 
+// ---- digits out of two numbers
+
+function decoding(decoder, data) {
+  const map = $("map"), sliders = [$("first"), $("second")];
+  const drawn = document.createElement("canvas"); // the map without its mark
+  Object.assign(drawn, { width: map.width, height: map.height });
+  drawMap(drawn.getContext("2d"), decoder);
+  const show = () => {
+    const z = sliders.map((one) => Number(one.value)), on = map.getContext("2d");
+    draw($("made").getContext("2d"), picture(decoder, z));
+    on.drawImage(drawn, 0, 0);
+    const [x, y] = placeOf(z).map((part) => part * map.width);
+    on.lineWidth = 3;
+    on.strokeStyle = "#e0752a";
+    on.beginPath();
+    on.arc(x, y, 9, 0, 2 * Math.PI);
+    on.stroke();
+    const said = z.map((one) => one.toFixed(2)).join(" and ");
+    $("made-said").textContent = `the picture of ${said}`;
+    $("made").setAttribute("aria-label", `The picture that the decoder makes of ${said}`);
+  };
+  const point = (event) => {
+    const box = map.getBoundingClientRect();
+    const place = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    numbersAt(...place).forEach((one, i) => (sliders[i].value = one));
+    show();
+  };
+  map.addEventListener("pointerdown", (event) => {
+    map.setPointerCapture(event.pointerId);
+    point(event);
+  });
+  map.addEventListener("pointermove", (event) => event.buttons && point(event));
+  for (const one of sliders) one.addEventListener("input", show);
+  const { decoder: net, decoder_file: file } = data;
+  $("latent-source").textContent =
+    `The decoder is a file of ${file.bytes.toLocaleString("en")} bytes, ${file.bits} bits a weight; ` +
+    `${net.nonzero.toLocaleString("en")} of its weights are left, ${percent(net.sparsity)} are gone. Its bound on ` +
+    `a test digit is ${file.elbo.toFixed(1)} nats, before it was made a file ${net.elbo.toFixed(1)}. ` +
+    `From the record ${net.record}, of commit ${net.commit.slice(0, 10)}.`;
+  show();
+}
+
 // ---- recorded trainings
 
 const NS = "http://www.w3.org/2000/svg";
@@ -281,8 +325,9 @@ async function fetched(name) {
 }
 
 async function start() {
-  const [file, data] = await Promise.all([
+  const [file, decoder, data] = await Promise.all([
     fetched("net.vnz").then((answer) => answer.arrayBuffer()),
+    fetched("decoder.vnz").then((answer) => answer.arrayBuffer()),
     fetched("data.json").then((answer) => answer.json()),
   ]);
   net = read(new Uint8Array(file));
@@ -298,6 +343,7 @@ async function start() {
     `${data.net.commit.slice(0, 10)}.`;
   listen();
   example(4);
+  decoding(read(new Uint8Array(decoder)), data);
   transition(data.transition);
   dying(data.dying);
   document.body.dataset.ready = "yes";

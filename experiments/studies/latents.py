@@ -20,7 +20,7 @@ Measured of one autoencoder, its weights' noise off, on the test set:
 Curves: the codes of the pictures; some of these, reconstructed; the estimates of
 log p(x) by their draws; and with two latent variables what the decoder makes of a grid
 of `evals.tiles` times as many, at equal steps of the prior's mass (Kingma and Welling
-2014, figure 4).
+2014, figure 4). No pictures where `evals.tiles` is 0.
 """
 
 import functools
@@ -97,7 +97,9 @@ def _measure(
     shown = min(settings.pictures, len(test))
     shape = dataset.test.shape[:2]
     white = functools.partial(_white, kind, net)
-    curves = {"reconstructed": {"white": _reconstructed(white, test, q, shape)}}
+    curves = {}
+    if settings.tiles:
+        curves["reconstructed"] = {"white": _reconstructed(white, test, q, shape)}
     if dataset.classes:
         of["neighbours"] = _nearest(
             *(np.asarray(codes(net, learn).mean), dataset.train.target),
@@ -106,7 +108,7 @@ def _measure(
         )
         some = dataset.test.take(slice(CODES)).target
         curves["codes"] = _codes(np.asarray(q.mean)[:CODES], some)
-    if net.model.size == 2:
+    if settings.tiles and net.model.size == 2:
         curves["manifold"] = {"white": _manifold(white, settings.tiles, shape)}
     if net.model.sampled:
         found = _bounds(settings, kind, net, test[:shown], key)

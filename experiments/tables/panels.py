@@ -176,7 +176,10 @@ def _pictures(figure: Figure, outcome: Outcome) -> list[Panel]:
         def draw(axes) -> None:
             white = np.asarray(_curve(figure, record)[figure.y[0]])
             edge = math.isqrt(len(white))
-            axes.imshow(white.reshape(edge, edge), cmap="Blues")
+            # Ink is dark on paper; of grey pictures that would be a negative.
+            grey = record["config"].get("pixels") == "grey"
+            colours = "gray" if grey else "Blues"
+            axes.imshow(white.reshape(edge, edge), cmap=colours)
             axes.set_axis_off()
 
         return draw

@@ -5,8 +5,9 @@ are read from a directory prepared by TensorFlow Datasets (TFDS) in its array_re
 format, decoded once and then kept in a checksummed cache; `prepare` downloads them
 and writes such a directory. Digits and tables come with scikit-learn, with no network;
 `notmnist`, a test set only, is a file of arrays that one has to bring, and so are
-mushrooms (`vnets.data.mushroom`), text (`vnets.data.text`), but for one that is
-generated, and regressions in many splits (`vnets.data.uci`).
+faces and characters (`vnets.data.brought`), mushrooms (`vnets.data.mushroom`), text
+(`vnets.data.text`), but for one that is generated, and regressions in many splits
+(`vnets.data.uci`).
 What is asked for is what is loaded: there is no stand-in for a data set that is not
 there, only a `DataError` that says how to get it.
 

@@ -182,7 +182,7 @@ def load(
     Args:
       name: one of NAMES, which are pictures, of TABLES or of TEXTS. All but the digits,
         scikit-learn's tables and the "automaton" are read from `data_dir` (by default
-        $TFDS_DATA_DIR or ~/tensorflow_datasets) and all pictures but "notmnist" cached,
+        $TFDS_DATA_DIR or ~/tensorflow_datasets) and those of TFDS cached,
         decoded, in `cache_dir` (by default $VNETS_CACHE_DIR or ~/.cache/vnets).
       labels: for "cifar100" "fine" (100 classes, the default) or "coarse" (20).
       validation: how many images to take from the training split as a validation
