@@ -113,7 +113,7 @@ def test_equal_members_are_one_and_noise_is_the_members_own():
 
 def test_edits_that_keep_the_types_share_what_is_compiled():
     noisy = net("variance")
-    run = uncertainty._batch_summary(backend.forms())
+    run = predictions._batch_summary(backend.forms())
     run.clear_cache()
     for factor in (0.5, 1.0, 2.0):
         summaries([noisy], edit=edits.scale_noise(factor))
