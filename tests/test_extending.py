@@ -157,9 +157,8 @@ def test_the_variant_builds_and_the_row_loads(example, tmp_path):
     assert reading.load(path).row[0].run == "configs/variance_lenet5.py:laplace"
 
 
-def learned(config, mesh):
-    """Accuracies of the variant on the digits, after all epochs of scale quick."""
-    config.evals.columns = config.probe.columns = ("det", "stoch", "ens")
+def fitted(config, mesh):
+    """The experiment of a config, and its result for one seed."""
     experiment = core.build(config)
     [result] = train.fit(
         experiment.task,
@@ -169,6 +168,13 @@ def learned(config, mesh):
         probe_every=config.epochs,
         mesh=mesh,
     )
+    return experiment, result
+
+
+def learned(config, mesh):
+    """Accuracies of the variant on the digits, after all epochs of scale quick."""
+    config.evals.columns = config.probe.columns = ("det", "stoch", "ens")
+    _, result = fitted(config, mesh)
     return result.history[-1]
 
 
@@ -217,15 +223,7 @@ def trained(names, title, which, mesh, tmp_path):
     variant.
     """
     config = names["get_config"](f"{which},quick")
-    experiment = core.build(config)
-    [result] = train.fit(
-        experiment.task,
-        epochs=config.epochs,
-        seeds=[0],
-        chunk_steps=config.chunk_steps,
-        probe_every=config.epochs,
-        mesh=mesh,
-    )
+    experiment, result = fitted(config, mesh)
     assert result.failed is None
     state = result.state
     evals = experiment.evaluations(
