@@ -26,7 +26,8 @@ from experiments.spec import ConfigError
 from vnets import checkpoint, files, monitor, parallel
 
 RECORD, CONFIG = "record.json", "config.json"
-WRITTEN = (RECORD, CONFIG, monitor.METRICS)  # at once, by way of a temporary file
+SUMS = f"*/*/{checkpoint.SUMS}"  # of each checkpoint: the last, the best
+WRITTEN = (RECORD, CONFIG, monitor.METRICS, SUMS)  # by way of a temporary file
 NON_FINITE = {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}  # of JSON, plain
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without them
 
@@ -184,8 +185,8 @@ def _clean(folder: Path) -> None:
     Raises:
       WorkdirError: it cannot be removed.
     """
-    for name in WRITTEN:
-        for path in folder.glob(f".{name}.*.tmp"):
+    for written in map(Path, WRITTEN):
+        for path in folder.glob(str(written.with_name(f".{written.name}.*.tmp"))):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

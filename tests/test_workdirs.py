@@ -6,7 +6,8 @@ import pytest
 
 from experiments import core, records, workdirs
 from experiments.config_files import ConfigError, load_config
-from vnets import monitor
+from vnets import checkpoint, monitor
+from vnets.train import early
 
 
 def test_a_mark_from_before_a_field_came_is_of_the_same_config(tmp_path):
@@ -64,9 +65,12 @@ def test_who_holds_a_workdir_removes_what_a_killed_process_began_to_write(tmp_pa
     folder.mkdir()
     for name in (workdirs.RECORD, workdirs.CONFIG, monitor.METRICS):
         (folder / f".{name}.1234.tmp").touch()
+    for kept in (early.LAST, early.BEST):
+        (folder / kept / "7").mkdir(parents=True)
+        (folder / kept / "7" / f".{checkpoint.SUMS}.1234.tmp").touch()
     (folder / ".mine.tmp").touch()
     with workdirs.held([folder]):
-        assert [path.name for path in folder.iterdir()] == [".mine.tmp"]
+        assert [path.name for path in folder.rglob("*.tmp")] == [".mine.tmp"]
 
 
 def test_what_is_no_file_is_no_reason_to_wait(tmp_path):
