@@ -16,7 +16,6 @@ import numpy as np
 
 from experiments import compress, latency, ranges
 from experiments import spec as parts
-from experiments.bench import timing
 from experiments.config_files import load_config
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
@@ -75,36 +74,24 @@ def _measure(
         )
         found = evaluations(report)
         for teacher in nets.get("teacher", ()):
-            found["teacher"] = _beside(compact.load(file), config, dataset, teacher)
+            found["teacher"] = _beside(file, config, dataset, teacher)
     return Measured(found)
 
 
-def _beside(
-    student: compact.Predictor, config, dataset: data.Dataset, net: Net
-) -> dict[str, float]:
-    """What draws of a student's teacher cost: error, bytes, and how many times as long
-    as one pass of the student a batch takes, by the median and the fastest calls."""
-    images, labels = dataset.test.inputs, dataset.test.target
-    shape, draw = dataset.test.shape, np.random.default_rng(0)
+def _beside(file: Path, config, dataset: data.Dataset, net: Net) -> dict[str, float]:
+    """Draws of a student's teacher: their error, the bytes of its file, and how many
+    times as long as one pass of the student's file a batch takes."""
+    shape, test = dataset.test.shape, dataset.test
     graph = compact.capture(net.model, net.variables(), shape, noise=True)
     held = compact.quantize(compact.fold_norms(graph), TEACHER_BITS)
-    teacher = compact.Predictor(held)
-    guesses = np.argmax(teacher.ensemble(images, config.draws, draw), -1)
-    batch = images[: max(latency.BATCHES)]
-    contenders = {
-        "teacher": lambda: teacher.ensemble(batch, config.draws, draw),
-        "student": lambda: student(batch),
-    }
-    least, most = latency.ROUNDS
-    taken = timing.interleave(
-        contenders, most, 1, config.latency.seconds, at_least=least
-    )
-    slow, fast = (timing.summary(taken[name]) for name in contenders)
+    own = file.with_name("teacher.vnz")
+    size, draw = compact.save(own, held), np.random.default_rng(0)
+    p = compact.load(own).ensemble(test.inputs, config.draws, draw)
+    timed = latency.draws(own, file, config.draws, **config.latency)
     return {
-        "error": float(np.mean(guesses != labels)),
-        "bytes": float(len(compact.dumps(held))),
-        "times": slow["median"] / fast["median"],
-        "fastest_times": slow["min"] / fast["min"],
+        "error": float(np.mean(np.argmax(p, -1) != test.target)),
+        "bytes": float(size),
+        **timed,
     }
 
 
