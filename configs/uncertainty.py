@@ -23,7 +23,7 @@ as `shift.name`). All three measure what nets trained at their scale do.
 
 from ml_collections import ConfigDict
 
-from configs import common, comparators
+from configs import common, comparators, distillation
 
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
 # The run and its members; nets without noise have one draw.
@@ -61,6 +61,8 @@ def get_config(which: str = "variance") -> ConfigDict:
     }
     if variant in ATTACKED:
         config.dataset = comparators.data(scale)
+        if scale == "short":
+            config.dataset.train_images = distillation.IMAGES
         # Seeds that none of the nets has that are measured.
         run, _ = _net("attacked_deterministic", scale)
         config.nets.surrogate = {"run": run, "members": 1, "first": 100}
