@@ -21,7 +21,7 @@ LAST, BEST = "checkpoints", "best"  # in a workdir
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Ends training once a probe stops to improve; keeps its best state.
+    """Ends training once a probe stops improving; keeps its best state.
 
     Attributes:
       metric: what the probe measured on images held out of training; more is better.
