@@ -1,6 +1,7 @@
 """Laws of compact nets: the same function as the net, in fewer units and bits."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 import tracemalloc
@@ -61,9 +62,44 @@ def test_large_windows_over_small_maps_take_no_more_room():
     highest = np.broadcast_to(x.max(2, keepdims=True), x.shape).reshape(50, -1)
     layer = run.net.linear("dense1")
     close(got, highest @ layer.values[:, None] + layer.bias)
-    wide = (plan.Conv("conv1", 1000, (1, 1)), plan.Flatten())
-    count = predict._images_at_once(wide, (100, 100, 1))
-    assert count == predict.AT_ONCE_BYTES // 40_000_000 == 1
+    for step, shape, numbers in (
+        (plan.Conv("a", 1000, (1, 1)), (100, 100, 1), 100 * 100 * 1000),  # outputs
+        (plan.Conv("a", 2, (3, 5), padding="VALID"), (302, 404, 7), 300 * 400 * 105),
+        (plan.Conv("a", 9, (2, 2), (2, 2)), (400, 400, 1), 200 * 200 * 9),
+        (plan.Depthwise("a", (3, 3)), (300, 300, 8), 300 * 300 * 8),
+    ):
+        wide = (plan.Conv("small", shape[-1], (1, 1)), step, plan.MeanPool())
+        most = max(numbers, math.prod(shape)) * 4  # bytes of patches or of outputs
+        count = predict._images_at_once(wide, shape)
+        assert count == min(32, max(1, 2**26 // most))
+
+
+def test_a_convolution_goes_by_parts_as_large_as_there_is_room_for(monkeypatch):
+    """In whole rows of positions where a row fits, else in a few of its columns."""
+    graph = case("maps")[0]
+    predictor = compact.Predictor(graph)
+    step = next(
+        one for one in predictor._steps if isinstance(one, predict._Convolution)
+    )
+    sizes, whole = [], step._of
+    taps = len(step._live[0])
+    monkeypatch.setattr(
+        step, "_of", lambda of, noise: sizes.append(of.shape[3:]) or whole(of, noise)
+    )
+    h = np.zeros((2, 6, 8, 3), np.float32)
+    for room, rows, columns in (
+        (6 * 8, 6, 8),
+        (6 * 8 - 1, 5, 8),
+        (16, 2, 8),
+        (8, 1, 8),
+        (7, 1, 7),
+        (1, 1, 1),
+        (0.5, 1, 1),
+    ):
+        monkeypatch.setattr(predict, "AT_ONCE_BYTES", int(room * 4 * taps * 3))
+        sizes.clear()
+        step(h, None)
+        assert max(sizes) == (rows, columns, 3)
 
 
 def test_shapes_are_found_once(monkeypatch):
@@ -272,6 +308,26 @@ def test_an_example_is_held_to_a_ten_thousandth_of_its_range():
 
 
 @pytest.mark.parametrize(
+    ("wanted", "scale"), [((0, 0), 1), ((8, 8), 8), ((0, 4), 4), ((-1, 1), 2)]
+)
+def test_outputs_of_no_range_are_held_to_their_size_and_zeros_to_one(
+    wanted, scale, monkeypatch
+):
+    """By a net that adds a number; it agrees where that is the tolerance itself."""
+    monkeypatch.setattr(sys.modules[_advice.__module__], "TOLERANCE", 2.0**-13)
+    x = np.float32(wanted)[:, None]
+    kernels, steps = {"a": np.ones((1, 1), np.float32)}, (plan.Dense("a", 1),)
+    for share, good in ((1, True), (1.01, False)):
+        added = np.float32([share * scale * 2.0**-13])
+        graph = compact.Graph(steps, (1,), kernels, {"a": added})
+        if good:
+            compact.verify(graph, x, x)
+            continue
+        with pytest.raises(ValueError, match="not the net of the example"):
+            compact.verify(graph, x, x)
+
+
+@pytest.mark.parametrize(
     ("apart", "advice"),
     [(1.0, "With relu after 'a' they agree"), (1.01, "No activation stands")],
 )
@@ -433,6 +489,14 @@ def test_means_of_noisy_weights_are_captured():
         params[soft_sharing.NAME] = soft_sharing.mixture()  # of no layer
         graph = compact.capture(MLP((), 2), {"params": params}, (4,))
         np.testing.assert_array_equal(graph.kernels["dense1"], wanted)
+
+
+def test_probabilities_are_those_of_logits_however_large():
+    logits = np.float32([[0.0, 1.0, -2.0], [1.0, 0.5, 0.0]])
+    wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    for shift in (0, 1000, -1000):
+        found = compact.operations.softmax(logits + np.float32(shift))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_pixels_are_scaled_as_evaluation_does():
