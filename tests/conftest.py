@@ -7,6 +7,7 @@ own standard errors, anything else within what float32 rounding can do.
 by eight, or the fixture `one_device`.
 """
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -35,8 +36,6 @@ import jax  # noqa: E402 (the flags above are read when JAX is imported)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from experiments import reproduce  # noqa: E402
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -62,10 +61,12 @@ ROUNDING = 1e-5  # relative; float32 sums of some thousand terms
 def forget_programs():
     """Frees what a file compiled: no other file would find it.
 
-    Thousands of programs that nobody runs again make each new one slower to lower.
+    Thousands of programs that nobody runs again make each new one slower to lower. As
+    `reproduce.forget_programs`, which would load vnets before a mutant of it is there.
     """
     yield
-    reproduce.forget_programs()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

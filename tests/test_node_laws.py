@@ -452,6 +452,24 @@ def test_log_variances_and_log_alphas_are_those_of_the_moments():
     assert noisy > 15
 
 
+def test_a_sum_over_log_alphas_counts_every_weight():
+    """Of noise on units with a KL of weights, each unit as often as it has weights."""
+
+    def small(log_alpha):
+        return jnp.exp(-jnp.abs(log_alpha))
+
+    summed = 0
+    for one in kernels(PARAMS).values():
+        for part in (units(one), one.bare):
+            found = held_or_refused(lambda q: q.sum_over(small), part)
+            if found is not None:
+                summed += 1
+                each = float(jnp.sum(small(log_alpha(part))))
+                expected = each * getattr(part, "weights", 1)
+                assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert summed > 15
+
+
 def test_a_weight_of_mean_zero_is_not_pruned():
     for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
         if one.bare.has_mean:
@@ -468,6 +486,14 @@ def test_masked_weights_are_off_where_they_are_cut_or_zero():
     np.testing.assert_array_equal(cut.mean, np.where(kept, one.mean, 0))
     mean = jnp.zeros(DENSE).at[0, 0].set(1.0).at[1, 1].set(-2.0)
     np.testing.assert_array_equal(one.with_mean(mean).mask, mean != 0)
+    for revivable in (False, True):
+        again = cut.replace(revivable=revivable)
+        slope = jax.grad(lambda q: jnp.sum(q.sample(None)))(again).mean
+        np.testing.assert_array_equal(slope, kept | revivable)
+    off = cut.change_mask(lambda q: 0 * q.mask)
+    assert not np.any(off.mask)
+    other = node("alpha-layer")
+    assert other.change_mask(len) is other
     # Noise on their units prunes none: zeros of theirs may come back.
     under = node("structured").replace(weight=cut)
     assert not np.any(under.pruned())
