@@ -47,6 +47,25 @@ def test_noise_survives_shrinking_and_the_file(name, form):
     np.testing.assert_allclose(got, dense, rtol=1e-4, atol=1e-4 * np.ptp(dense))
 
 
+def test_a_constant_unit_that_meets_noise_is_cut_where_that_is_of_no_consequence():
+    """Units 0 to 2 are constant: 0 before noise, 2 before none, and 2 before noise."""
+    steps = (plan.Dense("a", 4), plan.Activation("relu"), plan.Dense("b", 2))
+    draw = np.random.default_rng(0)
+    into, out, std = (draw.uniform(0.5, 1, s) for s in ((3, 4), (4, 2), (4, 2)))
+    into[:, :3], std[1] = 0, 0
+    kernels, biases = {"a": into, "b": out}, {"a": [-1.0, 2, 2, 0], "b": [0.5, 0]}
+    graph = compact.Graph(
+        *(steps, (3,), {k: np.float32(v) for k, v in kernels.items()}),
+        biases={k: np.float32(v) for k, v in biases.items()},
+        deviations={"b": np.float32(std)},
+    )
+    small = compact.shrink(graph)
+    assert small.kernels["b"].shape == (2, 2)  # the third and the one that varies
+    x = inputs((3,), 5)
+    wanted = compact.Predictor(graph)(x, Same())
+    np.testing.assert_allclose(compact.Predictor(small)(x, Same()), wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "step",
     [
@@ -128,6 +147,15 @@ def test_a_net_with_norms_predicts_as_in_jax():
     np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
     error = 5 * found.std(0) * np.sqrt(2 / 400)
     assert (np.abs(got - found.mean(0)) < error).all()
+
+
+def test_an_ensemble_is_the_mean_of_draws_of_which_one_is_enough():
+    predictor, x = compact.Predictor(noisy("mlp")), inputs((6, 6, 1), 3)
+    draw = np.random.default_rng(0)
+    each = [compact.operations.softmax(predictor(x, draw)) for _ in range(3)]
+    for samples in (1, 3):
+        found = predictor.ensemble(x, samples, np.random.default_rng(0))
+        np.testing.assert_allclose(found, np.mean(each[:samples], 0), rtol=1e-6)
 
 
 def test_without_noise_a_draw_is_the_prediction():

@@ -38,7 +38,7 @@ class Table:
         """Of each token, 0 where it is absent; they sum to `TOTAL`."""
         sizes = np.asarray(self.sizes, np.int64)
         there = sizes > ABSENT
-        weights = np.where(there, 1 << np.maximum(sizes, 0), 0)
+        weights = np.where(there, 1 << sizes, 0)
         found = there + weights * (TOTAL - int(there.sum())) // int(weights.sum())
         found[np.argmax(weights)] += TOTAL - found.sum()
         return found
@@ -141,13 +141,14 @@ def chosen(streams: list[np.ndarray]) -> list[tuple[int, int, Table]]:
         return [(lows[0], NEW, table) for table, lows, _ in own]
     shared, lows, _ = _best_table(counted)
     found = [(low[0], OWN, table) for table, low, _ in own]
-    sharing = []
+    sharing, saved = [], -8.0 * len(shared.packed())
     for i, (one, low) in enumerate(zip(counted, lows, strict=True)):
         near = range(max(0, low - 2), min(low + 3, MOST_LOW + 1))
         bits, low = min((one.bits(k, shared), k) for k in near)
         if bits <= own[i][2]:
             sharing.append((i, low))
-    if len(sharing) > 1:
+            saved += own[i][2] - bits
+    if saved > 0:
         for number, (i, low) in enumerate(sharing):
             found[i] = (low, SHARED if number else NEW, shared)
     return found
