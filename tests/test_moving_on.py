@@ -8,7 +8,7 @@ from jax import random
 
 from experiments import core
 from experiments.config_files import load_config
-from experiments.kinds.continual import ANCHOR, build
+from experiments.kinds.continual import ANCHOR, Continual, build
 from experiments.kinds.distill import TAUGHT
 from experiments.spec import ConfigError
 from vnets import continual, data, kronecker, priors, train
@@ -124,6 +124,24 @@ def test_a_task_with_a_head_of_its_own_moves_no_other(method):
     assert np.all(own[:2] > 0)
     tested = kind.columns("evals", ["det"])(state.params, {}, random.key(0))["det"]
     assert tested["accuracy/task3"] > 0.2  # of two classes, not of ten
+
+
+def test_tasks_of_unlike_sizes_are_tested_each_by_its_own_examples():
+    config = load_config("configs/split_tasks.py:fine_tuning,quick")
+    config.model.widths = (8,)
+    kind = build(config)
+    params, _ = kind.init(random.key(0))
+    net, key = Member(kind.model, {"params": params}), random.key(1)
+    spec, split = kind.specs(1)["det"], kind.test
+    found = kind.tested(net, spec, split, key)
+    each = [split.take(np.flatnonzero(split.target // 2 == task)) for task in range(5)]
+    assert len({len(part) for part in each}) > 1
+    alone = [super(Continual, kind).tested(net, spec, part, key) for part in each]
+    for number, one in enumerate(alone, start=1):
+        assert found[f"accuracy/task{number}"] == pytest.approx(one["accuracy"])
+    for name in ("nll", "brier", "ece"):
+        mean = np.mean([one[name] for one in alone])
+        np.testing.assert_allclose(found[name], mean, rtol=1e-5)
 
 
 def test_a_head_that_has_seen_nothing_keeps_its_prior():
