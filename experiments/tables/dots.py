@@ -48,8 +48,7 @@ def save(outcome: Outcome, path: Path) -> None:
     """Writes the figure as a PNG; rows that were not run are left to the table."""
     import matplotlib
 
-    ran = [measured for measured in outcome.rows if measured.records or measured.failed]
-    outcome = dataclasses.replace(outcome, rows=ran or outcome.rows)
+    outcome = outcome.ran() if outcome.ran().rows else outcome
     spans = _spans(outcome)
     with matplotlib.rc_context(STYLE):
         lines = max(3, len(outcome.table.plain))
