@@ -94,13 +94,13 @@ def markdown(outcome: Outcome) -> str:
         words.legend(outcome),
         *(f"![{title}]({name})" for title, name in images(outcome)),
         markdown_grid(narrow),
-        f"Not run:\n\n{words.listed(left)}" if left else "",
     ]
     few, total = len(_on_page(outcome)), len(table.column)
     if few < total:
         file = f"[`{scale.name}.csv`]({scale.name}.csv)"
         blocks += [f"{few} of the {total} measured columns; {file} has all of them."]
     blocks += [words.listed(words.notes(outcome))]
+    blocks += [f"Not run:\n\n{words.listed(left)}"] if left else []
     for grid in others:
         blocks += [f"## {grid.title}", grid.text, markdown_grid(grid)]
     if table.published:
