@@ -26,8 +26,8 @@ its imports, compilation included.
 DETAILS = "Every case, with quartiles, memory and compiling, and every ratio"
 PERCENT = ("of the peak",)  # columns of an overview that are shares
 MOST = 8  # columns of an overview
-METHODS = ("deterministic", "variance", "LRT")  # what is asked of a net's steps first,
-ASKED = ("ms per step", "peak MiB", "over deterministic", "over PyTorch")
+METHODS = ("deterministic", "variance", "LRT")  # of the steps in an overview
+ASKED = ("ms per step", "peak MiB", "over deterministic", "over PyTorch")  # columns
 SPARE = "images per second"  # left out of a wider one: it says no more than the time
 
 

@@ -2,7 +2,7 @@
 
     graph = compact.shrink(compact.fold_norms(compact.capture(net, variables, shape)))
     compact.save("net.vnz", compact.quantize(graph, bits=6))
-    predictor = compact.load("net.vnz")     # NumPy and constriction are enough
+    predictor = compact.load("net.vnz")     # NumPy is enough
     logits = predictor(images)
     model, variables = predictor.net.to_flax()
     predictor = compact.pretrained("digits_lenet5_sparse_vd")  # or of `shelved()`

@@ -283,7 +283,7 @@ def _nothing() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load(path: Path | str) -> Predictor:
-    """The predictor of a .vnz file; needs NumPy and constriction, SciPy if there.
+    """The predictor of a .vnz file; needs NumPy, and uses SciPy if there.
 
     Raises:
       ValueError: the file is no .vnz, of a newer version, damaged or malformed.
