@@ -47,11 +47,16 @@ class Span:
 
 
 def save(outcome: Outcome, path: Path) -> None:
-    """Writes the figure as a PNG; rows that were not run are left to the table."""
+    """Writes the figure as a PNG; rows without a number of it are left to the table."""
     import matplotlib
 
-    ran = [measured for measured in outcome.rows if measured.records or measured.failed]
-    outcome = dataclasses.replace(outcome, rows=ran or outcome.rows)
+    names = [column.name for column in outcome.table.plain]
+    some = [
+        measured
+        for measured in outcome.rows
+        if measured.failed or any(measured.cells[name].values for name in names)
+    ]
+    outcome = dataclasses.replace(outcome, rows=some or outcome.rows)
     spans = _spans(outcome)
     with matplotlib.rc_context(STYLE):
         lines = max(3, len(outcome.table.plain))
