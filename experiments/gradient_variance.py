@@ -324,7 +324,8 @@ def _metrics(at, alone, whole, size: int) -> dict[str, float]:
     for kind in KINDS:
         metrics |= _ratio(f"one_{kind}", alone["separate"][kind], alone["lrt"][kind])
         if kind != "theta":
-            metrics |= _ratio(f"single_{kind}", here["single"][kind], lrt[kind])
+            for name in ("single", "score"):
+                metrics |= _ratio(f"{name}_{kind}", here[name][kind], lrt[kind])
     return metrics
 
 
