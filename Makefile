@@ -48,8 +48,8 @@ notebooks: setup-dev ## Run docs/notebooks and keep what they show (two minutes)
 test: setup-dev ## Run the tests (up to 25 minutes on two cores, and some to install)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: setup-dev ## Run the tests that take minutes each [ARGS= ATTACKS=quick]
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(ARGS)
+test-slow: setup-dev ## Run the tests that take minutes each [ARGS= PART=1/3 ATTACKS=quick]
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(if $(PART),--part=$(PART)) $(ARGS)
 
 mutate: ARGS ?= --limit=100 --seconds=3600
 mutate: setup-dev ## List small changes of the algebra that no test notices [ARGS=]

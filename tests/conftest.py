@@ -7,6 +7,7 @@ own standard errors, anything else within what float32 rounding can do.
 by eight, or the fixture `one_device`.
 """
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -35,9 +36,22 @@ import jax  # noqa: E402 (the flags above are read when JAX is imported)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from experiments import reproduce  # noqa: E402
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", default="1/1", help="i/n: each n-th test from the i-th")
+
+
+def pytest_collection_modifyitems(config, items):
+    part, parts = map(int, config.getoption("part").split("/"))
+    if not 1 <= part <= parts:
+        raise pytest.UsageError(f"--part is {part}/{parts}; take 1 to {parts} of them")
+    chosen = items[part - 1 :: parts]
+    left = [item for i, item in enumerate(items) if i % parts != part - 1]
+    config.hook.pytest_deselected(items=left)
+    items[:] = chosen
+
 
 STANDARD_ERRORS = 5  # missed once in 1.7 million comparisons of a right estimate
 ROUNDING = 1e-5  # relative; float32 sums of some thousand terms
@@ -47,10 +61,12 @@ ROUNDING = 1e-5  # relative; float32 sums of some thousand terms
 def forget_programs():
     """Frees what a file compiled: no other file would find it.
 
-    Thousands of programs that nobody runs again make each new one slower to lower.
+    Thousands of programs that nobody runs again make each new one slower to lower. As
+    `reproduce.forget_programs`, which would load vnets before a mutant of it is there.
     """
     yield
-    reproduce.forget_programs()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -40,10 +40,17 @@ DEADLINE = 7200  # seconds by the clock: what waits for ever uses no time of its
 
 
 def warm() -> None:
-    """Imports, with the flags of the tests, what takes long and starts no device."""
+    """Imports, with the flags of the tests, what takes long and starts no device.
+
+    Raises:
+      RuntimeError: a module of vnets is loaded, of which no fork would see a change.
+    """
     importlib.import_module("tests.conftest")
     for name in WARM:
         importlib.import_module(name)
+    loaded = sorted(name for name in sys.modules if name.split(".")[0] == "vnets")
+    if loaded:
+        raise RuntimeError(f"{loaded} are loaded before any change")
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
 
 

@@ -83,7 +83,8 @@ MODULES = (
     (
         "compact/[!_]*",
         "test_compact_bounds test_golden test_properties test_limits test_compact"
-        " test_compact_files test_compact_noise test_sequence_files test_foreign",
+        " test_quantize test_compact_predict test_compact_files test_compact_noise"
+        " test_sequence_files test_foreign",
     ),
     ("compact/nets/__init__", "test_shelf"),
 )

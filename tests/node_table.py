@@ -61,7 +61,7 @@ def matrix_normal(key, shape):
     return MatrixNormal(
         fan_in_uniform(key, shape),
         0.4 * random.normal(key_rows, (rows, rows + 1)),
-        0.6 * random.normal(key_cols, (cols, cols)),
+        0.5 * random.normal(key_cols, (cols, cols + 2)),
     )
 
 

@@ -1,13 +1,16 @@
 """What a compact file may say: a bound is held, and one beyond it is refused."""
 
 import dataclasses
-import importlib
-import pkgutil
+import itertools
+import json
+import sys
+import zlib
 from collections import Counter
 
 import golden_files
 import numpy as np
 import pytest
+from claims import frozen_kinds
 
 from vnets import plan
 from vnets.compact import (
@@ -26,6 +29,8 @@ from vnets.compact.binary import Bytes, varint
 from vnets.compact.quantize import Compact, Deviations, Quantized
 from vnets.plan import sequences
 
+quantize = sys.modules["vnets.compact.quantize"]  # the package has a function for it
+
 
 def nested(depth):
     """A plan of sides within sides."""
@@ -41,11 +46,11 @@ def described(size):
     assert len(description.pack(steps, (8100,), texts)) == size
 
 
-def coded(table, low=0):
-    """A reader of one stream of one number, 0, by this table."""
-    words = streams._coded([(table, np.zeros(1, np.int64))])
+def coded(table, low=0, token=0):
+    """A reader of one stream of one number, a token of this table without more bits."""
+    words = streams._coded([(table, np.asarray([token]))])
     head = bytes([low + (tables.OWN << streams.HEAD_BITS)]) + table.packed()
-    content = head + varint(words.size) + words.tobytes() + bytes(4)
+    content = head + varint(words.size) + words.tobytes() + bytes(8)
     return streams.Reader(Bytes(content), [("gaps", 1)])
 
 
@@ -68,6 +73,31 @@ def read(positions):
     limits.check_work((sequences.Embedding("words", 2, 1), *lstm), (positions,))
 
 
+def work(operations):
+    """Checks steps of so many operations on one number, and a layer of two numbers."""
+    four, two, one = operations // 4, operations % 4 // 2, operations % 2
+    steps = [plan.Activation()] * four + [plan.Standardize()] * two
+    steps += [plan.MeanPool() if one else plan.Flatten(), plan.Dense("a", 1)]
+    limits.check_work(tuple(steps), (1, 1, 1))
+
+
+def shapes(steps, *shape):
+    return graph.kernel_shapes(steps, shape)
+
+
+ONE = np.float32(1)
+LONE = Quantized(np.asarray([0]), np.asarray([1]), ONE, np.asarray([1]), ONE)
+
+
+def held(**changes):
+    """Checks a layer of one weight."""
+    layers._check_layer("a", dataclasses.replace(LONE, **changes), (1, 1))
+
+
+def spread(level):
+    return Deviations(np.asarray([0]), np.asarray([level]), ONE)
+
+
 def attention(*keys):
     return sequences.Attention("a", 1, keys, (1,) * len(keys), 1)
 
@@ -85,7 +115,13 @@ BOUNDS = {  # what takes a number, and the largest that it takes
     "packed": (unpacked, 1024),
     "sides": (lambda n: description.check_count((plan.Residual(()),) * n), 1024),
     "depth": (lambda n: description.pack(nested(n), (1,), {}), 7),
-    "positions": (read, limits.LOOPS),
+    "positions": (read, 2**15),
+    "work": (work, 3 * 128),
+    "weights of a layer": (lambda n: shapes((plan.Dense("a", n),), 2**14), 2**14),
+    "pixels": (
+        lambda n: shapes((plan.MeanPool(), plan.Dense("a", 1)), 2**14, n, 1),
+        2**14,
+    ),
     "heads": (lambda n: tokens_step(attention(*(1,) * n)), 256),
     "units of heads": (lambda n: tokens_step(attention(n - 1, 1)), 2**20),
     "words": (lambda n: tokens_step(sequences.Embedding("a", n, 1)), 2**20),
@@ -101,6 +137,9 @@ BOUNDS = {  # what takes a number, and the largest that it takes
         lambda n: layers.read_levels([ones * n], 2, 99, np.int8, lambda x: x),
         99,
     ),
+    "weight": (lambda n: held(levels=np.asarray([n])), 127),
+    "bias": (lambda n: held(bias_levels=np.asarray([n])), 2**15 - 1),
+    "deviation": (lambda n: held(deviations=spread(n)), 255),
     "low level": (lambda n: layers._check_levels("a", ones * -n, 99), 99),
     "high level": (lambda n: layers._check_levels("a", ones * n, 99), 99),
     "numbers": (lambda n: layers.check_numbers(n, 25), 100),
@@ -132,12 +171,35 @@ def test_what_is_not_there_may_be_as_large_as_it_likes():
     reader = coded(tables.Table(0, (15,) * 32 + (0,)))
     assert [part.tolist() for part in reader.parts(1)] == [[0]]
     assert [part.tolist() for part in coded(tables.Table(0, (15, 1)), 31).parts(1)]
-    table = tables.Table(0, (1, 15))  # the token 1 is 1, times 2^31
-    words = streams._coded([(table, np.ones(1, np.int64))])
-    head = bytes([31 + (tables.OWN << streams.HEAD_BITS)]) + table.packed()
-    content = head + varint(words.size) + words.tobytes() + bytes(4)
+    with pytest.raises(ValueError, match="too large"):  # the token 1 is 1, times 2^31
+        list(coded(tables.Table(0, (1, 15)), 31, token=1).parts(1))
+
+
+def test_a_number_that_leaves_its_word_is_refused():
+    """2^33 times 2^31 is 0 in 64 bits."""
+    table = tables.Table(3, (15,) + (0,) * 247 + (1,))
     with pytest.raises(ValueError, match="too large"):
-        list(streams.Reader(Bytes(content), [("gaps", 1)]).parts(1))
+        list(coded(table, 31, token=248).parts(1))
+
+
+def test_a_state_at_its_limit_gives_a_word_away():
+    """That of a token of 16 slots is 2^24, where one from 0 on leads to."""
+    table = tables.Table(0, (7, 7, 15))
+    assert table.frequencies.tolist()[:2] == [16, 16]
+    words = streams._coded([(table, np.asarray([1, 0]))])  # from the last on
+    assert words.tolist() == [1, 16, 0]
+
+
+def test_a_stream_of_few_kinds_of_numbers_has_a_short_table():
+    """Half bytes of at least two tokens, in octaves below the most frequent."""
+    assert tables._sizes(np.asarray([2**16, 2**15, 0, 3 * 2**9, 4, 1])) == (
+        *(15, 14, 0, 10, 1, 1),
+    )
+    [(low, _, table)] = tables.chosen([np.zeros(9, np.int64)])
+    assert (low, len(table.packed())) == (0, 3)
+    for mean, bits in ((0, 0), (1, 1), (6, 2), (7, 3), (2**20 - 1, 20)):
+        counted = tables._Counted(np.asarray([mean]), np.asarray([3]))
+        assert counted.low() == bits
 
 
 def test_whole_numbers_come_back_around_each_further_byte():
@@ -171,6 +233,69 @@ def test_a_description_of_the_first_version_ends_where_it_says():
             version1._description(bad)
 
 
+DENSE = ["dense", "a", 1, True]
+GOOD = {"plan": [DENSE], "shape": [1], "about": {}}
+
+
+def test_a_description_of_the_first_version_says_what_it_holds():
+    def described(held):
+        return version1._description(zlib.compress(json.dumps(held).encode()))
+
+    assert described(GOOD) == ((plan.Dense("a", 1),), (1,), {})
+    deep = DENSE
+    for _ in range(description.DEPTH):
+        deep = ["residual", [deep], []]
+    for change, message in (
+        ({"more": 1}, "other fields"),
+        ({"shape": "1"}, "no shape"),
+        ({"shape": [0]}, "inputs are"),
+        ({"about": []}, "no names"),
+        ({"about": {"a": []}}, "short texts"),
+        ({"plan": "dense"}, "no list of steps"),
+        ({"plan": ["dense"]}, "no kind"),
+        ({"plan": [[]]}, "no kind"),
+        ({"plan": [[1, "a", 1, True]]}, "no kind"),
+        ({"plan": [["norm", "a"]]}, "unknown step 'norm'"),
+        ({"plan": [DENSE[:-1]]}, "a dense step has other fields"),
+        ({"plan": [[*DENSE, 1]]}, "a dense step has other fields"),
+        ({"plan": [["dense", "a", 2**20 + 1, True]]}, "needs 1 to"),
+        ({"plan": [deep]}, "nested 8 deep"),
+        ({"plan": [["flatten"]] * 1025}, "1024 steps"),
+        ({"plan": [["activation", "silu"], DENSE]}, "version 1 does not have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            described({**GOOD, **change})
+    for bad in ([GOOD], {"plan": [DENSE], "shape": [1]}):
+        with pytest.raises(ValueError, match="other fields"):
+            described(bad)
+
+
+def test_streams_of_the_first_version_end_where_they_say():
+    content = (golden_files.folder(1) / "same.vnz").read_bytes()
+    rest = content[codec.HEAD + version1.CHECKSUM :]
+    size = version1.SIZES.size
+    sizes = version1.SIZES.unpack(rest[:size])
+    ends = np.cumsum((size, *sizes))
+    sections = [rest[a:b] for a, b in itertools.pairwise(ends)]
+
+    def parsed(*changed):
+        head = version1.SIZES.pack(*map(len, changed))
+        return version1.parse(head + b"".join(changed), len(content))
+
+    assert parsed(*sections).layers
+    described, tables_, words, bits = sections
+    for bad, message in (
+        ((described, tables_, words + b"\0", bits), "words are cut off"),
+        ((described, tables_, words + bytes(8), bits), "words do not end"),
+        ((described, tables_ + b"\0", words, bits), "more than the streams"),
+        ((described, tables_, words, bits + b"\1"), "more than the streams"),
+        ((described, tables_, words, bits[:-2]), "raw bits are cut off"),
+        ((described, tables_[:-1], words, bits), "cut off"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parsed(*bad)
+
+
 @pytest.mark.parametrize(("at", "turned"), [((0, 99), False), ((99, 0), True)])
 def test_a_lone_weight_lies_where_its_gap_is_short(at, turned):
     position, none = np.asarray([at[0] * 100 + at[1]]), np.zeros(100, np.int64)
@@ -198,20 +323,8 @@ def test_a_layer_counts_the_numbers_of_all_its_streams(noise, vocabulary):
     assert head.numbers() == sum(counts)
 
 
-@pytest.mark.parametrize("package", ["nodes", "priors", "likelihoods", "compact"])
-def test_what_nets_are_made_of_cannot_be_changed(package):
-    found = importlib.import_module(f"vnets.{package}")
-    kinds = 0
-    for module in pkgutil.iter_modules(found.__path__):
-        name = f"{found.__name__}.{module.name}"
-        for kind in vars(importlib.import_module(name)).values():
-            if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-                continue
-            if kind.__module__ == name:
-                kinds += 1
-                with pytest.raises(dataclasses.FrozenInstanceError):
-                    object.__new__(kind).another = 1
-    assert kinds >= 4
+def test_what_files_are_made_of_cannot_be_changed():
+    assert frozen_kinds("compact") >= 4
 
 
 def test_two_nets_of_arrays_are_not_compared_by_their_numbers():
@@ -219,6 +332,101 @@ def test_two_nets_of_arrays_are_not_compared_by_their_numbers():
         assert kind.__eq__ is object.__eq__
     for kind in (Deviations, Quantized, Compact):
         assert kind.__eq__ is object.__eq__
+
+
+@pytest.mark.parametrize("rest", [bytes(60), b"\1" * 60, b"\1a" + b"\1" * 60])
+def test_a_byte_begins_the_step_that_is_written_with_it_or_is_refused(rest):
+    kinds = []
+    for kind in range(256):
+        source = Bytes(bytes([kind]) + rest)
+        try:
+            step = description._step(source, description.DEPTH, Counter())
+        except ValueError:
+            continue
+        assert description._packed_step(step, description.DEPTH, Counter())[0] == kind
+        kinds.append(kind)
+    activations = range(16, 16 + len(plan.ACTIVATIONS))
+    assert [kind for kind in kinds if 16 <= kind < 32] == [*activations]
+    assert {0, 1, 2, 37, 38} <= set(kinds) <= {*range(15), *activations, *range(32, 39)}
+
+
+SHORT, LONG = np.float32(0.75), np.float32(0.7)
+
+
+@pytest.mark.parametrize("step", [SHORT, LONG])
+@pytest.mark.parametrize("noise", [None, SHORT, LONG])
+def test_steps_of_grids_come_back(step, noise):
+    """To the bit: those of biases that are halved steps of weights, and others."""
+    deviations = None if noise is None else dataclasses.replace(spread(9), step=noise)
+    for bias_step in (*(step * np.float32(2.0**-s) for s in range(17)), SHORT, LONG):
+        layer = dataclasses.replace(
+            LONE, step=step, bias_step=bias_step, deviations=deviations
+        )
+        net = Compact((plan.Dense("a", 1),), (1,), {"a": layer})
+        back = codec.loads(codec.dumps(net)).layers["a"]
+        assert (back.step, back.bias_step) == (step, bias_step)
+        held = back.deviations and back.deviations.step
+        assert held == noise
+
+
+def test_a_file_of_no_version_or_of_nothing_but_its_head_is_refused():
+    content = codec.dumps(Compact((plan.Dense("a", 1),), (1,), {"a": LONE}))
+    rest = content[codec.HEAD + codec.CHECKSUM :]
+    for bad, message in (
+        (codec.sealed(rest, 0), "cut off after"),
+        (content[: codec.HEAD + codec.CHECKSUM], "damaged"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            codec.loads(bad)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_file_is_as_long_as_its_numbers_ask_for(noisy):
+    """Padded where it would be shorter, and no byte longer where not."""
+    inputs, outputs = 101, 41
+    size = inputs * outputs
+    grid = np.arange(size), np.ones(size, np.int64)
+    layer = Quantized(
+        *(*grid, ONE, np.ones(outputs, np.int64), ONE),
+        Deviations(*grid, ONE) if noisy else None,
+    )
+    net = Compact((plan.Dense("a", outputs),), (inputs,), {"a": layer})
+    assert len(codec.dumps(net)) == -(-(size * (1 + noisy) + outputs) // 4)
+
+
+def test_biases_have_the_coarsest_grid_with_enough_levels():
+    """Of weights of 4 bits 8 * 2^3; the smallest have what 15 halvings give them."""
+    step, short = np.float32(0.75), np.float32(2.0**-20)
+    for times, halvings in ((64, 0), (63.9, 1), (32, 1), (31.9, 2), (64 / 2**15, 15)):
+        bias = np.asarray([times * step, 0], np.float32)
+        assert quantize._bias_step(bias, step, 4) == step / 2**halvings
+    assert quantize._bias_step(np.asarray([short]), step, 4) == step / 2**15
+    assert quantize._bias_step(np.zeros(3, np.float32), step, 4) == step
+    assert quantize._step(np.zeros(3, np.float32), 7) == 1
+    large = np.asarray([1000.0], np.float32)
+    found = quantize._bias_step(large, np.float32(2.0**-9), 4)
+    assert 1000 / (2**15 - 1) <= found <= 1000 / (2**15 - 1) * (1 + 2**-7)
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_the_largest_deviation_is_on_the_last_level(bits):
+    std = np.asarray([[0.1, 0.003, 0.0]], np.float32)
+    mean, bias = np.ones((1, 3), np.float32), np.zeros(3, np.float32)
+    one = graph.Graph(
+        *((plan.Dense("a", 3),), (1,), {"a": mean}, {"a": bias}), deviations={"a": std}
+    )
+    noise = quantize.quantize(one, bits).layers["a"].deviations
+    assert noise is not None
+    assert noise.levels.max() == 2**bits - 1
+
+
+def test_a_dense_net_has_so_many_weights_at_most(monkeypatch):
+    net = Compact((plan.Dense("a", 1),), (1,), {"a": LONE})
+    monkeypatch.setattr(quantize, "LARGEST", 1)
+    assert net.graph().kernels["a"].tolist() == [[1.0]]
+    monkeypatch.setattr(quantize, "LARGEST", 0)
+    with pytest.raises(ValueError, match="dense, the net has 1 weights, more than 0"):
+        net.graph()
 
 
 def test_a_step_takes_two_bytes_where_they_say_it():

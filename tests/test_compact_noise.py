@@ -130,6 +130,15 @@ def test_a_net_with_norms_predicts_as_in_jax():
     assert (np.abs(got - found.mean(0)) < error).all()
 
 
+def test_an_ensemble_is_the_mean_of_draws_of_which_one_is_enough():
+    predictor, x = compact.Predictor(noisy("mlp")), inputs((6, 6, 1), 3)
+    draw = np.random.default_rng(0)
+    each = [compact.operations.softmax(predictor(x, draw)) for _ in range(3)]
+    for samples in (1, 3):
+        found = predictor.ensemble(x, samples, np.random.default_rng(0))
+        np.testing.assert_allclose(found, np.mean(each[:samples], 0), rtol=1e-6)
+
+
 def test_without_noise_a_draw_is_the_prediction():
     graph = compact.shrink(noisy("mlp"))
     quiet = compact.Graph(graph.plan, graph.shape, graph.kernels, graph.biases)

@@ -57,12 +57,6 @@ def modules():
 
 
 CLASSIFIERS = ("variance_networks", "sparsity", "text", "language")
-EVERY = [
-    (name, variant, scale)
-    for name, module in modules()
-    for variant in module.VARIANTS
-    for scale in config_files.scales(module)
-]
 
 
 @functools.cache
@@ -190,9 +184,10 @@ def nets():
     """
     same = ("posteriors", "width", "widths")
     found = {}
-    for name, variant, scale in EVERY:
-        config = load_config(f"configs/{name}.py:{variant},{scale}")
-        if config.experiment in CLASSIFIERS and scale == "quick":
+    quick = [x for x in modules() if "quick" in config_files.scales(x[1])]
+    for name, variant in ((name, v) for name, module in quick for v in module.VARIANTS):
+        config = load_config(f"configs/{name}.py:{variant},quick")
+        if config.experiment in CLASSIFIERS:
             model = {k: v for k, v in config.model.items() if k not in same}
             extra = [config.get("estimator"), config.get("train_samples", 1) > 1]
             case = (name, variant, (config.model.name, config.experiment))

@@ -85,6 +85,10 @@ def test_two_equal_examples(case):
     np.testing.assert_allclose(
         pairs[:, 0] - mean[0], mean[1] - pairs[:, 1], rtol=1e-4, atol=1e-4
     )
+    many = jnp.ones((5, *x_shape[1:]), jnp.float32)  # the noise turns at each
+    draws = compiled(antithetic, op)(q, many, random.split(random.key(0), 2))
+    noise = np.asarray(draws) - mean[:1]
+    np.testing.assert_allclose(noise[:, 1:], -noise[:, :-1], rtol=1e-4, atol=1e-4)
     *_, flipped = draws_of(flipout, case, gaussian(0.0), x)
     first, second = flipped.reshape(DRAWS, 2, -1)[:, :, 0].T
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(DRAWS)

@@ -1,4 +1,4 @@
-"""The worked additions of docs/howto/extend.md run as they stand, and keep laws."""
+"""The worked additions of the documentation run as they stand, and keep laws."""
 
 import pkgutil
 import re
@@ -37,9 +37,9 @@ MODULES = {"A text classifier": 60, "A kind of task": 60}
 WHOLE = {"A projection and a draw": 70}
 
 
-def section(title, page="docs/howto/extend.md"):
+def section(title, pages=("docs/howto/extend.md", "docs/howto/extend_more.md")):
     """The text under a heading."""
-    text = documents.text(page)
+    text = "\n".join(map(documents.text, pages))
     return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.S | re.M).group(1)
 
 
@@ -206,7 +206,7 @@ def test_the_row_learns_as_it_stands(example, one_device):
 
 
 def test_the_map_names_what_there_is():
-    walks = section("Three walks", "CONTRIBUTING.md")
+    walks = section("Three walks", ["CONTRIBUTING.md"])
     assert count(walks) <= 40
     names = re.findall(r"`((?:configs|experiments|vnets)\.[\w.]+)`", walks)
     assert len(names) > 25

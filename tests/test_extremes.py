@@ -7,13 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from claims import every
+from claims import every, frozen_kinds
 from jax import random
 from node_table import DENSE, node
 from scipy import stats
 
 from vnets import edits, estimators, nodes, priors
-from vnets.likelihoods import Bernoulli, Categorical, Gaussian
+from vnets.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Grey,
+    Heads,
+    WithDeviation,
+)
 from vnets.likelihoods.classes import BINS
 from vnets.likelihoods.gaussian import NORMAL_95
 from vnets.nodes import Scaled, TruncatedLogNormal, log_alpha
@@ -93,6 +100,8 @@ BOUNDS = {  # what makes it, values that are taken, and those that are refused
     "noise": (edits.scale_noise, (0.0, 1e9), (-1e-9, math.inf, NAN)),
     "smoothing": (Categorical, (0.0, 1 - 1e-9), (1.0, -1e-9, NAN)),
     "std": (Gaussian, (1e-9, None), (0.0, -1.0, NAN)),
+    "level": (lambda p: Gaussian(level=p), (1e-9, 1 - 1e-9), (0.0, 1.0, NAN)),
+    "drop": (lambda t: nodes.gaussian(drop_above=t), (-1, 0.5, None), (NAN, "3")),
 }
 
 
@@ -106,18 +115,54 @@ def test_a_number_is_refused_from_the_bound_on(name):
             make(value)
 
 
+@pytest.mark.parametrize("package", ["nodes", "priors", "likelihoods"])
+def test_what_nets_are_made_of_cannot_be_changed(package):
+    assert frozen_kinds(package) >= 4
+
+
 DEFAULTS = [
     (nodes.gaussian, {"log_var": -10.0}),
     (nodes.additive, {"log_var": -10.0, "noise": "normal"}),
     (nodes.multiplicative, {"log_alpha": -5.0, "per": "layer"}),
     (nodes.variance, {"noise": "normal", "gain": 1.0}),
     (nodes.masked, {"revivable": False}),
+    (nodes.Masked, {"revivable": False}),
+    (nodes.ZeroMean, {"noise": "normal", "gain": 1.0}),
+    (nodes.Additive, {"noise": "normal"}),
+    (nodes.Thresholded, {"noise": "normal", "threshold": 3.0}),
+    (nodes.Multiplicative, {"noise": "normal"}),
+    (nodes.Dropout, {"noise": "binary"}),
+    (nodes.AdaptiveBinaryDropout, {"temperature": 0.0}),
+    (nodes.Scaled, {"axis": "in", "per": "example"}),
+    (TruncatedLogNormal, {"low": -20.0, "high": 0.0}),
+    (nodes.dropout, {"noise": "binary", "axis": "in", "per": "position"}),
+    (nodes.adaptive_dropout, {"alpha": "unit", "axis": "in", "per": "position"}),
+    (nodes.structured, {"log_std": -5.0, "axis": "unit", "per": "batch"}),
+    (nodes.group_normal_jeffreys, {"scale_log_var": -9.0, "log_var": -9.0}),
+    (nodes.group_horseshoe, {"scale_log_var": -9.0, "log_var": -9.0}),
     (priors.standard_normal, {"scale": 1.0}),
     (priors.student_t, {"nu": 1e-8}),
     (priors.hierarchical_normal, {"shape": 1.0, "rate": 1e-2}),
     (priors.half_cauchy, {"scale": 1.0}),
     (priors.bernoulli, {"rate": 0.5}),
     (priors.scale_mixture, {"share": 0.5, "wide": 1.0, "narrow": math.exp(-6)}),
+    (priors.laplace, {"scale": 1.0}),
+    (priors.log_normal_scale, {"location": 0.0, "spread": 1.0}),
+    (priors.horseshoe, {"scale": 1.0}),
+    (priors.group_ard, {"axis": "unit"}),
+    (priors.structured, {"weight_scale": 1.0}),
+    (priors.group_normal_jeffreys, {"weight_scale": 1.0}),
+    (priors.group_horseshoe, {"scale": 1.0, "weight_scale": 1.0}),
+    (priors.ghosh_half_cauchy, {"b0": 1.0, "bg": 1.0}),
+    (priors.ghosh_horseshoe, {"b0": 1.0, "bg": 1.0, "weight_scale": 1.0}),
+    (priors.gamma_kl, {"scale": 1.0}),
+    (priors.half_cauchy_bound, {"scale": 1.0}),
+    (Categorical, {"smoothing": 0.0, "soft": False, "parts": "mean"}),
+    (Heads, {"classes": 2, "parts": "mean"}),
+    (Bernoulli, {"parts": "sum"}),
+    (Gaussian, {"std": None, "parts": "sum", "level": 0.95}),
+    (Grey, {"least": 1 / 255}),
+    (WithDeviation, {"start": 1.0}),
     (soft_sharing.mixture, {"components": 16, "reach": 0.6, "std": 0.25}),
     (edits.edit, {"where": None, "vectors": True}),
     (edits.prune, {"threshold": 3.0}),
@@ -224,8 +269,8 @@ def test_the_impossible_counts_only_where_it_is_looked_at():
 
 
 def test_yes_and_no_are_two_classes_where_they_are_even():
-    outputs = jnp.asarray([0.0, 0.0, 0.0, 2.0, -2.0], jnp.float32)
-    target = jnp.asarray([0.0, 0.5, 1.0, 0.5, 0.5], jnp.float32)
+    outputs = jnp.asarray([0.0, 0.0, 0.0, 2.0, -2.0, 0.5, 0.5], jnp.float32)
+    target = jnp.asarray([0.0, 0.5, 1.0, 0.5, 0.5, 1.0, 1.0], jnp.float32)
     pairs = jnp.stack([-outputs / 2, outputs / 2], -1)
     both = jnp.stack([1 - target, target], -1)
     found = Bernoulli().shown(outputs, target)

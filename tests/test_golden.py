@@ -36,3 +36,9 @@ def test_a_golden_file_predicts_what_it_did(version, name):
         # Sums of some hundred terms in another order, and six digits of the file.
         close = {"rtol": 1e-5, "atol": 1e-5 * np.ptp(logits)}
         np.testing.assert_allclose(found[name], logits, **close)
+
+
+@pytest.mark.parametrize(("version", "name"), FILES)
+def test_a_net_takes_no_more_bytes_than_then(version, name):
+    content = (golden_files.folder(version) / f"{name}.vnz").read_bytes()
+    assert len(compact.dumps(compact.loads(content))) <= len(content)

@@ -160,6 +160,16 @@ def test_the_likeliest_tests_come_first_and_only_those_that_reach_the_function()
     assert order.tests("edits", 1, range(1, 2), "c") == ["x"]
 
 
+def test_no_module_is_loaded_before_it_is_changed():
+    """Else its mutants are the module itself, and all survive."""
+    program = "from tests import mutant_runs as m; m.WARM = (); m.warm()"
+    for first, good in (("", True), ("import vnets.rng; ", False)):
+        words = [sys.executable, "-c", first + program]
+        run = subprocess.run(words, cwd=mutate.ROOT, capture_output=True, text=True)
+        assert ("loaded before any change" not in run.stderr) == good, run.stderr
+        assert (run.returncode == 0) == good
+
+
 def test_what_no_test_reaches_survives():
     assert mutant_runs.noticed_by("edits", "1 / 0", [], {}) == ""
 

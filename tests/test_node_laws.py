@@ -117,7 +117,9 @@ def test_a_stored_function_takes_and_gives_every_node():
         return sum(means), params
 
     exported = export.export(jax.jit(function))(PARAMS)
-    loaded = export.deserialize(exported.serialize())
+    stored = exported.serialize()
+    assert b"vnets.nodes.Additive" in stored  # and not the module, which may change
+    loaded = export.deserialize(stored)
     assert loaded.in_tree == exported.in_tree
     assert_same(loaded.call(PARAMS), jax.jit(function)(PARAMS))
 
@@ -407,6 +409,94 @@ def test_clips_move_log_alpha_only_and_once():
             *(jax.tree.leaves(t[name]) for t in (once, twice)), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_node_says_what_it_is():
+    """By the name of its row; a table and a loss for units go by it."""
+    for name, one in [*kernels(PARAMS).items(), *((n, node(n)) for n in TOGETHER)]:
+        first, *others = parts_of(one)
+        words = [
+            "Gaussian"
+            if isinstance(part, nodes.Additive) and part.noise == "normal"
+            else type(part).__name__
+            for part in (others or [first])
+            if not isinstance(part, Scaled | nodes.LogNormal)
+        ]
+        assert one.kind == " x ".join(words), name
+        drops = name.split("-")[0] in ("dropout", "adaptive", "nested")
+        assert one.dropout_of is (one.weight if drops else None), name
+        learned = name.startswith("adaptive")
+        assert one.learned_dropout is (one.scale if learned else None), name
+        around = name.startswith(("gaussian", "alpha"))
+        assert one.plain == (around or name == "point"), name
+        units = isinstance(one, Scaled) and not name.startswith(("dropout", "nested"))
+        assert one.has_units == (around or units), name
+        assert one.bare.has_mean == (moments(one.bare)[0].any() or name == "point")
+    for name in ("dropout-binary", "adaptive-binary"):
+        var = moments(node(name).scale)[1]
+        np.testing.assert_allclose(node(name).scale.drop_rate, var / (1 + var), 1e-5)
+    assert node("adaptive-unit").scale.drop_rate is None
+
+
+def test_log_variances_and_log_alphas_are_those_of_the_moments():
+    noisy = 0
+    for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
+        if not (one.bare.noisy and hasattr(one.bare, "log_variance")):
+            continue
+        noisy += 1
+        mean, var = moments(one.bare)
+        np.testing.assert_allclose(one.bare.log_variance(), np.log(var), rtol=1e-4)
+        with np.errstate(divide="ignore"):
+            ratio = np.log(var / np.square(mean))
+        np.testing.assert_allclose(log_alpha(one), ratio, rtol=1e-3, atol=1e-3)
+    assert noisy > 15
+
+
+def test_a_sum_over_log_alphas_counts_every_weight():
+    """Of noise on units with a KL of weights, each unit as often as it has weights."""
+
+    def small(log_alpha):
+        return jnp.exp(-jnp.abs(log_alpha))
+
+    for name, one in kernels(PARAMS).items():
+        for part in (units(one), one.bare):
+            found = held_or_refused(lambda q: q.sum_over(small), part)
+            if found is None:
+                assert part.fixed or name in LOUD, name
+                continue
+            each = float(jnp.sum(small(log_alpha(part))))
+            expected = each * getattr(part, "weights", 1)
+            assert float(found) == pytest.approx(expected, rel=1e-5), name
+
+
+def test_a_weight_of_mean_zero_is_not_pruned():
+    for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
+        if one.bare.has_mean:
+            zero = one.bare.with_mean(jnp.zeros(DENSE, jnp.float32))
+            assert not np.any(zero.pruned())
+            assert not np.any(np.isnan(log_alpha(zero)))
+
+
+def test_masked_weights_are_off_where_they_are_cut_or_zero():
+    one = node("masked")
+    cut = one.kept(HALF)
+    kept = np.broadcast_to(HALF, DENSE)
+    np.testing.assert_array_equal(cut.mask, kept)
+    np.testing.assert_array_equal(cut.mean, np.where(kept, one.mean, 0))
+    mean = jnp.zeros(DENSE).at[0, 0].set(1.0).at[1, 1].set(-2.0)
+    np.testing.assert_array_equal(one.with_mean(mean).mask, mean != 0)
+    for revivable in (False, True):
+        again = cut.replace(revivable=revivable)
+        slope = jax.grad(lambda q: jnp.sum(q.sample(None)))(again).mean
+        np.testing.assert_array_equal(slope, kept | revivable)
+    off = cut.change_mask(lambda q: 0 * q.mask)
+    assert not np.any(off.mask)
+    other = node("alpha-layer")
+    assert other.change_mask(len) is other
+    # Noise on their units prunes none: zeros of theirs may come back.
+    under = node("structured").replace(weight=cut)
+    assert not np.any(under.pruned())
+    assert np.any(node("structured").kept(HALF).pruned())
 
 
 def test_every_node_has_a_row():

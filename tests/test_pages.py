@@ -24,7 +24,7 @@ def test_a_page_is_what_the_records_give(path):
 
 def test_every_page_is_generated():
     there = {*RESULTS.rglob("*.md"), *RESULTS.rglob("*.csv")}
-    assert there | {pages.README, pages.SPEED, pages.SMALLER} == set(PAGES)
+    assert there | {pages.README, pages.SPEED, pages.SMALL_FILES} == set(PAGES)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(pages.ROOT)))

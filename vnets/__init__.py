@@ -1,18 +1,19 @@
 """Variance networks, variational dropout and sparse Bayesian neural networks in JAX.
 
-A stochastic net is an ordinary net whose weights are posterior nodes. Everything
-else is a function of those nodes:
+A stochastic net is an ordinary Flax model with posterior nodes as weights. Everything
+else is a function of these nodes:
 
     nodes        what a weight is: a point, a Gaussian, a variance with no mean, ...
     estimators   how a layer with such a weight is sampled
-    priors       the KL term of the evidence lower bound
-    likelihoods  the other term, and metrics; `loss.neg_elbo` adds the two
-    edits        what to change before a test: mean_only, prune, permute_variance, ...
-    layers, nets thin Flax modules over these; `stochastic` converts your own model
-    predictor    members x draws of noise -> [S, B, ...]: the one way to predict
+    priors       the KL of the weights
+    likelihoods  the probability of a target, and metrics
+    loss         `neg_elbo` adds the two
+    edits        changes before a test: mean_only, prune, permute_variance, ...
+    layers, nets Flax modules; `layers.stochastic` converts a model of yours
+    train, evaluate, data   training, tests and data sets
+    predictor    members x draws of noise -> predictions [S, B, ...]
     summary      `vnets.summary(model, params)` prints what each weight became
     compact      small files of sparse nets, and predictions without JAX
-    train, evaluate, data, checkpoint   the way from there to a trained net's numbers
 
 Importing `vnets` loads nothing heavy: each submodule is loaded on first use.
 """

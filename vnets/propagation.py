@@ -240,7 +240,7 @@ class Layers:
                 body, shortcut = self.run(step.body, h), self.run(step.shortcut, h)
                 var = added(body.var, shortcut.var)
                 return Moments(body.mean + shortcut.mean, var)
-            case steps.SequenceStep():
+            case steps.CustomStep():
                 raise ValueError(f"{step} has no moments here; draw samples")
 
     def kernel(self, name: str) -> Posterior:

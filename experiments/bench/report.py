@@ -26,6 +26,8 @@ its imports, compilation included.
 DETAILS = "Every case, with quartiles, memory and compiling, and every ratio"
 PERCENT = ("of the peak",)  # columns of an overview that are shares
 MOST = 8  # columns of an overview
+METHODS = ("deterministic", "variance", "LRT")  # what is asked of a net's steps first,
+ASKED = ("ms per step", "peak MiB", "over deterministic", "over PyTorch")
 SPARE = "images per second"  # left out of a wider one: it says no more than the time
 
 
@@ -145,10 +147,20 @@ def overview(report: Report) -> Table | None:
     return (["", *known], shown) if known else None
 
 
-def short(report: Report) -> list[Table]:
-    """What to show in few lines: the overview, or the ratios and other values."""
-    first = overview(report)
-    return [first] if first else tables(report)[1:]
+def steps(reports: Sequence[Report]) -> Table:
+    """Training steps of nets without noise and with it, and what each costs."""
+    rows = [
+        [
+            report["title"].removeprefix("Training step of "),
+            method,
+            *(_number(report["overview"][method][column]) for column in ASKED),
+            device(report),
+        ]
+        for report in reports
+        if suite.MODULES[report["name"]] == "steps"
+        for method in METHODS
+    ]
+    return ["net", "noise", *ASKED, "device"], rows
 
 
 def tables(report: Report) -> list[Table]:

@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 OVERVIEW = RESULTS / "README.md"
 SPEED = ROOT / "docs" / "speed.md"
-SMALLER = ROOT / "docs" / "howto" / "smaller.md"
+SMALL_FILES = ROOT / "docs" / "howto" / "files.md"
 
 
 def main_table(outcomes: Iterable[Outcome]) -> str:
@@ -42,8 +42,8 @@ def main_table(outcomes: Iterable[Outcome]) -> str:
     header = ["", *(column.label for column in columns), "seeds"]
     grid = render.Grid("Main", header, lines)
     told = (
-        "In brackets the published number; *above* or *below* where ours is further "
-        "from it than the tolerance."
+        "In brackets: the published number, and *above* or *below* where ours differs "
+        "from it by more than the tolerance."
     )
     return "\n\n".join(
         [render.markdown_grid(grid), f"{told} From {' and '.join(links)}."]
@@ -111,11 +111,13 @@ def _text(outcome: Outcome) -> str:
 
 
 def bench_block(reports: Sequence[report.Report]) -> str:
-    """What to know of each benchmark, with the device that it holds for."""
-    parts = []
+    """What users ask of speed: training steps, ensembles and sparse nets."""
+    parts = ["Training steps:", report.markdown_table(*report.steps(reports))]
     for one in reports:
-        parts += [f"{one['title']}, on {report.device(one)}:"]
-        parts += [report.markdown_table(*table) for table in report.short(one)]
+        grid = report.overview(one)
+        if grid and one["name"] in ("ensembles", "sparse_nets"):
+            parts += [f"{one['title']}, {one['unit']}, on {report.device(one)}:"]
+            parts += [report.markdown_table(*grid)]
     return "\n\n".join(parts)
 
 
@@ -160,7 +162,7 @@ def generate(outcomes: Iterable[tuple[Path, Outcome]]) -> dict[Path, str]:
         README: with_block(README, "results", main_table(order)),
         OVERVIEW: with_block(OVERVIEW, "tables", overview(order)),
         SPEED: with_block(SPEED, "bench", measured),
-        SMALLER: with_block(SMALLER, "nets", small_nets(compact.shelved())),
+        SMALL_FILES: with_block(SMALL_FILES, "nets", small_nets(compact.shelved())),
     }
 
 

@@ -75,9 +75,9 @@ def _tolerance(scale: Scale, column: Column) -> str:
         bound = f"{100 * scale.relative[key]:g} % of the published number"
     text = f"{column.label.lower()}: {bound}"
     if key in scale.wide:
-        text += f", wider than half of the published spread: {scale.wide[key]}"
+        text += f". More than half of the published spread: {scale.wide[key]}"
     if key in scale.changed:
-        text += f", changed {scale.changed[key]}"
+        text += f". Changed {scale.changed[key]}"
     return text
 
 

@@ -17,6 +17,7 @@ from vnets.plan import (
     ACTIVATIONS,
     Activation,
     Conv,
+    CustomStep,
     Dense,
     Depthwise,
     Flatten,
@@ -27,7 +28,6 @@ from vnets.plan import (
     Padding,
     Plan,
     Residual,
-    SequenceStep,
     Shape,
     Standardize,
     Step,
@@ -118,7 +118,7 @@ def _packed_step(step: Step, depth: int, seen: Counter) -> bytes:
             return bytes([kind])
     if isinstance(step, Activation):
         return bytes([ACTIVATION + ACTIVATIONS.index(step.kind)])
-    if isinstance(step, SequenceStep):
+    if isinstance(step, CustomStep):
         return sequence_files.packed(step)
     if isinstance(step, Residual):
         sides = (_packed(side, depth - 1, seen) for side in (step.body, step.shortcut))

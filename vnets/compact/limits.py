@@ -11,6 +11,7 @@ import re
 from vnets.plan import (
     Activation,
     Conv,
+    CustomStep,
     Depthwise,
     Kernel,
     LayerNorm,
@@ -18,7 +19,6 @@ from vnets.plan import (
     MeanPool,
     Plan,
     Residual,
-    SequenceStep,
     Shape,
     Standardize,
     Step,
@@ -137,7 +137,7 @@ def _operations(step: Step, before: Shape, after: Shape) -> int:
     if isinstance(step, Residual):
         sides = _work(step.body, before) + _work(step.shortcut, before)
         return most + sides
-    if isinstance(step, SequenceStep):
+    if isinstance(step, CustomStep):
         return step.operations(before)
     if isinstance(step, Conv | Depthwise):
         margins = pads(before[:2], step.kernel, step.strides, step.padding)

@@ -13,11 +13,11 @@ import numpy as np
 from vnets.compact.operations import activated
 from vnets.plan import (
     Activation,
+    CustomStep,
     Dense,
     Flatten,
     Plan,
     Residual,
-    SequenceStep,
     Step,
     replaced,
 )
@@ -88,7 +88,7 @@ def _pairs(plan: Plan) -> Iterator[tuple[Layer, Layer, tuple[str, ...]]]:
         elif isinstance(step, Last | MeanPositions):
             ours = True
         elif isinstance(step, Layer):
-            own = isinstance(step, SequenceStep)
+            own = isinstance(step, CustomStep)
             if this is not None and (ours or own):
                 yield this, step, kinds
             this, kinds, ours = step, (), own

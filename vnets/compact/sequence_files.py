@@ -12,7 +12,7 @@ import numpy as np
 from vnets.compact import limits
 from vnets.compact.binary import Bytes, text, varint
 from vnets.compact.quantize import Quantized
-from vnets.plan import Plan, SequenceStep, Shape, Weighted, every
+from vnets.plan import CustomStep, Plan, Shape, Weighted, every
 from vnets.plan.sequences import (
     GRU,
     LSTM,
@@ -33,7 +33,7 @@ HEADS = 256
 LARGEST = 2**20  # of a vocabulary, and of units; as `description.FEATURES`
 
 
-def packed(step: SequenceStep) -> bytes:
+def packed(step: CustomStep) -> bytes:
     """The bytes of a step."""
     found = bytes([FIRST + KINDS.index(type(step))])
     match step:
@@ -52,7 +52,7 @@ def packed(step: SequenceStep) -> bytes:
     return found
 
 
-def unpacked(kind: int, source: Bytes) -> SequenceStep:
+def unpacked(kind: int, source: Bytes) -> CustomStep:
     """Inverts `packed`, the byte of the kind being read.
 
     Raises:
@@ -78,7 +78,7 @@ def unpacked(kind: int, source: Bytes) -> SequenceStep:
     return Last() if made is Last else MeanPositions()
 
 
-def check_step(step: SequenceStep) -> None:
+def check_step(step: CustomStep) -> None:
     """Refuses a step that no file holds.
 
     Raises:

@@ -64,7 +64,7 @@ class Writer:
             numbers = [self._streams[i][1] for i in places]
             for i, choice in zip(places, chosen(numbers), strict=True):
                 choices[i] = choice
-        heads, bits, coded = b"", [], []
+        heads, bits, coded = b"", [np.zeros(0, np.uint8)], []
         for (_, numbers), (low, which, table) in zip(
             self._streams, choices, strict=True
         ):
@@ -75,7 +75,7 @@ class Writer:
             bits.append(_spread(numbers & ((1 << lengths) - 1), lengths))
             coded.append((table, tokens))
         words = _coded(coded)
-        raw = np.packbits(np.concatenate(bits)) if bits else np.zeros(0, np.uint8)
+        raw = np.packbits(np.concatenate(bits))
         return heads + varint(words.size) + words.tobytes() + raw.tobytes()
 
 
@@ -136,13 +136,11 @@ class Reader:
         for start in range(0, count, AT_ONCE):
             tokens = self._decoded(slots, min(AT_ONCE, count - start))
             high = leading[tokens]
-            # Of a shared table another stream may have larger ones: not all of it.
+            # Of a shared table another stream may have larger ones: not all of it. The
+            # bits that follow never lead to the next power of two.
             if (int(high.max()) << low) >= 2**MAX_BITS:
                 raise ValueError("a number is too large")
-            numbers = (high << low) + self._bits.take(lengths[tokens] + low)
-            if numbers.max() >= 2**MAX_BITS:
-                raise ValueError("a number is too large")
-            yield numbers
+            yield (high << low) + self._bits.take(lengths[tokens] + low)
 
     def finish(self) -> None:
         """Checks that nothing but zero padding is left."""
@@ -196,7 +194,7 @@ class Bits:
         self._used += total
         starts = np.cumsum(lengths) - lengths
         numbers = np.zeros(lengths.size, np.int64)
-        for place in range(int(lengths.max(initial=0))):
+        for place in range(int(lengths.max())):
             longer = lengths > place
             numbers[longer] |= bits[starts[longer] + place].astype(np.int64) << place
         return numbers
@@ -241,7 +239,7 @@ def _spread(extra: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The low bits of all numbers, one after another, lowest first; uint8 0 or 1."""
     starts = np.cumsum(lengths) - lengths
     bits = np.zeros(int(lengths.sum()), np.uint8)
-    for place in range(int(lengths.max(initial=0))):
+    for place in range(int(lengths.max())):
         longer = lengths > place
         bits[starts[longer] + place] = (extra[longer] >> place) & 1
     return bits

@@ -38,7 +38,7 @@ class Table:
         """Of each token, 0 where it is absent; they sum to `TOTAL`."""
         sizes = np.asarray(self.sizes, np.int64)
         there = sizes > ABSENT
-        weights = np.where(there, 1 << np.maximum(sizes, 0), 0)
+        weights = np.where(there, 1 << sizes, 0)
         found = there + weights * (TOTAL - int(there.sum())) // int(weights.sum())
         found[np.argmax(weights)] += TOTAL - found.sum()
         return found

@@ -1,15 +1,15 @@
-"""Flax modules whose kernels are posterior nodes, and `stochastic` for any other model.
+"""`stochastic` makes layers of a Flax model stochastic; `Dense`, `LSTM` and others are.
 
-A layer reads its kernel as it finds it, before any shape check, so an edit may have
-changed the node's type. Bias and normalization are ordinary parameters unless they are
-named as stochastic, too (`vnets.vectors`).
+    stochastic        any Flax model with posterior nodes as weights (flax_models.py)
+    call              what the model's own flags, such as `train`, follow (adapters.py)
+    Mode              how a net is run: estimator, batch statistics, precision (mode.py)
+    Dense, Conv, Depthwise, batch_norm, layer_norm   the layers of `vnets.nets`
+    Embed, LSTM, GRU  layers for sequences, with one draw for all steps (recurrent.py)
+    shifted           moves the outputs of dense layers, for curvature (shifts.py)
 
-`Mode` (mode.py) says how a net is run; `Dense`, `Conv`, `Depthwise` and the
-normalizations (modules.py) are the layers of our nets; `stochastic` (flax_models.py)
-makes those of other Flax models stochastic (convolutions.py reads what their linear
-maps are, sampling.py draws weights of other modules), and `call` says what such a
-model's own flags are in a mode. `Embed`, `LSTM` and `GRU` (recurrent.py) have one draw
-for a sequence. `shifted` says what dense layers read, and moves what they give.
+Biases and normalization have no noise unless they are named, too (`vnets.vectors`). A
+layer reads its kernel as it finds it, before any shape check, so an edit may have
+changed the node's type.
 """
 
 from vnets.layers.adapters import call

@@ -17,27 +17,28 @@ def call(
     unpack: bool = False,
     **arguments,
 ) -> Stochastic:
-    """Says how a model is called: what its own flags are in a mode.
+    """Says what the flags of a model are, in training and in tests.
 
         model = layers.call(Net(), train=layers.training)
         model = layers.stochastic(model, {"logits": nodes.gaussian()})
 
     Args:
       model: a module of `flax.linen`, or one that `stochastic` made.
-      rngs: random streams that the model draws from, training or not, besides
-        "dropout" (which has keys in training, and with `Mode(dropout=True)`).
-      unpack: the inputs of a batch (its "input") are a tuple or a dict of arrays, and
-        each is an argument of the call by its place or its name.
-      **arguments: of the model's call, or attributes of it: a constant, or a function
-        mode -> value such as `training` (for `train`, `is_training`, `update_stats`)
-        and `deterministic` (for `deterministic`, `use_running_average`). Functions of a
-        module rather than lambdas, each of which is compiled anew.
+      rngs: random streams that the model draws from, besides "dropout". (Dropout has
+        keys in training, and with `Mode(dropout=True)`.)
+      unpack: True if the "input" of a batch is a tuple or a dict of arrays, each an
+        argument of the call by its place or its name.
+      **arguments: arguments of the model's call, or attributes of it. Each is a
+        constant, or a function mode -> value such as `training` (for `train`,
+        `is_training`, `update_stats`) and `deterministic` (for `deterministic`,
+        `use_running_average`). Take a function of a module and not a lambda: each
+        lambda is compiled anew.
 
     Returns:
-      As `stochastic`; no layer is stochastic unless `stochastic` made it so.
+      The model as `stochastic` returns it, without new noise.
 
     Raises:
-      ValueError: what is no module of `flax.linen`, or arguments that it does not have.
+      ValueError: the model is no module of `flax.linen`, or lacks an argument.
     """
     if isinstance(rngs, str):
         raise ValueError(f"rngs is a list of streams, such as [{rngs!r}]")

@@ -18,12 +18,12 @@ from vnets.rng import stream
 
 
 def training(mode: Mode) -> bool:
-    """What a flag like `train` is: batch normalization uses the batch's statistics."""
+    """True in training: the value of a flag like `train`."""
     return mode.norm == "batch"
 
 
 def deterministic(mode: Mode) -> bool:
-    """What a flag like `deterministic` is: the opposite of `training`."""
+    """True in tests: the value of a flag like `deterministic`."""
     return not training(mode)
 
 

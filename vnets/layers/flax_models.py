@@ -211,23 +211,23 @@ def stochastic(
     """Makes layers of any Flax model stochastic without rewriting it.
 
     Args:
-      model: a module made of `flax.linen.Dense`, `DenseGeneral` (which attention is
-        made of), `Conv` and `ConvTranspose` (over any number of axes, in groups,
-        dilated, with any padding of Flax), whatever else there is between them; that
-        stays as it is unless `sampled` names it. Of a stochastic layer strides,
-        padding, dilations, groups, `use_bias`, `bias_init` and `dtype` count;
-        `param_dtype` does not (parameters are float32), nor does `kernel_init` (the
-        factory has its own), and other options that are set, such as `mask`, are
-        refused with a ValueError. So is noise on the input units of a grouped
-        convolution, whose kernel has only some of them. Of `nn.WeightNorm` and
-        `nn.SpectralNorm` around it the mean is normalized, and the deviation scaled
-        alike. A module whose call has a flag such as `train` comes through `call`.
+      model: a module of `flax.linen`. Its `Dense`, `DenseGeneral` (attention is made of
+        it), `Conv` and `ConvTranspose` may become stochastic; the rest stays as it is
+        unless `sampled` names it. Convolutions may have any number of axes, groups,
+        dilations and any padding of Flax. A stochastic layer ignores `param_dtype`
+        (parameters are float32) and `kernel_init` (the factory has its own). An option
+        that it cannot follow, such as `mask`, is refused with a ValueError. So is noise
+        on the input units of a grouped convolution, whose kernel has only some of them.
+        `nn.WeightNorm` and `nn.SpectralNorm` around a layer normalize the mean, and
+        scale the deviation alike. If the call has a flag such as `train`, say what it
+        follows by `call` first.
       posteriors: layer path ("dense1", "block_0/conv", or a pattern like "*/conv") to
         the factory of its kernel; "dense1/bias", or of a BatchNorm "norm/scale" and
         "norm/bias", or a pattern that ends so ("*/bias", "*bias"), to that of a vector
         (`vnets.vectors`). The first match counts.
       allow: patterns of weights, or of modules with weights, that stay arrays although
-        they match a pattern: without it those are an error of `init`. "*" allows all.
+        they match a pattern of `posteriors`. Without it they are an error of `init`.
+        "*" allows all.
       sampled: weights of modules of any other kind (`Embed`, a cell that fuses its
         kernels) to factories: by the name of the array ("embed/embedding") or of its
         module ("embed"). A call has one draw of them, for the whole batch and for
@@ -239,8 +239,8 @@ def stochastic(
       `vnets.summary` shows what became of them.
 
     Raises:
-      ValueError: what is no module of `flax.linen`, or no mapping of names to
-        factories.
+      ValueError: the model is no module of `flax.linen`, or `posteriors` no mapping of
+        names to factories.
     """
     if not isinstance(posteriors, Mapping) or not all(
         isinstance(name, str) and (callable(make) or is_posterior(make))

@@ -143,7 +143,7 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
             x = body + _run(net, step.shortcut, x, mask, mode).astype(body.dtype)
         elif isinstance(step, Fourier):
             x = features.fourier(net, step, x)
-        elif isinstance(step, steps.SequenceStep):
+        elif isinstance(step, steps.CustomStep):
             x = sequences.run(net, step, x, mask, mode)
         elif isinstance(step, steps.WindowMaxPool):
             x = window_max_pool(x, step.size, step.stride, step.padding)

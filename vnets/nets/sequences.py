@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vnets.layers import GRU, LSTM, Dense, Embed, Mode
 from vnets.nodes import point
-from vnets.plan import Plan, SequenceStep
+from vnets.plan import CustomStep, Plan
 from vnets.plan import sequences as steps
 from vnets.types import Array
 
@@ -21,7 +21,7 @@ def positions(plan: Plan, x: Array) -> Array | None:
     return jnp.full(x.shape, True) if step.padding is None else x != step.padding
 
 
-def run(net, step: SequenceStep, x: Array, mask: Array | None, mode: Mode) -> Array:
+def run(net, step: CustomStep, x: Array, mask: Array | None, mode: Mode) -> Array:
     """One step, its modules named within the net that calls this.
 
     Args:

@@ -303,7 +303,7 @@ class ZeroMean(Noisy):
     has_mean = False
 
     def location_scale(self):
-        return None, self.scale if self.gain == 1.0 else self.gain * self.scale
+        return None, self.gain * self.scale
 
     def shared_log_alpha(self) -> Array:
         return jnp.full(self.shape, jnp.inf, jnp.float32)

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from vnets.plan import SequenceStep, Shape, check_counts
+from vnets.plan import CustomStep, Shape, check_counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Fourier(SequenceStep):
+class Fourier(CustomStep):
     """Random Fourier features of the last axis, [B, ..., I] -> [B, ..., 2 features].
 
     (cos(x w), sin(x w)) / sqrt(features), where the frequencies w [I, features] are

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from vnets.plan.steps import (
     Activation,
     Conv,
+    CustomStep,
     Dense,
     Depthwise,
     LayerNorm,
     Plan,
     Residual,
-    SequenceStep,
     Standardize,
     WindowMeanPool,
 )
@@ -28,7 +28,7 @@ def pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, .
             yield from pairs(step.body)
             yield from pairs(step.shortcut)
             this = None
-        elif isinstance(step, Standardize | LayerNorm | Depthwise | SequenceStep):
+        elif isinstance(step, Standardize | LayerNorm | Depthwise | CustomStep):
             this = None
         elif isinstance(step, WindowMeanPool) and step.padding != "VALID":
             this = None  # at the border it sees less of a constant

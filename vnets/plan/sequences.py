@@ -14,9 +14,9 @@ import math
 from typing import ClassVar
 
 from vnets.plan import (
+    CustomStep,
     Dense,
     Plan,
-    SequenceStep,
     Shape,
     Step,
     Weighted,
@@ -159,7 +159,7 @@ class GRU(Recurrent):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention(SequenceStep):
+class Attention(CustomStep):
     """Self-attention of several heads (Vaswani et al. 2017), [B, T, I] -> [B, T, O].
 
     It has four dense layers, "name/query", "name/key", "name/value" and "name/out", as
@@ -244,7 +244,7 @@ class Attention(SequenceStep):
 
 
 @dataclasses.dataclass(frozen=True)
-class Last(SequenceStep):
+class Last(CustomStep):
     """The last position, [B, T, I] -> [B, I]; of a recurrent step's, the last state."""
 
     def after(self, shape: Shape) -> Shape:
@@ -253,7 +253,7 @@ class Last(SequenceStep):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanPositions(SequenceStep):
+class MeanPositions(CustomStep):
     """The mean over positions, [B, T, I] -> [B, I]."""
 
     def after(self, shape: Shape) -> Shape:
@@ -261,7 +261,7 @@ class MeanPositions(SequenceStep):
         return _states(self, shape)[1:]
 
 
-def _states(step: SequenceStep, shape: Shape) -> Shape:
+def _states(step: CustomStep, shape: Shape) -> Shape:
     """The shape, if it is [T, I].
 
     Raises:

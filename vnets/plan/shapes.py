@@ -8,6 +8,7 @@ from vnets.plan.steps import (
     POOL,
     Activation,
     Conv,
+    CustomStep,
     Dense,
     Depthwise,
     Flatten,
@@ -19,7 +20,6 @@ from vnets.plan.steps import (
     Padding,
     Plan,
     Residual,
-    SequenceStep,
     Shape,
     Standardize,
     Step,
@@ -74,7 +74,7 @@ def shape_after(step: Step, shape: Shape) -> Shape:
     """
     if isinstance(step, Norm | LayerNorm | Activation):
         return shape
-    if isinstance(step, SequenceStep):
+    if isinstance(step, CustomStep):
         return step.after(shape)
     if isinstance(step, Standardize):
         channels = shape[-1] if shape else 0
@@ -175,7 +175,7 @@ def placed(plan: Plan, shape: Shape) -> Iterator[tuple[Step, Shape, Shape]]:
         if isinstance(step, Residual):
             yield from placed(step.body, before)
             yield from placed(step.shortcut, before)
-        elif isinstance(step, SequenceStep):
+        elif isinstance(step, CustomStep):
             yield from step.placed(before)
         else:
             yield step, before, after

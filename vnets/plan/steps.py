@@ -260,10 +260,11 @@ class Residual:
         check(self.shortcut)
 
 
-class SequenceStep:
-    """A step of tokens or of sequences (`vnets.plan.sequences`), or of random features.
+class CustomStep:
+    """A step that itself answers what the functions of this module find for others.
 
-    It says itself what other steps are asked by the functions of this module.
+    Those of tokens and sequences are in `vnets.plan.sequences`, random features in
+    `vnets.plan.features`.
     """
 
     def after(self, shape: Shape) -> Shape:
@@ -288,7 +289,7 @@ class SequenceStep:
         return math.prod(shape)
 
 
-class Weighted(SequenceStep):
+class Weighted(CustomStep):
     """One with a kernel, which is none of a `Conv` or `Dense`.
 
     Attributes:
@@ -325,7 +326,7 @@ Step = (
     | Flatten
     | Standardize
     | Residual
-    | SequenceStep
+    | CustomStep
 )
 Plan = tuple[Step, ...]
 Linear = Conv | Depthwise | Dense  # have a weight, and perhaps a bias
@@ -410,7 +411,7 @@ def every(plan: Plan) -> Iterator[Step]:
         if isinstance(step, Residual):
             yield from every(step.body)
             yield from every(step.shortcut)
-        elif isinstance(step, SequenceStep):
+        elif isinstance(step, CustomStep):
             yield from step.parts()
         else:
             yield step

@@ -1,9 +1,14 @@
-"""The trainer: `fit` (fit.py) of a `Task` (task.py), by a `Run` or more (run.py).
+"""The trainer: `fit` trains a `Task` for several seeds, and resumes what it finds.
 
-A run trains one seed, or several side by side (lanes.py).
+    Task           what is trained: init, loss, optimizer, source of batches (task.py)
+    fit            trains it, with checkpoints and probes (fit.py)
+    Result         the state and history of one seed (run.py)
+    EarlyStopping  ends a run before its last epoch (early.py)
+    initializer    `Task.init` of a Flax model
+    spaced         which nets of a run to keep
 
-A run goes on from the newest of its states that is whole (resume.py). `EarlyStopping`
-(early.py) ends a run before its last epoch.
+A `Run` (run.py) trains one seed, or several side by side (lanes.py). It resumes from
+the newest of its checkpoints that is whole (resume.py).
 """
 
 from vnets.train.early import EarlyStopping, chosen

@@ -21,11 +21,11 @@ LAST, BEST = "checkpoints", "best"  # in a workdir
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Training ends once a probe has not improved for long; its best state counts.
+    """Ends training once a probe stops improving; keeps its best state.
 
     Attributes:
       metric: what the probe measured on images held out of training; more is better.
-      patience: epochs without anything better after which a seed ends.
+      patience: a seed ends after so many epochs without a better value.
 
     Raises:
       ValueError: a patience below one.

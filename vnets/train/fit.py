@@ -50,13 +50,12 @@ def fit(
 ) -> list[Result]:
     """Trains a task for several seeds, resuming each from its checkpoints.
 
-    A checkpoint that is damaged is removed, said in the log and in the result's notes,
-    and the one before it taken, at worst the start. A batch need not divide over the
-    devices: the last of them have less to do.
+    A damaged checkpoint is removed, and the one before it taken, at worst the start;
+    the log and the result's notes say so. Any batch size fits any number of devices.
 
-    Asked to stop, it saves the state where it is, inside an epoch too, and the next
-    call goes on from there: the batches behind it are not trained on again (what
-    `sources.Streamed` wraps makes those of the epoch again, and they are dropped).
+    When `stop` says so, it saves the state, inside an epoch too, and the next call goes
+    on from there. No batch is trained on twice. (`sources.Streamed` makes the earlier
+    batches of the epoch again and drops them.)
 
     Args:
       task: what to train.
@@ -80,13 +79,13 @@ def fit(
       title: what stderr calls it: in a bar, or without a terminal in a line every 30
         seconds (`monitor.shown`), with steps, their rate and the time left.
       show_progress: False shows nothing.
-      stop: asked after each chunk; True saves and raises `Preempted`. It keeps the host
-        from running more than one chunk ahead of the device. Of several processes that
-        train together, what one is told counts for all.
+      stop: asked after each chunk; True saves and raises `Preempted`. With it the host
+        runs at most one chunk ahead of the device. If several processes train together,
+        one that is told to stop stops all.
       early_stopping: ends a seed before its last epoch; its result has the state after
         its best epoch. None trains them all and takes the last.
       log: called with the seed and a row of its history after each epoch of this call,
-        for a tracker of your own; of several processes in the first alone.
+        for a tracker of your own; by the first process only.
       profile: first and end (exclusive) of the steps, from 0 on, that `jax.profiler`
         traces into the workdir's folder `profile`, in whole chunks; seeds that are
         trained side by side have one trace, in the first one's workdir, and of several

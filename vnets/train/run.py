@@ -30,7 +30,7 @@ class Preempted(BaseException):
 
 @dataclasses.dataclass
 class Result:
-    """What became of one seed.
+    """The result of training one seed.
 
     Attributes:
       seed: the seed.

@@ -71,22 +71,22 @@ OPTIONAL = ("probe", "locate")  # functions of a task
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained; the same for all seeds.
+    """What to train: initial weights, loss, optimizer and data, the same for all seeds.
 
     Attributes:
       init: key -> (params, collections).
       loss: (params, state, batch, key) -> (value, (state, scalar metrics)).
-      optimizer: an optax transformation. One that draws (`vnets.samplers`) is handed a
-        key of its own at each update, `update(..., key=key)`.
-      source: `sources.Resident` or `Streamed`; its `batch` gets a key of its own.
+      optimizer: an optax transformation. If it draws (`vnets.samplers`), it gets a key
+        at each update, `update(..., key=key)`.
+      source: of batches, `sources.Resident` or `Streamed`.
       project: (params, step) -> params after each update (`vnets.projections`).
       probe: (params, collections, key) -> {name: float}, after each epoch; called by
         each process, with arrays on one device of its own.
       locate: (params, state, batch, key) -> the name of the first layer whose output is
         not finite, or None; for the message about a failed seed.
-      collect: updates, counted from 1, after which the net is kept beside the one that
-        is trained, in rising order: a chain of samples, snapshots (`spaced` makes
-        them). Each is in memory and in every checkpoint.
+      collect: updates, counted from 1 and in rising order, after which a copy of the
+        net is kept: a chain of samples, or snapshots (`spaced` makes them). The copies
+        are in memory and in every checkpoint.
 
     Raises:
       ValueError: a function that is none, an optimizer that was not called, or updates
@@ -141,7 +141,7 @@ class Task:
 def initializer(
     model, example: Array, **kwargs
 ) -> Callable[[Key], tuple[Params, dict]]:
-    """`Task.init` of a Flax model, or of one that `layers.stochastic` made.
+    """Makes `Task.init` of a Flax model, or of one that `layers.stochastic` made.
 
     Args:
       model: has `init(rngs, x, **kwargs)`.
@@ -210,7 +210,7 @@ def _with_net(collect: tuple[int, ...], nets, state: TrainState):
 def spaced(
     steps: int, count: int, begin: float = 0.0, cycles: int = 1
 ) -> tuple[int, ...]:
-    """Updates for `Task.collect`: the end of each cycle, and others evenly before it.
+    """Updates for `Task.collect`: the end of each cycle, and others evenly before.
 
     Args:
       steps: updates of the whole run, from which cycles of one length are cut.
@@ -238,7 +238,7 @@ def spaced(
 
 
 def train_chunk(task: Task, mesh, state: TrainState, arrays, items, key: Key):
-    """K steps; items have a leading axis of K."""
+    """K updates; items have a leading axis of K."""
     return lax.scan(
         lambda carry, item: step(task, mesh, carry, arrays, item, key), state, items
     )
