@@ -92,6 +92,9 @@ def test_a_mixture_starts_as_hinton_and_van_camps():
     own = coding.mixture()
     np.testing.assert_allclose(own.means, [-0.24, -0.12, 0, 0.12, 0.24], atol=1e-7)
     np.testing.assert_allclose(np.exp(own.log_std), 0.06, rtol=1e-5)
+    two = coding.mixture(2)
+    np.testing.assert_allclose(two.means, [-0.24, 0.24], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(two.log_std), 0.24, rtol=1e-5)
 
 
 def test_what_makes_no_mixture_is_refused():

@@ -202,6 +202,31 @@ def test_a_stream_of_few_kinds_of_numbers_has_a_short_table():
         assert counted.low() == bits
 
 
+def test_streams_share_a_table_only_where_that_takes_fewer_bits():
+    """A table costs its bytes, and one that nobody shares is the stream's own."""
+    shared = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        made = [(rng.uniform(0.02, 0.9), rng.integers(3, 400)) for _ in range(2)]
+        numbers = [rng.geometric(p, size=n) - 1 for p, n in made]
+        bits = 0.0
+        for one, (low, which, table) in zip(
+            numbers, tables.chosen(numbers), strict=True
+        ):
+            counted = tables._Counted(*np.unique(one, return_counts=True))
+            bits += counted.bits(low, table)
+            bits += 8 * len(table.packed()) * (which != tables.SHARED)
+            shared.add(which)
+        alone = [tables.bits_alone(one) for one in numbers]
+        assert bits <= sum(alone) * (1 + 1e-9)
+        for one, expected in zip(numbers, alone, strict=True):
+            counted = tables._Counted(*np.unique(one, return_counts=True))
+            [(low, _, table)] = tables.chosen([one])
+            found = counted.bits(low, table) + 8 * len(table.packed())
+            assert found == pytest.approx(expected)
+    assert shared == {tables.SHARED, tables.NEW, tables.OWN}
+
+
 def test_whole_numbers_come_back_around_each_further_byte():
     for number in (0, *(128**n + d for n in (1, 2, 3, 4) for d in (-1, 0, 1))):
         assert Bytes(varint(number)).varint() == number

@@ -47,6 +47,25 @@ def test_noise_survives_shrinking_and_the_file(name, form):
     np.testing.assert_allclose(got, dense, rtol=1e-4, atol=1e-4 * np.ptp(dense))
 
 
+def test_a_constant_unit_that_meets_noise_is_cut_where_that_is_of_no_consequence():
+    """Units 0 to 2 are constant: 0 before noise, 2 before none, and 2 before noise."""
+    steps = (plan.Dense("a", 4), plan.Activation("relu"), plan.Dense("b", 2))
+    draw = np.random.default_rng(0)
+    into, out, std = (draw.uniform(0.5, 1, s) for s in ((3, 4), (4, 2), (4, 2)))
+    into[:, :3], std[1] = 0, 0
+    kernels, biases = {"a": into, "b": out}, {"a": [-1.0, 2, 2, 0], "b": [0.5, 0]}
+    graph = compact.Graph(
+        *(steps, (3,), {k: np.float32(v) for k, v in kernels.items()}),
+        biases={k: np.float32(v) for k, v in biases.items()},
+        deviations={"b": np.float32(std)},
+    )
+    small = compact.shrink(graph)
+    assert small.kernels["b"].shape == (2, 2)  # the third and the one that varies
+    x = inputs((3,), 5)
+    wanted = compact.Predictor(graph)(x, Same())
+    np.testing.assert_allclose(compact.Predictor(small)(x, Same()), wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "step",
     [

@@ -222,6 +222,16 @@ def test_units_without_weights_stay_as_they_are_balanced():
         assert isinstance(new, Scaled)
         for before, after in zip(one.moments(), new.moments(), strict=True):
             np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-6)
+        gone = ~np.ravel(half)
+        scales = zip(one.scale.moments(), new.scale.moments(), strict=True)
+        for before, after in scales:
+            np.testing.assert_allclose(after.ravel()[gone], before.ravel()[gone])
+
+
+def test_factories_are_listed_by_the_functions_that_made_them():
+    made = {"a": nodes.gaussian(), "b": nodes.variance("sign"), "c": nodes.gaussian}
+    assert nodes.listed(made) == "{'a': gaussian, 'b': variance, 'c': gaussian}"
+    assert nodes.listed({}) == "{}"
 
 
 def exact_gap(alpha, ratio):

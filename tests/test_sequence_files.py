@@ -11,8 +11,15 @@ from jax import random
 from sequence_nets import LENGTH, NETS, WORDS, case, net_of, sparse, tokens
 
 from vnets import compact, plan
-from vnets.compact import codec, description, limits, sequence_files, sequences
-from vnets.compact.graph import kernel_shapes
+from vnets.compact import (
+    codec,
+    description,
+    limits,
+    sequence_cuts,
+    sequence_files,
+    sequences,
+)
+from vnets.compact.graph import Statistics, kernel_shapes
 from vnets.nets import Chain
 from vnets.nodes import Point, gaussian
 from vnets.plan import sequences as steps
@@ -244,6 +251,22 @@ def test_a_scale_of_states_moves_into_what_reads_them():
     params["lstm"] = {**params["lstm"], "kernel": Point(kernel)}
     params["dense1"] = {**params["dense1"], "kernel": Point(head)}
     close(compact.Predictor(graph)(tokens()), np.asarray(run(params, tokens())))
+
+
+@pytest.mark.parametrize("reader", ["none", "noisy", "norm"])
+def test_a_scale_of_states_that_nothing_takes_in_is_refused(reader):
+    graph, _, _ = case("lstm")
+    scale = Statistics(np.ones(7, np.float32), np.zeros(7, np.float32))
+    steps_, noise = graph.plan, set()
+    if reader == "none":
+        steps_ = steps_[:-1]
+    elif reader == "noisy":
+        noise = {"dense1"}
+    else:
+        steps_ = (*steps_[:-1], plan.LayerNorm("between"), steps_[-1])
+    assert isinstance(graph.plan[-1], plan.Dense)
+    with pytest.raises(ValueError, match="the scale of 'lstm' cannot be folded"):
+        sequence_cuts.fold_scales(steps_, {"lstm": scale}, dict(graph.kernels), noise)
 
 
 def test_inputs_that_are_no_tokens_are_refused():

@@ -141,13 +141,14 @@ def chosen(streams: list[np.ndarray]) -> list[tuple[int, int, Table]]:
         return [(lows[0], NEW, table) for table, lows, _ in own]
     shared, lows, _ = _best_table(counted)
     found = [(low[0], OWN, table) for table, low, _ in own]
-    sharing = []
+    sharing, saved = [], -8.0 * len(shared.packed())
     for i, (one, low) in enumerate(zip(counted, lows, strict=True)):
         near = range(max(0, low - 2), min(low + 3, MOST_LOW + 1))
         bits, low = min((one.bits(k, shared), k) for k in near)
         if bits <= own[i][2]:
             sharing.append((i, low))
-    if len(sharing) > 1:
+            saved += own[i][2] - bits
+    if saved > 0:
         for number, (i, low) in enumerate(sharing):
             found[i] = (low, SHARED if number else NEW, shared)
     return found
