@@ -1,13 +1,15 @@
-"""Students of a deep ensemble and of a variance net: a bag of nets in one pass.
+"""Students of many nets, and of nets with noise: a bag of nets in one pass.
 
     configs/distillation.py:VARIANT[,SCALE]
 
 The rows measure, as those of `configs/comparators.py` are measured, what the variants
-net_... train: plain nets, of which one or five predict; a variance net, whose hidden
-layer has no mean, with draws; and students, of the averaged probabilities of five plain
-nets, and of a variance net by 100 draws. A student is the plain net, trained as one,
-without true labels; `_copies` sees three copies of each image more, with noise of 0.1
-on its pixels.
+net_... train: a plain net; teachers, which are five plain nets, a variance net, whose
+hidden layer has no mean, one with dropout of that layer's inputs, one with layer-wise
+variational dropout, and a chain of Langevin dynamics; and a student of each, of the
+probabilities that all draws give on average, 100 of a net with noise. A student is the
+plain net, trained as one, without true labels; `_copies` sees three copies of each
+image more, with noise of 0.1 on its pixels, and `_online` is taught by another net of
+the chain at each update.
 
 Scales are those of `configs/comparators.py`, but short is a perceptron 784-100-100-10
 and 10,000 images of MNIST. No setting was tuned.
@@ -17,29 +19,42 @@ from ml_collections import ConfigDict
 
 from configs import common, comparators
 
+# The run, its members, and draws of each.
 TEACHERS = {
-    "ensemble": {"run": "configs/distillation.py:net_plain", "members": 5},
-    "variance": {"run": "configs/distillation.py:net_noisy", "members": 1},
+    "ensemble": ("net_plain", 5, 1),
+    "variance": ("net_noisy", 1, 100),
+    "dropout": ("net_with_dropout", 1, 100),
+    "vd": ("net_with_vd", 1, 100),
+    "chain": ("net_of_chain", 1, 1),
 }
-SAMPLES = {"ensemble": 1, "variance": 100}
+NOISE = {
+    "net_noisy": {"kind": "variance"},
+    "net_with_dropout": {"kind": "dropout", "rate": 0.2},
+    "net_with_vd": {"kind": "multiplicative"},
+}
+KEPT = 20  # nets of the chain
 DEVIATION = (
     0.1  # of pixels in [0, 1], as in the demonstration of Bayesian dark knowledge
 )
-# The teacher, and noisy copies of each image.
+# The teacher, noisy copies of each image, and groups of the teacher's draws.
 STUDENTS = {
-    "ensemble": ("ensemble", 0),
-    "variance": ("variance", 0),
-    "variance_copies": ("variance", 3),
+    "ensemble": ("ensemble", 0, 1),
+    "variance": ("variance", 0, 1),
+    "variance_copies": ("variance", 3, 1),
+    "dropout": ("dropout", 0, 1),
+    "vd": ("vd", 0, 1),
+    "chain": ("chain", 0, 1),
+    "chain_online": ("chain", 0, KEPT),
 }
 # What a row predicts with: the run and its members.
 ROWS = {
     "one": ("net_plain", 1),
-    "ensemble_teacher": ("net_plain", 5),
-    "variance_teacher": ("net_noisy", 1),
+    **{f"{name}_teacher": made[:2] for name, made in TEACHERS.items()},
     **{name: (f"net_{name}", 1) for name in STUDENTS},
 }
+RUNS = tuple(run for run, *_ in TEACHERS.values())
 TAUGHT = tuple(f"net_{name}" for name in STUDENTS)
-VARIANTS = (*ROWS, "net_plain", "net_noisy", *TAUGHT)
+VARIANTS = (*ROWS, *RUNS, *TAUGHT)
 IMAGES = 10_000  # at scale short
 
 
@@ -61,28 +76,39 @@ def get_config(which: str = "variance") -> ConfigDict:
 def measured(variant: str, scale: str) -> ConfigDict:
     """A row."""
     run, members = ROWS[variant]
-    run = f"configs/distillation.py:{run}"
-    config = comparators.measured(variant, scale, "members", run, members)
-    if variant == "variance_teacher":
+    method = "collected" if run == "net_of_chain" else "members"
+    config = comparators.measured(
+        variant, scale, method, f"configs/distillation.py:{run}", members
+    )
+    if run in NOISE:
         config.samples = {"paper": 100}.get(scale, 20)
     return config
 
 
 def trained(variant: str, scale: str) -> ConfigDict:
-    """A net, plain, noisy or taught."""
-    noisy = variant == "net_noisy"
-    config = comparators.training("net_variance" if noisy else "net", scale)
+    """A net, plain, noisy, of a chain or taught."""
+    chain = variant == "net_of_chain"
+    config = comparators.training("net_sgld" if chain else "net", scale)
     config.variant = variant
+    if chain:
+        config.collect.count = KEPT
     if scale == "short":
-        layer, own = comparators.HIDDEN["quick"], {"kind": "variance"}
-        config.model = {"name": "mlp", "widths": (100, 100)}
-        config.model.posteriors = {layer: own} if noisy else {}
+        config.model = {"name": "mlp", "widths": (100, 100), "posteriors": {}}
+        if chain:
+            config.optimizer.weight_decay = comparators.PRECISION / IMAGES
+    if variant in NOISE:
+        layer = comparators.HIDDEN["quick" if scale == "short" else scale]
+        config.model.posteriors = {layer: NOISE[variant]}
     if variant in TAUGHT:
-        teacher, copies = STUDENTS[variant.removeprefix("net_")]
+        teacher, copies, groups = STUDENTS[variant.removeprefix("net_")]
+        run, members, samples = TEACHERS[teacher]
         config.experiment = "distill"
-        config.nets = {"teacher": TEACHERS[teacher]}
-        config.distill = {"samples": SAMPLES[teacher], "perturbed": copies}
+        run = f"configs/distillation.py:{run}"
+        config.nets = {"teacher": {"run": run, "members": members}}
+        config.distill = {"samples": samples, "perturbed": copies}
         config.distill.deviation = DEVIATION if copies else 0.0
+        if groups > 1:
+            config.distill.groups = groups
         if copies:  # as many updates
             config.epochs = max(1, config.epochs // (1 + copies))
             config.probe.every = config.epochs

@@ -7,12 +7,13 @@ noise), dropout (0.5 before dense1), variance (dense1 has no mean), vd (layer-wi
 variational dropout on dense1, past its transition), deep_ensemble (five seeds of the
 deterministic net). `samples` noise draws of each net are averaged.
 
-attacked_... are nets of `configs/comparators.py` (quick: a perceptron), which see the
-test set attacked, too, by FGSM of radius 0.1 on pixels in [0, 1]: with the gradient of
-another plain net, and with their own, averaged over `attack.draws` draws. corrupted_...
-are nets of CIFAR-10 (`configs/cifar_fast.py`; at quick those of the digits), which see
-the test set made worse in five ways, too, by code and strengths of our own; their
-inputs from elsewhere are the test images with their pixels shuffled.
+attacked_... are nets of `configs/comparators.py` (quick: a perceptron), at short of
+`configs/distillation.py` (a perceptron, 10,000 images), which see the test set
+attacked, too, by FGSM of radius 0.1 on pixels in [0, 1]: with the gradient of another
+plain net, and with their own, averaged over `attack.draws` draws. corrupted_... are
+nets of CIFAR-10 (`configs/cifar_fast.py`; at quick those of the digits), which see the
+test set made worse in five ways, too, by code and strengths of our own; their inputs
+from elsewhere are the test images with their pixels shuffled.
 
 Scales: quick (the embedded digits; the inputs from elsewhere are the test digits with
 their pixels shuffled, for no data set of that kind comes without a download), short and
@@ -22,7 +23,7 @@ as `shift.name`). All three measure what nets trained at their scale do.
 
 from ml_collections import ConfigDict
 
-from configs import common, comparators
+from configs import common, comparators, distillation
 
 DETERMINISTIC = "configs/variance_lenet5.py:deterministic"
 # The run and its members; nets without noise have one draw.
@@ -34,15 +35,17 @@ NETS = {
     "deep_ensemble": (DETERMINISTIC, 5),
 }
 PLAIN = "configs/comparators.py:net"
+SMALL = "configs/distillation.py:net"  # at scale short
+# The run, that at scale short, and members.
 ATTACKED = {
-    "attacked_deterministic": (PLAIN, 1),
-    "attacked_dropout": (f"{PLAIN}_dropout", 1),
-    "attacked_variance": (f"{PLAIN}_variance", 1),
-    "attacked_deep_ensemble": (PLAIN, 5),
+    "attacked_deterministic": (PLAIN, f"{SMALL}_plain", 1),
+    "attacked_dropout": (f"{PLAIN}_dropout", f"{SMALL}_with_dropout", 1),
+    "attacked_variance": (f"{PLAIN}_variance", f"{SMALL}_noisy", 1),
+    "attacked_deep_ensemble": (PLAIN, f"{SMALL}_plain", 5),
 }
 CORRUPTED = ("corrupted_dropout", "corrupted_variance")
 VARIANTS = (*NETS, *ATTACKED, *CORRUPTED)
-QUIET = (DETERMINISTIC, PLAIN)
+QUIET = (DETERMINISTIC, PLAIN, f"{SMALL}_plain")
 KINDS = ("noise", "impulses", "brightness", "contrast", "blur")
 SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 
@@ -50,8 +53,7 @@ SAMPLES = {"quick": 20, "short": 20, "paper": 100}
 def get_config(which: str = "variance") -> ConfigDict:
     """The config of "VARIANT" (at scale paper) or "VARIANT,SCALE"."""
     variant, scale = common.split(which, VARIANTS)
-    net = _corrupted(variant, scale) or (NETS | ATTACKED)[variant]
-    config = base("uncertainty", variant, scale, *net)
+    config = base("uncertainty", variant, scale, *_net(variant, scale))
     step = {"quick": 45, "short": 15, "paper": 10}[scale]
     config.rotation = {
         "degrees": tuple(range(0, 181, step)),
@@ -59,8 +61,11 @@ def get_config(which: str = "variance") -> ConfigDict:
     }
     if variant in ATTACKED:
         config.dataset = comparators.data(scale)
+        if scale == "short":
+            config.dataset.train_images = distillation.IMAGES
         # Seeds that none of the nets has that are measured.
-        config.nets.surrogate = {"run": PLAIN, "members": 1, "first": 100}
+        run, _ = _net("attacked_deterministic", scale)
+        config.nets.surrogate = {"run": run, "members": 1, "first": 100}
         config.attack = {"epsilon": 0.1, "draws": min(config.samples, 10)}
     if variant in CORRUPTED:
         config.dataset, _ = common.cifar(scale)
@@ -69,13 +74,16 @@ def get_config(which: str = "variance") -> ConfigDict:
     return config
 
 
-def _corrupted(variant: str, scale: str) -> tuple[str, int] | None:
-    """The run and the members of a net that sees pictures made worse."""
-    if variant not in CORRUPTED:
-        return None
-    method = variant.removeprefix("corrupted_")
-    of_cifar = f"configs/cifar_fast.py:cifar10_{method}"
-    return f"{PLAIN}_{method}" if scale == "quick" else of_cifar, 1
+def _net(variant: str, scale: str) -> tuple[str, int]:
+    """The run and the members."""
+    if variant in ATTACKED:
+        run, small, members = ATTACKED[variant]
+        return small if scale == "short" else run, members
+    if variant in CORRUPTED:
+        method = variant.removeprefix("corrupted_")
+        of_cifar = f"configs/cifar_fast.py:cifar10_{method}"
+        return f"{PLAIN}_{method}" if scale == "quick" else of_cifar, 1
+    return NETS[variant]
 
 
 def base(

@@ -144,11 +144,44 @@ def measure(
     Raises:
       RuntimeError: the process that measures failed.
     """
-    own = onnx and onnx.absolute()
-    given = graph, Path(file).absolute(), seconds, own  # the process runs in ROOT
+    given = graph, _absolute(file), seconds, onnx and _absolute(onnx)
+    return _apart("measure", given, threads)
+
+
+def draws(
+    noisy: Path | str,
+    file: Path | str,
+    samples: int,
+    threads: int = 1,
+    seconds: float = 2.0,
+) -> dict[str, float]:
+    """How many times as long as a pass of a net draws of another take, at the largest
+    batch: "times" by the medians, "fastest_times" by the minima.
+
+    Args:
+      noisy: the .vnz of a net with deviations, whose draws are averaged.
+      file: the .vnz that predicts once.
+      samples: draws.
+      threads, seconds: as in `measure`.
+
+    Raises:
+      RuntimeError: the process that measures failed.
+    """
+    given = _absolute(noisy), _absolute(file), samples, seconds
+    found = _apart("draws", given, threads)
+    return {name: found[name] for name in ("times", "fastest_times")}
+
+
+def _absolute(file: Path | str) -> Path:
+    """The process that measures runs in ROOT."""
+    return Path(file).absolute()
+
+
+def _apart(name: str, given: tuple, threads: int) -> dict:
+    """What one of APART returns in a process of its own, and its threads."""
     settings = dict.fromkeys(THREAD_SETTINGS, str(threads))
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.latency", str(threads)],
+        [sys.executable, "-m", "experiments.latency", name, str(threads)],
         input=pickle.dumps(given),
         cwd=ROOT,
         env={**os.environ, **settings, "JAX_PLATFORMS": "cpu"},
@@ -195,6 +228,23 @@ def _compare(graph: Graph, file: Path, seconds: float, onnx: Path | None) -> dic
     return found
 
 
+def _draws(noisy: Path, file: Path, samples: int, seconds: float) -> dict:
+    """What `draws` returns; in the process that it starts."""
+    drawn, once, key = compact.load(noisy), compact.load(file), np.random.default_rng(0)
+    x = key.random((max(BATCHES), *once.net.shape), np.float32)
+    contenders = {
+        "drawn": lambda: drawn.ensemble(x, samples, key),
+        "once": lambda: once(x),
+    }
+    least, most = ROUNDS
+    taken = timing.interleave(contenders, most, 1, seconds, at_least=least)
+    slow, fast = (timing.summary(taken[name]) for name in contenders)
+    return {
+        "times": slow["median"] / fast["median"],
+        "fastest_times": slow["min"] / fast["min"],
+    }
+
+
 def _inputs(graph: Graph, batch: int) -> np.ndarray:
     """Some inputs of a net: floats, or tokens of which none is padding."""
     draw, first = np.random.default_rng(0), embedding(graph.plan)
@@ -224,8 +274,10 @@ def _sessions(onnx: Path) -> tuple[dict, int]:
         return sessions, small.stat().st_size
 
 
+APART = {"measure": _compare, "draws": _draws}
+
 if __name__ == "__main__":
-    cores = int(sys.argv[1])
+    cores = int(sys.argv[2])
     timing.use_threads(cores)  # before JAX starts: XLA makes a thread for each core
-    made = _compare(*pickle.load(sys.stdin.buffer))
+    made = APART[sys.argv[1]](*pickle.load(sys.stdin.buffer))
     print(json.dumps({"threads": cores, **made}))

@@ -101,6 +101,7 @@ FIELDS = (
     ("kept", INDEX),
     ("distill.perturbed", INDEX),
     ("distill.deviation", NOT_NEGATIVE),
+    ("distill.groups", COUNT),
     ("*optimizer.restarts", COUNT),
     ("*learning_rate", NOT_NEGATIVE),
     ("*kl_weight", NOT_NEGATIVE),

@@ -18,6 +18,7 @@ from experiments.spec import ConfigError
 from experiments.studies import artifact
 from experiments.tables import reading
 from vnets import checkpoint, compact, data, edits, nodes, plan
+from vnets.columns import standard_evals
 from vnets.nets.chain import Chain
 
 RUN = "configs/sparse_vd.py:lenet_300_100_sparse_vd,quick"
@@ -214,10 +215,11 @@ def test_a_file_that_predicts_otherwise_is_counted(workdir, tmp_path, monkeypatc
 def test_the_study_of_files_has_every_column_of_its_table(workdir):
     folder, _ = workdir
     trained, experiment, net = running.restore(folder)
-    config = load_config("configs/artifact.py:lenet_300_100_sparse_vd,quick")
+    config = load_config("configs/artifact.py:student,quick")
     config.latency.seconds, config.tolerance = 0.01, 1.0
+    nets = {"net": [net], "teacher": [net]}
     measured = artifact._measure(
-        config, trained, experiment.dataset, {"net": [net]}, random.key(0)
+        config, trained, experiment.dataset, nets, random.key(0)
     )
     evals, table = measured.evals, reading.find("artifact")
     for column in table.column:
@@ -226,6 +228,13 @@ def test_the_study_of_files_has_every_column_of_its_table(workdir):
     assert evals["file"]["images"] == len(experiment.dataset.test)
     # As few bits as there are, if any prediction may change.
     assert {v for k, v in evals["file"].items() if k.startswith("bits/")} == {2.0}
+    # The teacher is the same net with its noise, of which 20 draws take longer.
+    teacher, test = evals["teacher"], experiment.dataset.test
+    drawn = net.evaluate(test, standard_evals(20)["ens"], random.key(1))
+    assert teacher["error"] == pytest.approx(1 - drawn["accuracy"], abs=0.05)
+    assert abs(teacher["error"] - evals["dense"]["error"]) > 0.1  # of means alone
+    assert teacher["bytes"] > evals["file"]["bytes"]
+    assert min(teacher["times"], teacher["fastest_times"]) > 2
 
 
 def test_a_record_of_a_file_is_its_report(workdir, report):
@@ -255,6 +264,7 @@ def test_a_record_of_a_file_is_its_report(workdir, report):
         ({"latency": {"threads": 0, "seconds": 1.0}}, "latency.threads"),
         ({"latency": {"threads": 1, "seconds": 0.0}}, "latency.seconds"),
         ({"tolerance": 1.5}, "config.tolerance"),
+        ({"draws": 20}, "both, or neither"),
     ],
 )
 def test_a_study_of_files_refuses_what_does_not_fit(changes, words):

@@ -8,7 +8,7 @@ from jax import random
 
 from experiments import core
 from experiments.config_files import load_config
-from experiments.kinds.continual import ANCHOR, build
+from experiments.kinds.continual import ANCHOR, Continual, build
 from experiments.kinds.distill import TAUGHT
 from experiments.spec import ConfigError
 from vnets import continual, data, kronecker, priors, train
@@ -126,6 +126,24 @@ def test_a_task_with_a_head_of_its_own_moves_no_other(method):
     assert tested["accuracy/task3"] > 0.2  # of two classes, not of ten
 
 
+def test_tasks_of_unlike_sizes_are_tested_each_by_its_own_examples():
+    config = load_config("configs/split_tasks.py:fine_tuning,quick")
+    config.model.widths = (8,)
+    kind = build(config)
+    params, _ = kind.init(random.key(0))
+    net, key = Member(kind.model, {"params": params}), random.key(1)
+    spec, split = kind.specs(1)["det"], kind.test
+    found = kind.tested(net, spec, split, key)
+    each = [split.take(np.flatnonzero(split.target // 2 == task)) for task in range(5)]
+    assert len({len(part) for part in each}) > 1
+    alone = [super(Continual, kind).tested(net, spec, part, key) for part in each]
+    for number, one in enumerate(alone, start=1):
+        assert found[f"accuracy/task{number}"] == pytest.approx(one["accuracy"])
+    for name in ("nll", "brier", "ece"):
+        mean = np.mean([one[name] for one in alone])
+        np.testing.assert_allclose(found[name], mean, rtol=1e-5)
+
+
 def test_a_head_that_has_seen_nothing_keeps_its_prior():
     """And is as free in its own task as any head in the first."""
     config = load_config("configs/split_tasks.py:vcl,quick")
@@ -191,32 +209,75 @@ def test_tasks_that_do_not_fit_their_method_are_refused():
         core.build(config)
 
 
-@pytest.mark.slow
-def test_a_student_learns_what_its_teachers_say_on_average():
+def a_student(groups: int = 1):
+    """Of two teachers that know nothing, 1,020 images, and what each says of them."""
     config = load_config("configs/distillation.py:net_ensemble,quick")
     config.dataset.train_images, config.model.widths = 510, (4,)
     config.distill.perturbed, config.distill.deviation = 1, 0.1
+    config.distill.groups = groups
     student = core.build(config)
     teachers = []
     for seed in range(2):
         params, held = student.task.init(random.key(seed))
         own = {k: v for k, v in held.items() if k not in student.carried}
         teachers.append(core.Net(student.model, params, own))
+    x = student.task.source.arrays["input"] / np.float32(255)
+    each = [jax.nn.softmax(net.model.apply(net.variables(), x)) for net in teachers]
+    return student, teachers, np.stack(each)
+
+
+def taught_by(student, params, collections, seed: int):
+    """The loss of images 5 to 54 and the state after it; and their logits."""
+    item, source = jnp.arange(5, 55), student.task.source
+    batch = source.batch(source.arrays, item, random.key(0))
+    state = ModelState(jnp.int32(0), collections)
+    value, (new, _) = student.task.loss(params, state, batch, random.key(seed))
+    return value, new, student.model.apply({"params": params}, batch["input"])
+
+
+@pytest.mark.slow
+def test_a_student_learns_what_its_teachers_say_on_average():
+    student, teachers, each = a_student()
     params, collections = student.begin(teachers, random.key(7))
     taught = collections[TAUGHT]["p"]
-    x = student.task.source.arrays["input"]
-    each = [
-        jax.nn.softmax(net.model.apply(net.variables(), x / np.float32(255)))
-        for net in teachers
-    ]
     assert taught.shape == (1020, 10)
-    np.testing.assert_allclose(taught, (each[0] + each[1]) / 2, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(taught, each.mean(0), rtol=1e-4, atol=1e-6)
 
-    item = jnp.arange(5, 55)
-    batch = student.task.source.batch(student.task.source.arrays, item, random.key(0))
-    state = ModelState(jnp.int32(0), collections)
-    value, (new, _) = student.task.loss(params, state, batch, random.key(0))
-    logits = student.model.apply({"params": params}, batch["input"])
+    value, new, logits = taught_by(student, params, collections, 0)
     cross = -jnp.sum(taught[5:55] * jax.nn.log_softmax(logits), -1)
     np.testing.assert_allclose(value, jnp.mean(cross), rtol=1e-5)
     assert_same(new.collections, collections)
+
+
+def test_a_student_of_groups_is_taught_by_one_of_them_at_an_update():
+    student, teachers, each = a_student(groups=2)
+    params, collections = student.begin(teachers, random.key(7))
+    taught = collections[TAUGHT]["p"]
+    assert student.task.init(random.key(0))[1][TAUGHT]["p"].shape == taught.shape
+    np.testing.assert_allclose(taught, each, rtol=1e-4, atol=1e-6)
+
+    met = set()
+    for seed in range(8):
+        value, new, logits = taught_by(student, params, collections, seed)
+        log_p = np.asarray(jax.nn.log_softmax(logits))
+        cross = -np.sum(np.asarray(taught)[:, 5:55] * log_p, -1).mean(-1)
+        assert abs(cross[0] - cross[1]) > 1e-3
+        met.add(int(np.argmin(abs(cross - value))))
+        np.testing.assert_allclose(np.min(abs(cross - value)), 0, atol=1e-5)
+        assert_same(new.collections, collections)
+    assert met == {0, 1}
+
+
+def test_groups_are_of_as_many_draws_each():
+    student, teachers, _ = a_student(groups=2)
+    with pytest.raises(ConfigError, match="groups is 2, of 3 draws"):
+        student.begin([*teachers, teachers[0]], random.key(7))
+
+
+def test_nets_that_a_run_kept_are_what_teaches():
+    student, teachers, each = a_student()
+    kept = jax.tree.map(lambda *a: jnp.stack(a), *(net.variables() for net in teachers))
+    chain = core.Net(student.model, teachers[0].params, {}, collected=kept)
+    _, collections = student.begin([chain], random.key(7))
+    found = collections[TAUGHT]["p"]
+    np.testing.assert_allclose(found, each.mean(0), rtol=1e-4, atol=1e-6)

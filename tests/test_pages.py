@@ -60,7 +60,12 @@ def test_a_csv_has_the_table_whole(path):
     cells = [re.split(r" *(?<!\\)\| *", line)[1:-1] for line in grid]
     names, _, *shown = [[cell.replace("\\|", "|") for cell in one] for one in cells]
     assert len(header) > len(names)
-    for line, fields in zip(lines, shown, strict=True):
+    rows = {fields[0] for fields in shown}
+    for label, whose, *_ in (line for line in lines if line[0] not in rows):
+        assert whose == "ours, n = 0" or not whose.startswith("ours")
+        assert f"\n- {label}\n" in page
+    ran = [line for line in lines if line[0] in rows]
+    for line, fields in zip(ran, shown, strict=True):
         whole = dict(zip(header, line, strict=True))
         assert line[0]
         assert fields[0] in ("", line[0])

@@ -158,7 +158,8 @@ def test_failed_seeds_are_counted_and_told(tmp_path, made, cells):
     text = render.markdown(outcome)
     assert f"| Net A | ours, {cells}" in text
     assert "Net A, seed 1 failed: | NaN" in text
-    assert "| Net B | ours, n = 0 | not run | not run |" in text
+    assert "| Net B |" not in text
+    assert "\n\nNot run:\n\n- Net B\n" in text
 
 
 HISTORIES = """

@@ -285,8 +285,9 @@ class Continual(classify.Classify):
             rows = [np.flatnonzero(task_of == task) for task in range(self.tasks)]
         else:
             rows = np.arange(len(split)).reshape(self.tasks, -1)
+        size = max(map(len, rows))
         each = [
-            super(Continual, self).tested(net, spec, split.take(part), key)
+            super(Continual, self).tested(net, spec, _filled(split, part, size), key)
             for part in rows
         ]
         found = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
@@ -294,6 +295,13 @@ class Continual(classify.Classify):
             f"accuracy/task{number}": one["accuracy"]
             for number, one in enumerate(each, start=1)
         }
+
+
+def _filled(split: data.Split, rows: np.ndarray, size: int) -> data.Split:
+    """These examples, and others that do not count up to a size: what tests one task
+    is compiled for all."""
+    counts = (np.arange(size) < len(rows)).astype(np.float32)
+    return dataclasses.replace(split.take(np.resize(rows, size)), mask=counts)
 
 
 def build(config) -> Continual:

@@ -2,12 +2,14 @@
 
     E log p(t | x, student),  t from mean p(t | x, teachers)
 
-The targets are what all draws of all teachers say on average (`Predictor.log_mean`), in
-test mode and without temperature; true labels and log probabilities play no part. They
-are made once, of the images that the student sees: those of the training set and, as
-`distill.perturbed` says, as many copies of each with noise of `distill.deviation` on
-the pixels in [0, 1]. They are a collection beside the weights, since each seed has
-teachers of its own.
+The targets are what all draws of all teachers say on average, in test mode and without
+temperature; true labels and log probabilities play no part. With `distill.groups` it is
+the average of a group of them, and another one's at each update: of as many groups as
+draws, one net teaches at a time. Targets are made once, of the images that the student
+sees: those of the training set and, as `distill.perturbed` says, as many copies of each
+with noise of `distill.deviation` on the pixels in [0, 1]. They are a collection beside
+the weights, since each seed has teachers of its own. A run that kept nets along its way
+(`collect`) teaches by these.
 
 Columns are those of `classify`, of true labels.
 """
@@ -20,6 +22,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import random
 
 from experiments import datasets
 from experiments import spec as parts
@@ -29,13 +32,13 @@ from vnets import data, sources
 from vnets.evaluate import to_float
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState
-from vnets.predictor import Predictor
+from vnets.predictor import Predictor, Stack
 from vnets.rng import stream
 from vnets.types import Array, Key, Params
 
 TAUGHT = "taught"  # the collection
 FREE = ("label_smoothing", "particles", "rate_gradient", "dataset.augment")
-OWN = ("perturbed", "deviation", "samples")
+OWN = ("perturbed", "deviation", "samples", "groups")
 
 
 def fields(config) -> tuple[str, ...]:
@@ -56,6 +59,11 @@ class Distill(classify.Classify):
     begun_by: ClassVar[str] = "teacher"
     seen: Any = None
 
+    @property
+    def groups(self) -> int:
+        """Of draws, by one of which an update is taught."""
+        return self.config.distill.get("groups", 1)
+
     def loss(self, **options) -> Callable:
         """The bound, of soft targets."""
         base = super().loss(likelihood=Categorical(soft=True), **options)
@@ -64,7 +72,10 @@ class Distill(classify.Classify):
         def loss(params, state: ModelState, batch, key):
             taught = state.collections[TAUGHT]
             held = {k: v for k, v in state.collections.items() if k != TAUGHT}
-            batch = {**batch, "target": taught["p"][batch["target"]]}
+            p = taught["p"]
+            if self.groups > 1:
+                p = p[random.randint(stream(key, "group"), (), 0, self.groups)]
+            batch = {**batch, "target": p[batch["target"]]}
             state = state.replace(collections=held)
             value, (new, metrics) = base(params, state, batch, key)
             held = {**new.collections, TAUGHT: taught}
@@ -75,23 +86,39 @@ class Distill(classify.Classify):
     def begin(self, nets: list[Net], key: Key) -> tuple[Params, dict]:
         """See `Kind`; a start by the key, with what the nets say of the images."""
         params, collections = self.init(stream(key, "student"))
-        teacher = Predictor(
-            [net.member for net in nets], samples=self.config.distill.samples
-        )
-        p = said(teacher, self.seen.inputs, stream(key, "teacher"))
+        bag = [
+            Stack(net.model, net.collected) if net.collected else net.member
+            for net in nets
+        ]
+        teacher = Predictor(bag, samples=self.config.distill.samples)
+        if len(teacher) % self.groups:
+            raise parts.ConfigError(
+                f"config.distill.groups is {self.groups}, of {len(teacher)} draws"
+            )
+        p = said(teacher, self.seen.inputs, stream(key, "teacher"), self.groups)
         return params, {**collections, TAUGHT: {"p": p}}
 
 
-def said(teacher: Predictor, images, key: Key, batch_size: int = 500) -> Array:
-    """The probabilities that all draws give on average, [N, K].
+def said(
+    teacher: Predictor, images, key: Key, groups: int = 1, batch_size: int = 500
+) -> Array:
+    """The probabilities that draws give on average, [N, K]; [G, N, K] of G groups.
 
     Args:
       teacher: any nets.
       images: uint8 [N, ...].
       key: of the draws, which differ from batch to batch.
+      groups: G, of as many draws each, one after another.
       batch_size: images at once.
     """
-    run = jax.jit(lambda net, x, key: jnp.exp(net.log_mean(to_float(x), key)))
+
+    @jax.jit
+    def run(net: Predictor, x: Array, key: Key) -> Array:
+        if groups == 1:
+            return jnp.exp(net.log_mean(to_float(x), key))
+        p = jnp.exp(net(to_float(x), key))
+        return jnp.mean(p.reshape(groups, -1, *p.shape[1:]), axis=1)
+
     size = min(batch_size, len(images))
     starts = [min(first, len(images) - size) for first in range(0, len(images), size)]
     found = [
@@ -99,7 +126,8 @@ def said(teacher: Predictor, images, key: Key, batch_size: int = 500) -> Array:
         for at in starts
     ]
     last = len(images) - size * (len(starts) - 1)
-    return jnp.concatenate([*found[:-1], found[-1][size - last :]])
+    found[-1] = found[-1][..., size - last :, :]
+    return jnp.concatenate(found, axis=-2)
 
 
 def build(config) -> Distill:
@@ -126,17 +154,18 @@ def build(config) -> Distill:
         {"split": numbered, "batch_size": config.batch_size},
     )
     kind = classify.built(Distill, config, dataset, source, datasets.example(dataset))
-    return dataclasses.replace(
-        kind, seen=numbered, init=_untaught(kind.init, len(seen), dataset.classes)
-    )
+    shape = len(seen), dataset.classes
+    if kind.groups > 1:
+        shape = kind.groups, *shape
+    return dataclasses.replace(kind, seen=numbered, init=_untaught(kind.init, shape))
 
 
-def _untaught(plain: Callable, images: int, classes: int) -> Callable:
+def _untaught(plain: Callable, shape: tuple[int, ...]) -> Callable:
     """The start with a place for what the teachers say."""
 
     def init(key: Key) -> tuple[Params, dict]:
         params, collections = plain(key)
-        empty = {"p": jnp.zeros((images, classes), jnp.float32)}
+        empty = {"p": jnp.zeros(shape, jnp.float32)}
         return params, {**collections, TAUGHT: empty}
 
     return init

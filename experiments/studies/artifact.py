@@ -1,7 +1,9 @@
 """Is a sparse net a small file and a fast predictor? A study of trained nets.
 
 The net is pruned, shrunk, quantized and coded (`experiments.compress`); every test
-image is predicted from the file alone, and by the same quantized net in JAX.
+image is predicted from the file alone, and by the same quantized net in JAX. With
+`nets.teacher`, a net with noise that taught it, that is a file, too, with deviations,
+and `draws` of it are averaged where the student predicts once.
 """
 
 import functools
@@ -10,15 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import compress, latency
+import numpy as np
+
+from experiments import compress, latency, ranges
 from experiments import spec as parts
 from experiments.config_files import load_config
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
-from vnets import data
+from vnets import compact, data
 from vnets.types import Key
 
-FIELDS = (*("dataset", "nets.net", "tolerance", "latency.threads", "latency.seconds"),)
+FIELDS = (
+    *("dataset", "nets.net", "tolerance", "latency.threads", "latency.seconds"),
+    *("nets.teacher", "draws"),
+)
+TEACHER_BITS = 8  # of each weight and deviation of a teacher
 
 # What a weight that is left may take in the file, position and value; the rest of the
 # file (header, biases, tables of frequencies) is `bytes_beyond`.
@@ -35,29 +43,56 @@ def build(config) -> Study:
         raise parts.ConfigError(
             f"config.tolerance is a share, 0 to 1, not {config.tolerance}"
         )
+    if ("teacher" in config.nets) != ("draws" in config):
+        raise parts.ConfigError(
+            "config.draws are of config.nets.teacher: give both, or neither"
+        )
+    ranges.COUNT.check("config.draws", config.get("draws", 1))
     trained = load_config(f"{config.nets.net.run},{config.scale}")
     dataset = load_data(config.dataset)
     measure = functools.partial(_measure, config, trained, dataset)
-    return Study({"net": NetSpec(config.nets.net.run)}, measure, dataset)
+    specs = {name: NetSpec(one.run) for name, one in config.nets.items()}
+    return Study(specs, measure, dataset)
 
 
 def _measure(
     config, trained, dataset: data.Dataset, nets: dict[str, list[Net]], key: Key
 ) -> Measured:
     """Writes the file of the net and measures it; its run has the config `trained`."""
-    del key  # nothing here is drawn
+    del key  # a teacher is drawn by NumPy, from one seed
     [net] = nets["net"]
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.vnz"
         report = compress.compress_net(
             trained,
             dataset,
             net,
-            Path(folder) / "net.vnz",
+            file,
             tolerance=config.tolerance,
             threads=config.latency.threads,
             seconds=config.latency.seconds,
         )
-    return Measured(evaluations(report))
+        found = evaluations(report)
+        for teacher in nets.get("teacher", ()):
+            found["teacher"] = _beside(file, config, dataset, teacher)
+    return Measured(found)
+
+
+def _beside(file: Path, config, dataset: data.Dataset, net: Net) -> dict[str, float]:
+    """Draws of a student's teacher: their error, the bytes of its file, and how many
+    times as long as one pass of the student's file a batch takes."""
+    shape, test = dataset.test.shape, dataset.test
+    graph = compact.capture(net.model, net.variables(), shape, noise=True)
+    held = compact.quantize(compact.fold_norms(graph), TEACHER_BITS)
+    own = file.with_name("teacher.vnz")
+    size, draw = compact.save(own, held), np.random.default_rng(0)
+    p = compact.load(own).ensemble(test.inputs, config.draws, draw)
+    timed = latency.draws(own, file, config.draws, **config.latency)
+    return {
+        "error": float(np.mean(np.argmax(p, -1) != test.target)),
+        "bytes": float(size),
+        **timed,
+    }
 
 
 def evaluations(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:

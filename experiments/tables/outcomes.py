@@ -66,6 +66,11 @@ class Outcome:
     rows: list[RowResult]
     verdicts: list[Verdict]
 
+    def ran(self) -> "Outcome":
+        """The same of the rows with a record or a failure."""
+        rows = [one for one in self.rows if one.records or one.failed]
+        return dataclasses.replace(self, rows=rows)
+
 
 def aggregate(table: Table, scale: str, records: dict[Path, Record]) -> Outcome:
     """Returns `table` filled from those of `records` that have a row's run and `scale`;

@@ -80,7 +80,10 @@ def _narrow(grid: Grid, outcome: Outcome) -> Grid:
 
 def markdown(outcome: Outcome) -> str:
     """Returns the table as Markdown, its figures and its CSV beside it."""
-    table, scale = outcome.table, outcome.scale
+    table, scale, ran = outcome.table, outcome.scale, outcome.ran().rows
+    left = [one.row.label for one in outcome.rows if ran and one not in ran]
+    if ran:
+        outcome = outcome.ran()
     numbers, *others = grids(outcome)
     narrow, called = _narrow(numbers, outcome), _called(outcome)
     blocks = [
@@ -97,6 +100,7 @@ def markdown(outcome: Outcome) -> str:
         file = f"[`{scale.name}.csv`]({scale.name}.csv)"
         blocks += [f"{few} of the {total} measured columns; {file} has all of them."]
     blocks += [words.listed(words.notes(outcome))]
+    blocks += [f"Not run:\n\n{words.listed(left)}"] if left else []
     for grid in others:
         blocks += [f"## {grid.title}", grid.text, markdown_grid(grid)]
     if table.published:
@@ -163,7 +167,7 @@ def _claims(outcome: Outcome) -> Grid:
 
 def _runs(outcome: Outcome) -> Grid:
     """Facts that all rows share are told once, in a line above the others."""
-    ran = [measured for measured in outcome.rows if measured.records or measured.failed]
+    ran = outcome.ran().rows
     facts = [words.run_facts(measured) for measured in ran]
     names = list(facts[0]) if facts else []
     shared = [
@@ -174,7 +178,8 @@ def _runs(outcome: Outcome) -> Grid:
         [measured.row.label, *(fact[name] for name in told)]
         for measured, fact in zip(ran, facts, strict=True)
     ]
-    text = "; ".join(f"{name.lower()} {facts[0][name]}" for name in shared)
+    said = [(name.lower(), facts[0][name]) for name in shared]
+    text = "; ".join(f"{name} {fact}" for name, fact in said if fact != NONE)
     return Grid("Runs", ["Row", *told], lines, text and f"In all rows: {text}.")
 
 
