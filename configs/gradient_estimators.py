@@ -3,9 +3,10 @@
     configs/gradient_estimators.py:VARIANT[,SCALE]
 
 Variants, of a bit whose probability is 1/4: score, score_baseline, straight_through,
-and concrete_01, concrete_05 and concrete_1, by their temperature; of a number: pathwise
-and score_number. Nothing is trained but one probability, and there are no data: the
-scales are alike.
+and concrete_01, concrete_05 and concrete_1, by their temperature; of the mean of a
+number: pathwise and score_number; of its deviation: pathwise_std, score_std, and
+price_std, by the curvature. Nothing is trained but one probability, and there are no
+data: the scales are alike.
 
 The same within autoencoders: vae_pathwise and vae_score, of 10 numbers; bits_score,
 bits_straight_through and bits_concrete, of 20 bits. Scales: quick, the digits and 60
@@ -18,7 +19,7 @@ from configs import common
 
 TEMPERATURES = {"concrete_01": 0.1, "concrete_05": 0.5, "concrete_1": 1.0}
 VARIANTS = ("score", "score_baseline", "straight_through", *TEMPERATURES)
-VARIANTS += ("pathwise", "score_number")
+VARIANTS += ("pathwise", "score_number", "pathwise_std", "score_std", "price_std")
 LATENTS = {
     "vae_pathwise": (10, {"kind": "normal", "gradient": "pathwise"}),
     "vae_score": (10, {"kind": "normal", "gradient": "score"}),

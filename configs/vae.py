@@ -4,7 +4,8 @@
 
 Variants: ae_2, two latent variables without noise; vae_2, vae_5, vae_10 and vae_20,
 variational autoencoders of so many; vae_2_weights and vae_10_weights, whose decoders
-have noisy weights, too (approximate full Bayes); vae_2_sparse, of 200 and 100 hidden
+have noisy weights, too (approximate full Bayes); vae_10_few and vae_10_few_weights, the
+same two of 1,000 pictures (quick 200); vae_2_sparse, of 200 and 100 hidden
 units, whose decoder loses weights by sparse variational dropout; vae_20_28, of 28 x 28
 pixels at scale quick, too, where draws of the prior no longer find log p(x); frey, of
 two latent variables and 200 hidden units, and omniglot, of 20, which are of files that
@@ -25,11 +26,13 @@ from configs import common
 NOISY = {layer: {"kind": "gaussian", "log_var": -8.0} for layer in ("dense1", "dense2")}
 VARIANTS = ("ae_2", *(f"vae_{z}" for z in (2, 5, 10, 20)))
 VARIANTS += ("vae_2_weights", "vae_10_weights", "vae_20_28")
-VARIANTS += ("vae_2_sparse", "frey", "omniglot")
+VARIANTS += ("vae_10_few", "vae_10_few_weights", "vae_2_sparse", "frey", "omniglot")
 SPARSE = {layer: {"kind": "gaussian", "log_var": -7.0} for layer in NOISY}
 OTHER_DATA = {"frey": "vae_2", "omniglot": "vae_20"}
 OTHER_EPOCHS = {"frey": 200, "omniglot": 40}
 EPOCHS = {"quick": 120, "short": 10, "paper": 500}
+FEW = {"quick": 200, "short": 1000, "paper": 1000}  # pictures, and epochs of them
+FEW_EPOCHS = {"quick": 600, "short": 300, "paper": 2000}
 
 
 def sweep(scale: str = "paper") -> tuple[str, ...]:
@@ -48,12 +51,16 @@ def get_config(which: str = "vae_2") -> ConfigDict:
     epochs = 60 if small and large else EPOCHS[scale]
     if variant in OTHER_DATA:
         epochs = OTHER_EPOCHS[variant]
+    if "few" in rest:
+        epochs = FEW_EPOCHS[scale]
     config = common.autoencoder(variant, scale, int(latent), epochs)
     if small and not large:
         config.dataset.name = "digits_8x8"
     config.model.sampled = kind == "vae"
-    if rest == ["weights"]:
+    if "weights" in rest:
         config.model.decoder.posteriors = NOISY
+    if "few" in rest:
+        config.dataset.train_images = FEW[scale]
     if variant in OTHER_DATA:
         config.dataset.name, config.dataset.binary = variant, variant == "omniglot"
     if variant == "frey":

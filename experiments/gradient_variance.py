@@ -10,6 +10,8 @@ where examples have noises of their own (LRT; a weight sample for each), so thei
 variance at any M comes from single examples, a thousand of them in the place of a
 minibatch. Of one example alone all that sample weights are the same; of those that
 share a draw (one weight sample, flipout, antithetic pairs) whole minibatches are drawn.
+So they are for the score function, which differentiates the density of two draws of the
+measured layers' weights, each the other's baseline, and not the net.
 
 Variances are totals over the weights of a layer, divided by their number, of the
 gradient of N mean(log likelihood), N the training set's size, as in the paper's table.
@@ -36,12 +38,12 @@ from experiments import spec as parts
 from experiments.core import Measured, Net, NetSpec, Study
 from experiments.datasets import load_data
 from experiments.studies.gradient_noise import additive, batch_loss
-from vnets import backend, estimators
+from vnets import backend, estimators, gradients
 from vnets.data import Split
 from vnets.edits import mean_only
 from vnets.evaluate import to_float
 from vnets.layers import Mode
-from vnets.nodes import is_noisy, is_posterior
+from vnets.nodes import Point, is_noisy, is_posterior
 from vnets.rng import stream
 from vnets.types import Array, Key
 
@@ -55,6 +57,7 @@ SHARED_NOISE = {
     "single": estimators.weight_sampling,
     "flipout": estimators.flipout,
     "antithetic": estimators.antithetic,
+    "score": estimators.lrt,  # of the layers that are not measured
 }
 KINDS = ("theta", "mu", "log_var")
 NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
@@ -105,6 +108,7 @@ def spread(
     batch_size: int,
     draws: int,
     centre: Mapping[str, Array] | None = None,
+    by_score: bool = False,
 ) -> tuple[Variances, dict[str, Array]]:
     """Variance over examples and noise of N times the gradient of a minibatch's mean.
 
@@ -118,6 +122,7 @@ def spread(
       draws: how many minibatches, at least 2.
       centre: near the mean gradient, as returned; it changes no estimate, but the
         standard error is that of the second moment around it. Zero by default.
+      by_score: the gradient is that of the score function.
 
     Returns:
       The variances by layer and kind, and the mean gradients [kind, ..., I, O].
@@ -131,7 +136,8 @@ def spread(
     # How kernels start makes another model, but no other program.
     model = net.model.clone(posteriors={})
     # All arrays are arguments: as constants they would be a part of the program.
-    shift, squares = _program(model, tuple(layers), mode, batch_size, draws)(
+    run = _program(model, tuple(layers), mode, batch_size, draws, by_score)
+    shift, squares = run(
         net.params,
         net.collections,
         dict(centre),
@@ -150,7 +156,12 @@ def spread(
 
 @functools.lru_cache(maxsize=32)  # a table's rows differ in their nets' numbers only
 def _program(
-    model, layers: tuple[str, ...], mode: Mode, batch_size: int, draws: int
+    model,
+    layers: tuple[str, ...],
+    mode: Mode,
+    batch_size: int,
+    draws: int,
+    by_score: bool,
 ) -> Callable:
     """(params, collections, centre, images, labels, keys of examples and noise) -> the
     mean gradient's shift from the centre, and the mean square around it of each draw,
@@ -171,11 +182,27 @@ def _program(
             variables = {"params": {**params, **changed}, **collections}
             return n * likelihood(variables, image, label, key)
 
+        def scored(kernels, image, label, key):
+            def one(key):
+                drawn = {
+                    name: jax.lax.stop_gradient(node.sample(stream(key, name)))
+                    for name, node in kernels.items()
+                }
+                log_q = sum(
+                    jnp.sum(kernels[name].log_prob(drawn[name])) for name in drawn
+                )
+                points = {name: Point(weight) for name, weight in drawn.items()}
+                return loss(points, image, label, stream(key, "rest")), log_q
+
+            return jnp.mean(gradients.score(*jax.vmap(one)(jax.random.split(key))))
+
+        cost = scored if by_score else loss
+
         def draw(number):
             at = stream(key_rows, number)
             rows = jax.random.randint(at, (batch_size,), 0, n)
             image, noise = to_float(images[rows]), stream(key_noise, number)
-            bars = jax.grad(loss)(kernels, image, labels[rows], noise)
+            bars = jax.grad(cost)(kernels, image, labels[rows], noise)
             return {name: _kinds(kernels[name], bar) for name, bar in bars.items()}
 
         def add(sums, numbers):
@@ -248,10 +275,14 @@ def _measure(spec, dataset, nets, key: Key) -> Measured:
         draws = spec.examples if batch_size == 1 else spec.minibatches
         keys = stream(key, "examples", batch_size), stream(key, name, batch_size)
         split, mode = dataset.train, Mode(estimator)
-        return spread(one, names, mode, split, keys, batch_size, draws, centre)
+        by_score = name == "score"
+        return spread(
+            one, names, mode, split, keys, batch_size, draws, centre, by_score
+        )
 
     whole, centre = of("lrt", estimators.lrt, sizes[-1])
     ways = {"none": estimators.lrt, **OWN_NOISE}
+    ways["score"] = SHARED_NOISE["score"]
     alone = {name: of(name, way, 1)[0] for name, way in ways.items()}
     shared = {
         name: {size: of(name, way, size, centre)[0] for size in sizes}
@@ -293,7 +324,8 @@ def _metrics(at, alone, whole, size: int) -> dict[str, float]:
     for kind in KINDS:
         metrics |= _ratio(f"one_{kind}", alone["separate"][kind], alone["lrt"][kind])
         if kind != "theta":
-            metrics |= _ratio(f"single_{kind}", here["single"][kind], lrt[kind])
+            for name in ("single", "score"):
+                metrics |= _ratio(f"{name}_{kind}", here[name][kind], lrt[kind])
     return metrics
 
 

@@ -17,11 +17,11 @@ from experiments.spec import ConfigError
 from experiments.studies.gradient_noise import additive, batch_loss
 from vnets.data import Dataset, Split
 from vnets.edits import mean_only
-from vnets.estimators import lrt
+from vnets.estimators import lrt, weight_sampling
 from vnets.evaluate import to_float
 from vnets.layers import Mode
 from vnets.nets import MLP
-from vnets.nodes import is_posterior, multiplicative, point
+from vnets.nodes import Additive, is_posterior, multiplicative, point
 
 SIZES, EXAMPLES, MINIBATCHES = (4, 16), 4000, 1000
 ERRORS = 5
@@ -68,6 +68,7 @@ def test_the_ways_are_ordered_and_the_terms_add_up(measured, place):
     assert 0.1 < found["single_covariance"] < 1
     assert abs(found["flipout_covariance"]) < found["single_covariance"]
     assert found["none"] < 1
+    assert found["score_low"] > found["single_high"]
     # Examples under LRT are independent: minibatches vary as single examples over M.
     wide = (found["independence_high"] / found["independence"]) ** (ERRORS / 1.96)
     assert 1 / wide < found["independence"] < wide
@@ -107,6 +108,26 @@ def test_without_noise_the_variance_is_that_of_the_examples(net, split):
             assert len(one.squares) == EXAMPLES
             assert found[name]["log_var"].value == 0
         assert plain[name]["mu"].value == pytest.approx(around[name]["mu"].value, 1e-4)
+
+
+def test_the_score_function_has_the_mean_of_draws_of_the_weights(net, split):
+    """Though it differentiates no net."""
+    params = {
+        name: {**own, "kernel": Additive(own["kernel"].mean, jnp.full(shape, -2.0))}
+        for name, own in net.params.items()
+        for shape in [own["kernel"].mean.shape]
+    }
+    layers, keys = ("dense1", "dense2"), (random.key(5), random.key(6))
+    given = core.Net(net.model, params, {}), layers, Mode(weight_sampling), split, keys
+    scored, found = spread(*given, 16, 4000, by_score=True)
+    plain, wanted = spread(*given, 16, 4000)
+    for name in layers:
+        for number, kind in list(enumerate(KINDS))[1:]:
+            size = (scored[name][kind].value + plain[name][kind].value) / 4000
+            gap = np.mean(np.square(found[name][number] - wanted[name][number]))
+            assert size / 3 < gap < 3 * size
+            # The gradient by mu stands out from what is left to chance.
+            assert kind == "log_var" or np.mean(np.square(found[name][1])) > 6 * size
 
 
 def test_theta_is_the_mean_of_the_multiplicative_form(net, split):

@@ -99,6 +99,37 @@ def test_pathwise_has_the_known_moments():
     assert found.var() == pytest.approx(1.0, rel=0.05)
 
 
+def test_the_curvature_gives_the_gradient_of_a_deviation():
+    """E[sin z] = sin(mean) exp(-std^2 / 2); and of a parabola all draws agree."""
+    mean, std = 1.0, 0.5
+    both = jax.grad(
+        lambda mean, std, key: gradients.price(jnp.sin, mean, std, key), (0, 1)
+    )
+    keys = random.split(random.key(3), DRAWS)
+    by_mean, by_std = (
+        np.asarray(found, np.float64)
+        for found in jax.vmap(both, (None, None, 0))(mean, std, keys)
+    )
+    close(by_mean, np.cos(mean) * np.exp(-(std**2) / 2))
+    close(by_std, -std * np.sin(mean) * np.exp(-(std**2) / 2))
+    parabola = jax.grad(
+        lambda std, key: gradients.price(lambda z: 3 * loss(z), mean, std, key)
+    )
+    found = jax.vmap(parabola, (None, 0))(std, keys[:100])
+    np.testing.assert_allclose(found, 6 * std, rtol=1e-6)
+
+
+def test_a_draw_by_the_curvature_is_that_of_pathwise_and_keeps_the_gradient_of_f():
+    key, mean, std = random.key(4), jnp.arange(3.0), jnp.asarray([0.1, 1.0, 2.0])
+    z = gradients.pathwise(mean, std, key)
+
+    def total(scale):
+        return jnp.sum(gradients.price(lambda z: scale * z**3, mean, std, key))
+
+    assert float(total(1.0)) == pytest.approx(float(jnp.sum(z**3)), rel=1e-6)
+    assert float(jax.grad(total)(2.0)) == pytest.approx(float(jnp.sum(z**3)), rel=1e-6)
+
+
 def test_what_gives_no_gradient_is_refused():
     one = jnp.zeros(1)
     with pytest.raises(ValueError, match="2 draws"):

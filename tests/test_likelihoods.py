@@ -214,23 +214,30 @@ def test_several_draws_are_tested_as_the_mean_of_their_distributions(case):
 
 
 @pytest.mark.parametrize(
-    "make", [Categorical, Bernoulli, lambda: Gaussian(1.0), Gaussian]
+    "make", [Categorical, Bernoulli, lambda: Gaussian(1.0), Gaussian, Grey]
 )
 def test_a_likelihood_is_a_density(make):
-    """It sums to one over all targets: classes, yes and no, or a fine grid."""
+    """It sums to one over all targets, and their mean is its own: classes, yes and
+    no, or a fine grid."""
     likelihood = make()
     if isinstance(likelihood, Gaussian):
         grid = jnp.linspace(-9, 9, 4001, dtype=jnp.float32)
         outputs = jnp.zeros(4001) + 0.5
         if likelihood.std is None:  # standard deviation e^0.2
             outputs = jnp.stack([outputs, jnp.full(4001, 0.2)], -1)
-        total = np.exp(likelihood.log_p(outputs, grid)).sum() * 18 / 4000
+        if isinstance(likelihood, Grey):  # pixels of a picture, here of one
+            grid = grid[:, None]
+        each = np.exp(likelihood.log_p(outputs, grid)).ravel() * 18 / 4000
+        expected = each @ np.ravel(grid)
     else:
         last = (4,) if isinstance(likelihood, Categorical) else ()
         outputs = jnp.broadcast_to(random.normal(random.key(0), last), (4, *last))
         classes = jnp.arange(4 if last else 2)
-        total = np.exp(likelihood.log_p(outputs[: len(classes)], classes)).sum()
-    assert total == pytest.approx(1, rel=1e-4)
+        each = np.exp(likelihood.log_p(outputs[: len(classes)], classes))
+        expected = each if last else each[1:]
+    assert each.sum() == pytest.approx(1, rel=1e-4)
+    found = np.ravel(likelihood.mean(outputs[:1]))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_yes_and_no_are_two_classes():
@@ -281,6 +288,7 @@ def test_the_head_of_a_task_is_a_likelihood_of_its_classes():
         lambda: Heads(classes=0),
         lambda: Heads(smoothing=0.1),
         lambda: heads.averaged(logits),
+        lambda: heads.mean(logits),
     ):
         with pytest.raises(ValueError, match="heads have"):
             refused()
@@ -387,16 +395,22 @@ def test_a_net_of_latent_variables_is_a_prediction_with_their_kl():
         assert float(same) == pytest.approx(exact, abs=5 * 0.6 / np.sqrt(2000))
 
 
-@pytest.mark.parametrize(
-    "likelihood", [Bernoulli(), Bernoulli("mean"), Gaussian(0.5)], ids=str
-)
-def test_all_pairs_are_each_outputs_with_each_target(likelihood):
-    outputs = 3 * random.normal(random.key(0), (4, 2, 3))
-    targets = random.uniform(random.key(1), (5, 2, 3))
-    found = likelihood.crossed(outputs, targets)
+@pytest.mark.parametrize("sure", [False, True])
+def test_all_pairs_are_each_outputs_with_each_target(case, sure):
+    """Also where outputs of classes leave nothing to chance."""
+    likelihood, outputs, target = case
+    outputs = 3 * outputs
+    if sure and not isinstance(likelihood, Gaussian):
+        never = random.bernoulli(random.key(3), 0.2, outputs.shape)
+        outputs = jnp.where(never, -jnp.inf, outputs)
+        if isinstance(likelihood, Bernoulli):
+            always = jnp.asarray(YES[:1]) & ~never
+            outputs = jnp.where(always, jnp.inf, outputs)
+    found = likelihood.crossed(outputs, target[:5])
     for one, row in zip(outputs, found, strict=True):
-        alone = -likelihood.nll(jnp.broadcast_to(one, targets.shape), targets)
-        np.testing.assert_allclose(row, alone, rtol=1e-5)
+        alone = likelihood.log_p(jnp.broadcast_to(one, (5, *one.shape)), target[:5])
+        alone = alone.sum(1) if likelihood.parts == "sum" else alone.mean(1)
+        np.testing.assert_allclose(row, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_an_impossible_answer_that_is_not_given_costs_nothing():

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from experiments import datasets
 from experiments import spec as parts
 from experiments.kinds import Kind
-from experiments.studies.latents import OUTPUTS, PIXELS, pixels
+from experiments.studies.latents import PIXELS, Pixels, pixels
 from vnets import data, overview, train, tree
 from vnets.columns import EvalSpec
 from vnets.latent import LATENTS, Autoencoder
@@ -65,7 +65,7 @@ class Autoencode(Kind):
     """
 
     watched: ClassVar[str] = "nll"
-    likelihood: Likelihood = PIXELS["binary"]
+    likelihood: Pixels = PIXELS["binary"]
 
     def loss(self) -> Callable:
         """The negative ELBO, of latent variables and of weights."""
@@ -113,9 +113,8 @@ def build(config) -> Autoencode:
     dataset = datasets.load(config)
     learn = dataset.train
     flat = data.Split(learn.inputs.reshape(len(learn), -1))
-    which = config.get("pixels", "binary")
-    likelihood = parts.pick("pixels", which, PIXELS)
-    model = latent_model(config.model, OUTPUTS[which] * flat.inputs.shape[1])
+    likelihood = parts.pick("pixels", config.get("pixels", "binary"), PIXELS)
+    model = latent_model(config.model, likelihood.outputs * flat.inputs.shape[1])
     plain = dataclasses.replace(dataset, train=flat)
     return Autoencode(
         config=config,

@@ -2,7 +2,7 @@
 
 A bit b ~ Bernoulli(theta) with f(b) = (b - t)^2: the gradient of E[f] by the logit is
 (1 - 2 t) theta (1 - theta), above 0 for t < 1/2, so that the best theta is 0. A number
-z ~ N(mean, std^2) with f(z) = z^2: by the mean it is 2 mean.
+z ~ N(mean, std^2) with f(z) = z^2: by the mean it is 2 mean, by the deviation 2 std.
 
     gradient   mean and variance of the estimate, the exact gradient, and by how many
                standard errors of `gradient.draws` estimates the mean differs: bias
@@ -13,6 +13,7 @@ z ~ N(mean, std^2) with f(z) = z^2: by the mean it is 2 mean.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,11 @@ class Way:
 
     Attributes:
       surrogate: (f, parameter, key) -> a number whose derivative is the estimate.
-      of_bits: whether x is a bit, and the parameter its logit; else a number, and its
-        mean.
+      of: the parameter: the "logit" of a bit, the "mean" or the "std" of a number.
     """
 
     surrogate: Callable[[Callable, Array, Key], Array]
-    of_bits: bool = True
+    of: Literal["logit", "mean", "std"] = "logit"
 
 
 def build(config) -> Study:
@@ -64,10 +64,19 @@ def _ways(config) -> dict[str, Way]:
 
         return of_bit
 
-    def by_score_of_number(f, mean, key):
-        z = lax.stop_gradient(gradients.pathwise(mean, config.std, key))
-        log_p = -0.5 * jnp.square((z - mean) / config.std)
+    def score(f, mean, std, key):
+        z = lax.stop_gradient(gradients.pathwise(mean, std, key))
+        log_p = -0.5 * jnp.square((z - mean) / std) - jnp.log(std)
         return gradients.score(f(z)[None], log_p[None], "none")[0]
+
+    def pathwise(f, *x):
+        return f(gradients.pathwise(*x))
+
+    def of_mean(surrogate) -> Way:
+        return Way(lambda f, mean, key: surrogate(f, mean, config.std, key), "mean")
+
+    def of_std(surrogate) -> Way:
+        return Way(lambda f, std, key: surrogate(f, config.mean, std, key), "std")
 
     def concrete(f, logit, key):
         return f(gradients.concrete(logit, key, config.temperature))
@@ -77,21 +86,20 @@ def _ways(config) -> dict[str, Way]:
         "score_baseline": Way(by_score(2, "others")),
         "straight_through": Way(lambda f, *x: f(gradients.straight_through(*x))),
         "concrete": Way(concrete),
-        "pathwise": Way(lambda f, *x: f(_number(config.std, *x)), of_bits=False),
-        "score_number": Way(by_score_of_number, of_bits=False),
+        "pathwise": of_mean(pathwise),
+        "score_number": of_mean(score),
+        "pathwise_std": of_std(pathwise),
+        "score_std": of_std(score),
+        "price_std": of_std(gradients.price),
     }
 
 
-def _number(std: float, mean: Array, key: Key) -> Array:
-    return gradients.pathwise(mean, std, key)
-
-
 def _measure(config, way: Way, key: Key) -> Measured:
-    if way.of_bits:
+    if way.of == "logit":
         at, aim = float(np.log(config.theta / (1 - config.theta))), config.aim
         exact = (1 - 2 * aim) * config.theta * (1 - config.theta)
     else:
-        at, aim, exact = config.mean, 0.0, 2 * config.mean
+        at, aim, exact = config[way.of], 0.0, 2 * config[way.of]
 
     def f(x):
         return jnp.square(x - aim)
@@ -114,7 +122,7 @@ def _measure(config, way: Way, key: Key) -> Measured:
         }
     }
     curves = {}
-    if way.of_bits:
+    if way.of == "logit":
         thetas = _descended(config.descent, estimate, stream(key, "descent"))
         evals["descent"] = {"theta": thetas[len(thetas) // 2 :].mean()}
         shown = slice(None, None, max(1, len(thetas) // 100))

@@ -8,36 +8,42 @@ Measured of one autoencoder, its weights' noise off, on the test set:
             neighbours, the accuracy of the nearest training codes at the test's
             classes, if there are any
     pixels  alone, log p(x) in nats by a density of each pixel by itself, of no net
+    moved   why squared distance misleads (Doersch 2016), of no net, either: half and
+            whole, how far each of `evals.pictures` is from itself, moved down and right
+            by so much of a pixel; and other, how far it is from the nearest training
+            picture of another class, if there are any; by how far it is from black
     bound   of `evals.pictures` of them: elbo, and importance, the bound of Burda et al.
             by `evals.importance_samples` draws, nats; prior, the estimate of as many
             draws of the prior as `evals.prior_samples` (Doersch 2016: hopeless), and
             prior_few by no more than importance has; and effective, how many of the
             importance weights count
+    learned elbo, of as many training pictures; and gap, what it is above that of tests
     bits    of the same pictures, if they are black and white: what each pixel costs by
             the bound and by bits back with a real coder (`vnets.bitsback`); decoded, 1
             if all came back bit for bit
 
-Curves: the codes of the pictures; some of these, reconstructed; the estimates of
-log p(x) by their draws; and with two latent variables what the decoder makes of a grid
-of `evals.tiles` times as many, at equal steps of the prior's mass (Kingma and Welling
-2014, figure 4). No pictures where `evals.tiles` is 0.
+Curves: the codes of the pictures; some of these, reconstructed; a few that are moved
+or lose ink; the estimates of log p(x) by their draws; and with two latent variables
+what the decoder makes of a grid of `evals.tiles` times as many, at equal steps of the
+prior's mass (Kingma and Welling 2014, figure 4). No pictures where `evals.tiles` is 0.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
+from scipy import ndimage
 from scipy.special import ndtri
 
 from experiments.core import Measured, Net
 from experiments.datasets import prepare_of
 from vnets import bitsback, edits, latent
 from vnets.data import Dataset, Split
-from vnets.likelihoods import Bernoulli, Grey, Likelihood
+from vnets.likelihoods import Bernoulli, Grey
 from vnets.predictor import Member
 from vnets.rng import stream
 from vnets.types import Array, Key
@@ -50,13 +56,13 @@ FIELDS = tuple(
     )
 )
 ACTIVE = 0.01
-# What a decoder says of a pixel, and how many outputs it has for it.
-PIXELS: dict[str, Likelihood] = {"binary": Bernoulli(), "grey": Grey()}
-OUTPUTS = {"binary": 1, "grey": 2}
+Pixels = Bernoulli | Grey
+PIXELS: dict[str, Pixels] = {"binary": Bernoulli(), "grey": Grey()}
 WORDS = 64  # that a message starts from
 AT_ONCE = 200  # codes whose distances to all others fit in memory
 CODES = 2000  # that a figure shows, the first
 RECONSTRUCTED = 4  # in a row; as many rows, of pictures and what became of them
+MOVES = {"half": 0.5, "whole": 1.0}  # of a picture, in pixels
 
 
 def _silent() -> Key:
@@ -65,7 +71,7 @@ def _silent() -> Key:
 
 
 def measure_of(
-    settings, dataset: Dataset, kind: Likelihood
+    settings, dataset: Dataset, kind: Pixels
 ) -> Callable[[Net, Key], Measured]:
     """What is measured of one net whose pixels are of a kind, by `config.evals`."""
 
@@ -84,7 +90,7 @@ def pixels(split: Split) -> Array:
 
 
 def _measure(
-    settings, dataset: Dataset, kind: Likelihood, net: Member, key: Key
+    settings, dataset: Dataset, kind: Pixels, net: Member, key: Key
 ) -> Measured:
     learn, test = pixels(dataset.train), pixels(dataset.test)
     codes = jax.jit(lambda net, x: latent.posterior(net, x, _silent()))
@@ -93,12 +99,15 @@ def _measure(
         "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
         "square": _mean_square(net, q),
     }
-    evals = {"latent": of, "pixels": {"alone": _alone(kind, learn, test)}}
     shown = min(settings.pictures, len(test))
     shape = dataset.test.shape[:2]
     white = functools.partial(_white, kind, net)
+    apart, moved = _distances(dataset, np.asarray(learn), np.asarray(test[:shown]))
+    evals = {"latent": of, "pixels": {"alone": _alone(kind, learn, test)}}
+    evals["moved"] = apart
     curves = {}
     if settings.tiles:
+        curves["moved"] = {"white": moved}
         curves["reconstructed"] = {"white": _reconstructed(white, test, q, shape)}
     if dataset.classes:
         of["neighbours"] = _nearest(
@@ -106,29 +115,33 @@ def _measure(
             *(np.asarray(q.mean), dataset.test.target),
             settings.neighbours,
         )
-        some = dataset.test.take(slice(CODES)).target
-        curves["codes"] = _codes(np.asarray(q.mean)[:CODES], some)
+        classes = dataset.test.target
+        curves["codes"] = _codes(np.asarray(q.mean)[:CODES], classes[:CODES])
     if settings.tiles and net.model.size == 2:
         curves["manifold"] = {"white": _manifold(white, settings.tiles, shape)}
     if net.model.sampled:
-        found = _bounds(settings, kind, net, test[:shown], key)
+        weights = _weights(settings, kind, net, test[:shown], key)
+        found = _bounds(settings, kind, net, weights, test[:shown], key)
         evals["bound"], curves["draws"] = found
+        weights = _weights(settings, kind, net, learn[:shown], key)
+        elbo = float(jnp.mean(weights))
+        evals["learned"] = {"elbo": elbo, "gap": elbo - evals["bound"]["elbo"]}
         if isinstance(kind, Bernoulli) and not np.asarray(test % 1).any():
             found = _bits(settings, net, np.asarray(test[:shown], np.int32))
             evals["bits"] = {"bound": _bits_of(evals["bound"]["elbo"], test), **found}
     return Measured(evals, curves)
 
 
-def _alone(kind: Likelihood, learn: Array, test: Array) -> float:
+def _alone(kind: Pixels, learn: Array, test: Array) -> float:
     """log p(x), nats, of pixels that know nothing of one another, nor of a code.
 
     Each has the share of white, or the mean and deviation, that it has in training;
     with a white and a black picture more, that nothing is impossible.
     """
     count, total = len(learn) + 2, jnp.sum(learn, 0) + 1
-    outputs = jnp.log(total) - jnp.log(count - total)
-    if isinstance(kind, Grey):
-        outputs = jnp.concatenate([outputs, jnp.log(jnp.std(learn, 0) + kind.least)])
+    logits = jnp.log(total) - jnp.log(count - total)
+    log_std = jnp.log(jnp.std(learn, 0) + Grey.least)
+    outputs = jnp.concatenate([logits, log_std])[: kind.outputs * len(logits)]
     return float(jnp.mean(kind.crossed(outputs[None], test)))
 
 
@@ -140,15 +153,64 @@ def _mean_square(net: Member, q) -> float:
 
 def _nearest(known, classes, asked, truth, neighbours: int) -> float:
     """Accuracy of the vote of the nearest codes; of equal votes the lowest class."""
-    known, asked = np.float64(known), np.float64(asked)
-    squares, nearest = (known**2).sum(1), []
-    for part in np.array_split(asked, -(-len(asked) // AT_ONCE)):
-        distance = squares - 2 * part @ known.T  # squared, but for the part's own
+    nearest = []
+    for distance, _ in _squares(np.float64(known), np.float64(asked), truth):
         order = np.argpartition(distance, neighbours - 1, axis=1)
         nearest.append(classes[order[:, :neighbours]])
     votes = np.concatenate(nearest)
     counts = np.stack([(votes == k).sum(1) for k in range(classes.max() + 1)], 1)
     return float(np.mean(counts.argmax(1) == truth))
+
+
+def _squares(known, asked, truth) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Squared distances of some that are asked, but for their own squares, to all that
+    are known, [M, N]; and the classes of these some, [M]."""
+    squares, parts = (known**2).sum(1), -(-len(asked) // AT_ONCE)
+    both = (np.array_split(asked, parts), np.array_split(truth, parts))
+    for part, own in zip(*both, strict=True):
+        yield squares - 2 * part @ known.T, own
+
+
+def _distances(dataset: Dataset, learn: np.ndarray, test: np.ndarray):
+    """How far test pictures [N, D] are from what they become and from others; and a
+    few of all, as `_mosaic` has them."""
+    shape = dataset.test.shape[:2]
+    x = test.reshape(-1, *shape)
+    seen = {name: _moved(x, by) for name, by in MOVES.items()}
+    if dataset.classes:
+        truth = dataset.test.target[: len(test)]
+        nearest = _of_another_class(learn, dataset.train.target, test, truth)
+        seen["other"] = learn[nearest].reshape(x.shape)
+    found = {name: _apart(x, others) for name, others in seen.items()}
+    row = (x, seen["half"], _erased(x, seen["half"]), *list(seen.values())[1:])
+    rows = np.stack([pictures[: len(row)] for pictures in row], 1)
+    return found, _mosaic(rows.reshape(-1, *shape), shape)
+
+
+def _of_another_class(known, classes, asked, truth) -> np.ndarray:
+    """Which picture that is known is the nearest of another class, to each asked."""
+    found = [
+        np.where(own[:, None] == classes, np.inf, distance).argmin(1)
+        for distance, own in _squares(known, asked, truth)
+    ]
+    return np.concatenate(found)
+
+
+def _moved(x: np.ndarray, by: float) -> np.ndarray:
+    """Pictures [N, H, W] moved down and right by so much of a pixel; black comes in."""
+    return ndimage.shift(x, (0, by, by), order=1, mode="grid-constant")
+
+
+def _apart(x: np.ndarray, others: np.ndarray) -> float:
+    """Mean squared distance of pictures [N, H, W], in units of that from black."""
+    return float(np.sum(np.square(x - others)) / np.sum(np.square(x)))
+
+
+def _erased(x: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Pictures that lost ink from their top, until they are as far away as others."""
+    far = np.sum(np.square(x - others), (1, 2), keepdims=True)
+    lost = np.cumsum(np.square(x).reshape(len(x), -1), 1).reshape(x.shape)
+    return np.where(lost > far, x, 0)
 
 
 def _codes(mean: np.ndarray, target: np.ndarray) -> dict[str, list[float]]:
@@ -175,12 +237,9 @@ def _reconstructed(white: Callable, x: Array, q, shape: tuple[int, int]) -> list
     return _mosaic(rows.reshape(-1, x.shape[1]), shape)
 
 
-def _white(kind: Likelihood, net: Member, z: Array) -> np.ndarray:
+def _white(kind: Pixels, net: Member, z: Array) -> np.ndarray:
     """The white of each pixel that the decoder expects at codes [N, Z], [N, D]."""
-    outputs = latent.decode(net, z, _silent())
-    if isinstance(kind, Grey):
-        return np.asarray(kind.moments(outputs)[0])
-    return np.asarray(jax.nn.sigmoid(outputs))
+    return np.asarray(kind.mean(latent.decode(net, z, _silent())))
 
 
 def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
@@ -198,19 +257,20 @@ def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
     return np.rint(100 * rows).astype(int).ravel().tolist()
 
 
-def _bounds(settings, kind: Likelihood, net: Member, x: Array, key: Key):
+def _weights(settings, kind: Pixels, net: Member, x: Array, key: Key) -> Array:
+    """Those of `latent.log_weights` of pictures."""
+    key, draws = stream(key, "bound"), settings.importance_samples
+    return jax.jit(lambda net: latent.log_weights(net, kind, x, key, draws))(net)
+
+
+def _bounds(settings, kind: Pixels, net: Member, weights: Array, x: Array, key: Key):
     """Bounds on log p(x), nats, the mean over pictures; and by the number of draws."""
-    draws = settings.importance_samples
+    draws = len(weights)
 
     @functools.partial(jax.jit, static_argnums=1)
     def naive(net, samples):
         own = stream(key, "prior")
         return jnp.mean(latent.log_mean_by_prior(net, kind, x, own, samples))
-
-    weigh = jax.jit(
-        lambda net: latent.log_weights(net, kind, x, stream(key, "bound"), draws)
-    )
-    weights = weigh(net)
 
     def importance(n: int) -> float:
         whole = weights[: draws // n * n].reshape(n, -1, len(x))
@@ -248,7 +308,7 @@ def _bits(settings, net: Member, x: np.ndarray) -> dict[str, float]:
 
     @jax.jit
     def decode(net, z):
-        return jax.nn.sigmoid(latent.decode(net, z[None], _silent())[0])
+        return Bernoulli().mean(latent.decode(net, z[None], _silent())[0])
 
     coder = bitsback.BitsBack(
         net.model.size,

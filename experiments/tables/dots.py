@@ -6,6 +6,7 @@ occur, the upper end is shown a second time, enlarged.
 
 import dataclasses
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ CHANCE_STYLE: Any = {"color": "#777777", "linewidth": 1, "linestyle": (0, (4, 3)
 FULL_FROM = 50.0  # of the largest number, in %: the axis goes to 100
 ZOOM_FROM = 90.0
 RATIOS = (1.0, 1.5)
+WIDTH, LETTERS = 9.0, 12  # inches, and letters of a title to the inch
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -45,14 +47,20 @@ class Span:
 
 
 def save(outcome: Outcome, path: Path) -> None:
-    """Writes the figure as a PNG; rows that were not run are left to the table."""
+    """Writes the figure as a PNG; rows without a number of it are left to the table."""
     import matplotlib
 
-    outcome = outcome.ran() if outcome.ran().rows else outcome
+    names = [column.name for column in outcome.table.plain]
+    some = [
+        measured
+        for measured in outcome.rows
+        if measured.failed or any(measured.cells[name].values for name in names)
+    ]
+    outcome = dataclasses.replace(outcome, rows=some or outcome.rows)
     spans = _spans(outcome)
     with matplotlib.rc_context(STYLE):
         lines = max(3, len(outcome.table.plain))
-        size = (9.0, 1.6 + 0.28 * lines * len(outcome.rows))
+        size = (WIDTH, 1.6 + 0.28 * lines * len(outcome.rows))
         count, ratios = len(spans), RATIOS[: len(spans)]
         figure, panels = style.panels(
             count, count, size, 160, sharey=True, width_ratios=ratios
@@ -64,7 +72,8 @@ def save(outcome: Outcome, path: Path) -> None:
         )
         _write_numbers(panels[-1], outcome)
         panels[0].set_ylim(len(outcome.rows) - 0.5, -0.5)
-        title = f"{outcome.table.title}\n{summary(outcome)}"
+        told = textwrap.wrap(summary(outcome), int(WIDTH * LETTERS))
+        title = "\n".join([outcome.table.title, *told])
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         handles = _legend_handles(outcome)
         figure.legend(

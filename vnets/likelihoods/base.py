@@ -83,7 +83,8 @@ def counted(target: Array, mask: Array | None) -> Array:
 
 
 class Likelihood:
-    """What all likelihoods share; `log_p`, `draw`, `sums` and `shown` are their own.
+    """What all likelihoods share; `log_p`, `mean`, `draw`, `sums` and `shown` are their
+    own.
 
     Attributes:
       parts: an example of several parts (positions, pixels, outputs) has their "mean",
@@ -108,6 +109,12 @@ class Likelihood:
         """log p(target) of each part, in nats, [B, ...]."""
         # Abstract: each likelihood says its own.
         raise NotImplementedError(f"{type(self).__name__} has no log_p")
+
+    def mean(self, outputs: Any) -> Array:
+        """What is expected of each part: the mean of a number, [B, ...], or the
+        probability of each class, [B, ..., K]."""
+        # Abstract: each likelihood says its own.
+        raise NotImplementedError(f"{type(self).__name__} has no mean")
 
     def nll(self, outputs: Any, target: Array, mask: Array | None = None) -> Array:
         """-log p(target) of each example, in nats, [B].

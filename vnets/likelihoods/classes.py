@@ -1,9 +1,12 @@
 """Likelihoods of classes: one of K, or yes and no."""
 
 import dataclasses
+import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from vnets.likelihoods.base import (
     Likelihood,
@@ -64,6 +67,9 @@ class Categorical(Likelihood):
 
     def log_p(self, outputs: Array, target: Array) -> Array:
         return self._at(jax.nn.log_softmax(outputs), target)
+
+    def mean(self, outputs: Array) -> Array:
+        return jax.nn.softmax(outputs)
 
     def cost(self, outputs: Array, target: Array, mask: Array | None = None) -> Array:
         if not self.smoothing:
@@ -157,6 +163,9 @@ class Heads(Categorical):
     def log_p(self, outputs: Array, target: Array) -> Array:
         return super().log_p(self.own(outputs, target), target)
 
+    def mean(self, outputs: Array) -> Array:
+        raise ValueError("heads have no mean before the task is known")
+
     def averaged(self, draws: Array) -> Array:
         raise ValueError(
             'heads have no mean of draws before the task is known: average="losses"'
@@ -179,6 +188,7 @@ class Bernoulli(Likelihood):
     """
 
     parts: Parts = "sum"
+    outputs: ClassVar[int] = 1  # of a net, for each label or pixel
 
     def log_p(self, outputs: Array, target: Array) -> Array:
         require_shape("target", target, jnp.shape(outputs))
@@ -188,13 +198,30 @@ class Bernoulli(Likelihood):
         of_no = jnp.where(yes < 1, (1 - yes) * jax.nn.log_sigmoid(-outputs), 0)
         return of_yes + of_no
 
+    def mean(self, outputs: Array) -> Array:
+        return jax.nn.sigmoid(outputs)
+
     def crossed(self, outputs: Array, targets: Array) -> Array:
-        """See `Likelihood`; one product, for log p is linear in the targets."""
+        """See `Likelihood`; one product, for log p is linear in the targets.
+
+        Sure logits, those that are infinite, cost nothing or all: further products
+        find which, if there are any.
+        """
         logits = outputs.reshape(len(outputs), -1)
-        yes = jnp.asarray(targets, jnp.float32).reshape(len(targets), -1)
-        each = jnp.matmul(logits, yes.T, precision="highest")
-        log_p = each + jnp.sum(jax.nn.log_sigmoid(-logits), -1, keepdims=True)
-        return log_p if self.parts == "sum" else log_p / yes.shape[1]
+        yes = jnp.asarray(targets, jnp.float32).reshape(len(targets), -1).T
+        product = functools.partial(jnp.matmul, precision="highest")
+        sure = jnp.isinf(logits)
+        of_no = jnp.where(sure, 0, jax.nn.log_sigmoid(-logits))
+        log_p = product(jnp.where(sure, 0, logits), yes)
+        log_p = log_p + jnp.sum(of_no, -1, keepdims=True)
+
+        def refuted(log_p):
+            yes_for_no = product((sure & (logits < 0)).astype(yes.dtype), yes)
+            no_for_yes = product((sure & (logits > 0)).astype(yes.dtype), 1 - yes)
+            return jnp.where(yes_for_no + no_for_yes > 0, -jnp.inf, log_p)
+
+        log_p = lax.cond(jnp.any(sure), refuted, lambda log_p: log_p, log_p)
+        return log_p if self.parts == "sum" else log_p / len(yes)
 
     def averaged(self, draws: Array) -> Array:
         pairs = self._pairs.averaged(_two_logits(draws))
