@@ -400,7 +400,9 @@ def test_all_pairs_are_each_outputs_with_each_target(case, sure):
     """Also where outputs of classes leave nothing to chance."""
     likelihood, outputs, target = case
     outputs = 3 * outputs
-    if sure and not isinstance(likelihood, Gaussian):
+    if sure and isinstance(likelihood, Gaussian):
+        pytest.skip("its outputs are numbers")
+    if sure:
         never = random.bernoulli(random.key(3), 0.2, outputs.shape)
         outputs = jnp.where(never, -jnp.inf, outputs)
         if isinstance(likelihood, Bernoulli):

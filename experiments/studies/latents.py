@@ -139,9 +139,10 @@ def _alone(kind: Pixels, learn: Array, test: Array) -> float:
     with a white and a black picture more, that nothing is impossible.
     """
     count, total = len(learn) + 2, jnp.sum(learn, 0) + 1
-    logits = jnp.log(total) - jnp.log(count - total)
-    log_std = jnp.log(jnp.std(learn, 0) + Grey.least)
-    outputs = jnp.concatenate([logits, log_std])[: kind.outputs * len(logits)]
+    outputs = jnp.log(total) - jnp.log(count - total)
+    if isinstance(kind, Grey):
+        log_std = jnp.log(jnp.std(learn, 0) + kind.least)
+        outputs = jnp.concatenate([outputs, log_std])
     return float(jnp.mean(kind.crossed(outputs[None], test)))
 
 
