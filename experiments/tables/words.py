@@ -9,6 +9,7 @@ from experiments.tables.outcomes import Outcome, RowResult
 from experiments.tables.specs import TAGS, Column, Published, Scale
 
 NOT_RUN = "not run"
+ABBREVIATIONS = ("elbo", "nll", "rms", "rmse")  # names of metrics
 FAILED = "failed"
 SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")  # where one ends and the next begins
 NONE = "–"  # noqa: RUF001 (an en dash is how a table says: nothing here)
@@ -47,7 +48,9 @@ def legend(outcome: Outcome) -> str:
     """Returns how to read the numbers, and a bullet for each tolerance of the scale."""
     table, scale = outcome.table, outcome.scale
     unit = f" in {table.unit}" if table.unit else ""
-    metric = f"{table.metric.capitalize()}{unit}: mean" if table.plain else "Mean"
+    name = table.metric
+    name = name.upper() if name in ABBREVIATIONS else name.capitalize()
+    metric = f"{name}{unit}: mean" if table.plain else "Mean"
     text = f"{metric} ± sample standard deviation over the n seeds that finished"
     if not table.published:
         return f"{text}."
