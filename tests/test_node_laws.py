@@ -469,6 +469,12 @@ def test_a_sum_over_log_alphas_counts_every_weight():
             assert float(found) == pytest.approx(expected, rel=1e-5), name
 
 
+def test_a_node_of_shapes_has_the_shape_of_its_weight():
+    for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
+        shapes = jax.eval_shape(lambda held=one: held)
+        assert shapes.shape == one.shape == np.shape(one.sample(random.key(0)))
+
+
 def test_a_weight_of_mean_zero_is_not_pruned():
     for one in (*kernels(PARAMS).values(), *map(node, TOGETHER)):
         if one.bare.has_mean:

@@ -124,8 +124,9 @@ class Posterior:
 
     @property
     def shape(self) -> Shape:
-        """Shape of the weight."""
-        return next(leaf for leaf in self.location_scale() if leaf is not None).shape
+        """Shape of the weight, also of a node that has shapes in place of arrays."""
+        found = jax.eval_shape(lambda node: node.location_scale(), self)
+        return next(leaf for leaf in found if leaf is not None).shape
 
     @property
     def kind(self) -> str:
