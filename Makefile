@@ -45,7 +45,7 @@ docs: setup-dev ## Build the documentation into site/, with no network; a warnin
 notebooks: setup-dev ## Run docs/notebooks and keep what they show (two minutes)
 	$(BIN)/python scripts/notebooks.py
 
-test: setup-dev ## Run the tests (up to 25 minutes on two cores, and some to install)
+test: setup-dev ## Run the tests (10 to 25 minutes on two cores, and some to install)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup-dev ## Run the tests that take minutes each [ARGS= PART=1/3 ATTACKS=quick]
