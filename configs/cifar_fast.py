@@ -96,6 +96,7 @@ def base(variant: str, scale: str, data: str) -> ConfigDict:
         **pixels,
     }
     config.epochs = EPOCHS[scale]
+    config.precision = "float32" if scale == "quick" else "bfloat16"
     config.batch_size, config.chunk_steps = 1000, 5
     config.label_smoothing = 0.2
     config.optimizer = {

@@ -1,5 +1,7 @@
 """What `backend.jit` tells the compiler, and who may say otherwise."""
 
+import importlib.metadata
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -36,7 +38,9 @@ def test_a_flag_of_the_user_wins(told, monkeypatch):
     assert set(told) == {key for key, _ in backend.CPU.compiler_options} - {name}
 
 
-@pytest.mark.parametrize("field", ["convolution", "normal", "seeds", "derivatives"])
+@pytest.mark.parametrize(
+    "field", ["convolution", "library", "normal", "seeds", "derivatives"]
+)
 def test_unknown_forms_are_refused(field):
     before = backend.forms()
     with (
@@ -45,6 +49,24 @@ def test_unknown_forms_are_refused(field):
     ):
         pass
     assert backend.forms() == before
+
+
+def test_a_library_is_not_called_where_a_device_has_only_a_part(monkeypatch):
+    """XLA would gather the batch on every device."""
+    for devices, library in ((1, backend.CPU.library), (2, "xla")):
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        assert backend.forms().library == library
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_onednn_is_used_where_its_package_is(there, monkeypatch):
+    def distribution(name):
+        assert name == backend.ONEDNN
+        if not there:
+            raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    assert backend._library() == ("onednn" if there else "xla")
 
 
 def test_the_options_are_ones_that_the_compiler_knows(monkeypatch):

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import random
+from libraries import LIBRARIES
 
 import vnets
 from vnets import backend, estimators, layers, nets, nodes, ops
-from vnets.pooling import relu_max_pool
+from vnets.pooling import max_pool, relu_max_pool
 
 SAME = ((1, 1), (1, 1))
 GAUSSIAN = nodes.gaussian(-2.0)
-IMAGE, KERNEL = (2, 4, 5, 3), (3, 3, 3, 2)
+SHAPES = IMAGE, KERNEL = (2, 4, 5, 3), (3, 3, 3, 2)
 
 
 def linear(op):
@@ -32,8 +33,11 @@ def sampled(estimator, op, x, scale):
 FORMS = {
     "dense": (linear(ops.DENSE), (4, 3), (3, 2)),
     "tiles": (linear(ops.TiledConv((4, 5), (3, 3), SAME, 2)), IMAGE, KERNEL),
-    "direct": (linear(ops.DirectConv(SAME)), IMAGE, KERNEL),
     "direct, strided": (linear(ops.DirectConv(SAME, (2, 2))), IMAGE, KERNEL),
+    **{
+        f"direct, {library}": (linear(ops.DirectConv(SAME, (1, 1), library)), *SHAPES)
+        for library in LIBRARIES
+    },
     "noise": (functools.partial(sampled, estimators.lrt, ops.DENSE), (4, 3), (3, 2)),
     "magnitude": (
         functools.partial(sampled, estimators.magnitude, ops.DirectConv(SAME)),
@@ -41,6 +45,7 @@ FORMS = {
         KERNEL,
     ),
     "pooling": (lambda x, s: relu_max_pool(x * s), (2, 4, 5, 3), (1, 1, 1, 3)),
+    "maxima": (lambda x, s: max_pool(x * s), (2, 4, 5, 3), (1, 1, 1, 3)),
 }
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import random
+from libraries import LIBRARIES
 
 from vnets import backend, ops
 from vnets.ops import direct
-from vnets.pooling import relu_max_pool
+from vnets.pooling import max_pool, relu_max_pool
 
 # (size, kernel, padding, tile)
 VALID = ((0, 0), (0, 0))
@@ -95,23 +96,29 @@ def test_the_tile_is_one_where_tiles_do_not_pay():
     assert ops.conv((8, 8), (1, 1), (3, 4)).tile == 1
 
 
-def test_the_routine_is_taken_where_it_pays():
+@pytest.mark.parametrize("library", ["xla", "onednn"])
+def test_the_routine_is_taken_where_it_pays(library):
     def form(size, kernel, channels, padding="SAME"):
-        return type(ops.conv((size,) * 2, (kernel,) * 2, channels, padding=padding))
+        sizes = (size,) * 2, (kernel,) * 2
+        with backend.use(library=library):
+            return type(ops.conv(*sizes, channels, padding=padding))
 
     assert form(8, 3, (16, 32)) is ops.DirectConv
     assert form(8, 1, (16, 32)) is ops.TiledConv  # a matrix product as it is
     assert form(8, 3, (1, 32)) is ops.TiledConv  # few channels
     assert form(8, 3, (16, 256)) is ops.DirectConv
-    assert form(7, 3, (16, 256)) is ops.TiledConv  # a wide product
-    assert form(2, 3, (16, 32)) is ops.TiledConv  # mostly padding
-    assert form(12, 5, (20, 50), "VALID") is ops.TiledConv  # a large input
+    else_tiled = ops.DirectConv if library == "onednn" else ops.TiledConv
+    assert form(7, 3, (16, 256)) is else_tiled  # a wide product
+    assert form(2, 3, (16, 32)) is else_tiled  # mostly padding
+    assert form(12, 5, (20, 50), "VALID") is else_tiled  # a large input
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("padding", [VALID, ((1, 1), (2, 0)), ((0, 3), (2, 2))])
-def test_the_routine_computes_the_convolution(padding):
+def test_the_routine_computes_the_convolution(padding, library):
     x, w = tensors((6, 5), (4, 3))
-    ours, native = ops.DirectConv(padding), ops.GeneralConv((1, 1), padding)
+    ours = ops.DirectConv(padding, library=library)
+    native = ops.GeneralConv((1, 1), padding)
     close(value_and_pullback(ours)(x, w), value_and_pullback(native)(x, w))
 
 
@@ -136,17 +143,19 @@ def test_the_gradient_of_a_kernel_is_a_sum_over_blocks(form, images, blocks, mad
         mock.patch.object(direct, "BLOCK", -(-size // blocks)),
     ):
         assert direct._blocks(images, size // images) == made
-        close(direct._kernel_gradient(op, kernel, x, g), wanted)
+        close(direct._products(op, kernel, x, g), wanted)
 
 
-def test_the_routine_sums_in_float32_and_keeps_what_is_wider():
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_routine_sums_in_float32_and_keeps_what_is_wider(library):
     padding = ((1, 1), (1, 1))
     x, w = tensors((5, 6), (3, 3))
-    halves = ops.DirectConv(padding).apply(*(a.astype(jnp.bfloat16) for a in (x, w)))
+    op = ops.DirectConv(padding, library=library)
+    halves = op.apply(*(a.astype(jnp.bfloat16) for a in (x, w)))
     assert halves.dtype == jnp.float32
     with jax.enable_x64(True):
         x, w = (jnp.asarray(np.asarray(a), jnp.float64) / 3 for a in (x, w))
-        found = ops.DirectConv(padding).apply(x, w)
+        found = op.apply(x, w)
         native = ops.GeneralConv((1, 1), padding).apply(x, w)
         assert found.dtype == jnp.float64
         np.testing.assert_allclose(found, native, rtol=1e-12, atol=1e-13)
@@ -193,8 +202,9 @@ def test_strides_in_every_form(size, kernel, strides, padding):
     patches = ops.tiled(size, kernel, strides, padding)
     assert isinstance(patches, ops.StridedConv)
     close(value_and_pullback(patches)(x, w), native)
-    direct = ops.DirectConv(padding, strides)
-    close(value_and_pullback(direct)(x, w), native)
+    for library in LIBRARIES:
+        direct = ops.DirectConv(padding, strides, library)
+        close(value_and_pullback(direct)(x, w), native)
 
 
 def test_strides_are_the_routine_s_but_for_kernels_of_a_pixel():
@@ -240,6 +250,11 @@ FORMS = {
     "tiled": ops.TiledConv((5, 6), (3, 3), SAME, 2),
     "direct": ops.DirectConv(SAME),
     "direct, strided": ops.DirectConv(SAME, (2, 2)),
+    **{
+        f"onednn{name}": ops.DirectConv(SAME, strides, "onednn")
+        for name, strides in {"": (1, 1), ", strided": (2, 2)}.items()
+        if "onednn" in LIBRARIES
+    },
     "tiled, strided": ops.tiled((5, 6), (3, 3), (2, 2), SAME),
     "native": ops.GeneralConv((1, 1), SAME),
 }
@@ -281,11 +296,11 @@ def test_impossible_convolutions_are_refused(padding, message):
 # Pooling (in pooling.py, chosen by the backend like the convolutions).
 
 
-def pool_and_pullback(form):
+def pool_and_pullback(pool, form):
     """Compiled anew for each form."""
 
     def f(x):
-        y, pullback = jax.vjp(lambda x: relu_max_pool(x), x)
+        y, pullback = jax.vjp(lambda x: pool(x), x)
         g = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
         return y, pullback(g)[0]
 
@@ -296,24 +311,30 @@ def pool_and_pullback(form):
     return traced
 
 
+POOLS = {"relu": (relu_max_pool, nn.relu), "none": (max_pool, lambda x: x)}
+
+
+@pytest.mark.parametrize("activation", POOLS)
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (24, 24), (2, 3), (1, 4)])
-def test_pooling_is_relu_of_the_maximum(size):
+def test_pooling_is_the_activation_of_the_maximum(size, activation):
+    pool, activate = POOLS[activation]
     x = random.normal(random.key(0), (3, *size, 5))  # no ties
-    y, x_bar = pool_and_pullback("by_shape")(x)
-    np.testing.assert_array_equal(y, nn.relu(nn.max_pool(x, (2, 2), (2, 2))))
-    native, native_bar = pool_and_pullback("native")(x)
+    y, x_bar = pool_and_pullback(pool, "by_shape")(x)
+    np.testing.assert_array_equal(y, activate(nn.max_pool(x, (2, 2), (2, 2))))
+    native, native_bar = pool_and_pullback(pool, "native")(x)
     np.testing.assert_array_equal(y, native)
     np.testing.assert_array_equal(x_bar, native_bar)
 
 
-def test_of_equal_maxima_the_first_gets_the_gradient():
+@pytest.mark.parametrize("pool", [relu_max_pool, max_pool])
+def test_of_equal_maxima_the_first_gets_the_gradient(pool):
     x = jnp.ones((1, 2, 2, 1), jnp.float32)
-    slopes = jax.grad(lambda x: relu_max_pool(x).sum())(x)
+    slopes = jax.grad(lambda x: pool(x).sum())(x)
     np.testing.assert_array_equal(slopes.ravel(), [1, 0, 0, 0])
     for first, second in ((0, 1), (0, 3), (1, 2), (1, 3), (2, 3)):
         values = np.zeros(4, np.float32)
         values[[first, second]] = 2.0
-        slopes = jax.grad(lambda x: relu_max_pool(x).sum())(values.reshape(1, 2, 2, 1))
+        slopes = jax.grad(lambda x: pool(x).sum())(values.reshape(1, 2, 2, 1))
         expected = np.zeros(4)
         expected[first] = 1
         np.testing.assert_array_equal(slopes.ravel(), expected)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
+from libraries import LIBRARIES
 
 from vnets import compact, ops, plan, tree
 from vnets.compact import streams as streams_
@@ -53,7 +54,7 @@ def test_every_form_is_the_convolution(case, tile):
     """In value and in both gradients."""
     size, kernel, channels, strides, padding = case
     forms = [
-        ops.DirectConv(padding, strides),
+        *(ops.DirectConv(padding, strides, library) for library in LIBRARIES),
         ops.tiled(size, kernel, strides, padding),
         ops.conv(size, kernel, channels, strides, padding),
     ]

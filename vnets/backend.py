@@ -19,6 +19,7 @@ GPU and TPU. The compiler's own forms, and seeds side by side: not measured here
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ import jax
 
 from vnets.types import choose
 
+ONEDNN = "onednn-cpu-gomp"  # the package that brings the library
 # As Linux names them: of x86 and of ARM.
 HALF_INSTRUCTIONS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -39,6 +41,7 @@ class Forms:
     Attributes:
       convolution: "by_shape" (what `ops.conv` finds the fastest on a CPU) or "native"
         (`lax.conv` and windows for pooling).
+      library: whose routines those are, "xla" or, where it is installed, "onednn".
       normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
         (`jax.random.normal`).
       half: products of bfloat16 operands, which are summed in float32, are computed in
@@ -52,6 +55,7 @@ class Forms:
     """
 
     convolution: Literal["by_shape", "native"]
+    library: Literal["xla", "onednn"]
     normal: Literal["box_muller", "inverse_cdf"]
     half: Literal["bfloat16", "float32"]
     seeds: Literal["in_turn", "vmapped"]
@@ -60,10 +64,20 @@ class Forms:
 
     def __post_init__(self):
         choose("convolution", self.convolution, ("by_shape", "native"))
+        choose("library", self.library, ("xla", "onednn"))
         choose("normal", self.normal, ("box_muller", "inverse_cdf"))
         choose("half", self.half, ("bfloat16", "float32"))
         choose("seeds", self.seeds, ("in_turn", "vmapped"))
         choose("derivatives", self.derivatives, ("reverse", "any"))
+
+
+def _library() -> Literal["xla", "onednn"]:
+    """oneDNN where its package is installed (the extra "onednn")."""
+    try:
+        importlib.metadata.distribution(ONEDNN)
+    except importlib.metadata.PackageNotFoundError:
+        return "xla"
+    return "onednn"
 
 
 def _half(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
@@ -77,6 +91,7 @@ def _half(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32
 
 CPU = Forms(
     convolution="by_shape",
+    library=_library(),
     normal="box_muller",
     half=_half(),
     seeds="in_turn",
@@ -85,8 +100,14 @@ CPU = Forms(
         ("xla_backend_optimization_level", "1"),
     ),
 )
+# XLA cannot split a call of another library among devices.
+DEVICES = dataclasses.replace(CPU, library="xla")
 ACCELERATOR = Forms(
-    convolution="native", normal="inverse_cdf", half="bfloat16", seeds="vmapped"
+    convolution="native",
+    library="xla",
+    normal="inverse_cdf",
+    half="bfloat16",
+    seeds="vmapped",
 )
 
 _override: Forms | None = None
@@ -96,7 +117,9 @@ def forms() -> Forms:
     """The forms for JAX's default backend, or those set by `use`."""
     if _override is not None:
         return _override
-    return CPU if jax.default_backend() == "cpu" else ACCELERATOR
+    if jax.default_backend() != "cpu":
+        return ACCELERATOR
+    return CPU if jax.device_count() == 1 else DEVICES
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ of an extra is imported where it is used, after `need` has looked for it.
 """
 
 import importlib
+import importlib.metadata
 from types import ModuleType
 
 # What is imported -> the extra of pyproject.toml that installs it.
@@ -18,6 +19,7 @@ EXTRAS = {
     "nbclient": "dev",
     "nbformat": "dev",
     "onnx": "foreign",
+    "onednn-cpu-gomp": "onednn",
     "onnxruntime": "bench",
     "pandas": "frames",
     "safetensors": "foreign",
@@ -48,6 +50,21 @@ def need(module: str) -> ModuleType:
         if told is None:  # the package is there, and lacks something of its own
             raise
         raise MissingExtra(told, name=error.name) from error
+
+
+def need_package(name: str) -> None:
+    """Looks for a package of an extra that has no module to import.
+
+    Args:
+      name: as pip knows it, a key of `EXTRAS`.
+
+    Raises:
+      MissingExtra: it is not installed; the message says what to install.
+    """
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingExtra(advice(ImportError(name=name)), name=name) from None
 
 
 def advice(error: ImportError) -> str | None:

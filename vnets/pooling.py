@@ -41,11 +41,13 @@ def activate_max_pool(x: Array, activation: str = "relu") -> Array:
 
 
 def max_pool(x: Array) -> Array:
-    """2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C]."""
+    """2 x 2 max pooling, [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+    An odd last row or column is left out. Of equal maxima the first gets the gradient.
+    """
     if backend.forms().convolution == "native":
         return nn.max_pool(x, (2, 2), (2, 2))
-    a, b, c, d = _corners(x)
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+    return _max_pool(False, x)
 
 
 def window_mean_pool(x: Array, size: int, stride: int, padding: Padding) -> Array:
@@ -77,44 +79,46 @@ def relu_max_pool(x: Array) -> Array:
     """
     if backend.forms().convolution == "native":
         return nn.relu(nn.max_pool(x, (2, 2), (2, 2)))
-    return _relu_max_pool(x)
+    return _max_pool(True, x)
 
 
-@CustomVJP
-def _relu_max_pool(x: Array) -> Array:
+@functools.partial(CustomVJP, nondiff_argnums=(0,))
+def _max_pool(relu: bool, x: Array) -> Array:
     """By strided slices: XLA:CPU's window reduction is slow, its gradient slower."""
-    return _pool(x)[0]
+    return _pool(relu, x)[0]
 
 
-@jax.custom_jvp
-def _pool(x: Array) -> tuple[Array, Array]:
-    """The maxima, and which corner won each: 0 to 3, or 4 where none is positive."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _pool(relu: bool, x: Array) -> tuple[Array, Array]:
+    """The maxima, and which corner won each: 0 to 3, or 4 where ReLU is 0."""
     corners = _corners(x)
     a, b = jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:])
-    pooled = nn.relu(jnp.maximum(a, b))
+    pooled = jnp.maximum(a, b)
     # Which corner won, as one byte per output: less to keep than x itself.
     first = jnp.where(corners[0] >= corners[1], 0, 1)
     second = jnp.where(corners[2] >= corners[3], 2, 3)
-    winner = jnp.where(pooled > 0, jnp.where(a >= b, first, second), 4)
+    winner = jnp.where(a >= b, first, second)
+    if relu:
+        winner, pooled = jnp.where(pooled > 0, winner, 4), nn.relu(pooled)
     pooled, winner = lax.optimization_barrier((pooled, winner.astype(jnp.int8)))
     return pooled, winner
 
 
 @_pool.defjvp
-def _pool_tangent(primals, tangents):
-    pooled, winner = _pool(*primals)
+def _pool_tangent(relu, primals, tangents):
+    pooled, winner = _pool(relu, *primals)
     corners = _corners(*tangents)
     moved = lax.select_n(winner.astype(jnp.int32), *corners, jnp.zeros_like(corners[0]))
     still: Any = np.zeros(winner.shape, jax.dtypes.float0)  # of integers
     return (pooled, winner), (moved, still)
 
 
-def _pool_forward(x):
-    pooled, winner = _pool(x)
+def _pool_forward(relu, x):
+    pooled, winner = _pool(relu, x)
     return pooled, (winner, jnp.zeros((0, *x.shape[1:]), x.dtype))
 
 
-def _pool_backward(saved, g):
+def _pool_backward(relu, saved, g):
     winner, like = saved
     batch, height, width, channels = winner.shape
     corner = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
@@ -132,4 +136,4 @@ def _corners(x: Array) -> list[Array]:
     return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
 
-_relu_max_pool.defvjp(_pool_forward, _pool_backward)
+_max_pool.defvjp(_pool_forward, _pool_backward)

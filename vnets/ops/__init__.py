@@ -96,7 +96,7 @@ def conv(
     if strides == (1, 1):
         return _by_shape(size, kernel, channels, pads)
     if math.prod(kernel) > 1:
-        return DirectConv(pads, strides)
+        return DirectConv(pads, strides, backend.forms().library)
     return tiled(size, kernel, strides, pads)  # a product of every so many pixels
 
 
@@ -105,14 +105,20 @@ def _by_shape(size: Pair, kernel: Pair, channels: Pair, pads: Pads):
     inputs, features = channels
     outputs = TiledConv(size, kernel, pads, tile=1).outputs
     least = DIRECT_SIZE if features <= DIRECT_OUTPUTS else DIRECT_WIDE_SIZE
+    library = backend.forms().library
     direct = (
         math.prod(kernel) > 1
         and inputs >= DIRECT_INPUTS
-        and min(outputs) >= least
-        and math.prod(size) <= DIRECT_GROWTH * math.prod(outputs)
+        and (
+            library == "onednn"
+            or (
+                min(outputs) >= least
+                and math.prod(size) <= DIRECT_GROWTH * math.prod(outputs)
+            )
+        )
     )
     if direct:
-        return DirectConv(pads)
+        return DirectConv(pads, library=library)
     tile = 2 if features < WIDE and math.prod(kernel) > 1 else 1
     return TiledConv(size, kernel, pads, tile)
 

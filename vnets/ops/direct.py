@@ -1,28 +1,32 @@
-"""Convolution by XLA:CPU's library, in the one form that it has a fast routine for.
+"""Convolution on a CPU by a library's routine: oneDNN's, or what XLA:CPU has.
 
-Outside of loops the compiler brings a convolution into that form, images [B, H, W, C]
-and kernels [kh, kw, I, O]; inside of one, where a training step is, it does not, and
-the gradients of an ordinary convolution are many times slower. So both gradients are
-written here:
+oneDNN (`onednn.py`) has routines for a convolution and both of its gradients. XLA:CPU
+has a fast one for one form alone. Outside of loops the compiler brings a convolution
+into that form, images [B, H, W, C] and kernels [kh, kw, I, O]; inside of one, where a
+training step is, it does not, and the gradients of an ordinary convolution are many
+times slower. So both gradients are written here:
 
     of the input    a convolution of that form: of the output's gradient, padded and
                     with the holes that a stride leaves, by the kernel turned around
     of the kernel   a matrix product for each tap, or one for all where channels are few
 
 Under `vmap` weights of several nets would make grouped convolutions, for which there is
-no routine: they become products of patches.
+no routine: they become products of patches. Second derivatives are those of XLA's form.
 """
 
 import dataclasses
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from vnets import backend
 from vnets.derivatives import CustomVJP
+from vnets.ops import onednn
 from vnets.ops.linear import DIMENSIONS, Pads, Pair, Plain, contract, wide
 from vnets.ops.strided import tiled
 from vnets.types import Array
@@ -40,13 +44,20 @@ class DirectConv(Plain):
     Attributes:
       padding: (low, high) for each of H, W.
       strides: along H and W.
+      library: whose routine is called, "xla" or "onednn". oneDNN's are of float32 and
+        of bfloat16; XLA's computes what has another type or a negative padding.
     """
 
     padding: Pads
     strides: Pair = UNIT
+    library: Literal["xla", "onednn"] = "xla"
 
     def apply(self, h: Array, w: Array) -> Array:
         return _convolve(self, h, w)
+
+    def calls_onednn(self, x: Array) -> bool:
+        least = min(n for pair in self.padding for n in pair)
+        return self.library == "onednn" and x.dtype in onednn.DTYPES and least >= 0
 
     def product(self, size: Pair, kernel: Pair):
         """The same function of (x, w) as a product of patches."""
@@ -74,8 +85,8 @@ def _convolve_backward(op, saved, g):
     g = lax.optimization_barrier(g.astype(x.dtype))
     size, kernel = x.shape[1:3], w.shape[:2]
     x_bar = _input_gradient(op, size)(g, w.astype(x.dtype))
-    w_bar = _kernel_gradient(op, kernel, x, g)
-    return x_bar.astype(x.dtype), w_bar.astype(w.dtype)
+    w_bar = _kernel_gradient(op, kernel)(x, g)
+    return x_bar, w_bar.astype(w.dtype)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -106,10 +117,15 @@ def _outputs(op: DirectConv):
     def direct(x, w):
         return _routine(x, w, op.padding, op.strides)
 
+    def called(x, w):
+        if op.calls_onednn(x):
+            return onednn.convolve(*_operands(x, w), op.padding, op.strides)
+        return direct(x, w)
+
     def product(x, w):
         return op.product(x.shape[1:3], w.shape[:2])(x, w)
 
-    return _batched(direct, product)
+    return _batched(called, direct, product)
 
 
 @functools.cache
@@ -119,18 +135,42 @@ def _input_gradient(op: DirectConv, size: Pair):
         around = tuple((k - 1 - low, n - o + low) for n, k, o, (low, _) in axes)
         turned = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
         turned = lax.optimization_barrier(turned)
-        return _routine(g, turned, around, holes=op.strides)
+        return _routine(g, turned, around, holes=op.strides).astype(g.dtype)
+
+    def called(g, w):
+        if op.calls_onednn(g):
+            found = onednn.input_gradient(
+                *_operands(g, w), size, op.padding, op.strides
+            )
+            return found.astype(g.dtype)
+        return direct(g, w)
 
     def product(g, w):
         x = jnp.zeros((g.shape[0], *size, w.shape[2]), g.dtype)
         one = functools.partial(op.product(size, w.shape[:2]), w=w)
         (x_bar,) = jax.vjp(one, x)[1](wide(g))
-        return wide(x_bar)
+        return x_bar.astype(g.dtype)
 
-    return _batched(direct, product)
+    return _batched(called, direct, product)
 
 
-def _kernel_gradient(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
+@functools.cache
+def _kernel_gradient(op: DirectConv, kernel: Pair):
+    products = functools.partial(_products, op, kernel)
+
+    def called(x, g):
+        return onednn.kernel_gradient(*_operands(x, g), kernel, op.padding, op.strides)
+
+    fast = _batched(called, products, products, folds=False)
+    return lambda x, g: fast(x, g) if op.calls_onednn(x) else products(x, g)
+
+
+def _operands(a: Array, b: Array) -> tuple[Array, Array]:
+    """In the type that this processor multiplies them fastest in; see `contract`."""
+    return (a, b) if backend.forms().half == "bfloat16" else (wide(a), wide(b))
+
+
+def _products(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     """Products of the images and the output's gradient, summed over blocks of images.
 
     As a convolution of the library its "kernel" would be as large as the images, for
@@ -205,22 +245,23 @@ def _taps(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     return jnp.stack(taps).reshape(*kernel, *taps[0].shape)
 
 
-def _batched(direct, product):
-    """`direct`, which `vmap` makes `product`, or folds into the axis of examples.
+def _batched(called, direct, product, folds: bool = True):
+    """`called`, which `vmap` makes `product`, or folds into the axis of examples.
 
     Args:
-      direct: of two arrays; the first and the result have an axis of examples in front,
-        which an axis that only the first has can join.
+      called: of two arrays.
+      direct: the same function, of operations that JAX can differentiate. The result's
+        derivatives are those of it: they are second ones, of a gradient that was asked
+        for again.
       product: the same function, in a form that any axis can be added to.
-
-    Its derivatives are those of `direct`, as JAX finds them: they are second ones, of a
-    gradient that was asked for again.
+      folds: the first array and the result have an axis of examples in front, which an
+        axis that only the first has can join.
     """
-    made = custom_vmap(direct)
+    made = custom_vmap(called)
 
     @made.def_vmap
     def rule(axis_size, in_batched, first, second):
-        if in_batched == [True, False]:
+        if folds and in_batched == [True, False]:
             y = made(first.reshape(-1, *first.shape[2:]), second)
             return y.reshape(axis_size, -1, *y.shape[1:]), True
         axes = tuple(0 if batched else None for batched in in_batched)

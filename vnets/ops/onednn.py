@@ -1,0 +1,377 @@
+"""Convolutions by oneDNN, the library of Intel's that PyTorch computes its own with.
+
+`pip install vnets[onednn]` brings the library, for Linux on x86; nothing is compiled.
+XLA calls it by its foreign function interface (FFI): the handler is a Python function
+that finds the primitive for the shapes at hand, made once, and runs it. Images are
+[B, H, W, C] and kernels [kh, kw, I, O], of float32 or of bfloat16. Sums are float32.
+
+oneDNN's C interface: https://uxlfoundation.github.io/oneDNN, version 3. XLA's: the
+header xla/ffi/api/c_api.h, which `jax.ffi.include_dir()` has.
+"""
+
+import ctypes
+import functools
+import importlib.metadata
+import threading
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vnets import extras
+from vnets.backend import ONEDNN
+from vnets.types import Array
+
+TARGET = "vnets_onednn_convolution"
+MAJOR = 3  # of the library's interface
+DTYPES = (jnp.float32, jnp.bfloat16)
+ALIGNED = 64  # bytes, of an array in a layout of the library's own
+
+# Numbers of oneDNN's dnnl_types.h.
+CPU, IN_ORDER, ANY_LAYOUT, DIRECT = 1, 1, 1, 1
+TRAINING = 64
+SRC, DST, WEIGHTS, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 1, 17, 33, 129, 145, 161
+WEIGHTS_LAYOUT, DIFF_WEIGHTS_LAYOUT = 131, 132
+# Of XLA's buffers -> of oneDNN's memory.
+TYPES = {11: 3, 16: 2}  # float32, bfloat16
+
+FORWARD, INPUT, KERNEL = range(3)  # what a call computes
+
+_run = threading.Lock()  # a primitive has its own room for a kernel, for one call
+
+
+def convolve(
+    x: Array, w: Array, padding: Sequence[tuple[int, int]], strides: Sequence[int]
+) -> Array:
+    """x [B, H, W, I] convolved with w [kh, kw, I, O]: [B, H', W', O] in float32.
+
+    Args:
+      x: float32 or bfloat16.
+      w: of the same type.
+      padding: (low, high) for each of H, W; not negative.
+      strides: along H and W.
+    """
+    size = tuple(
+        (n + sum(pads) - k) // stride + 1
+        for n, k, pads, stride in zip(
+            x.shape[1:3], w.shape[:2], padding, strides, strict=True
+        )
+    )
+    shape = (x.shape[0], *size, w.shape[3])
+    return _call(FORWARD, shape, jnp.float32, x, w, padding, strides)
+
+
+def input_gradient(g: Array, w: Array, size, padding, strides) -> Array:
+    """The gradient of `convolve` in x [B, *size, I], given g [B, H', W', O]: as g."""
+    shape = (g.shape[0], *size, w.shape[2])
+    return _call(INPUT, shape, g.dtype, g, w, padding, strides)
+
+
+def kernel_gradient(x: Array, g: Array, kernel, padding, strides) -> Array:
+    """The gradient of `convolve` in w [*kernel, I, O], given g: in float32."""
+    shape = (*kernel, x.shape[3], g.shape[3])
+    return _call(KERNEL, shape, jnp.float32, x, g, padding, strides)
+
+
+def _call(kind, shape, dtype, a, b, padding, strides):
+    _register()
+    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(shape, dtype))
+    geometry = (*strides, *(low for low, _ in padding), *(high for _, high in padding))
+    return call(a, b, plan=np.array((kind, *geometry), np.int64))
+
+
+@functools.cache
+def _register() -> None:
+    pointer = ctypes.cast(_HANDLER, ctypes.c_void_p).value
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
+    jax.ffi.register_ffi_target(TARGET, capsule(pointer, None, None), platform="cpu")
+
+
+# XLA's side: the structures that a handler is called with.
+
+_Pointer = ctypes.c_void_p
+_HEAD = [("struct_size", ctypes.c_size_t), ("extension", _Pointer)]
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = [
+        *_HEAD,
+        ("dtype", ctypes.c_int),
+        ("data", _Pointer),
+        ("rank", ctypes.c_int64),
+        ("dims", ctypes.POINTER(ctypes.c_int64)),
+    ]
+
+    @property
+    def key(self) -> tuple:
+        return self.dtype, tuple(self.dims[: self.rank])
+
+
+class _Buffers(ctypes.Structure):
+    _fields_ = [
+        *_HEAD,
+        ("size", ctypes.c_int64),
+        ("types", _Pointer),
+        ("items", ctypes.POINTER(ctypes.POINTER(_Buffer))),
+    ]
+
+
+class _Array(ctypes.Structure):
+    _fields_ = [
+        ("dtype", ctypes.c_int),
+        ("size", ctypes.c_size_t),
+        ("data", ctypes.POINTER(ctypes.c_int64)),
+    ]
+
+
+class _Attributes(ctypes.Structure):
+    _fields_ = [
+        *_HEAD,
+        ("size", ctypes.c_int64),
+        ("types", _Pointer),
+        ("names", _Pointer),
+        ("items", ctypes.POINTER(ctypes.POINTER(_Array))),
+    ]
+
+
+class _Frame(ctypes.Structure):
+    _fields_ = [
+        *_HEAD,
+        ("api", _Pointer),
+        ("context", _Pointer),
+        ("stage", ctypes.c_int),
+        ("arguments", _Buffers),
+        ("results", _Buffers),
+        ("attributes", _Attributes),
+    ]
+
+
+class _Version(ctypes.Structure):
+    _fields_ = [*_HEAD, ("major", ctypes.c_int), ("minor", ctypes.c_int)]
+
+
+class _Api(ctypes.Structure):
+    _fields_ = [
+        *_HEAD,
+        ("version", _Version),
+        ("internal", _Pointer),
+        ("error", ctypes.CFUNCTYPE(_Pointer, _Pointer)),
+    ]
+
+
+class _Metadata(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("version", _Version)]
+
+
+class _Asked(ctypes.Structure):
+    """The extension by which XLA asks which version a handler was written for."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("next", _Pointer),
+        ("metadata", ctypes.POINTER(_Metadata)),
+    ]
+
+
+class _ErrorMade(ctypes.Structure):
+    _fields_ = [*_HEAD, ("message", ctypes.c_char_p), ("code", ctypes.c_int)]
+
+
+_INTERNAL = 13  # XLA's code of an error inside
+_METADATA = 1  # the type of the extension
+
+
+@ctypes.CFUNCTYPE(_Pointer, ctypes.POINTER(_Frame))
+def _HANDLER(pointer):  # noqa: N802
+    """Answers XLA; what goes wrong becomes an error of the compiled function."""
+    frame = pointer.contents
+    api = ctypes.cast(frame.api, ctypes.POINTER(_Api)).contents
+    try:
+        if frame.extension:
+            asked = ctypes.cast(frame.extension, ctypes.POINTER(_Asked)).contents
+            if asked.type == _METADATA:
+                version = asked.metadata.contents.version
+                version.major, version.minor = api.version.major, api.version.minor
+                return None
+        first, second = (frame.arguments.items[i].contents for i in range(2))
+        result = frame.results.items[0].contents
+        plan = frame.attributes.items[0].contents
+        numbers = tuple(plan.data[: plan.size])
+        primitive = _primitive(numbers, first.key, second.key, result.key)
+        with _run:
+            primitive(first.data, second.data, result.data)
+    except BaseException as error:
+        made = _ErrorMade(
+            ctypes.sizeof(_ErrorMade), None, repr(error).encode(), _INTERNAL
+        )
+        return api.error(ctypes.addressof(made))
+    return None
+
+
+# oneDNN's side.
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("number", ctypes.c_int), ("memory", _Pointer)]
+
+
+class _Library:
+    """The loaded library, with one engine and one stream; a failed call raises."""
+
+    def __init__(self):
+        self.c = ctypes.CDLL(_path())
+        self.c.dnnl_primitive_desc_query_md.restype = _Pointer
+        self.c.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        self.engine = self.make("engine_create", CPU, ctypes.c_size_t(0))
+        self.stream = self.make("stream_create", self.engine, IN_ORDER)
+
+    def make(self, function: str, *args):
+        """What dnnl_`function` writes into its first argument."""
+        made = _Pointer()
+        self.call(function, ctypes.byref(made), *args)
+        return made
+
+    def call(self, function: str, *args) -> None:
+        status = getattr(self.c, f"dnnl_{function}")(*args)
+        if status:
+            raise RuntimeError(f"oneDNN's {function} failed with status {status}")
+
+    def layout(self, dims, dtype, strides=None):
+        """Of an array in memory; without strides the library chooses."""
+        many = (len(dims), _numbers(dims), dtype)
+        if strides is None:
+            return self.make("memory_desc_create_with_tag", *many, ANY_LAYOUT)
+        return self.make("memory_desc_create_with_strides", *many, _numbers(strides))
+
+    def memory(self, layout, address=None):
+        return self.make("memory_create", layout, self.engine, _Pointer(address))
+
+    def run(self, primitive, memories: dict) -> None:
+        given = (_Argument * len(memories))(
+            *(_Argument(number, memory.value) for number, memory in memories.items())
+        )
+        self.call("primitive_execute", primitive, self.stream, len(given), given)
+        self.call("stream_wait", self.stream)
+
+
+def _path() -> str:
+    """Where the package keeps the library; it has no module to import."""
+    extras.need_package(ONEDNN)
+    name = f"libdnnl.so.{MAJOR}"
+    found = importlib.metadata.files(ONEDNN) or ()
+    paths = [str(file.locate()) for file in found if file.name == name]
+    if not paths:
+        raise RuntimeError(f"{ONEDNN} is installed, but without its {name}")
+    return paths[0]
+
+
+def _numbers(values):
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+@functools.cache
+def _library() -> _Library:
+    return _Library()
+
+
+def _images(dnn: _Library, key):
+    """The layout of images [B, H, W, C]; oneDNN names axes in the order B, C, H, W."""
+    dtype, (batch, height, width, channels) = key
+    strides = (height * width * channels, 1, width * channels, channels)
+    return dnn.layout((batch, channels, height, width), TYPES[dtype], strides)
+
+
+class _Primitive:
+    """A convolution or a gradient of it for arrays of given shapes.
+
+    The kernel is in a layout of the library's own: it is copied into that layout before
+    the call, or out of it.
+    """
+
+    def __init__(self, plan, first, second, result):
+        dnn = self.dnn = _library()
+        kind, *geometry = plan
+        strides, low, high = (_numbers(geometry[i : i + 2]) for i in (0, 2, 4))
+        x, w, g = {
+            FORWARD: (first, second, result),
+            INPUT: (result, second, first),
+            KERNEL: (first, result, second),
+        }[kind]
+        height, width, inputs, outputs = w[1]
+        dims = (outputs, inputs, height, width)
+        images, gradients = _images(dnn, x), _images(dnn, g)
+        plain = (1, outputs, width * inputs * outputs, inputs * outputs)
+        ours = dnn.layout(dims, TYPES[w[0]], plain)
+        around = (strides, _numbers((0, 0)), low, high)
+
+        def forward(kernel):
+            return dnn.make(
+                "convolution_forward_primitive_desc_create",
+                *(dnn.engine, TRAINING, DIRECT, images, kernel, None, gradients),
+                *(*around, None),
+            )
+
+        chosen = dnn.layout(dims, TYPES[w[0]])
+        like = forward(dnn.layout(dims, TYPES[x[0]]))
+        if kind == FORWARD:
+            description = like
+        elif kind == INPUT:
+            description = dnn.make(
+                "convolution_backward_data_primitive_desc_create",
+                *(dnn.engine, DIRECT, images, chosen, gradients, *around, like, None),
+            )
+        else:
+            description = dnn.make(
+                "convolution_backward_weights_primitive_desc_create",
+                *(dnn.engine, DIRECT, images, chosen, None, gradients),
+                *(*around, like, None),
+            )
+        asked = DIFF_WEIGHTS_LAYOUT if kind == KERNEL else WEIGHTS_LAYOUT
+        theirs = _Pointer(dnn.c.dnnl_primitive_desc_query_md(description, asked, 0))
+        self.room = _aligned(dnn.c.dnnl_memory_desc_get_size(theirs))
+        own = dnn.memory(theirs, self.room.ctypes.data)
+        x_memory, g_memory, w_memory = map(dnn.memory, (images, gradients, ours))
+        self.main = dnn.make("primitive_create", description)
+        numbers = {
+            FORWARD: (SRC, WEIGHTS, DST),
+            INPUT: (DIFF_SRC, WEIGHTS, DIFF_DST),
+            KERNEL: (SRC, DIFF_WEIGHTS, DIFF_DST),
+        }[kind]
+        self.memories = dict(zip(numbers, (x_memory, own, g_memory), strict=True))
+        self.given = {
+            FORWARD: (x_memory, w_memory, g_memory),
+            INPUT: (g_memory, w_memory, x_memory),
+            KERNEL: (x_memory, g_memory, w_memory),
+        }[kind]
+        self.last = kind == KERNEL
+        pair = (theirs, ours) if self.last else (ours, theirs)
+        copy = dnn.make(
+            "reorder_primitive_desc_create",
+            *(pair[0], dnn.engine, pair[1], dnn.engine, None),
+        )
+        self.copy = dnn.make("primitive_create", copy)
+        ends = (own, w_memory) if self.last else (w_memory, own)
+        self.copied = dict(zip((SRC, DST), ends, strict=True))
+
+    def __call__(self, *addresses: int) -> None:
+        dnn = self.dnn
+        for memory, address in zip(self.given, addresses, strict=True):
+            dnn.call("memory_set_data_handle", memory, _Pointer(address))
+        if not self.last:
+            dnn.run(self.copy, self.copied)
+        dnn.run(self.main, self.memories)
+        if self.last:
+            dnn.run(self.copy, self.copied)
+
+
+_primitive = functools.lru_cache(maxsize=None)(_Primitive)
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Bytes, from an address that the library's own layouts need."""
+    room = np.zeros(size + ALIGNED, np.uint8)
+    start = -room.ctypes.data % ALIGNED
+    return room[start : start + size]
