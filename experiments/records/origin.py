@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "vnets")
+# The last computes convolutions where it is installed; None where it is not.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "vnets", "onednn-cpu-gomp")
 # What decides a run. Results, tests and prose may change without making a run dirty.
 CODE = ("vnets", "experiments", "configs", "scripts", "pyproject.toml")
 
