@@ -345,3 +345,61 @@ def test_no_gradient_where_nothing_is_positive():
         x = jnp.full((1, 4, 4, 2), value, jnp.float32)
         slopes = jax.grad(lambda x: relu_max_pool(x).sum())(x)
         assert not np.any(slopes)
+
+
+def one_pixel_at_a_time(strides, pads):
+    """The convolution as a sum of products, one for each place of the kernel."""
+
+    def f(x, w):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        rows, columns = (
+            (n - k) // stride * stride + 1
+            for n, k, stride in zip(x.shape[1:3], w.shape[:2], strides, strict=True)
+        )
+        y = jnp.zeros(())
+        for i, j in np.ndindex(*w.shape[:2]):
+            seen = x[:, i : i + rows : strides[0], j : j + columns : strides[1]]
+            y = y + seen @ w[i, j]
+        return y
+
+    return f
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("pads", [((3, 1), (3, 1)), ((4, 0), (4, 0)), ((0, 4), (3, 1))])
+def test_pads_may_be_wider_than_the_kernel(pads, strides):
+    """XLA:CPU reads beyond the images where a gradient's axis begins with a pad below 0
+    and ends with one above."""
+    x, w = tensors((6, 7), (3, 3))
+    y, pullback = jax.vjp(one_pixel_at_a_time(strides, pads), x, w)
+    g = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+    wanted = y, pullback(g)
+    forms = [ops.GeneralConv(strides, pads), ops.tiled((6, 7), (3, 3), strides, pads)]
+    forms += [ops.DirectConv(pads, strides, library) for library in LIBRARIES]
+    for form in forms:
+        close(value_and_pullback(form)(x, w), wanted)
+
+
+def test_transposed_pads_may_be_wider_than_the_kernel():
+    x, w = tensors((4, 3), (3, 3))
+    pads = ((3, 1), (3, 1))
+    holed = jnp.zeros((2, 7, 5, 3)).at[:, ::2, ::2].set(x)
+    wanted, pullback = jax.vjp(one_pixel_at_a_time((1, 1), pads), holed, w)
+    g = jnp.cos(jnp.arange(wanted.size, dtype=jnp.float32)).reshape(wanted.shape)
+    x_bar, w_bar = pullback(g)
+    form = ops.TransposedConv((2, 2), pads, (1, 1))
+    close(value_and_pullback(form)(x, w), (wanted, (x_bar[:, ::2, ::2], w_bar)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda pads: ops.conv((6, 7), (3, 3), (3, 4), padding=pads),
+        ops.DirectConv,
+        lambda pads: ops.GeneralConv((1, 1), pads),
+        lambda pads: ops.TransposedConv((1, 1), pads, (1, 1)),
+    ],
+)
+def test_pads_below_0_are_refused(make):
+    with pytest.raises(ValueError, match="padding must be 0 or more, not -2"):
+        make(((0, -2), (1, 1)))

@@ -3,7 +3,10 @@
 Every form computes the same function (tests compare them); they differ in speed.
 
 CPU. The gradients of XLA's own convolution are many times slower inside a compiled
-loop, so convolutions are written in one of two other forms, by their shape (`ops`).
+loop, so convolutions are written in one of two other forms, by their shape (`ops`). One
+of them calls a library: oneDNN where it is installed, which is faster than XLA's and
+the only one with routines for bfloat16. With several devices it is XLA's, which can be
+split among them.
 Normals are made by Box and Muller's transform of 16-bit halves (`noise.py`), faster
 than the inverse error function. XLA:CPU also drops optimization barriers before it
 fuses, and then computes cheap-looking producers (random bits, transposed gradients)

@@ -1,12 +1,14 @@
 """Why the backend's forms are what they are: the LRT step of LeNet-5 with each undone.
 
-On a CPU the chosen forms (`vnets.backend`) against XLA's own convolution,
+On a CPU the chosen forms (`vnets.backend`) against XLA's own convolution and routines,
 `jax.random.normal`, a compiler that drops optimization barriers, and LLVM's highest
 level of optimization, one change at a time; on an accelerator against the CPU's forms.
 """
 
 import functools
 from typing import Any
+
+import jax
 
 from experiments.bench import steps, timing, workloads
 from experiments.bench.comparisons import OURS, Way
@@ -23,6 +25,7 @@ def _without(name: str) -> dict[str, Any]:
 CPU: dict[str, dict[str, Any]] = {
     "as chosen": {},
     "native convolution": {"convolution": "native"},
+    "XLA's routines": {"library": "xla"},
     "inverse-CDF normals": {"normal": "inverse_cdf"},
     "barriers dropped": _without("xla_disable_hlo_passes"),
     "all optimizations": _without("xla_backend_optimization_level"),
@@ -37,7 +40,7 @@ ACCELERATOR: dict[str, dict[str, Any]] = {
 def benchmark(quick: bool) -> Benchmark:
     """The step of `steps` with all layers LRT, under each change."""
     size = workloads.WORKLOADS["lenet5"].size(quick)
-    changes = CPU if backend.forms() == backend.CPU else ACCELERATOR
+    changes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     first, *others = changes
     return Benchmark(
         title="The forms of vnets.backend, LRT step of LeNet-5",

@@ -29,6 +29,7 @@ from vnets.ops.linear import (
     General,
     Pads,
     Pair,
+    check_pads,
     matmul,
 )
 from vnets.ops.native import GeneralConv, PaddedConv, TransposedConv
@@ -85,7 +86,8 @@ def conv(
       padding: "SAME", "VALID" or (low, high) along H and W.
 
     Raises:
-      ValueError: a padding that is none of these, or a kernel larger than the input.
+      ValueError: a padding that is none of these or negative, or a kernel larger than
+        the input.
     """
     size, kernel, strides = tuple(size), tuple(kernel), tuple(strides)
     pads = _padding(size, kernel, strides, padding)
@@ -132,7 +134,9 @@ def _padding(size, kernel, strides, padding):
         raise ValueError(
             f"padding must be a (low, high) pair for H and W, not {padding}"
         )
-    return tuple((int(low), int(high)) for low, high in padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    check_pads(pads)
+    return pads
 
 
 __getattr__ = renamed.getter("vnets.ops")

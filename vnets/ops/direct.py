@@ -27,7 +27,16 @@ from jax.custom_batching import custom_vmap
 from vnets import backend
 from vnets.derivatives import CustomVJP
 from vnets.ops import onednn
-from vnets.ops.linear import DIMENSIONS, Pads, Pair, Plain, contract, wide
+from vnets.ops.linear import (
+    DIMENSIONS,
+    Pads,
+    Pair,
+    Plain,
+    check_pads,
+    contract,
+    padded,
+    wide,
+)
 from vnets.ops.strided import tiled
 from vnets.types import Array
 
@@ -52,12 +61,14 @@ class DirectConv(Plain):
     strides: Pair = UNIT
     library: Literal["xla", "onednn"] = "xla"
 
+    def __post_init__(self):
+        check_pads(self.padding)
+
     def apply(self, h: Array, w: Array) -> Array:
         return _convolve(self, h, w)
 
     def calls_onednn(self, x: Array) -> bool:
-        least = min(n for pair in self.padding for n in pair)
-        return self.library == "onednn" and x.dtype in onednn.DTYPES and least >= 0
+        return self.library == "onednn" and x.dtype in onednn.DTYPES
 
     def product(self, size: Pair, kernel: Pair):
         """The same function of (x, w) as a product of patches."""
@@ -102,6 +113,8 @@ def _routine(x, w, padding: Pads, strides: Pair = UNIT, holes=UNIT):
       strides: along H and W.
       holes: distance of neighbours of x along H and W, with zeros between them.
     """
+    if any(low < 0 < high for low, high in padding):
+        x, padding, holes = padded(x, padding, holes), ((0, 0), (0, 0)), UNIT
     return lax.conv_general_dilated(
         wide(x),
         wide(w),

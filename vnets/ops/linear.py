@@ -63,6 +63,30 @@ def wide(x: Array) -> Array:
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def check_pads(padding: Pads) -> None:
+    """Refuses pads below 0, which XLA:CPU computes wrongly (`padded`)."""
+    least = min(n for pair in padding for n in pair)
+    if least < 0:
+        raise ValueError(f"padding must be 0 or more, not {least}: cut the input")
+
+
+def padded(x: Array, padding: Pads, holes: Pair) -> Array:
+    """x [B, *size, C] with these pads, and zeros in the holes between its pixels.
+
+    For a convolution without pads in place of one with them. Where axes start with a
+    pad below 0 and end with one above, XLA:CPU reads beyond the images (jaxlib 0.10).
+
+    Args:
+      x: images.
+      padding: (low, high) for each axis; may be negative.
+      holes: distance of neighbours of x along each axis.
+    """
+    axes = zip(padding, holes, strict=True)
+    around = tuple((low, high, hole - 1) for (low, high), hole in axes)
+    none = (0, 0, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), (none, *around, none))
+
+
 class Plain:
     """A linear map of inputs as they are to outputs as they are."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import lax
 
-from vnets.ops.linear import Pads, Pair, Plain, wide
+from vnets.ops.linear import Pads, Pair, Plain, check_pads, padded, wide
 from vnets.types import Array
 
 
@@ -20,6 +20,21 @@ def _dimensions(x: Array) -> lax.ConvDimensionNumbers:
     last, axes = x.ndim - 1, tuple(range(1, x.ndim - 1))
     kernel = (last, last - 1, *range(last - 1))
     return lax.ConvDimensionNumbers((0, last, *axes), kernel, (0, last, *axes))
+
+
+def _fitted(x, w, padding, holes: Pair, dilation: Pair | None):
+    """x, pads and holes, with the pads made already where one is wider than the kernel.
+
+    The gradient would have a pad below 0 there, and `padded` says why it must not.
+    """
+    if isinstance(padding, str):
+        return x, padding, holes
+    sizes = zip(w.shape[:-2], dilation or (1,) * len(holes), strict=True)
+    reaches = [(k - 1) * d for k, d in sizes]
+    if all(low <= reach for (low, _), reach in zip(padding, reaches, strict=True)):
+        return x, padding, holes
+    none, unit = ((0, 0),) * len(holes), (1,) * len(holes)
+    return padded(x, padding, holes), none, unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +58,19 @@ class GeneralConv(Plain):
     kernel_dilation: Pair | None = None
     groups: int = 1
 
+    def __post_init__(self):
+        if not isinstance(self.padding, str):
+            check_pads(self.padding)
+
     def apply(self, h: Array, w: Array) -> Array:
+        holes = self.input_dilation or (1,) * (h.ndim - 2)
+        h, padding, holes = _fitted(h, w, self.padding, holes, self.kernel_dilation)
         y = lax.conv_general_dilated(
             h,
             w.astype(h.dtype),
             self.strides,
-            self.padding,
-            lhs_dilation=self.input_dilation,
+            padding,
+            lhs_dilation=holes,
             rhs_dilation=self.kernel_dilation,
             dimension_numbers=_dimensions(h),
             feature_group_count=self.groups,
@@ -73,13 +94,19 @@ class TransposedConv(Plain):
     padding: str | Pads
     kernel_dilation: Pair
 
+    def __post_init__(self):
+        if not isinstance(self.padding, str):
+            check_pads(self.padding)
+
     def apply(self, h: Array, w: Array) -> Array:
         circular = self.padding == "CIRCULAR"
+        padding = "VALID" if circular else self.padding
+        h_, padding, holes = _fitted(h, w, padding, self.strides, self.kernel_dilation)
         y = lax.conv_transpose(
-            h,
+            h_,
             w.astype(h.dtype),
-            self.strides,
-            "VALID" if circular else self.padding,
+            holes,
+            padding,
             rhs_dilation=self.kernel_dilation,
             dimension_numbers=_dimensions(h),
         )
