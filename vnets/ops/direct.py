@@ -11,7 +11,8 @@ times slower. So both gradients are written here:
     of the kernel   a matrix product for each tap, or one for all where channels are few
 
 Under `vmap` weights of several nets would make grouped convolutions, for which there is
-no routine: they become products of patches. Second derivatives are those of XLA's form.
+no routine. oneDNN is called for one net after another; XLA's form becomes a product of
+patches. Second derivatives are those of XLA's form.
 """
 
 import dataclasses
@@ -138,7 +139,7 @@ def _outputs(op: DirectConv):
     def product(x, w):
         return op.product(x.shape[1:3], w.shape[:2])(x, w)
 
-    return _batched(called, direct, product)
+    return _batched(called, direct, product, op.library)
 
 
 @functools.cache
@@ -164,7 +165,7 @@ def _input_gradient(op: DirectConv, size: Pair):
         (x_bar,) = jax.vjp(one, x)[1](wide(g))
         return x_bar.astype(g.dtype)
 
-    return _batched(called, direct, product)
+    return _batched(called, direct, product, op.library)
 
 
 @functools.cache
@@ -174,7 +175,7 @@ def _kernel_gradient(op: DirectConv, kernel: Pair):
     def called(x, g):
         return onednn.kernel_gradient(*_operands(x, g), kernel, op.padding, op.strides)
 
-    fast = _batched(called, products, products, folds=False)
+    fast = _batched(called, products, products, op.library, folds=False)
     return lambda x, g: fast(x, g) if op.calls_onednn(x) else products(x, g)
 
 
@@ -258,8 +259,11 @@ def _taps(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     return jnp.stack(taps).reshape(*kernel, *taps[0].shape)
 
 
-def _batched(called, direct, product, folds: bool = True):
-    """`called`, which `vmap` makes `product`, or folds into the axis of examples.
+def _batched(called, direct, product, library: str, folds: bool = True):
+    """`called` with a rule for `vmap`.
+
+    An axis of the first array alone is folded into its examples. Any other one makes
+    calls in turn of oneDNN's routine, and of XLA's a `product`.
 
     Args:
       called: of two arrays.
@@ -267,6 +271,7 @@ def _batched(called, direct, product, folds: bool = True):
         derivatives are those of it: they are second ones, of a gradient that was asked
         for again.
       product: the same function, in a form that any axis can be added to.
+      library: whose routine it is.
       folds: the first array and the result have an axis of examples in front, which an
         axis that only the first has can join.
     """
@@ -277,6 +282,13 @@ def _batched(called, direct, product, folds: bool = True):
         if folds and in_batched == [True, False]:
             y = made(first.reshape(-1, *first.shape[2:]), second)
             return y.reshape(axis_size, -1, *y.shape[1:]), True
+        if library == "onednn":
+            pairs = list(zip((first, second), in_batched, strict=True))
+
+            def call(i):
+                return made(*(a[i] if batched else a for a, batched in pairs))
+
+            return lax.map(call, jnp.arange(axis_size)), True
         axes = tuple(0 if batched else None for batched in in_batched)
         return jax.vmap(product, in_axes=axes)(first, second), True
 
