@@ -7,11 +7,12 @@ MNIST; quick: the digits in 8 x 8), for one net 784-100-100-10 with one output l
 
 fine_tuning goes on training; vcl takes the posterior of a task as the prior of the next
 (Nguyen et al. 2018; Gaussian weights and biases, local reparameterization, from the
-means of `net`, which knows the first task, and log sigma^2 -6); ewc, laplace and
-laplace_kronecker a normal law by curvature (classes drawn from the net; Gauss-Newton's
-diagonal; its Kronecker factors); and joint sees all tasks at once, with as many
-updates. vcl_coreset keeps some images of each task from it; what predicts is a copy
-that has seen those of all tasks until then, in 200 updates.
+means of `net`, which knows the first task, and log sigma^2 -6); ewc, ewc_online,
+laplace and laplace_kronecker a normal law by curvature (classes drawn from the net, for
+the first two; Gauss-Newton's diagonal; its Kronecker factors), and all but ewc around
+the newest weights; and joint sees all tasks at once, with as many updates. vcl_coreset
+keeps some images of each task from it; what predicts is a copy that has seen those of
+all tasks until then, in 200 updates.
 
 Other posteriors as the prior of the next task, beyond that paper: vcl_variance, whose
 hidden layer has no mean, from random weights; vcl_layer_vd, layer-wise variational
@@ -30,7 +31,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 LAYERS = ("dense1", "dense2", "dense3")
-CURVED = ("ewc", "laplace", "laplace_kronecker")
+CURVED = ("ewc", "ewc_online", "laplace", "laplace_kronecker")
 HIDDEN = "dense2"
 GAUSSIAN = {"kind": "gaussian", "log_var": -6.0}
 WEIGHTS = {  # of vcl_..., by layer

@@ -101,6 +101,7 @@ FIELDS = (
     ("kept", INDEX),
     ("distill.perturbed", INDEX),
     ("distill.deviation", NOT_NEGATIVE),
+    ("distill.shift", INDEX),
     ("distill.groups", COUNT),
     ("*optimizer.restarts", COUNT),
     ("*learning_rate", NOT_NEGATIVE),

@@ -16,7 +16,7 @@ from experiments import spec as parts
 from experiments.core import Experiment, Measured, Net, NetSpec
 from experiments.kinds import TRAININGS, Kind
 from experiments.probes import MEASURES, PROBES
-from vnets import edits, projections, pruning, train
+from vnets import backend, edits, projections, pruning, train
 from vnets.loss import with_penalty
 from vnets.priors import kl, soft_sharing
 from vnets.types import Params
@@ -183,21 +183,22 @@ def _start(kind: Kind) -> tuple[NetSpec | None, Callable | None]:
         return NetSpec(spec.run, spec.get("members", 1)), kind.begin
     if "start" not in nets:
         return None, None
-    change = _start_edit(kind, nets.start)
+    init = backend.jit(kind.init)  # one operation after another takes seconds
+    change = _start_edit(init, nets.start)
 
     def begin(nets: list[Net], key) -> tuple[Params, dict]:
         [net] = nets
-        own = kind.init(key)[1]  # what the other has not
+        own = init(key)[1]  # what the other has not
         return change(net.params, key), {**own, **net.collections}
 
     return NetSpec(nets.start.run), begin
 
 
-def _start_edit(kind: Kind, spec) -> edits.Edit:
+def _start_edit(init: Callable, spec) -> edits.Edit:
     """How the parameters of another net become those of this one."""
 
     def carry(params, key):
-        return edits.carry_means(params, kind.init(key)[0])
+        return edits.carry_means(params, init(key)[0])
 
     def carry_balanced(params, key):
         return edits.balance(carry(params, key))

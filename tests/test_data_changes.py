@@ -150,5 +150,19 @@ def test_noisy_copies_stand_behind_the_images(digits):
         assert abs(noise.mean()) < 4 * 0.1 / inner.sum() ** 0.5
     assert np.any(one != two)
     np.testing.assert_array_equal(data.noisy_copies(images, 0, 0.0), images)
-    with pytest.raises(data.DataError, match="deviation above 0, not 1 and 0"):
-        data.noisy_copies(images, 1, 0)
+    for wrong in ((1, 0), (-1, 0.1), (1, -0.1)):
+        with pytest.raises(data.DataError, match="shift above 0, not"):
+            data.noisy_copies(images, *wrong)
+
+
+def test_copies_are_moved_each_to_a_place_of_its_own(digits):
+    images = digits.train.inputs[:200]
+    _, *copies = data.noisy_copies(images, 2, 0.0, shift=1).reshape(3, *images.shape)
+    black = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(black, images.shape[1:3], (1, 2))
+    each = np.moveaxis(windows, 3, -1).reshape(200, 9, *images.shape[1:]).swapaxes(0, 1)
+    met = [np.all(each == copy, (2, 3, 4)) for copy in copies]  # [9, N]
+    for one in met:
+        assert np.all(np.any(one, 0))
+        assert np.all(np.any(one, 1))  # every place by some image
+    assert np.any(met[0] != met[1])

@@ -47,6 +47,7 @@ def assert_same(one, other):
 
 MADE = {
     "ewc": continual.ewc,
+    "ewc_online": continual.laplace,
     "laplace": continual.laplace,
     "laplace_kronecker": kronecker.laplace,
 }

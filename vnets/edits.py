@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import random
 
@@ -21,7 +22,7 @@ from vnets import renamed, tree
 from vnets.nodes import Point, Posterior, around, is_noisy, log_alpha, resolve
 from vnets.pretrained import carry_means as carry_means
 from vnets.rng import stream
-from vnets.types import Key, Params
+from vnets.types import Array, Key, Params
 
 Edit = Callable[[Params, Key], Params]
 Change = Callable[[Posterior, Key], Posterior]
@@ -72,8 +73,13 @@ def _on_weight(change: Change) -> Change:
 def mean_of(node: Posterior, key: Key = None) -> Point:
     """The node's mean without noise (zero for a variance layer); ignores the key."""
     del key
+    return Point(_mean(node))
+
+
+@jax.jit  # without it each shape has a program for each operation, of variances, too
+def _mean(node: Posterior) -> Array:
     mean, _ = node.moments()
-    return Point(jnp.zeros(node.shape, jnp.float32) if mean is None else mean)
+    return jnp.zeros(node.shape, jnp.float32) if mean is None else mean
 
 
 @_on_weight

@@ -13,7 +13,8 @@ vcl          to the posterior that the last task left; before the first to
              N(0, `continual.scale`^2), or in its place by `continual.first`, a prior as
              `config.prior` names them
 ewc          to a product of normal laws, one of each task
-laplace      to one normal law around what the last task left
+ewc_online   to one normal law around what the last task left
+laplace      the same, with another curvature, Gauss-Newton's
 laplace_kronecker  the same, with Kronecker factors of each layer
 joint        nothing: all tasks at once, each epoch
 
@@ -38,7 +39,7 @@ import numpy as np
 from experiments import datasets
 from experiments import spec as parts
 from experiments.kinds import classify
-from vnets import continual, data, kronecker, sources, tree
+from vnets import backend, continual, data, kronecker, sources, tree
 from vnets.columns import EvalSpec
 from vnets.likelihoods import Heads, Likelihood
 from vnets.loss import ModelState, forward, with_penalty
@@ -114,6 +115,7 @@ def _no_factors(params, anchor) -> dict:
 OF_WEIGHTS = continual.start, continual.pull, _zeros
 BY_CURVATURE = {
     "ewc": ByCurvature(continual.ewc, _scores, *OF_WEIGHTS),
+    "ewc_online": ByCurvature(continual.laplace, _scores, *OF_WEIGHTS),
     "laplace": ByCurvature(continual.laplace, _diagonal, *OF_WEIGHTS),
     "laplace_kronecker": ByCurvature(
         *(kronecker.laplace, _factors),
@@ -276,7 +278,7 @@ class Continual(classify.Classify):
                 learning_rate=spec.learning_rate,
             )
 
-        return jax.jit(run)
+        return backend.jit(run)
 
     def tested(self, net: Member, spec: EvalSpec, split, key) -> dict[str, float]:
         """See `Kind`; the mean over all tasks, and the accuracy of each."""

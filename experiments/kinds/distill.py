@@ -7,9 +7,9 @@ temperature; true labels and log probabilities play no part. With `distill.group
 the average of a group of them, and another one's at each update: of as many groups as
 draws, one net teaches at a time. Targets are made once, of the images that the student
 sees: those of the training set and, as `distill.perturbed` says, as many copies of each
-with noise of `distill.deviation` on the pixels in [0, 1]. They are a collection beside
-the weights, since each seed has teachers of its own. A run that kept nets along its way
-(`collect`) teaches by these.
+with noise of `distill.deviation` on the pixels in [0, 1], or moved by up to
+`distill.shift` pixels. They are a collection beside the weights, since each seed has
+teachers of its own. A run that kept nets along its way (`collect`) teaches by these.
 
 Columns are those of `classify`, of true labels.
 """
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
@@ -28,7 +27,7 @@ from experiments import datasets
 from experiments import spec as parts
 from experiments.core import Net
 from experiments.kinds import classify
-from vnets import data, sources
+from vnets import backend, data, sources
 from vnets.evaluate import to_float
 from vnets.likelihoods import Categorical
 from vnets.loss import ModelState
@@ -38,7 +37,7 @@ from vnets.types import Array, Key, Params
 
 TAUGHT = "taught"  # the collection
 FREE = ("label_smoothing", "particles", "rate_gradient", "dataset.augment")
-OWN = ("perturbed", "deviation", "samples", "groups")
+OWN = ("perturbed", "deviation", "shift", "samples", "groups")
 
 
 def fields(config) -> tuple[str, ...]:
@@ -85,7 +84,7 @@ class Distill(classify.Classify):
 
     def begin(self, nets: list[Net], key: Key) -> tuple[Params, dict]:
         """See `Kind`; a start by the key, with what the nets say of the images."""
-        params, collections = self.init(stream(key, "student"))
+        params, collections = backend.jit(self.init)(stream(key, "student"))
         bag = [
             Stack(net.model, net.collected) if net.collected else net.member
             for net in nets
@@ -112,7 +111,7 @@ def said(
       batch_size: images at once.
     """
 
-    @jax.jit
+    @backend.jit
     def run(net: Predictor, x: Array, key: Key) -> Array:
         if groups == 1:
             return jnp.exp(net.log_mean(to_float(x), key))
@@ -145,7 +144,7 @@ def build(config) -> Distill:
         "distill",
         data.noisy_copies,
         {"images": dataset.train.inputs, "copies": spec.perturbed}
-        | {"deviation": spec.deviation},
+        | {"deviation": spec.deviation, "shift": spec.get("shift", 0)},
     )
     numbered = data.Split(seen, np.arange(len(seen), dtype=np.int32))
     source = parts.call(

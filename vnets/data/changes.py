@@ -87,32 +87,51 @@ def normal(seed: list[int], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def noisy_copies(
-    images: np.ndarray, copies: int, deviation: float, seed: int = 0
+    images: np.ndarray, copies: int, deviation: float, seed: int = 0, shift: int = 0
 ) -> np.ndarray:
-    """Images, and as many copies of each with normal noise on all pixels.
+    """Images, and as many copies of each that are moved, or have noise on all pixels.
 
     Args:
-      images: uint8 [N, ...].
+      images: uint8 [N, H, W, C]; [N, ...] without a shift.
       copies: C, 0 for none.
-      deviation: of the noise, for pixels in [0, 1]; what leaves it is clipped.
+      deviation: of the normal noise, for pixels in [0, 1]; what leaves it is clipped.
       seed: of the draws.
+      shift: a copy is moved by -shift to shift pixels down and as many to the right;
+        what comes in is black.
 
     Returns:
       uint8 [N (1 + C), ...]; the first N are the images.
 
     Raises:
-      DataError: copies below 0, or with noise of no deviation.
+      DataError: copies below 0, or such that are neither moved nor noisy.
     """
-    if copies < 0 or (copies and not deviation > 0):
+    if min(copies, deviation, shift) < 0 or (copies and not (deviation or shift)):
         raise DataError(
-            f"copies are 0, or some with a deviation above 0, not {copies} and "
-            f"{deviation}"
+            "copies are 0, or some with a deviation or a shift above 0, not "
+            f"{copies}, {deviation} and {shift}"
         )
     found = [images]
     for number in range(copies):
-        noise = PIXEL_MAX * deviation * normal([seed, number], images.shape)
-        found.append(np.rint(images + noise).clip(0, PIXEL_MAX).astype(np.uint8))
+        copy = _moved(images, shift, [seed, number, 1]) if shift else images
+        if deviation:
+            noise = PIXEL_MAX * deviation * normal([seed, number], images.shape)
+            copy = np.rint(copy + noise).clip(0, PIXEL_MAX).astype(np.uint8)
+        found.append(copy)
     return np.concatenate(found)
+
+
+def _moved(images: np.ndarray, most: int, seed: list[int]) -> np.ndarray:
+    """Each image [H, W, C] moved by up to so many pixels, black where none were."""
+    _, height, width, _ = images.shape
+    places = 2 * most + 1
+    place = np.random.PCG64(seed).random_raw(len(images)) % places**2
+    black = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    found = np.empty_like(images)
+    for number in range(places**2):
+        top, left = divmod(number, places)
+        own = place == number
+        found[own] = black[own, top : top + height, left : left + width]
+    return found
 
 
 def with_binary_pixels(dataset: Dataset) -> Dataset:
