@@ -11,6 +11,7 @@ from experiments.config_files import load_config, run_folder
 from experiments.preemption import Preemption
 from experiments.records import Record
 from experiments.tables.specs import Row, Table
+from vnets.ops import onednn
 
 
 def wanted(
@@ -80,4 +81,5 @@ def forget_programs() -> None:
     have (`vm.max_map_count`), and XLA crashes where none is left.
     """
     jax.clear_caches()
+    onednn.forget()
     gc.collect()

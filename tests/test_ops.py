@@ -391,15 +391,32 @@ def test_transposed_pads_may_be_wider_than_the_kernel():
     close(value_and_pullback(form)(x, w), (wanted, (x_bar[:, ::2, ::2], w_bar)))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda pads: ops.conv((6, 7), (3, 3), (3, 4), padding=pads),
-        ops.DirectConv,
-        lambda pads: ops.GeneralConv((1, 1), pads),
-        lambda pads: ops.TransposedConv((1, 1), pads, (1, 1)),
-    ],
-)
-def test_pads_below_0_are_refused(make):
-    with pytest.raises(ValueError, match="padding must be 0 or more, not -2"):
-        make(((0, -2), (1, 1)))
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("pads", [((-1, 1), (0, -2)), ((-1, 2), (-2, 1))])
+def test_pads_below_0_cut_the_input(pads, strides):
+    x, w = tensors((8, 7), (3, 3), inputs=8)
+    low, high = ((-n if n < 0 else 0 for n in side) for side in zip(*pads, strict=True))
+    (top, left), (bottom, right) = low, high
+    positive = tuple(tuple(max(n, 0) for n in pair) for pair in pads)
+
+    def cut(x, w):
+        x = x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+        return one_pixel_at_a_time(strides, positive)(x, w)
+
+    y, pullback = jax.vjp(cut, x, w)
+    g = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+    for form in (
+        ops.conv((8, 7), (3, 3), (8, 4), strides, pads),
+        ops.GeneralConv(strides, pads),
+    ):
+        close(value_and_pullback(form)(x, w), (y, pullback(g)))
+
+
+def test_the_routine_takes_no_pads_below_0():
+    with pytest.raises(ValueError, match="padding must be 0 or more"):
+        ops.DirectConv(((0, -2), (1, 1)))
+
+
+def test_an_unknown_library_is_refused():
+    with pytest.raises(ValueError, match="unknown library 'oneDNN'; choose from"):
+        ops.DirectConv(VALID, library="oneDNN")

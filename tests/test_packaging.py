@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import vnets
-from vnets import compact, extras
+from vnets import backend, compact, extras
 
 ROOT = documents.ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -83,9 +83,14 @@ def test_modules_of_the_library_import_the_four_alone(path):
 
 @pytest.mark.parametrize(("module", "extra"), extras.EXTRAS.items())
 def test_a_missing_extra_is_named(module, extra, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    need = extras.need_package if module == backend.ONEDNN else extras.need
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(extras.MissingExtra, match=rf"vnets\[{extra}\]"):
-        extras.need(module)
+        need(module)
 
 
 def test_another_missing_package_is_no_extra(tmp_path, monkeypatch):
@@ -210,7 +215,11 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path):
     (typed,) = (python.parent.parent / "lib").glob("*/site-packages/vnets/py.typed")
     assert typed.is_file()
     with pytest.raises(AssertionError, match=r"vnets\[tensorboard\]"):
-        call(python, "-c", "from vnets import extras; extras.need('tensorboardX')")
+        call(
+            python,
+            "-c",
+            "from vnets import extras; extras.need('tensorboardX')",
+        )
 
 
 def test_the_citation_is_of_this_version():

@@ -5,8 +5,8 @@ Every form computes the same function (tests compare them); they differ in speed
 CPU. The gradients of XLA's own convolution are many times slower inside a compiled
 loop, so convolutions are written in one of two other forms, by their shape (`ops`). One
 of them calls a library: oneDNN where it is installed, which is faster than XLA's and
-the only one with routines for bfloat16. With several devices it is XLA's, which can be
-split among them.
+has routines for bfloat16 on processors with AVX-512. With several devices it is XLA's,
+which can be split among them.
 Normals are made by Box and Muller's transform of 16-bit halves (`noise.py`), faster
 than the inverse error function. XLA:CPU also drops optimization barriers before it
 fuses, and then computes cheap-looking producers (random bits, transposed gradients)
@@ -44,7 +44,8 @@ class Forms:
     Attributes:
       convolution: "by_shape" (what `ops.conv` finds the fastest on a CPU) or "native"
         (`lax.conv` and windows for pooling).
-      library: whose routines those are, "xla" or, where it is installed, "onednn".
+      library: whose routines "by_shape" calls, "xla" or, where it is installed,
+        "onednn". Native convolutions are XLA's own.
       normal: "box_muller" (16-bit, tails end at 4.86 sigma) or "inverse_cdf"
         (`jax.random.normal`).
       half: products of bfloat16 operands, which are summed in float32, are computed in

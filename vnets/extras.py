@@ -8,7 +8,8 @@ import importlib
 import importlib.metadata
 from types import ModuleType
 
-# What is imported -> the extra of pyproject.toml that installs it.
+# What is imported, or the package that has no module, -> the extra of pyproject.toml
+# that installs it.
 EXTRAS = {
     "PIL": "data",
     "foolbox": "dev",
@@ -18,8 +19,8 @@ EXTRAS = {
     "mkdocs": "dev",
     "nbclient": "dev",
     "nbformat": "dev",
-    "onnx": "foreign",
     "onednn-cpu-gomp": "onednn",
+    "onnx": "foreign",
     "onnxruntime": "bench",
     "pandas": "frames",
     "safetensors": "foreign",

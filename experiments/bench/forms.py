@@ -25,11 +25,12 @@ def _without(name: str) -> dict[str, Any]:
 CPU: dict[str, dict[str, Any]] = {
     "as chosen": {},
     "native convolution": {"convolution": "native"},
-    "XLA's routines": {"library": "xla"},
     "inverse-CDF normals": {"normal": "inverse_cdf"},
     "barriers dropped": _without("xla_disable_hlo_passes"),
     "all optimizations": _without("xla_backend_optimization_level"),
 }
+if backend.CPU.library != "xla":
+    CPU["XLA's routines"] = {"library": "xla"}
 ACCELERATOR: dict[str, dict[str, Any]] = {
     "as chosen": {},
     "convolution of a CPU": {"convolution": "by_shape"},

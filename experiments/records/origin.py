@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-# The last computes convolutions where it is installed; None where it is not.
+# The last may compute convolutions (`vnets.backend`); None where it is not installed.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "vnets", "onednn-cpu-gomp")
 # What decides a run. Results, tests and prose may change without making a run dirty.
 CODE = ("vnets", "experiments", "configs", "scripts", "pyproject.toml")

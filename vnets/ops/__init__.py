@@ -29,7 +29,6 @@ from vnets.ops.linear import (
     General,
     Pads,
     Pair,
-    check_pads,
     matmul,
 )
 from vnets.ops.native import GeneralConv, PaddedConv, TransposedConv
@@ -56,12 +55,12 @@ __all__ = [
 ConvOp = GeneralConv | DirectConv | StridedConv | TiledConv
 
 WIDE = 64  # from this many output channels on, tiles only add multiplications
-# Where the library's routine is the faster one. It is not for few input channels, nor
-# on maps so small that most of a kernel sees padding. Where outputs are many, a product
-# of patches hardly notices its copies: there the maps must be larger. Its gradient
-# costs by the size of the input, which must not be much larger than the output. The
-# bounds are from single trials of the layers of VGG, LeNet-5 and ResNet-50 on one
-# processor, and of WhitenedCNN on another; results/bench measures whole steps only.
+# Where a library's routine is the faster one. It is not for few input channels, and
+# XLA's is not on maps so small that most of a kernel sees padding. Where outputs are
+# many, a product of patches hardly notices its copies: there the maps must be larger.
+# XLA's gradient costs by the size of the input, which must not be much larger than the
+# output. The bounds are from single trials of the layers of VGG, LeNet-5 and ResNet-50
+# on one processor, and of WhitenedCNN on another; results/bench measures whole steps.
 DIRECT_INPUTS = 8
 DIRECT_OUTPUTS = 128
 DIRECT_SIZE = 4
@@ -83,17 +82,17 @@ def conv(
       kernel: kh, kw.
       channels: I, O.
       strides: along H, W.
-      padding: "SAME", "VALID" or (low, high) along H and W.
+      padding: "SAME", "VALID" or (low, high) along H and W; below 0 it cuts.
 
     Raises:
-      ValueError: a padding that is none of these or negative, or a kernel larger than
-        the input.
+      ValueError: a padding that is none of these, or a kernel larger than the input.
     """
     size, kernel, strides = tuple(size), tuple(kernel), tuple(strides)
     pads = _padding(size, kernel, strides, padding)
     if any(n + sum(p) < k for n, p, k in zip(size, pads, kernel, strict=True)):
         raise ValueError(f"kernel {kernel} is larger than the padded input {size}")
-    if backend.forms().convolution == "native":
+    cuts = any(n < 0 for pair in pads for n in pair)
+    if cuts or backend.forms().convolution == "native":
         return GeneralConv(strides, pads)
     if strides == (1, 1):
         return _by_shape(size, kernel, channels, pads)
@@ -134,9 +133,7 @@ def _padding(size, kernel, strides, padding):
         raise ValueError(
             f"padding must be a (low, high) pair for H and W, not {padding}"
         )
-    pads = tuple((int(low), int(high)) for low, high in padding)
-    check_pads(pads)
-    return pads
+    return tuple((int(low), int(high)) for low, high in padding)
 
 
 __getattr__ = renamed.getter("vnets.ops")

@@ -33,13 +33,12 @@ from vnets.ops.linear import (
     Pads,
     Pair,
     Plain,
-    check_pads,
     contract,
     padded,
     wide,
 )
 from vnets.ops.strided import tiled
-from vnets.types import Array
+from vnets.types import Array, choose
 
 UNIT = (1, 1)
 # From single trials on one processor; results/bench measures whole steps.
@@ -63,13 +62,18 @@ class DirectConv(Plain):
     library: Literal["xla", "onednn"] = "xla"
 
     def __post_init__(self):
-        check_pads(self.padding)
+        choose("library", self.library, ("xla", "onednn"))
+        if any(n < 0 for pair in self.padding for n in pair):
+            raise ValueError(f"padding must be 0 or more, not {self.padding}")
 
     def apply(self, h: Array, w: Array) -> Array:
         return _convolve(self, h, w)
 
-    def calls_onednn(self, x: Array) -> bool:
-        return self.library == "onednn" and x.dtype in onednn.DTYPES
+    def calls_onednn(self, *arrays: Array) -> bool:
+        """Whether it has a routine for these."""
+        return self.library == "onednn" and all(
+            a.dtype in onednn.DTYPES and a.size for a in arrays
+        )
 
     def product(self, size: Pair, kernel: Pair):
         """The same function of (x, w) as a product of patches."""
@@ -132,14 +136,14 @@ def _outputs(op: DirectConv):
         return _routine(x, w, op.padding, op.strides)
 
     def called(x, w):
-        if op.calls_onednn(x):
+        if op.calls_onednn(x, w):
             return onednn.convolve(*_operands(x, w), op.padding, op.strides)
         return direct(x, w)
 
     def product(x, w):
         return op.product(x.shape[1:3], w.shape[:2])(x, w)
 
-    return _batched(called, direct, product, op.library)
+    return _batched(op, called, direct, product)
 
 
 @functools.cache
@@ -152,7 +156,7 @@ def _input_gradient(op: DirectConv, size: Pair):
         return _routine(g, turned, around, holes=op.strides).astype(g.dtype)
 
     def called(g, w):
-        if op.calls_onednn(g):
+        if op.calls_onednn(g, w):
             found = onednn.input_gradient(
                 *_operands(g, w), size, op.padding, op.strides
             )
@@ -165,7 +169,7 @@ def _input_gradient(op: DirectConv, size: Pair):
         (x_bar,) = jax.vjp(one, x)[1](wide(g))
         return x_bar.astype(g.dtype)
 
-    return _batched(called, direct, product, op.library)
+    return _batched(op, called, direct, product)
 
 
 @functools.cache
@@ -175,8 +179,8 @@ def _kernel_gradient(op: DirectConv, kernel: Pair):
     def called(x, g):
         return onednn.kernel_gradient(*_operands(x, g), kernel, op.padding, op.strides)
 
-    fast = _batched(called, products, products, op.library, folds=False)
-    return lambda x, g: fast(x, g) if op.calls_onednn(x) else products(x, g)
+    fast = _batched(op, called, products, products, folds=False)
+    return lambda x, g: fast(x, g) if op.calls_onednn(x, g) else products(x, g)
 
 
 def _operands(a: Array, b: Array) -> tuple[Array, Array]:
@@ -259,19 +263,19 @@ def _taps(op: DirectConv, kernel: Pair, x: Array, g: Array) -> Array:
     return jnp.stack(taps).reshape(*kernel, *taps[0].shape)
 
 
-def _batched(called, direct, product, library: str, folds: bool = True):
+def _batched(op: DirectConv, called, direct, product, folds: bool = True):
     """`called` with a rule for `vmap`.
 
     An axis of the first array alone is folded into its examples. Any other one makes
     calls in turn of oneDNN's routine, and of XLA's a `product`.
 
     Args:
-      called: of two arrays.
+      op: the convolution.
+      called: it or a gradient of it, of two arrays.
       direct: the same function, of operations that JAX can differentiate. The result's
         derivatives are those of it: they are second ones, of a gradient that was asked
         for again.
       product: the same function, in a form that any axis can be added to.
-      library: whose routine it is.
       folds: the first array and the result have an axis of examples in front, which an
         axis that only the first has can join.
     """
@@ -282,7 +286,7 @@ def _batched(called, direct, product, library: str, folds: bool = True):
         if folds and in_batched == [True, False]:
             y = made(first.reshape(-1, *first.shape[2:]), second)
             return y.reshape(axis_size, -1, *y.shape[1:]), True
-        if library == "onednn":
+        if op.calls_onednn(first, second):
             pairs = list(zip((first, second), in_batched, strict=True))
 
             def call(i):

@@ -63,13 +63,6 @@ def wide(x: Array) -> Array:
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def check_pads(padding: Pads) -> None:
-    """Refuses pads below 0, which XLA:CPU computes wrongly (`padded`)."""
-    least = min(n for pair in padding for n in pair)
-    if least < 0:
-        raise ValueError(f"padding must be 0 or more, not {least}: cut the input")
-
-
 def padded(x: Array, padding: Pads, holes: Pair) -> Array:
     """x [B, *size, C] with these pads, and zeros in the holes between its pixels.
 

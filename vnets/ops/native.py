@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import lax
 
-from vnets.ops.linear import Pads, Pair, Plain, check_pads, padded, wide
+from vnets.ops.linear import Pads, Pair, Plain, padded, wide
 from vnets.types import Array
 
 
@@ -23,15 +23,17 @@ def _dimensions(x: Array) -> lax.ConvDimensionNumbers:
 
 
 def _fitted(x, w, padding, holes: Pair, dilation: Pair | None):
-    """x, pads and holes, with the pads made already where one is wider than the kernel.
+    """x, pads and holes, with the pads made already where `padded` says they must be.
 
-    The gradient would have a pad below 0 there, and `padded` says why it must not.
+    That is where one is below 0, or one in front is wider than the kernel: the gradient
+    has a pad below 0 then.
     """
     if isinstance(padding, str):
         return x, padding, holes
     sizes = zip(w.shape[:-2], dilation or (1,) * len(holes), strict=True)
     reaches = [(k - 1) * d for k, d in sizes]
-    if all(low <= reach for (low, _), reach in zip(padding, reaches, strict=True)):
+    pairs = zip(padding, reaches, strict=True)
+    if all(0 <= low <= reach and high >= 0 for (low, high), reach in pairs):
         return x, padding, holes
     none, unit = ((0, 0),) * len(holes), (1,) * len(holes)
     return padded(x, padding, holes), none, unit
@@ -57,10 +59,6 @@ class GeneralConv(Plain):
     input_dilation: Pair | None = None
     kernel_dilation: Pair | None = None
     groups: int = 1
-
-    def __post_init__(self):
-        if not isinstance(self.padding, str):
-            check_pads(self.padding)
 
     def apply(self, h: Array, w: Array) -> Array:
         holes = self.input_dilation or (1,) * (h.ndim - 2)
@@ -94,23 +92,20 @@ class TransposedConv(Plain):
     padding: str | Pads
     kernel_dilation: Pair
 
-    def __post_init__(self):
-        if not isinstance(self.padding, str):
-            check_pads(self.padding)
-
     def apply(self, h: Array, w: Array) -> Array:
         circular = self.padding == "CIRCULAR"
         padding = "VALID" if circular else self.padding
-        h_, padding, holes = _fitted(h, w, padding, self.strides, self.kernel_dilation)
+        size = h.shape[1:-1]
+        h, padding, holes = _fitted(h, w, padding, self.strides, self.kernel_dilation)
         y = lax.conv_transpose(
-            h_,
+            h,
             w.astype(h.dtype),
             holes,
             padding,
             rhs_dilation=self.kernel_dilation,
             dimension_numbers=_dimensions(h),
         )
-        return wide(self._around(y, h.shape[1:-1]) if circular else y)
+        return wide(self._around(y, size) if circular else y)
 
     def _around(self, y: Array, size: Pair) -> Array:
         """Adds what lies beyond the ends where it comes around again."""

@@ -9,10 +9,14 @@ oneDNN's C interface: https://uxlfoundation.github.io/oneDNN, version 3. XLA's: 
 header xla/ffi/api/c_api.h, which `jax.ffi.include_dir()` has.
 """
 
+import _thread
+import atexit
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import threading
+import time
 from collections.abc import Sequence
 
 import jax
@@ -38,7 +42,10 @@ TYPES = {11: 3, 16: 2}  # float32, bfloat16
 
 FORWARD, INPUT, KERNEL = range(3)  # what a call computes
 
+QUIET = 1.0  # seconds without a call, after which none is expected
+
 _run = threading.Lock()  # a primitive has its own room for a kernel, for one call
+_quiet_from = 0.0  # by the monotonic clock
 
 
 def convolve(
@@ -51,7 +58,12 @@ def convolve(
       w: of the same type.
       padding: (low, high) for each of H, W; not negative.
       strides: along H and W.
+
+    Raises:
+      ValueError: another number of channels in x than in w.
     """
+    if x.shape[3] != w.shape[2]:
+        raise ValueError(f"a kernel {w.shape} does not fit images {x.shape}")
     size = tuple(
         (n + sum(pads) - k) // stride + 1
         for n, k, pads, stride in zip(
@@ -83,10 +95,27 @@ def _call(kind, shape, dtype, a, b, padding, strides):
 
 @functools.cache
 def _register() -> None:
+    _library()  # what is missing is said while a function is traced
+    atexit.register(_finish)  # after JAX's own, so before it
     pointer = ctypes.cast(_HANDLER, ctypes.c_void_p).value
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
     jax.ffi.register_ffi_target(TARGET, capsule(pointer, None, None), platform="cpu")
+
+
+def _finish() -> None:
+    """Waits for what is computed still: when Python has ended it answers no calls."""
+    for array in jax.live_arrays():
+        with contextlib.suppress(Exception):
+            array.block_until_ready()
+    while time.monotonic() < _quiet_from:  # where the result was dropped
+        time.sleep(0.05)
+
+
+def forget() -> None:
+    """Frees the primitives; the next call of a shape makes its own again."""
+    with _run:
+        _primitive.cache_clear()
 
 
 # XLA's side: the structures that a handler is called with.
@@ -165,8 +194,8 @@ class _Metadata(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t), ("version", _Version)]
 
 
-class _Asked(ctypes.Structure):
-    """The extension by which XLA asks which version a handler was written for."""
+class _MetadataExtension(ctypes.Structure):
+    """By which XLA asks which version of the interface a handler was written for."""
 
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
@@ -180,6 +209,8 @@ class _ErrorMade(ctypes.Structure):
     _fields_ = [*_HEAD, ("message", ctypes.c_char_p), ("code", ctypes.c_int)]
 
 
+# Fields are added at the ends of structures only, under the same first number.
+_VERSION = (0, 3)
 _INTERNAL = 13  # XLA's code of an error inside
 _METADATA = 1  # the type of the extension
 
@@ -187,28 +218,36 @@ _METADATA = 1  # the type of the extension
 @ctypes.CFUNCTYPE(_Pointer, ctypes.POINTER(_Frame))
 def _HANDLER(pointer):  # noqa: N802
     """Answers XLA; what goes wrong becomes an error of the compiled function."""
+    global _quiet_from
     frame = pointer.contents
     api = ctypes.cast(frame.api, ctypes.POINTER(_Api)).contents
     try:
         if frame.extension:
-            asked = ctypes.cast(frame.extension, ctypes.POINTER(_Asked)).contents
-            if asked.type == _METADATA:
-                version = asked.metadata.contents.version
-                version.major, version.minor = api.version.major, api.version.minor
+            extension = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension))
+            if extension.contents.type == _METADATA:
+                _tell(extension.contents.metadata.contents.version, api.version)
                 return None
         first, second = (frame.arguments.items[i].contents for i in range(2))
         result = frame.results.items[0].contents
         plan = frame.attributes.items[0].contents
         numbers = tuple(plan.data[: plan.size])
-        primitive = _primitive(numbers, first.key, second.key, result.key)
         with _run:
+            primitive = _primitive(numbers, first.key, second.key, result.key)
             primitive(first.data, second.data, result.data)
+        _quiet_from = time.monotonic() + QUIET
     except BaseException as error:
-        made = _ErrorMade(
-            ctypes.sizeof(_ErrorMade), None, repr(error).encode(), _INTERNAL
-        )
+        if isinstance(error, KeyboardInterrupt):
+            _thread.interrupt_main()
+        message = repr(error).encode()
+        made = _ErrorMade(ctypes.sizeof(_ErrorMade), None, message, _INTERNAL)
         return api.error(ctypes.addressof(made))
     return None
+
+
+def _tell(asked: _Version, theirs: _Version) -> None:
+    major, least = _VERSION
+    known = theirs.major == major and theirs.minor >= least
+    asked.major, asked.minor = (major, theirs.minor) if known else _VERSION
 
 
 # oneDNN's side.
@@ -218,26 +257,43 @@ class _Argument(ctypes.Structure):
     _fields_ = [("number", ctypes.c_int), ("memory", _Pointer)]
 
 
+STATUSES = {1: "out of memory", 2: "invalid arguments", 3: "unimplemented"}
+
+
 class _Library:
-    """The loaded library, with one engine and one stream; a failed call raises."""
+    """The loaded library, with one engine and one stream; a failed call raises.
+
+    Attributes:
+      made: what was made and is to be freed, with the names of the functions.
+    """
 
     def __init__(self):
+        self.made = []
         self.c = ctypes.CDLL(_path())
         self.c.dnnl_primitive_desc_query_md.restype = _Pointer
         self.c.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
         self.engine = self.make("engine_create", CPU, ctypes.c_size_t(0))
         self.stream = self.make("stream_create", self.engine, IN_ORDER)
+        self.made = []  # these two stay
 
     def make(self, function: str, *args):
         """What dnnl_`function` writes into its first argument."""
         made = _Pointer()
         self.call(function, ctypes.byref(made), *args)
+        self.made.append((function, made))
         return made
+
+    def free(self, function: str, made) -> None:
+        """Of what `make` of this function returned."""
+        kind = function.partition("_create")[0]
+        kind = "primitive_desc" if kind.endswith("primitive_desc") else kind
+        self.call(f"{kind}_destroy", made)
 
     def call(self, function: str, *args) -> None:
         status = getattr(self.c, f"dnnl_{function}")(*args)
         if status:
-            raise RuntimeError(f"oneDNN's {function} failed with status {status}")
+            told = STATUSES.get(status, f"status {status}")
+            raise RuntimeError(f"oneDNN's {function} failed: {told}")
 
     def layout(self, dims, dtype, strides=None):
         """Of an array in memory; without strides the library chooses."""
@@ -290,6 +346,8 @@ class _Primitive:
     The kernel is in a layout of the library's own: it is copied into that layout before
     the call, or out of it.
     """
+
+    made: Sequence[tuple] = ()
 
     def __init__(self, plan, first, second, result):
         dnn = self.dnn = _library()
@@ -355,6 +413,11 @@ class _Primitive:
         self.copy = dnn.make("primitive_create", copy)
         ends = (own, w_memory) if self.last else (w_memory, own)
         self.copied = dict(zip((SRC, DST), ends, strict=True))
+        self.made, dnn.made = dnn.made, []
+
+    def __del__(self):
+        for function, made in reversed(self.made):
+            self.dnn.free(function, made)
 
     def __call__(self, *addresses: int) -> None:
         dnn = self.dnn
