@@ -80,6 +80,8 @@ def get_config(which: str = "vae_2") -> ConfigDict:
         config.evals.tiles = 0
     if rest == ["conv"]:
         _convolutional(config, (8, 8) if small else (28, 28))
+    if small and rest == ["conv"]:  # whose training takes most of its few seconds
+        config.measures, config.evals = (), {"samples": 20}
     if small:
         config.evals.columns = ("det",)
     if rest == ["sparse"]:
