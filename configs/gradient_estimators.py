@@ -10,7 +10,7 @@ data: the scales are alike.
 
 The same within autoencoders: vae_pathwise and vae_score, of 10 numbers; bits_score,
 bits_straight_through and bits_concrete, of 20 bits. Scales: quick, the digits and 60
-epochs; short, MNIST and 50 epochs; paper, 500 epochs.
+epochs; short, MNIST and 10 epochs; paper, 500 epochs.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ LATENTS = {
     "bits_concrete": (20, {"kind": "bits", "gradient": "concrete", "temperature": 0.5}),
 }
 VARIANTS += tuple(LATENTS)
-EPOCHS = {"quick": 60, "short": 50, "paper": 500}
+EPOCHS = {"quick": 60, "short": 10, "paper": 500}
 
 
 def get_config(which: str = "score") -> ConfigDict:

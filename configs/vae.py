@@ -1,14 +1,15 @@
-"""Autoencoders with and without noise, of one hidden layer each way.
+"""Autoencoders with and without noise, of one hidden layer each way, or convolutional.
 
     configs/vae.py:VARIANT[,SCALE]
 
 Variants: ae_2, two latent variables without noise; vae_2, vae_5, vae_10 and vae_20,
 variational autoencoders of so many; vae_2_weights and vae_10_weights, whose decoders
 have noisy weights, too (approximate full Bayes); vae_10_few and vae_10_few_weights, the
-same two of 1,000 pictures (quick 200); vae_2_sparse, of 200 and 100 hidden
-units, whose decoder loses weights by sparse variational dropout; vae_20_28, of 28 x 28
-pixels at scale quick, too, where draws of the prior no longer find log p(x); frey, of
-two latent variables and 200 hidden units, and omniglot, of 20, which are of files that
+same two of 1,000 pictures (quick 200); vae_10_conv, of two convolutions each way, whose
+decoder has a twentieth of the weights; vae_2_sparse, of 200 and 100 hidden units, whose
+decoder loses weights by sparse variational dropout; vae_20_28, of 28 x 28 pixels at
+scale quick, too, where draws of the prior no longer find log p(x); frey, of two latent
+variables and 200 hidden units, and omniglot, of 20, which are of files that
 one brings (`vnets.data.brought`). Pixels are black or white: those above half of the
 greatest value are white. Those of frey are grey, with normal noise of their own.
 Numbers published for other pixels do not compare.
@@ -25,7 +26,7 @@ from configs import common
 
 NOISY = {layer: {"kind": "gaussian", "log_var": -8.0} for layer in ("dense1", "dense2")}
 VARIANTS = ("ae_2", *(f"vae_{z}" for z in (2, 5, 10, 20)))
-VARIANTS += ("vae_2_weights", "vae_10_weights", "vae_20_28")
+VARIANTS += ("vae_2_weights", "vae_10_weights", "vae_10_conv", "vae_20_28")
 VARIANTS += ("vae_10_few", "vae_10_few_weights", "vae_2_sparse", "frey", "omniglot")
 SPARSE = {layer: {"kind": "gaussian", "log_var": -7.0} for layer in NOISY}
 OTHER_DATA = {"frey": "vae_2", "omniglot": "vae_20"}
@@ -77,9 +78,22 @@ def get_config(which: str = "vae_2") -> ConfigDict:
     }
     if variant == "frey":  # whose film is for research: no record holds a face
         config.evals.tiles = 0
+    if rest == ["conv"]:
+        _convolutional(config, (8, 8) if small else (28, 28))
+    if small and rest == ["conv"]:  # whose training takes most of its few seconds
+        config.measures, config.evals = (), {"samples": 20}
+    if small:
+        config.evals.columns = ("det",)
     if rest == ["sparse"]:
         _sparse(config)
     return config
+
+
+def _convolutional(config: ConfigDict, size: tuple[int, int]) -> None:
+    """Two convolutions each way, of pictures of this height and width."""
+    net = {"size": size, "activation": "relu"}
+    config.model.encoder = {"name": "conv_encoder", "widths": (16, 32), **net}
+    config.model.decoder = {"name": "conv_decoder", "widths": (16, 16), **net}
 
 
 def _sparse(config: ConfigDict) -> None:

@@ -24,12 +24,18 @@ from experiments.bench import timing
 from experiments.config_files import ROOT
 from vnets import compact
 from vnets.compact import Graph
-from vnets.compact.operations import activated, layer_norm
+from vnets.compact.operations import (
+    activated,
+    batch_last,
+    depth_to_space,
+    layer_norm,
+)
 from vnets.plan import (
     POOL,
     Activation,
     Conv,
     Dense,
+    DepthToSpace,
     Depthwise,
     Flatten,
     LayerNorm,
@@ -91,6 +97,8 @@ def _dense_chain(graph: Graph, plan: Plan, x: np.ndarray) -> np.ndarray:
             x = (x - np.float32(step.mean)) / np.float32(step.std)
         elif isinstance(step, Flatten):
             x = x.reshape(len(x), -1)
+        elif isinstance(step, DepthToSpace):
+            x = depth_to_space(step.block, batch_last(x)).transpose(3, 1, 2, 0)
         elif isinstance(step, MeanPool):
             x = x.mean(axis=(1, 2))
         elif isinstance(step, Window):

@@ -135,6 +135,25 @@ MEANS = Chain(
         plan.MeanPool(),
     )
 )
+# Units that become maps, and maps that grow; the step of version 4.
+GROWING = Chain(
+    steps=(
+        plan.Dense("dense1", 12),
+        plan.Activation("tanh"),
+        plan.Dense("dense2", 24),
+        plan.DepthToSpace((2, 3)),
+        plan.Conv("conv1", 12, (3, 3)),
+        plan.Norm("norm1"),
+        plan.Activation(),
+        plan.DepthToSpace((2, 1)),
+        plan.Conv("conv2", 4, (2, 2), padding="VALID"),
+        plan.Flatten(),
+        plan.DepthToSpace((1, 3)),
+        plan.DepthToSpace((2, 1)),
+        plan.Residual((plan.Conv("conv3", 4, (1, 1)),)),
+        plan.Flatten(),
+    )
+)
 NETS = {
     "mlp": (MLP((40, 30), 7), (6, 6, 1), 0.03),
     "mlp-tanh": (MLP((40, 30), 7, "tanh"), (36,), 0.03),
@@ -147,6 +166,11 @@ NETS = {
     "units": (UNITS, (5, 4, 2), 0.2),
     "maps": (MAPS, (6, 8, 2), 0.3),
     "separable": (SEPARABLE, (25, 20, 3), SEPARABLE_KEPT),
+    "growing": (
+        GROWING,
+        (5,),
+        {**dict.fromkeys(GROWING.layers, 0.4), "dense1": 0.2},
+    ),
     "means": (MEANS, (9, 8, 2), {"conv1": 0.2, "conv2": 0.04, "conv3": 0.3}),
 }
 

@@ -20,9 +20,9 @@ from vnets.plan.sequences import embedding
 FOLDER = Path(__file__).parent / "golden"
 EXPECTED = "expected.json"
 # Of `compact_nets.NETS`: all kinds of steps that are new in the version.
-NAMES = ("separable", "means")
-NOISY = {"noisy": "separable"}  # name of the file: that of the net
-TOKENS = ("lstm", "gru", "transformer")  # of `sequence_nets.NETS`
+NAMES = ("growing",)
+NOISY = {"noisy": "growing"}  # name of the file: that of the net
+TOKENS = ("lstm", "gru", "transformer")  # of `sequence_nets.NETS`, in version 3
 
 
 def versions() -> list[int]:
@@ -53,17 +53,15 @@ def inputs(net) -> np.ndarray:
 
 def make() -> None:
     """Writes the files of the current version that are not there."""
-    from tests import sequence_nets
     from tests.compact_nets import Same, case, noisy
 
     into = folder(codec.VERSION)
     into.mkdir(parents=True, exist_ok=True)
     found = expected(codec.VERSION) if (into / EXPECTED).exists() else {}
-    for name in (*NAMES, *NOISY, *TOKENS):
+    for name in (*NAMES, *NOISY):
         if name in found:
             continue
-        made = sequence_nets.case if name in TOKENS else case
-        graph = noisy(NOISY[name]) if name in NOISY else made(name)[0]
+        graph = noisy(NOISY[name]) if name in NOISY else case(name)[0]
         net = compact.quantize(graph, 5, {"run": name, "epochs": 3, "det": 0.5})
         compact.save(into / f"{name}.vnz", net)
         predictor, x = compact.Predictor(net.graph(), "dense"), inputs(net)

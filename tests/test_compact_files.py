@@ -244,6 +244,8 @@ def test_what_no_file_holds_is_refused():
         ({"plan": (*net.plan, plan.Norm("n"))}, "no Norm"),
         ({"plan": (*net.plan, plan.Residual((plan.Norm("n"),)))}, "no Norm"),
         ({"plan": (plan.WindowMaxPool(0, 1), *net.plan)}, "pooling step are 1"),
+        ({"plan": (plan.DepthToSpace((1, 65)), *net.plan)}, "1 channels fill no"),
+        ({"plan": (*net.plan, plan.DepthToSpace((3, 1)))}, "10 channels fill no"),
         ({"plan": (plan.WindowMeanPool(65, 1), *net.plan)}, "pooling step are 1"),
         (
             {"plan": (plan.WindowMaxPool(66, 1, ((65, 0),) * 2), *net.plan)},
@@ -291,7 +293,7 @@ def test_what_no_file_holds_is_refused():
 
 @dataclasses.dataclass
 class Parts:
-    """What a file of version 2 or 3 is made of, as bytes."""
+    """What a file of version 2 or later is made of, as bytes."""
 
     shape: bytes
     count: int
@@ -440,6 +442,7 @@ FILES = {
     "lstm": lambda: file_of(sequence_nets.case("lstm")[0]),
     "transformer": lambda: file_of(sequence_nets.case("transformer")[0]),
     "separable": lambda: file_of(noisy("separable")),  # of version 3
+    "growing": lambda: file_of(noisy("growing")),  # of version 4
     "version1": lambda: (golden_files.folder(1) / "sides.vnz").read_bytes(),
 }
 
@@ -473,3 +476,7 @@ def test_names_are_counted_whether_or_not_a_step_has_its_own():
     assert description.unpack(Bytes(packed), 3) == (steps, (4, 4, 2), {"a": 1})
     with pytest.raises(ValueError, match="version 2 does not have"):
         description.unpack(Bytes(packed), 2)
+    packed = description.pack((plan.DepthToSpace((2, 1)), *steps), (2, 4, 4), {})
+    assert description.unpack(Bytes(packed), 4)[0][0] == plan.DepthToSpace((2, 1))
+    with pytest.raises(ValueError, match="version 3 does not have"):
+        description.unpack(Bytes(packed), 3)

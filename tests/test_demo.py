@@ -256,13 +256,15 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium, which opens the page")
-def test_the_page_runs_in_a_browser():
+def test_the_page_runs_in_a_browser(tmp_path):
     """It begins with a four that is drawn for the reader: seen by draws alone."""
     handler = functools.partial(QuietHandler, directory=PAGE)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu"]
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+        flags += ["--disable-background-networking", "--disable-component-update"]
+        flags += ["--enable-logging=stderr", f"--user-data-dir={tmp_path}"]
         command = [str(BROWSER), *flags, "--virtual-time-budget=8000", "--dump-dom"]
         done = subprocess.run([*command, address], capture_output=True, text=True)
         server.shutdown()
@@ -271,6 +273,8 @@ def test_the_page_runs_in_a_browser():
     answers = dict(re.findall(r'aria-label="([^":]+): (\d) with', done.stdout))
     assert answers["One draw"] == answers["Average of 20 draws"] == "4"
     assert re.search(r'aria-label="Noise off: \d with [12]\d %"', done.stdout)
+    assert ">the picture of 1.00 and 0.00<" in done.stdout
+    assert ":CONSOLE" not in done.stderr  # what a page logs, its errors above all
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -1,5 +1,6 @@
 """Laws of latent variables: linear models, whose bounds are known, and quadrature."""
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -169,6 +170,25 @@ def test_draws_of_the_prior_find_it_too(curved, monkeypatch, at_once):
     monkeypatch.setattr(latent, "AT_ONCE", at_once)
     found = latent.log_mean_by_prior(net, Bernoulli(), x, random.key(0), 20_050)
     np.testing.assert_allclose(found, log_p, atol=0.05)
+
+
+def test_estimates_by_several_numbers_of_draws_are_of_the_first_ones(
+    curved, monkeypatch
+):
+    """Each as if there were no more, within the same chunks."""
+    net, x, *_ = curved
+    monkeypatch.setattr(latent, "AT_ONCE", 100 * len(x))
+    counts = (10, 100, 250, 1000)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def naive(samples):
+        return latent.log_mean_by_prior(net, Bernoulli(), x, random.key(0), samples)
+
+    found = naive(counts)
+    assert found.shape == (4, len(x))
+    for several, n in zip(found[1:], counts[1:], strict=True):
+        np.testing.assert_allclose(several, naive(n), rtol=1e-5)
+    assert not np.allclose(found[0], found[3])
 
 
 BITS = jnp.asarray([[0.0, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]])

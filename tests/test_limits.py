@@ -100,6 +100,7 @@ def test_what_is_added_to_a_variance_is_above_zero_and_at_most_one():
         (plan.MaxPool(), 98),
         (plan.MeanPool(), 98),
         (plan.Flatten(), 0),
+        (plan.DepthToSpace((1, 2)), 98),
         (plan.WindowMaxPool(3, 2), 2 * 3 * 98),
         (plan.Conv("a", 5, (3, 3)), 9 * 9 * 2),
         (plan.Conv("a", 5, (3, 3), padding="VALID"), 98),

@@ -10,11 +10,14 @@ import pytest
 from claims import every
 from jax import random
 
+from vnets import compact
 from vnets.layers import TEST, TRAIN
 from vnets.likelihoods import Categorical
 from vnets.nets import (
     MLP,
     VGG,
+    ConvDecoder,
+    ConvEncoder,
     LeNet5,
     ResNet,
     StridedCNN,
@@ -115,11 +118,43 @@ def test_every_posterior_on_every_subset_of_layers(name, kind, choose):
         # 7 x 7 positions of 64 maps are left of 28 x 28 pixels.
         (StridedCNN(), 832 + 51_264 + 401_536 + 16_512 + 1_290),
         (StridedCNN(width=2), 1_664 + 204_928 + 1_605_888 + 65_792 + 2_570),
+        (ConvEncoder(), 160 + 4_640 + 15_690),
     ],
 )
 def test_parameter_counts(net, expected):
     variables = jax.eval_shape(lambda x: net.init(rngs(), x), X)
     assert count(variables["params"]) == expected
+
+
+def test_a_convolutional_decoder_has_few_weights_and_is_a_small_file():
+    net, z = ConvDecoder(activation="tanh"), random.normal(random.key(2), (3, 10))
+    y, variables = net.init_with_output(rngs(), z)
+    assert y.shape == (3, 784)
+    assert count(variables["params"]) == 8_624 + 9_280 + 580
+    small = compact.quantize(compact.capture(net, variables, (10,)), 6)
+    content = compact.dumps(small)
+    assert len(content) < 6 / 8 * count(variables["params"])
+    again = compact.loads(content)
+    model, read = again.to_flax()
+    wanted = model.apply(read, z)
+    np.testing.assert_allclose(
+        compact.Predictor(again)(np.asarray(z)), wanted, rtol=1e-4, atol=1e-5
+    )
+    assert np.ptp(wanted - y) < 0.2 * np.ptp(y)
+
+
+@pytest.mark.parametrize("make", [ConvEncoder, ConvDecoder])
+def test_halves_of_a_convolutional_autoencoder_refuse_what_they_cannot_be(make):
+    for fields, message in (
+        ({"size": (28, 30)}, r"multiples of 4, not \(28, 30\)"),
+        ({"size": (28,)}, "size must be two whole numbers"),
+        ({"widths": (16, 16, 16)}, "widths must be two whole numbers"),
+        ({"activation": "mish"}, "'mish'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(**fields)
+    with pytest.raises(ValueError, match="8 x 8 has 64 pixels, not 784"):
+        ConvDecoder((8, 8))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -136,6 +171,7 @@ def test_unknown_layers_are_refused(name):
         (LeNet5, ["classes"]),
         (VGG, ["classes"]),
         (StridedCNN, ["width", "classes"]),
+        (ConvEncoder, ["classes"]),
         (ResNet, ["stages", "width", "classes"]),
         (WhitenedCNN, ["widths", "classes", "channels", "hidden", "last_pool"]),
         (functools.partial(Dense, "a"), ["features"]),

@@ -145,6 +145,50 @@ def test_every_step_has_its_place_in_a_net():
     assert net.layers == ("conv", "dense")
 
 
+def test_units_laid_out_as_positions_undo_flattening():
+    x = random.normal(random.key(0), (2, 3, 4, 5))
+    step, flat = plan.DepthToSpace((3, 4)), x.reshape(2, -1)
+    np.testing.assert_array_equal(pooling.depth_to_space(flat, step), x)
+    assert plan.shapes((plan.Flatten(), step), (3, 4, 5))[-1] == (3, 4, 5)
+
+
+@pytest.mark.parametrize("block", [(1, 1), (2, 2), (3, 2), (1, 4)])
+def test_channels_become_blocks_of_positions(block):
+    """Each by hand. Of channels that are all alike: nearest neighbours, which pooling
+    undoes."""
+    (height, width), left = block, 3
+    step = plan.DepthToSpace(block)
+    x = random.normal(random.key(0), (2, 3, 2, height * width * left))
+    y = pooling.depth_to_space(x, step)
+    assert y.shape[1:] == plan.shape_after(step, x.shape[1:])
+    for i, j in np.ndindex(block):
+        first = left * (width * i + j)
+        own = y[:, i::height, j::width]
+        np.testing.assert_array_equal(own, x[..., first : first + left])
+    few = random.normal(random.key(1), (2, 3, 2, left))
+    large = pooling.depth_to_space(jnp.tile(few, height * width), step)
+    nearest = np.repeat(np.repeat(few, height, 1), width, 2)
+    np.testing.assert_array_equal(large, nearest)
+    if height == width:
+        small = pooling.window_max_pool(large, height, height, "VALID")
+        np.testing.assert_array_equal(small, few)
+        small = pooling.window_mean_pool(large, height, height, "VALID")
+        np.testing.assert_allclose(small, few, rtol=1e-6)
+
+
+def test_channels_that_fill_no_blocks_are_refused():
+    """Before a net runs, and while it does."""
+    step = plan.DepthToSpace((2, 3))
+    with pytest.raises(ValueError, match="8 channels fill no blocks of 2 x 3"):
+        plan.shapes((step,), (5, 5, 8))
+    with pytest.raises(ValueError, match="8 channels fill no blocks of 2 x 3"):
+        Chain(steps=(step,)).apply({}, jnp.zeros((1, 8)))
+    with pytest.raises(ValueError, match=r"needs \[H, W, C\]"):
+        plan.shapes((step,), (5, 6))
+    with pytest.raises(ValueError, match="block of DepthToSpace must be a pair"):
+        plan.DepthToSpace((2, 0))
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="nothing is left"):
         plan.shapes(LeNet5().plan, (8, 8, 1))

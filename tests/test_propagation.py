@@ -12,7 +12,16 @@ from vnets import evaluate, moments, ops, plan, propagation
 from vnets.data import Split
 from vnets.layers import TRAIN
 from vnets.moments import Moments
-from vnets.nets import MLP, VGG, Chain, LeNet5, ResNet, StridedCNN, WhitenedCNN
+from vnets.nets import (
+    MLP,
+    VGG,
+    Chain,
+    ConvDecoder,
+    LeNet5,
+    ResNet,
+    StridedCNN,
+    WhitenedCNN,
+)
 from vnets.nodes import (
     additive,
     dropout,
@@ -321,6 +330,11 @@ CHAIN = (
     plan.Flatten(),
     plan.Dense("top", K),
 )
+GROWING = (
+    *ConvDecoder((4, 8), (2, 3), 32, "tanh").plan,
+    plan.Activation(),
+    plan.Dense("top", K),
+)
 NETS = {
     "perceptron": (MLP((5, 4), K, activation="tanh", batch_norm=True), SHAPE),
     "lenet5": (LeNet5(activation="leaky_relu", batch_norm=True), (17, 16, 1)),
@@ -329,6 +343,7 @@ NETS = {
     "strided": (StridedCNN(K), (8, 8, 3)),
     "whitened": (WhitenedCNN(K, widths=(4, 4), hidden=5, last_pool=3), (16, 16, 3)),
     "chain": (Chain(steps=CHAIN), (16, 16, 3)),
+    "growing": (Chain(steps=GROWING), (5,)),
 }
 
 
@@ -423,6 +438,19 @@ def test_models_without_moments_are_named():
     net = Chain(steps=(plan.Dense("top", K), plan.Activation()))
     with pytest.raises(ValueError, match="end with Dense, not Activation"):
         propagation.moments(net, {}, x)
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_noisy_layer_reads_channels_that_became_positions(quiet, assert_moments):
+    """Exact, of inputs with noise of their own or none."""
+    steps = (plan.DepthToSpace((2, 2)), plan.Conv("conv", 3, (3, 2)), plan.Flatten())
+    net = Chain(steps=steps, posteriors={"conv": gaussian(-1.0)})
+    variables = start(net, (2, 1, 4))
+    h = random_moments((3, 2, 1, 4), quiet=quiet)
+    y = propagation.Layers(variables).run(steps, h)
+    x = jnp.asarray(draws_of(h, 4), jnp.float32).reshape(-1, 2, 1, 4)
+    draws = jax.jit(net.apply)(variables, x, rngs={"noise": random.key(3)})
+    assert_moments(draws.reshape(DRAWS, *y.mean.shape), y.mean, y.var)
 
 
 def test_depthwise_kernels_and_means_of_windows_have_moments_of_their_own():

@@ -19,10 +19,12 @@ bound of Burda et al. 2016, which rises with the number of draws to log p(x).
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax, random
 
@@ -317,7 +319,7 @@ def log_mean_by_prior(
     likelihood: Likelihood,
     target: Array,
     key: Key,
-    samples: int,
+    samples: int | Sequence[int],
     mode: Mode = TEST,
 ) -> Array:
     """log of the mean of p(x | z) over z drawn from the prior, [B].
@@ -330,25 +332,32 @@ def log_mean_by_prior(
       likelihood: of the decoder's outputs.
       target: what these explain, [B, ...].
       key: of the draws.
-      samples: how many, of which as many as fit in memory are made at once.
+      samples: how many, of which as many as fit in memory are made at once; or several
+        numbers, each of the first of the same draws.
       mode: how the net is run.
+
+    Returns:
+      [B], or of several numbers [K, B].
 
     Raises:
       ValueError: no samples.
     """
-    if samples < 1:
+    counts = np.asarray(samples).reshape(-1)
+    if counts.min() < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
-    chunk = max(1, min(samples, AT_ONCE // len(target)))
+    most = int(counts.max())
+    chunk = max(1, min(most, AT_ONCE // len(target)))
 
     def add(total, number):
         own = random.fold_in(key, number)
         z = net.model.latents.of_prior(stream(own, "z"), (chunk, net.model.size))
         outputs = decode(net, z, stream(own, "decoder"), mode)
         log_p = likelihood.crossed(outputs, target)
-        inside = number * chunk + jnp.arange(chunk) < samples
-        log_p = jnp.where(inside[:, None], log_p, -jnp.inf)
-        return jnp.logaddexp(total, jax.nn.logsumexp(log_p, axis=0)), None
+        inside = number * chunk + jnp.arange(chunk)[None] < counts[:, None]
+        log_p = jnp.where(inside[..., None], log_p[None], -jnp.inf)
+        return jnp.logaddexp(total, jax.nn.logsumexp(log_p, axis=1)), None
 
-    start = jnp.full(len(target), -jnp.inf)
-    total, _ = lax.scan(add, start, jnp.arange(-(-samples // chunk)))
-    return total - math.log(samples)
+    start = jnp.full((len(counts), len(target)), -jnp.inf)
+    total, _ = lax.scan(add, start, jnp.arange(-(-most // chunk)))
+    found = total - np.log(counts).astype(np.float32)[:, None]
+    return found.reshape(*np.shape(samples), len(target))

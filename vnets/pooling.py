@@ -1,4 +1,4 @@
-"""Activations and pooling, the fastest form for each backend."""
+"""Activations, pooling and what makes maps larger; the fastest for each backend."""
 
 import functools
 import itertools
@@ -12,7 +12,7 @@ from jax import lax
 
 from vnets import backend
 from vnets.derivatives import CustomVJP
-from vnets.plan import Padding
+from vnets.plan import DepthToSpace, Padding
 from vnets.types import Array
 
 ACTIVATIONS = {
@@ -69,6 +69,17 @@ def window_max_pool(x: Array, size: int, stride: int, padding: Padding) -> Array
         return functools.reduce(jnp.maximum, slices)
     around: Any = padding  # Flax's annotation knows names alone
     return nn.max_pool(x, (size, size), (stride, stride), around)
+
+
+def depth_to_space(x: Array, step: DepthToSpace) -> Array:
+    """Channels laid out as positions, [B, H, W, C] or [B, C] -> [B, H h, W w, C']."""
+    (batch, *places, channels), (height, width) = x.shape, step.block
+    down, across = places or (1, 1)
+    left = step.channels(channels)
+    x = x.reshape(batch, down, across, height, width, left)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, down * height, across * width, left
+    )
 
 
 def relu_max_pool(x: Array) -> Array:

@@ -41,7 +41,7 @@ from vnets.moments import (
     with_diagonal,
 )
 from vnets.nodes import Point, Posterior, is_posterior
-from vnets.pooling import window_mean_pool
+from vnets.pooling import depth_to_space, window_mean_pool
 from vnets.pytrees import pytree
 from vnets.types import Array, Moment, Shape
 
@@ -229,6 +229,8 @@ class Layers:
             case steps.Flatten():
                 flat: Shape = (h.mean.shape[0], math.prod(h.mean.shape[1:]))
                 return jax.tree.map(lambda m: m.reshape(flat), h)
+            case steps.DepthToSpace():
+                return jax.tree.map(lambda m: depth_to_space(m, step), h)
             case steps.Standardize():
                 center, std = (
                     over_units(jnp.asarray(values, h.mean.dtype), h.mean)

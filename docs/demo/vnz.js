@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a .vnz file (version 2 or 3) and predicts from it. No dependency: a browser's or
+// Reads a .vnz file (version 2 to 4) and predicts from it. No dependency: a browser's or
 // Node's ES module. `vnets/compact` is the same in Python, and says what each part is;
 // tests/test_demo.py holds both to the same numbers.
 //
@@ -8,7 +8,7 @@
 //   predict(net, pixels, normal);             of one draw; normal() draws from N(0, 1)
 //   ensemble(net, pixels, 20, normal);        probabilities, averaged over 20 draws
 
-const VERSIONS = [2, 3];
+const VERSIONS = [2, 3, 4];
 const NUMBERS_PER_BYTE = 4, MOST_STEPS = 1024, DEPTH = 8, LARGEST = 2 ** 28;
 const MOST_LEVEL = 127, MOST_DEVIATION = 255, MOST_BIAS = 32767;
 const LARGEST_NUMBER = 2 ** 24, MOST_FEATURES = 2 ** 20, MOST_EXTENT = 64;
@@ -157,6 +157,9 @@ function readStep(source, depth, seen, version) {
     const other = SEQUENCES[code - 32];
     if (other) refuse(`it has a step that the page does not read: ${other}`);
   }
+  if (version > 3 && code === 15) {
+    return { kind: "depth_to_space", block: [extent(), extent()] };
+  }
   const known = version > 2 ? [...ACTIVATIONS, ...NEW_ACTIVATIONS] : ACTIVATIONS;
   const activation = known[code - 16] ?? refuse(`it has the unknown step ${code}`);
   return { kind: "activation", activation };
@@ -214,7 +217,12 @@ function shapeAfter(step, shape, layers) {
     if (shape.length !== 1) refuse("a dense layer of maps");
     return layer(step, [shape[0], step.features], [step.features], layers);
   }
+  if (kind === "depth_to_space" && shape.length === 1) {
+    step.before = [1, 1, shape[0]];
+    return spread(step);
+  }
   if (shape.length !== 3) refuse(`${kind} needs maps`);
+  if (kind === "depth_to_space") return spread(step);
   if (kind === "mean_pool") return shape.slice(2);
   if (kind === "max_pool") return [shape[0] >> 1, shape[1] >> 1, shape[2]];
   step.pads = [0, 1].map((a) =>
@@ -231,6 +239,12 @@ function shapeAfter(step, shape, layers) {
   }
   const kernel = [...step.kernel, shape[2], step.features];
   return layer(step, kernel, [...places, step.features], layers);
+}
+
+function spread({ before, block }) {
+  const left = before[2] / (block[0] * block[1]);
+  if (!Number.isInteger(left)) refuse("channels that fill no block");
+  return [before[0] * block[0], before[1] * block[1], left];
 }
 
 function layer(step, kernel, after, layers) {
@@ -557,6 +571,15 @@ const RUN = {
   window_mean_pool: (step, h) => {
     const sums = pool(step, h, step.kernel, step.strides, step.pads, 0, (a, b) => a + b);
     return sums.map((sum) => sum / step.kernel[0] ** 2);
+  },
+  depth_to_space: ({ before, block, after }, h) => {
+    const [down, across] = block, [, columns, channels] = after;
+    return h.map((_, i) => {
+      const [place, c] = [Math.floor(i / channels), i % channels];
+      const [row, column] = [Math.floor(place / columns), place % columns];
+      const from = Math.floor(row / down) * before[1] + Math.floor(column / across);
+      return h[from * before[2] + ((row % down) * across + (column % across)) * channels + c];
+    });
   },
   mean_pool: (step, h) => {
     const [height, width, channels] = step.before, y = new Float64Array(channels);

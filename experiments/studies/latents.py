@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 from scipy import ndimage
-from scipy.special import ndtri
+from scipy.special import logsumexp, ndtri
 
 from experiments.core import Measured, Net
 from experiments.datasets import prepare_of
@@ -92,47 +92,45 @@ def pixels(split: Split) -> Array:
 def _measure(
     settings, dataset: Dataset, kind: Pixels, net: Member, key: Key
 ) -> Measured:
-    learn, test = pixels(dataset.train), pixels(dataset.test)
-    codes = jax.jit(lambda net, x: latent.posterior(net, x, _silent()))
-    q = codes(net, test)
-    of = {
-        "active": float(jnp.sum(jnp.var(q.mean, 0) > ACTIVE)),
-        "square": _mean_square(net, q),
-    }
+    learn, test = (np.asarray(pixels(one)) for one in (dataset.train, dataset.test))
+    mean, active, square = _codes_of(net, test)
+    codes = np.asarray(mean)
+    of = {"active": float(active), "square": float(square)}
     shown = min(settings.pictures, len(test))
     shape = dataset.test.shape[:2]
     white = functools.partial(_white, kind, net)
-    apart, moved = _distances(dataset, np.asarray(learn), np.asarray(test[:shown]))
-    evals = {"latent": of, "pixels": {"alone": _alone(kind, learn, test)}}
+    apart, moved = _distances(dataset, learn, test[:shown])
+    evals = {"latent": of, "pixels": {"alone": float(_alone(kind, learn, test))}}
     evals["moved"] = apart
     curves = {}
     if settings.tiles:
         curves["moved"] = {"white": moved}
-        curves["reconstructed"] = {"white": _reconstructed(white, test, q, shape)}
+        curves["reconstructed"] = {"white": _reconstructed(white, test, codes, shape)}
     if dataset.classes:
         of["neighbours"] = _nearest(
-            *(np.asarray(codes(net, learn).mean), dataset.train.target),
-            *(np.asarray(q.mean), dataset.test.target),
+            *(np.asarray(_codes_of(net, learn)[0]), dataset.train.target),
+            *(codes, dataset.test.target),
             settings.neighbours,
         )
         classes = dataset.test.target
-        curves["codes"] = _codes(np.asarray(q.mean)[:CODES], classes[:CODES])
+        curves["codes"] = _codes(codes[:CODES], classes[:CODES])
     if settings.tiles and net.model.size == 2:
         curves["manifold"] = {"white": _manifold(white, settings.tiles, shape)}
     if net.model.sampled:
-        weights = _weights(settings, kind, net, test[:shown], key)
-        found = _bounds(settings, kind, net, weights, test[:shown], key)
+        weights = _weights(settings, kind, key)
+        seen = np.asarray(weights(net, test[:shown]), np.float64)
+        found = _bounds(settings, kind, net, seen, test[:shown], key)
         evals["bound"], curves["draws"] = found
-        weights = _weights(settings, kind, net, learn[:shown], key)
-        elbo = float(jnp.mean(weights))
+        elbo = float(np.mean(np.asarray(weights(net, learn[:shown]), np.float64)))
         evals["learned"] = {"elbo": elbo, "gap": elbo - evals["bound"]["elbo"]}
-        if isinstance(kind, Bernoulli) and not np.asarray(test % 1).any():
-            found = _bits(settings, net, np.asarray(test[:shown], np.int32))
+        if isinstance(kind, Bernoulli) and not (test % 1).any():
+            found = _bits(settings, net, test[:shown].astype(np.int32))
             evals["bits"] = {"bound": _bits_of(evals["bound"]["elbo"], test), **found}
     return Measured(evals, curves)
 
 
-def _alone(kind: Pixels, learn: Array, test: Array) -> float:
+@functools.partial(jax.jit, static_argnums=0)
+def _alone(kind: Pixels, learn: Array, test: Array) -> Array:
     """log p(x), nats, of pixels that know nothing of one another, nor of a code.
 
     Each has the share of white, or the mean and deviation, that it has in training;
@@ -143,13 +141,17 @@ def _alone(kind: Pixels, learn: Array, test: Array) -> float:
     if isinstance(kind, Grey):
         log_std = jnp.log(jnp.std(learn, 0) + kind.least)
         outputs = jnp.concatenate([outputs, log_std])
-    return float(jnp.mean(kind.crossed(outputs[None], test)))
+    return jnp.mean(kind.crossed(outputs[None], test))
 
 
-def _mean_square(net: Member, q) -> float:
-    """E[z^2] of what the decoder is given in training, over pictures and variables."""
+@jax.jit
+def _codes_of(net: Member, x: Array) -> tuple[Array, Array, Array]:
+    """Means of the latent variables, [N, Z]; how many of them are active; and E[z^2]
+    of what the decoder is given in training, over pictures and variables."""
+    q = latent.posterior(net, x, _silent())
     noise = jnp.exp(q.log_var) if net.model.sampled else 0.0
-    return float(jnp.mean(jnp.square(q.mean) + noise))
+    active = jnp.sum(jnp.var(q.mean, 0) > ACTIVE)
+    return q.mean, active, jnp.mean(jnp.square(q.mean) + noise)
 
 
 def _nearest(known, classes, asked, truth, neighbours: int) -> float:
@@ -226,21 +228,24 @@ def _manifold(white: Callable, tiles: int, shape: tuple[int, int]) -> list[int]:
     steps = ndtri((np.arange(tiles) + 0.5) / tiles)
     down, across = np.meshgrid(-steps, steps, indexing="ij")
     z = jnp.asarray(np.stack([across.ravel(), down.ravel()], 1), jnp.float32)
-    return _mosaic(white(z), shape)
+    return _mosaic(np.asarray(white(z)), shape)
 
 
-def _reconstructed(white: Callable, x: Array, q, shape: tuple[int, int]) -> list[int]:
+def _reconstructed(
+    white: Callable, x: np.ndarray, mean: np.ndarray, shape: tuple[int, int]
+) -> list[int]:
     """A row of pictures, a row of what the decoder makes of the means of their codes,
     and so on, as `_mosaic` has it."""
     count = RECONSTRUCTED * RECONSTRUCTED // 2
-    both = np.stack([x[:count], white(q.mean[:count])])
+    both = np.stack([x[:count], white(mean[:count])])
     rows = both.reshape(2, -1, RECONSTRUCTED, x.shape[1]).swapaxes(0, 1)
     return _mosaic(rows.reshape(-1, x.shape[1]), shape)
 
 
-def _white(kind: Pixels, net: Member, z: Array) -> np.ndarray:
+@functools.partial(jax.jit, static_argnums=0)
+def _white(kind: Pixels, net: Member, z: Array) -> Array:
     """The white of each pixel that the decoder expects at codes [N, Z], [N, D]."""
-    return np.asarray(kind.mean(latent.decode(net, z, _silent())))
+    return kind.mean(latent.decode(net, z, _silent()))
 
 
 def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
@@ -258,33 +263,35 @@ def _mosaic(white: np.ndarray, shape: tuple[int, int]) -> list[int]:
     return np.rint(100 * rows).astype(int).ravel().tolist()
 
 
-def _weights(settings, kind: Pixels, net: Member, x: Array, key: Key) -> Array:
-    """Those of `latent.log_weights` of pictures."""
+def _weights(settings, kind: Pixels, key: Key) -> Callable:
+    """(net, pictures) -> their `latent.log_weights`."""
     key, draws = stream(key, "bound"), settings.importance_samples
-    return jax.jit(lambda net: latent.log_weights(net, kind, x, key, draws))(net)
+    return jax.jit(lambda net, x: latent.log_weights(net, kind, x, key, draws))
 
 
-def _bounds(settings, kind: Pixels, net: Member, weights: Array, x: Array, key: Key):
+def _bounds(
+    settings, kind: Pixels, net: Member, weights: np.ndarray, x: np.ndarray, key: Key
+):
     """Bounds on log p(x), nats, the mean over pictures; and by the number of draws."""
-    draws = len(weights)
+    draws, numbers = len(weights), _powers(settings.prior_samples)
+    effective = jax.jit(latent.effective_samples)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def naive(net, samples):
-        own = stream(key, "prior")
-        return jnp.mean(latent.log_mean_by_prior(net, kind, x, own, samples))
+    @jax.jit
+    def naive(net, x):
+        own, counts = stream(key, "prior"), (*numbers, draws)
+        return jnp.mean(latent.log_mean_by_prior(net, kind, x, own, counts), -1)
 
     def importance(n: int) -> float:
         whole = weights[: draws // n * n].reshape(n, -1, len(x))
-        return float(jnp.mean(latent.log_mean(whole)))
+        return float(np.mean(logsumexp(whole, axis=0))) - math.log(n)
 
-    numbers = _powers(settings.prior_samples)
-    by_prior = [float(naive(net, n)) for n in numbers]
+    *by_prior, by_few = naive(net, x).tolist()
     found = {
-        "elbo": float(jnp.mean(weights)),
+        "elbo": float(np.mean(weights)),
         "importance": importance(draws),
-        "effective": float(jnp.mean(latent.effective_samples(weights))),
+        "effective": float(np.mean(effective(weights))),
         "prior": by_prior[-1],
-        "prior_few": float(naive(net, draws)),
+        "prior_few": by_few,
     }
     curve = {
         "samples": [float(n) for n in numbers],
@@ -324,6 +331,6 @@ def _bits(settings, net: Member, x: np.ndarray) -> dict[str, float]:
     return {"coded": 32 * (len(message) - WORDS) / x.size, "decoded": float(same)}
 
 
-def _bits_of(elbo: float, x: Array) -> float:
+def _bits_of(elbo: float, x: np.ndarray) -> float:
     """Bits of a pixel that a bound in nats stands for."""
     return -elbo / (x.shape[1] * math.log(2))

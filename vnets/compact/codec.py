@@ -10,8 +10,8 @@ Where all weights of a kernel are there it has no stream of gaps. Weights are in
 order of the kernel or, where that is shorter, of each output in turn. A step is two
 bytes where a bfloat16 holds it; that of biases is the weights' times 2^-s, 0 <= s < 16,
 where it can be. Whole numbers of a variable length have seven bits a byte, the lowest
-first. Versions 2 and 3 differ in the steps that there are (`description`), and a net
-that version 2 can hold is written so: older readers know it.
+first. Versions 2 to 4 differ in the steps that there are (`description`), and a net is
+written in the lowest that holds it: older readers know it.
 
 A reader trusts nothing: what the checksum does not refuse (it can be made anew) the
 parser does. Every size is checked before memory is taken for it; a number in a stream
@@ -55,7 +55,7 @@ from vnets.compact.streams import Reader, Writer, unzigzag, zigzag
 from vnets.plan import Plan, Shape
 from vnets.plan.sequences import embedding
 
-MAGIC, VERSION = b"VNZ\x1a", 3  # the newest; a file is of the oldest that holds it
+MAGIC, VERSION = b"VNZ\x1a", 4  # the newest; a file is of the oldest that holds it
 HEAD = len(MAGIC) + 2  # bytes of magic and version, in every version
 CHECKSUM = 4  # bytes
 LARGEST_FILE = 2**30
@@ -119,7 +119,7 @@ def _words(plan: Plan) -> str:
 
 
 def sealed(rest: bytes, version: int) -> bytes:
-    """A file of version 2 or 3, of what follows its checksum."""
+    """A file of version 2 or later, of what follows its checksum."""
     head = MAGIC + version.to_bytes(2, "little")
     return head + zlib.crc32(head + rest).to_bytes(CHECKSUM, "little") + rest
 

@@ -2,8 +2,9 @@
 
 A step is a byte of its kind and its fields; a name is empty where it is the one that
 counts layers of its kind ("conv1", "conv2", "dense1"). Some kinds came with version 3
-of the file; one without them is of version 2. What else is said stands in
-lines of a text, a name and, after a tab, a text or, after a carriage return, a number.
+of the file, one with version 4; one without them is of version 2. What else is said
+stands in lines of a text, a name and, after a tab, a text or, after a carriage return,
+a number.
 """
 
 import json
@@ -19,6 +20,7 @@ from vnets.plan import (
     Conv,
     CustomStep,
     Dense,
+    DepthToSpace,
     Depthwise,
     Flatten,
     LayerNorm,
@@ -53,6 +55,7 @@ KINDS = {
     "standardize": Standardize,
 }  # by their names in version 1
 SINCE_3 = (Depthwise, LayerNorm, WindowMeanPool, *sequence_files.KINDS)
+SINCE_4 = (DepthToSpace,)
 OLD_ACTIVATIONS = ACTIVATIONS[:6]  # of versions 1 and 2
 PADDINGS = ("SAME", "VALID")
 # Bytes of the kinds; of two of them the next one is for the padding "VALID".
@@ -61,6 +64,7 @@ WINDOW, STANDARDIZE, RESIDUAL, DENSE, CONV, ACTIVATION = 3, 5, 6, 7, 8, 16
 # Since version 3; a padding is a byte, after `MARGINS` follow four of them.
 LAYER_NORM, DEPTHWISE, WINDOW_MEAN, WIDE_CONV, WIDE_WINDOW = 10, 11, 12, 13, 14
 MARGINS = 2
+DEPTH_TO_SPACE = 15  # since version 4
 
 
 def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
@@ -91,15 +95,19 @@ def pack(plan: Plan, shape: Shape, about: Mapping) -> bytes:
 
 def version(plan: Plan) -> int:
     """The lowest version of the file that has all steps of a plan."""
-    return 3 if any(map(_is_new, every(plan))) else 2
+    return max(map(_since, every(plan)), default=2)
 
 
-def _is_new(step: Step) -> bool:
+def _since(step: Step) -> int:
+    """The version that a step came with."""
+    if isinstance(step, SINCE_4):
+        return 4
     if isinstance(step, Activation):
-        return step.kind not in OLD_ACTIVATIONS
-    return isinstance(step, SINCE_3) or not isinstance(
-        getattr(step, "padding", ""), str
-    )
+        new = step.kind not in OLD_ACTIVATIONS
+    else:
+        padding = getattr(step, "padding", "")
+        new = isinstance(step, SINCE_3) or not isinstance(padding, str)
+    return 3 if new else 2
 
 
 def _packed(plan: Plan, depth: int, seen: Counter) -> bytes:
@@ -128,6 +136,8 @@ def _packed_step(step: Step, depth: int, seen: Counter) -> bytes:
             varint(len(v)) + b"".join(map(float64, v)) for v in (step.mean, step.std)
         )
         return bytes([STANDARDIZE]) + b"".join(lists)
+    if isinstance(step, DepthToSpace):
+        return bytes([DEPTH_TO_SPACE, *step.block])
     if isinstance(step, WindowMeanPool):
         return bytes([WINDOW_MEAN, step.size, step.stride, *_margins(step.padding)])
     if isinstance(step, WindowMaxPool):
@@ -239,6 +249,9 @@ def _step(source: Bytes, depth: int, seen: Counter) -> Step:
         made = WindowMeanPool if kind == WINDOW_MEAN else WindowMaxPool
         size, stride = source.take(2)
         step = made(size, stride, _padding(source, kind, WINDOW))
+    elif kind == DEPTH_TO_SPACE:
+        height, width = source.take(2)
+        step = DepthToSpace((height, width))
     elif kind == DENSE:
         usual = _usual_name(Dense, seen)
         step = Dense(source.text() or usual, source.varint())
@@ -307,7 +320,7 @@ def check_step(step: Step) -> None:
     """Refuses a step that no file holds, or whose fields are of other types."""
     if isinstance(step, sequence_files.KINDS):
         return sequence_files.check_step(step)
-    if not isinstance(step, (*KINDS.values(), *SINCE_3)):
+    if not isinstance(step, (*KINDS.values(), *SINCE_3, *SINCE_4)):
         raise ValueError(f"a file holds no {type(step).__name__} step")
     if isinstance(step, Activation) and step.kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {step.kind!r}; there are {ACTIVATIONS}")
@@ -317,6 +330,10 @@ def check_step(step: Step) -> None:
         if not (_whole(step.size, EXTENT) and _whole(step.stride, EXTENT)):
             raise ValueError(f"size and stride of a pooling step are 1 to {EXTENT}")
         _check_padding("a pooling step", step.padding)
+    if isinstance(step, DepthToSpace) and not all(
+        _whole(n, EXTENT) for n in step.block
+    ):
+        raise ValueError(f"a block of channels laid out is 1 to {EXTENT} each way")
     if not isinstance(step, Linear | LayerNorm):
         return
     limits.check_name(step.name)

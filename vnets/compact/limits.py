@@ -12,6 +12,7 @@ from vnets.plan import (
     Activation,
     Conv,
     CustomStep,
+    DepthToSpace,
     Depthwise,
     Kernel,
     LayerNorm,
@@ -146,4 +147,4 @@ def _operations(step: Step, before: Shape, after: Shape) -> int:
     if isinstance(step, Window):
         return 2 * step.size * most
     each: dict[type, int] = {Activation: ACTIVATION, Standardize: 2, MaxPool: 1}
-    return (each | {MeanPool: 1}).get(type(step), 0) * most
+    return (each | {MeanPool: 1, DepthToSpace: 1}).get(type(step), 0) * most

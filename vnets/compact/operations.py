@@ -100,6 +100,15 @@ def in_order(maps: Shape, h: np.ndarray) -> np.ndarray:
     return h.reshape(channels, height * width, -1).swapaxes(0, 1).reshape(h.shape)
 
 
+def depth_to_space(block: tuple[int, int], h: np.ndarray) -> np.ndarray:
+    """[C, H, W, B] or [C, B], one position, -> [C / (h w), H h, W w, B]."""
+    height, width = block
+    _, *places, batch = h.shape
+    down, across = places or (1, 1)
+    h = h.reshape(height, width, -1, down, across, batch).transpose(2, 3, 0, 4, 1, 5)
+    return h.reshape(-1, down * height, across * width, batch)
+
+
 def mean_pool(h: np.ndarray) -> np.ndarray:
     """The mean over all positions, [C, B]."""
     return h.mean(axis=(1, 2))

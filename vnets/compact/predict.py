@@ -24,6 +24,7 @@ from vnets.plan import (
     Activation,
     Conv,
     Dense,
+    DepthToSpace,
     Depthwise,
     Flatten,
     LayerNorm,
@@ -196,7 +197,7 @@ class Predictor:
             elif isinstance(step, Depthwise):
                 found.append(Taps(step, self.net.linear(step.name)))
                 self.forms[step.name] = "sparse"
-            elif isinstance(step, Standardize | Residual | LayerNorm):
+            elif isinstance(step, Standardize | Residual | LayerNorm | DepthToSpace):
                 if maps:
                     found.append(_quiet(functools.partial(operations.in_order, maps)))
                     maps = None
@@ -209,9 +210,14 @@ class Predictor:
         return found + last
 
     def _in_their_order(
-        self, step: Standardize | Residual | LayerNorm, shape: Shape, form: Form
+        self,
+        step: Standardize | Residual | LayerNorm | DepthToSpace,
+        shape: Shape,
+        form: Form,
     ) -> Run:
         """What computes a step that takes units in their order alone."""
+        if isinstance(step, DepthToSpace):
+            return _quiet(functools.partial(operations.depth_to_space, step.block))
         if isinstance(step, LayerNorm):
             held = self.net.linear(step.name)
             scale = np.zeros(held.shape[-1], np.float32)

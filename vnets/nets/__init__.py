@@ -7,6 +7,7 @@ logits = net.apply(variables, x, Mode(), rngs={"noise": key})
 from collections.abc import Callable
 
 from vnets.nets.chain import Chain
+from vnets.nets.coders import ConvDecoder, ConvEncoder
 from vnets.nets.deep_gp import DeepGP
 from vnets.nets.lenet import LeNet5
 from vnets.nets.mlp import MLP, lenet_300_100
@@ -22,6 +23,8 @@ __all__ = [
     "NETS",
     "VGG",
     "Chain",
+    "ConvDecoder",
+    "ConvEncoder",
     "DeepGP",
     "LeNet5",
     "RecurrentNet",
@@ -34,6 +37,8 @@ __all__ = [
 ]
 
 NETS: dict[str, Callable] = {
+    "conv_decoder": ConvDecoder,
+    "conv_encoder": ConvEncoder,
     "deep_gp": DeepGP,
     "lenet5": LeNet5,
     "lenet_300_100": lenet_300_100,

@@ -24,6 +24,7 @@ from vnets.plan.features import Fourier
 from vnets.pooling import (
     ACTIVATIONS,
     activate_max_pool,
+    depth_to_space,
     max_pool,
     window_max_pool,
     window_mean_pool,
@@ -133,6 +134,8 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
             x = (x - _channels(step.mean, x)) / _channels(step.std, x)
         elif isinstance(step, steps.Flatten):
             x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        elif isinstance(step, steps.DepthToSpace):
+            x = depth_to_space(x, step)
         elif isinstance(step, steps.Activation):
             # Pooling is done with the activation: the two together are faster.
             pools = isinstance(after, steps.MaxPool)

@@ -24,6 +24,7 @@ from vnets.plan.steps import (
     Conv,
     CustomStep,
     Dense,
+    DepthToSpace,
     Depthwise,
     Flatten,
     Kernel,

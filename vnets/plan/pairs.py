@@ -7,6 +7,7 @@ from vnets.plan.steps import (
     Conv,
     CustomStep,
     Dense,
+    DepthToSpace,
     Depthwise,
     LayerNorm,
     Plan,
@@ -30,6 +31,8 @@ def pairs(plan: Plan) -> Iterator[tuple[Conv | Dense, Conv | Dense, tuple[str, .
             this = None
         elif isinstance(step, Standardize | LayerNorm | Depthwise | CustomStep):
             this = None
+        elif isinstance(step, DepthToSpace):
+            this = None  # some of its units become one channel
         elif isinstance(step, WindowMeanPool) and step.padding != "VALID":
             this = None  # at the border it sees less of a constant
         elif isinstance(step, Activation):

@@ -10,6 +10,7 @@ from vnets.plan.steps import (
     Conv,
     CustomStep,
     Dense,
+    DepthToSpace,
     Depthwise,
     Flatten,
     LayerNorm,
@@ -94,10 +95,15 @@ def shape_after(step: Step, shape: Shape) -> Shape:
                 f"a residual step adds {list(body)} to a shortcut of {list(shortcut)}"
             )
         return body
+    if isinstance(step, DepthToSpace) and len(shape) == 1:
+        shape = (1, 1, *shape)
     if len(shape) != 3:
         raise ValueError(f"{type(step).__name__} needs [H, W, C], not {list(shape)}")
     if isinstance(step, MeanPool):
         after = shape[2:]
+    elif isinstance(step, DepthToSpace):
+        (height, width), (down, across, channels) = step.block, shape
+        after = (down * height, across * width, step.channels(channels))
     elif isinstance(step, MaxPool):
         after = (shape[0] // POOL, shape[1] // POOL, shape[2])
     else:

@@ -72,13 +72,16 @@ class Depthwise:
 
 def _check_windows(step: "Conv | Depthwise") -> None:
     for field in ("kernel", "strides"):
-        value = getattr(step, field)
-        pair = isinstance(value, tuple) and len(value) == 2
-        if not (pair and all(isinstance(n, int) and n > 0 for n in value)):
-            raise ValueError(
-                f"{field} of {step.name!r} must be a pair such as (3, 3), not {value!r}"
-            )
+        _check_pair(field, repr(step.name), getattr(step, field))
     check_padding(repr(step.name), step.padding)
+
+
+def _check_pair(field: str, of: str, value: tuple[int, int]) -> None:
+    pair = isinstance(value, tuple) and len(value) == 2
+    if not (pair and all(isinstance(n, int) and n > 0 for n in value)):
+        raise ValueError(
+            f"{field} of {of} must be a pair such as (3, 3), not {value!r}"
+        )
 
 
 def check_padding(of: str, padding: Padding) -> None:
@@ -241,6 +244,40 @@ class Flatten:
 
 
 @dataclasses.dataclass(frozen=True)
+class DepthToSpace:
+    """Channels laid out as positions, [B, H, W, C] -> [B, H h, W w, C / (h w)].
+
+    Each position becomes a block of h x w, whose rows its channels fill in order, the
+    new channels running fastest. Units [B, I] are a map of one position: of them it
+    inverts `Flatten`. After a convolution it is the sub-pixel convolution of Shi et al.
+    2016, by which maps grow.
+
+    Attributes:
+      block: h, w.
+
+    Raises:
+      ValueError: a block that is no pair of whole numbers.
+    """
+
+    block: tuple[int, int]
+
+    def __post_init__(self):
+        _check_pair("block", type(self).__name__, self.block)
+
+    def channels(self, before: int) -> int:
+        """C / (h w).
+
+        Raises:
+          ValueError: channels that fill no whole blocks.
+        """
+        height, width = self.block
+        left, over = divmod(before, height * width)
+        if over:
+            raise ValueError(f"{before} channels fill no blocks of {height} x {width}")
+        return left
+
+
+@dataclasses.dataclass(frozen=True)
 class Residual:
     """The sum of two chains that both start from x; their results have one shape.
 
@@ -324,6 +361,7 @@ Step = (
     | WindowMeanPool
     | MeanPool
     | Flatten
+    | DepthToSpace
     | Standardize
     | Residual
     | CustomStep
