@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from claims import every
 from jax import random
 
 from vnets import (
@@ -94,10 +95,10 @@ def test_calls_at_the_same_time_do_not_share_their_kernels():
     wanted = [np.asarray(step(x, kernel)) for kernel in kernels]
 
     def agrees(kernel, expected):
-        return all(np.array_equal(step(x, kernel), expected) for _ in range(20))
+        return every(np.array_equal(step(x, kernel), expected) for _ in range(20))
 
     with futures.ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(agrees, kernels, wanted))
+        assert every(pool.map(agrees, kernels, wanted))
 
 
 @installed

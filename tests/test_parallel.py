@@ -154,7 +154,8 @@ KNOWS = {"device_count", "devices", "local_devices", "process_count", "process_i
 
 
 def test_nobody_else_knows_how_many_there_are():
-    """Records tell what they ran on (`results`); everything else asks `parallel`."""
+    """Records tell what they ran on (`results`), and forms are chosen by it; everything
+    else asks `parallel`."""
     root = Path(parallel.__file__).resolve().parents[2]
     files = [
         path
@@ -173,4 +174,5 @@ def test_nobody_else_knows_how_many_there_are():
     parts = {"vnets/parallel/devices.py", "vnets/parallel/processes.py"}
     # The benchmark and the study of costs measure one device and say so.
     measure = {"experiments/bench/steps.py", "experiments/lrt_cost.py"}
-    assert found == parts | measure | {"experiments/records/origin.py"}
+    others = {"experiments/records/origin.py", "vnets/backend.py"}
+    assert found == parts | measure | others
