@@ -13,9 +13,9 @@ fuses, and then computes cheap-looking producers (random bits, transposed gradie
 again in each consumer; `jit` here asks it to keep them. LLVM's first level of
 optimization is enough: matrix products are a library's, what is left are loops that the
 higher levels compile for longer and make no faster.
-results/bench has each of these undone in turn, measured (`forms`) and the draws alone
-(`noise`). Seeds are trained in turn, a choice for convolutional nets on few cores that
-no benchmark here measures; `train.fit(vectorize=True)` overrides it.
+results/bench has each of these but oneDNN undone in turn, measured (`forms`), and the
+draws alone (`noise`). Seeds are trained in turn, a choice for convolutional nets on few
+cores that no benchmark here measures; `train.fit(vectorize=True)` overrides it.
 
 GPU and TPU. The compiler's own forms, and seeds side by side: not measured here yet.
 """

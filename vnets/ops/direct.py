@@ -54,7 +54,7 @@ class DirectConv(Plain):
       padding: (low, high) for each of H, W.
       strides: along H and W.
       library: whose routine is called, "xla" or "onednn". oneDNN's are of float32 and
-        of bfloat16; XLA's computes what has another type or a negative padding.
+        of bfloat16; XLA's computes what has another type or is empty.
     """
 
     padding: Pads

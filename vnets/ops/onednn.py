@@ -5,11 +5,10 @@ XLA calls it by its foreign function interface (FFI): the handler is a Python fu
 that finds the primitive for the shapes at hand, made once, and runs it. Images are
 [B, H, W, C] and kernels [kh, kw, I, O], of float32 or of bfloat16. Sums are float32.
 
-oneDNN's C interface: https://uxlfoundation.github.io/oneDNN, version 3. XLA's: the
-header xla/ffi/api/c_api.h, which `jax.ffi.include_dir()` has.
+oneDNN's C interface: https://uxlfoundation.github.io/oneDNN, version 3. XLA's:
+`xla_ffi.py`.
 """
 
-import _thread
 import atexit
 import contextlib
 import ctypes
@@ -25,6 +24,7 @@ import numpy as np
 
 from vnets import extras
 from vnets.backend import ONEDNN
+from vnets.ops import xla_ffi
 from vnets.types import Array
 
 TARGET = "vnets_onednn_convolution"
@@ -94,13 +94,19 @@ def _call(kind, shape, dtype, a, b, padding, strides):
 
 
 @functools.cache
-def _register() -> None:
+def _register():
     _library()  # what is missing is said while a function is traced
     atexit.register(_finish)  # after JAX's own, so before it
-    pointer = ctypes.cast(_HANDLER, ctypes.c_void_p).value
-    capsule = ctypes.pythonapi.PyCapsule_New
-    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
-    jax.ffi.register_ffi_target(TARGET, capsule(pointer, None, None), platform="cpu")
+    return xla_ffi.register(TARGET, _compute)
+
+
+def _compute(first, second, result, plan: tuple[int, ...]) -> None:
+    """Answers XLA; see `xla_ffi.register`."""
+    global _quiet_from
+    with _run:
+        primitive = _primitive(plan, first.key, second.key, result.key)
+        primitive(first.data, second.data, result.data)
+    _quiet_from = time.monotonic() + QUIET
 
 
 def _finish() -> None:
@@ -118,139 +124,7 @@ def forget() -> None:
         _primitive.cache_clear()
 
 
-# XLA's side: the structures that a handler is called with.
-
 _Pointer = ctypes.c_void_p
-_HEAD = [("struct_size", ctypes.c_size_t), ("extension", _Pointer)]
-
-
-class _Buffer(ctypes.Structure):
-    _fields_ = [
-        *_HEAD,
-        ("dtype", ctypes.c_int),
-        ("data", _Pointer),
-        ("rank", ctypes.c_int64),
-        ("dims", ctypes.POINTER(ctypes.c_int64)),
-    ]
-
-    @property
-    def key(self) -> tuple:
-        return self.dtype, tuple(self.dims[: self.rank])
-
-
-class _Buffers(ctypes.Structure):
-    _fields_ = [
-        *_HEAD,
-        ("size", ctypes.c_int64),
-        ("types", _Pointer),
-        ("items", ctypes.POINTER(ctypes.POINTER(_Buffer))),
-    ]
-
-
-class _Array(ctypes.Structure):
-    _fields_ = [
-        ("dtype", ctypes.c_int),
-        ("size", ctypes.c_size_t),
-        ("data", ctypes.POINTER(ctypes.c_int64)),
-    ]
-
-
-class _Attributes(ctypes.Structure):
-    _fields_ = [
-        *_HEAD,
-        ("size", ctypes.c_int64),
-        ("types", _Pointer),
-        ("names", _Pointer),
-        ("items", ctypes.POINTER(ctypes.POINTER(_Array))),
-    ]
-
-
-class _Frame(ctypes.Structure):
-    _fields_ = [
-        *_HEAD,
-        ("api", _Pointer),
-        ("context", _Pointer),
-        ("stage", ctypes.c_int),
-        ("arguments", _Buffers),
-        ("results", _Buffers),
-        ("attributes", _Attributes),
-    ]
-
-
-class _Version(ctypes.Structure):
-    _fields_ = [*_HEAD, ("major", ctypes.c_int), ("minor", ctypes.c_int)]
-
-
-class _Api(ctypes.Structure):
-    _fields_ = [
-        *_HEAD,
-        ("version", _Version),
-        ("internal", _Pointer),
-        ("error", ctypes.CFUNCTYPE(_Pointer, _Pointer)),
-    ]
-
-
-class _Metadata(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("version", _Version)]
-
-
-class _MetadataExtension(ctypes.Structure):
-    """By which XLA asks which version of the interface a handler was written for."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("type", ctypes.c_int),
-        ("next", _Pointer),
-        ("metadata", ctypes.POINTER(_Metadata)),
-    ]
-
-
-class _ErrorMade(ctypes.Structure):
-    _fields_ = [*_HEAD, ("message", ctypes.c_char_p), ("code", ctypes.c_int)]
-
-
-# Fields are added at the ends of structures only, under the same first number.
-_VERSION = (0, 3)
-_INTERNAL = 13  # XLA's code of an error inside
-_METADATA = 1  # the type of the extension
-
-
-@ctypes.CFUNCTYPE(_Pointer, ctypes.POINTER(_Frame))
-def _HANDLER(pointer):  # noqa: N802
-    """Answers XLA; what goes wrong becomes an error of the compiled function."""
-    global _quiet_from
-    frame = pointer.contents
-    api = ctypes.cast(frame.api, ctypes.POINTER(_Api)).contents
-    try:
-        if frame.extension:
-            extension = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension))
-            if extension.contents.type == _METADATA:
-                _tell(extension.contents.metadata.contents.version, api.version)
-                return None
-        first, second = (frame.arguments.items[i].contents for i in range(2))
-        result = frame.results.items[0].contents
-        plan = frame.attributes.items[0].contents
-        numbers = tuple(plan.data[: plan.size])
-        with _run:
-            primitive = _primitive(numbers, first.key, second.key, result.key)
-            primitive(first.data, second.data, result.data)
-        _quiet_from = time.monotonic() + QUIET
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            _thread.interrupt_main()
-        message = repr(error).encode()
-        made = _ErrorMade(ctypes.sizeof(_ErrorMade), None, message, _INTERNAL)
-        return api.error(ctypes.addressof(made))
-    return None
-
-
-def _tell(asked: _Version, theirs: _Version) -> None:
-    major, least = _VERSION
-    known = theirs.major == major and theirs.minor >= least
-    asked.major, asked.minor = (major, theirs.minor) if known else _VERSION
-
-
-# oneDNN's side.
 
 
 class _Argument(ctypes.Structure):
