@@ -15,22 +15,21 @@ import numpy as np
 from experiments import bandits, kl_gradients, masks, removal, transition
 from experiments import spec as parts
 from experiments.core import Measured, Net
-from experiments.kinds import Kind
+from experiments.kinds import Kind, text
 from experiments.kinds.autoencode import Autoencode
 from experiments.kinds.bandit import MEMORY, Bandit
 from experiments.kinds.classify import Classify
 from experiments.kinds.continual import Continual
 from experiments.kinds.regress import Regress
-from experiments.kinds.transformer import Transformer
 from experiments.studies import (
     latents,
     mean_propagation,
     toy_four_classes,
     toy_regression,
 )
-from vnets import edits, evaluate, latent, tree
+from vnets import evaluate, latent, tree
 from vnets.loss import ModelState
-from vnets.nets.transformer import ATTENTION
+from vnets.nets.transformer import TextTransformer, weights_of_heads
 from vnets.nodes import log_alpha
 from vnets.priors import learned_scales
 from vnets.rng import stream
@@ -232,27 +231,21 @@ def _regret(kind: Bandit, params, collections, key):
     return Measured({"regret": found}, {"regret": bandits.curve(paid)})
 
 
-def _heads(kind: Transformer):
+def _heads(kind: text.Text):
     """The weights that are left of each head of each block."""
-    model = kind.model.model
+    net = text.inner(kind.model)
+    if not isinstance(net, TextTransformer):
+        raise parts.ConfigError(
+            "config.measures: heads is of a Transformer; choose config.model.name "
+            "'transformer', or leave it out"
+        )
     pruned = kind.specs(1)["pruned"].edit
-    names = [f"{name}/attention" for name in model.names]
 
     def measure(params, collections, key):
         edited = pruned(params, stream(key, "edit"))
-        left = {"head": [float(n + 1) for n in range(model.heads)]}
-        for block, name in zip(model.names, names, strict=True):
-            of = {
-                p: np.asarray(edits.mean_of(tree.weight(edited, f"{name}/{p}")).mean)
-                for p in ATTENTION
-            }
-            # [units, heads, width] or, of what is made of them, [heads, width, units]
-            counts = sum(
-                np.count_nonzero(w, axis=(1, 2) if p == "out" else (0, 2))
-                for p, w in of.items()
-            )
-            alive = np.any(of["value"], (0, 2)) & np.any(of["out"], (1, 2))
-            left[block] = [float(n) for n in counts * alive]
+        left = {"head": [float(n + 1) for n in range(net.heads)]}
+        for block, counts in weights_of_heads(net, edited).items():
+            left[block] = [float(n) for n in counts]
         return Measured({}, {"heads": left})
 
     return measure
@@ -292,7 +285,7 @@ MEASURES = {
     "regret": Named(always(_regret), of=Bandit),
     "removal": Named(removal.measure_of, ("evals.removed",), Classify),
     "kl_gradients": Named(kl_gradients.measure_of, ("evals.kl_draws",), Classify),
-    "heads": Named(_heads, of=Transformer),
+    "heads": Named(_heads, of=text.Text),
     "gradients": Named(_gradients, ("gradient.draws",), Classify),
     "latents": Named(_latents, latents.FIELDS, Autoencode),
     "bands": _of_net(toy_regression, toy_regression.GRID_FIELDS, Regress),

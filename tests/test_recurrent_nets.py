@@ -13,7 +13,7 @@ from configs import rnn_language, rnn_text
 from experiments import core
 from experiments.config_files import ConfigError
 from experiments.kinds import language, text
-from vnets import data, edits, tree
+from vnets import compact, data, edits, tree
 from vnets.layers import GRU, LSTM, Embed
 from vnets.layers.recurrent import CARRY
 from vnets.loss import ModelState
@@ -230,7 +230,7 @@ def short_text():
 def test_what_does_not_fit_is_refused():
     config = rnn_text.get_config("digits_w,quick")
     config.model = {"name": "mlp", "widths": (3,)}
-    with pytest.raises(ConfigError, match="choose 'recurrent'"):
+    with pytest.raises(ConfigError, match=r"choose from.*recurrent"):
         core.build(config)
     config = small("automaton_w")
     config.dataset.name = "digits_8x8"
@@ -242,3 +242,5 @@ def test_what_does_not_fit_is_refused():
         core.build(config)
     with pytest.raises(ValueError, match="layer 'embed'"):
         RecurrentNet(2, posteriors={"embed": gaussian()})
+    with pytest.raises(ValueError, match="a plan if it classifies tokens"):
+        compact.capture(RecurrentNet(2, 5, every=True), {"params": {}}, (3,))

@@ -1,5 +1,6 @@
 """Laws of the Transformer for texts: noise on heads, what is counted, its file."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from jax import random
 
-from configs import transformer_text
+from configs import rnn_language, transformer_text
 from experiments import core, probes
 from experiments.config_files import ConfigError
-from experiments.kinds import text
+from experiments.kinds import language, text
 from experiments.kinds import transformer as kinds
 from vnets import compact, data, edits, tree
 from vnets.data import markers
@@ -112,6 +113,60 @@ def test_what_is_left_is_counted():
     curve = probes._heads(kind)(params, {}, random.key(0)).curves["heads"]
     assert curve["head"] == [1.0, 2.0]
     assert curve["block2"][0] == 0 < min(curve["block1"])
+
+
+def test_a_language_model_reads_no_token_that_comes_later():
+    """Changing token t changes logits from position t on, and no earlier ones."""
+    model = transformer(WORDS, WORDS, WIDTH, HEADS, 12, every=True)
+    params = model.init(random.key(0), TOKENS)["params"]
+    run = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
+    before = run(TOKENS)
+    assert before.shape == (*TOKENS.shape, WORDS)
+    for place in range(LENGTH):
+        others = TOKENS.copy()
+        others[:, place] = (others[:, place] + 1) % WORDS  # 0 is a token as any other
+        gap = np.abs(run(others) - before).max((0, 2))
+        np.testing.assert_array_equal(gap[:place], 0)
+        assert np.all(gap[place:] > 1e-5)
+    with pytest.raises(ValueError, match="a language model has no plan"):
+        compact.capture(model, {"params": params}, (LENGTH,))
+
+
+def test_a_language_model_is_counted_and_measured():
+    config = transformer_text.get_config("automaton_heads,quick")
+    kind = dataclasses.replace(language.build(config), sized=True)
+    params, _ = jax.jit(kind.init)(random.key(0))
+    dead = tree.change(
+        lambda place, node: (
+            jax.tree.map(jnp.zeros_like, node)
+            if place.name == "block2/attention/out"
+            else node
+        ),
+        params,
+    )
+    spec = kind.specs(1)["pruned"]
+    left = kind._left({"params": dead}, spec, random.key(0))
+    assert left["units/block1/attention/heads"] == 4
+    assert left["units/block2/attention/heads"] == 0
+    assert 1 < left["compression"] < 1.2
+    curve = probes._heads(kind)(dead, {}, random.key(0)).curves["heads"]
+    assert not any(curve["block2"])
+    assert min(curve["block1"]) > 0
+    text_of = data.Split(kind.test.inputs[:150], kind.test.target[:150])
+    found = kind.columns("evals", ("det",), text_of)(params, {}, random.key(0))["det"]
+    assert 0.5 < found["excess"] < 3.0  # knows nothing yet
+    assert found["perplexity"] == pytest.approx(np.exp(found["nll"]))
+
+
+def test_positions_of_a_test_are_those_of_training():
+    config = transformer_text.get_config("automaton_heads,quick")
+    config.evals.length = 51
+    with pytest.raises(ConfigError, match=r"take 50, as config\.dataset\.length"):
+        core.build(config)
+    config = rnn_language.get_config("automaton_w,quick")
+    config.measures = ("heads",)
+    with pytest.raises(ConfigError, match="heads is of a Transformer"):
+        core.build(config)
 
 
 def test_sizes_that_do_not_fit_are_refused():

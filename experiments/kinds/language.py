@@ -1,4 +1,4 @@
-"""Predicting the next token of a text, by a recurrent net; the KL counts by tokens.
+"""Predicting the next token of a text; the KL counts by tokens.
 
 A loss is nats a token. Training reads windows at random, or the text in order, in
 parallel streams with a state that goes on from window to window (`sequences`). A test
@@ -45,7 +45,7 @@ class Language(text.Text):
     def loss(self, **options) -> Callable:
         """See `Classify`; a carried state is forgotten where an epoch begins."""
         base = super().loss(**options)
-        if not self.model.carried:
+        if not getattr(self.model, "carried", False):
             return base
 
         @functools.wraps(base)  # with its `logits`
@@ -93,13 +93,21 @@ def in_rows(split: data.Split, length: int) -> data.Split:
 
 
 def build(config) -> Language:
-    """The parts that a config describes; see `configs/rnn_language.py`.
+    """The parts that a config describes; see `configs/rnn_language.py`, and
+    `configs/transformer_text.py` of a Transformer.
 
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
     spec = config.dataset
     parts.pick("dataset.name", spec.name, sequences_of_tokens())
+    net = parts.pick("model.name", config.model.name, ("recurrent", "transformer"))
+    if net == "transformer" and config.evals.length != spec.length:
+        raise parts.ConfigError(
+            f"config.evals.length is {config.evals.length}, but a Transformer knows "
+            f"the positions that it was trained on: take {spec.length}, as "
+            "config.dataset.length"
+        )
     dataset = datasets.load(config)
     learn = dataset.train
     if "train_tokens" in spec:
@@ -112,8 +120,7 @@ def build(config) -> Language:
     }
     source = parts.call("batch_size", sequences.Tokens, arguments)
     example = jnp.zeros((config.batch_size, spec.length), jnp.int32)
-    made = classify.built(Language, config, dataset, source, example)
-    return text.recurrent(made)
+    return classify.built(Language, config, dataset, source, example)
 
 
 def sequences_of_tokens() -> tuple[str, ...]:

@@ -1,15 +1,22 @@
 """Classifying sequences by a recurrent net that loses words, neurons and gates.
 
 As `experiments.kinds.classify`, but for what is pruned and what is counted: a group of
-weights goes with its noise, a hidden unit with its scale (`nets.recurrent.used`).
+weights goes with its noise, a hidden unit with its scale (`nets.recurrent.used`), a
+head with all its weights (`nets.transformer.weights_of_heads`).
 """
+
+from typing import Any
+
+import numpy as np
 
 from experiments import spec as parts
 from experiments.kinds import classify
-from vnets import edits
+from vnets import edits, overview
 from vnets.columns import EvalSpec
-from vnets.nets import RecurrentNet
+from vnets.layers import Stochastic
+from vnets.nets import TextTransformer
 from vnets.nets.recurrent import used
+from vnets.nets.transformer import weights_of_heads
 from vnets.rng import stream
 
 fields = classify.fields
@@ -36,8 +43,20 @@ class Text(classify.Classify):
     def _left(self, variables: dict, spec: EvalSpec, key) -> dict[str, float]:
         if not self.sized:
             return {}
-        edited = spec.edit(variables["params"], stream(key, "edit"))
-        return used(edits.mean_only(edited))
+        edited = edits.mean_only(spec.edit(variables["params"], stream(key, "edit")))
+        net = inner(self.model)
+        if isinstance(net, TextTransformer):
+            alive = weights_of_heads(net, edited)
+            return overview.sizes(edited) | {
+                f"units/{block}/attention/heads": float(np.count_nonzero(counts))
+                for block, counts in alive.items()
+            }
+        return used(edited)
+
+
+def inner(model) -> Any:
+    """The net itself, of one whose layers have posteriors."""
+    return model.model if isinstance(model, Stochastic) else model
 
 
 def build(config) -> Text:
@@ -46,18 +65,5 @@ def build(config) -> Text:
     Raises:
       ConfigError: a value that does not fit; DataError: data that are not there.
     """
-    return recurrent(classify.of_data(Text, config))
-
-
-def recurrent(kind: classify.Kept) -> classify.Kept:
-    """The kind, of a recurrent net.
-
-    Raises:
-      ConfigError: another net.
-    """
-    if not isinstance(kind.model, RecurrentNet):
-        raise parts.ConfigError(
-            f"config.model.name: experiment {kind.config.experiment!r} counts what is "
-            "left of a recurrent net; choose 'recurrent'"
-        )
-    return kind
+    parts.pick("model.name", config.model.name, ("recurrent",))
+    return classify.of_data(Text, config)

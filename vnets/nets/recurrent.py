@@ -70,10 +70,13 @@ class RecurrentNet(nn.Module):
         """Its steps, of a net that classifies tokens.
 
         Raises:
-          AttributeError: another one, which no plan describes.
+          ValueError: another one, which no plan describes.
         """
         if self.every or not self.vocabulary:
-            raise AttributeError(f"{self} has no plan: it classifies no tokens")
+            raise ValueError(
+                "a recurrent net has a plan if it classifies tokens: take every=False "
+                "and a vocabulary"
+            )
         return (
             steps.Embedding("embed", self.vocabulary, self.embedding),
             steps.LSTM("lstm", self.features),

@@ -1,20 +1,24 @@
-"""A small Transformer for texts by class, of Flax's own layers (Vaswani et al. 2017).
+"""A small Transformer for texts, of Flax's own layers (Vaswani et al. 2017).
 
-Normalizations come before attention and before the dense layers of a block, and the
-mean over positions is classified.
+Normalizations come before attention and before the dense layers of a block. A text is
+classified by the mean over its positions; a language model predicts at each of them
+from those before.
 """
 
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from vnets import tree
+from vnets.edits import mean_of
 from vnets.layers import Stochastic, stochastic
 from vnets.nets.sequences import mean
 from vnets.nodes import Factory, check_factory
 from vnets.plan import Activation, Dense, LayerNorm, Plan, Residual, check_counts
 from vnets.plan import sequences as steps
-from vnets.types import Array, choose
+from vnets.types import Array, Params, choose
 
 EPSILON = 1e-6  # of Flax's LayerNorm
 ATTENTION = ("query", "key", "value", "out")
@@ -28,6 +32,8 @@ SAMPLED = ("embed", "place", "attention/value")
 class Block(nn.Module):
     """Attention and two dense layers, each added to what it reads, [B, T, width].
 
+    `seen`, [B, 1, T, T], says at which positions (last axis) each position looks.
+
     Attributes:
       width: of the states.
       heads: of attention.
@@ -39,8 +45,7 @@ class Block(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array) -> Array:
-        seen = nn.make_attention_mask(jnp.ones_like(mask), mask)
+    def __call__(self, x: Array, seen: Array) -> Array:
         attention = nn.MultiHeadDotProductAttention(self.heads, name="attention")
         x = x + attention(nn.LayerNorm(EPSILON, name="norm1")(x), mask=seen)
         h = nn.Dense(self.hidden, name="dense1")(nn.LayerNorm(EPSILON, name="norm2")(x))
@@ -48,15 +53,16 @@ class Block(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Tokens [B, T], 0 for padding, -> logits [B, classes].
+    """Tokens [B, T], 0 for padding, -> logits [B, classes] or [B, T, classes].
 
     Attributes:
-      classes: K.
+      classes: K; of a language model, its vocabulary.
       vocabulary: V.
       width: of the states.
       heads: of each block.
       hidden: units of each block between its dense layers.
       blocks: how many.
+      every: logits of every position, by the tokens up to it: no token is padding then.
 
     Raises:
       ValueError: sizes below 1, or a width that is no multiple of heads.
@@ -68,6 +74,7 @@ class TextTransformer(nn.Module):
     heads: int = 4
     hidden: int = 256
     blocks: int = 2
+    every: bool = False
 
     def __post_init__(self):
         fields = ("classes", "vocabulary", "width", "heads", "hidden", "blocks")
@@ -77,7 +84,13 @@ class TextTransformer(nn.Module):
 
     @property
     def plan(self) -> Plan:
-        """Its steps."""
+        """Its steps, of a net that classifies.
+
+        Raises:
+          ValueError: a language model, which no plan describes.
+        """
+        if self.every:
+            raise ValueError("a language model has no plan; take every=False")
         blocks = [
             step
             for name in self.names
@@ -116,13 +129,17 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        mask = tokens > 0
+        mask = jnp.ones_like(tokens, jnp.bool_) if self.every else tokens > 0
+        seen = nn.make_attention_mask(jnp.ones_like(mask), mask, dtype=jnp.bool_)
+        if self.every:
+            seen = seen & nn.make_causal_mask(tokens, dtype=jnp.bool_)
         x = nn.Embed(self.vocabulary, self.width, name="embed")(tokens)
         places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         x = x + nn.Embed(tokens.shape[1], self.width, name="place")(places)
         for name in self.names:
-            x = Block(self.width, self.heads, self.hidden, name=name)(x, mask)
-        x = mean(nn.LayerNorm(EPSILON, name="norm")(x), mask)
+            x = Block(self.width, self.heads, self.hidden, name=name)(x, seen)
+        x = nn.LayerNorm(EPSILON, name="norm")(x)
+        x = x if self.every else mean(x, mask)
         return nn.Dense(self.classes, name="head")(x)
 
 
@@ -133,6 +150,7 @@ def transformer(
     heads: int = 4,
     hidden: int = 256,
     blocks: int = 2,
+    every: bool = False,
     posteriors: Mapping[str, Factory] | None = None,
 ) -> Stochastic:
     """A `TextTransformer` whose layers have posteriors.
@@ -145,13 +163,14 @@ def transformer(
         on its input units is noise on heads, one draw a batch.
       hidden: units of each block between its dense layers.
       blocks: how many.
+      every: see `TextTransformer`.
       posteriors: factories by layer, of `LAYERS`: a layer of a block is meant in all of
         them. An array where none is named.
 
     Raises:
       ValueError: as of `TextTransformer`, or a layer that does not exist.
     """
-    model = TextTransformer(classes, vocabulary, width, heads, hidden, blocks)
+    model = TextTransformer(classes, vocabulary, width, heads, hidden, blocks, every)
     apart: dict[str, Factory] = {}
     others: dict[str, Factory] = {}
     for name, make in (posteriors or {}).items():
@@ -164,3 +183,29 @@ def transformer(
             else {name: make}
         )
     return stochastic(model, others, sampled=apart)
+
+
+def weights_of_heads(model: TextTransformer, params: Params) -> dict[str, np.ndarray]:
+    """How many weights each head of a block has that are not 0, [heads] by block.
+
+    A head whose values or whose outputs are all 0 is dead, and has 0.
+
+    Args:
+      model: the net.
+      params: its parameters, as `edits` leave them.
+    """
+    found = {}
+    for block in model.names:
+        of = {
+            part: np.asarray(
+                mean_of(tree.weight(params, f"{block}/attention/{part}")).mean
+            )
+            for part in ATTENTION
+        }
+        # [units, heads, width] or, of what is made of them, [heads, width, units]
+        counts = sum(
+            np.count_nonzero(w, axis=(1, 2) if part == "out" else (0, 2))
+            for part, w in of.items()
+        )
+        found[block] = counts * np.any(of["value"], (0, 2)) * np.any(of["out"], (1, 2))
+    return found
