@@ -5,6 +5,7 @@ parallel streams with a state that goes on from window to window (`sequences`). 
 reads its text in sequences of `evals.length` tokens, each from a state of zero.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -109,11 +110,11 @@ def build(config) -> Language:
             "config.dataset.length"
         )
     dataset = datasets.load(config)
-    learn = dataset.train
     if "train_tokens" in spec:
-        learn = learn.take(np.arange(min(spec.train_tokens, len(learn))))
+        first = np.arange(min(spec.train_tokens, len(dataset.train)))
+        dataset = dataclasses.replace(dataset, train=dataset.train.take(first))
     arguments = {
-        "split": learn,
+        "split": dataset.train,
         "batch_size": config.batch_size,
         "length": spec.length,
         "ordered": spec.get("ordered", False),
