@@ -82,9 +82,9 @@ MODULES = (
     ("likelihoods/[!_]*", "test_extremes test_likelihoods test_targets"),
     (
         "compact/[!_]*",
-        "test_compact_bounds test_golden test_properties test_limits test_compact"
-        " test_quantize test_compact_predict test_compact_files test_compact_noise"
-        " test_sequence_files test_foreign",
+        "test_compact_bounds test_compact_streams test_golden test_properties"
+        " test_limits test_compact test_quantize test_compact_predict"
+        " test_compact_files test_compact_noise test_sequence_files test_foreign",
     ),
     ("compact/nets/__init__", "test_shelf"),
 )
