@@ -55,12 +55,13 @@ __all__ = [
 ConvOp = GeneralConv | DirectConv | StridedConv | TiledConv
 
 WIDE = 64  # from this many output channels on, tiles only add multiplications
-# Where a library's routine is the faster one. It is not for few input channels, and
-# XLA's is not on maps so small that most of a kernel sees padding. Where outputs are
-# many, a product of patches hardly notices its copies: there the maps must be larger.
-# XLA's gradient costs by the size of the input, which must not be much larger than the
-# output. The bounds are from single trials of the layers of VGG, LeNet-5 and ResNet-50
-# on one processor, and of WhitenedCNN on another; results/bench measures whole steps.
+# oneDNN's routine is the faster one for every kernel of more than a pixel. XLA's is not
+# for few input channels, nor on maps so small that most of a kernel sees padding. Where
+# outputs are many, a product of patches hardly notices its copies: there the maps must
+# be larger. XLA's gradient costs by the size of the input, which must not be much larger
+# than the output. The bounds are from single trials of the layers of VGG, LeNet-5 and
+# ResNet-50 on one processor, and of WhitenedCNN on another; results/bench measures
+# whole steps.
 DIRECT_INPUTS = 8
 DIRECT_OUTPUTS = 128
 DIRECT_SIZE = 4
@@ -107,18 +108,12 @@ def _by_shape(size: Pair, kernel: Pair, channels: Pair, pads: Pads):
     outputs = TiledConv(size, kernel, pads, tile=1).outputs
     least = DIRECT_SIZE if features <= DIRECT_OUTPUTS else DIRECT_WIDE_SIZE
     library = backend.forms().library
-    direct = (
-        math.prod(kernel) > 1
-        and inputs >= DIRECT_INPUTS
-        and (
-            library == "onednn"
-            or (
-                min(outputs) >= least
-                and math.prod(size) <= DIRECT_GROWTH * math.prod(outputs)
-            )
-        )
+    fits_xla = (
+        inputs >= DIRECT_INPUTS
+        and min(outputs) >= least
+        and math.prod(size) <= DIRECT_GROWTH * math.prod(outputs)
     )
-    if direct:
+    if math.prod(kernel) > 1 and (library == "onednn" or fits_xla):
         return DirectConv(pads, library=library)
     tile = 2 if features < WIDE and math.prod(kernel) > 1 else 1
     return TiledConv(size, kernel, pads, tile)
