@@ -58,10 +58,10 @@ WIDE = 64  # from this many output channels on, tiles only add multiplications
 # oneDNN's routine is the faster one for every kernel of more than a pixel. XLA's is not
 # for few input channels, nor on maps so small that most of a kernel sees padding. Where
 # outputs are many, a product of patches hardly notices its copies: there the maps must
-# be larger. XLA's gradient costs by the size of the input, which must not be much larger
-# than the output. The bounds are from single trials of the layers of VGG, LeNet-5 and
-# ResNet-50 on one processor, and of WhitenedCNN on another; results/bench measures
-# whole steps.
+# be larger. XLA's gradient costs by the size of the input, which must not be much
+# larger than the output. The bounds are from single trials of the layers of VGG,
+# LeNet-5 and ResNet-50 on one processor, and of WhitenedCNN on another; results/bench
+# measures whole steps.
 DIRECT_INPUTS = 8
 DIRECT_OUTPUTS = 128
 DIRECT_SIZE = 4
