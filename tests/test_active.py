@@ -134,9 +134,15 @@ def test_the_first_are_as_many_of_each_class():
         (lambda: active.Pool(data.Split(np.zeros(3)), 0), "at least 1, not 0"),
         (
             lambda: active.learn(
-                *(None, None, active.bald, jnp.zeros(9), KEY), count=5, rounds=2
+                *(None, None, active.bald, jnp.arange(9) < 1, KEY), count=5, rounds=2
             ),
-            "do not fit the 9",
+            "do not fit the 8",
+        ),
+        (
+            lambda: active.learn(
+                *(None, None, active.bald, jnp.arange(9) < 0, KEY), count=1, rounds=2
+            ),
+            "no example has a label",
         ),
     ],
 )

@@ -158,6 +158,24 @@ def test_temperature_scaling_mends_the_calibration_error(predictions):
     assert better.ece < calibration.reliability(log_p[second], labels[second]).ece
 
 
+def test_classes_that_are_alike_are_in_a_set_together():
+    """Whatever their order is: each has the probability of all that are as likely."""
+    p = np.asarray([[0.4, 0.2, 0.2, 0.2], [0.1, 0.4, 0.4, 0.1]])
+    log_p = np.log(p)
+    for coverage in np.linspace(0.05, 0.95, 19):
+        sets = calibration.prediction_sets(
+            *(log_p, np.log(np.eye(4)[[0] * 99] * 0.2 + 0.2), np.zeros(99, int)),
+            *(coverage, "cumulative"),
+        )
+        for row, own in zip(p, sets, strict=True):
+            for value in set(row):
+                assert len(set(own[row == value])) == 1
+    held = np.log(np.tile(p[1], (9, 1)))
+    labels = np.full(9, 2)  # the second of two that are alike
+    sets = calibration.prediction_sets(log_p, held, labels, 0.5, "cumulative")
+    np.testing.assert_array_equal(sets[1], [False, True, True, False])
+
+
 def test_aurc_is_the_area_over_the_rejection_curve():
     draw = np.random.default_rng(2)
     correct = draw.random(90) < 0.7
@@ -203,6 +221,12 @@ Y = np.asarray([0, 1, 0])
             lambda: calibration.prediction_intervals(Y, Y, Y, std=np.ones(3)),
             "std of both",
         ),
+        (lambda: calibration.prediction_sets(P + np.nan, P, Y), "add up to 1"),
+        (lambda: calibration.prediction_sets(np.eye(3), P, Y), "add up to 1"),
+        (lambda: calibration.prediction_sets(P, np.eye(3), Y), "add up to 1"),
+        (lambda: calibration.prediction_intervals(Y * np.nan, Y, Y), "NaN"),
+        (lambda: calibration.prediction_intervals(Y, Y * np.nan, Y), "NaN"),
+        (lambda: calibration.reliability(np.eye(3), Y), "add up to 1"),
         (lambda: calibration.reliability(P, Y, bins=0), "at least 1"),
         (lambda: calibration.aurc([], []), "at least one"),
         (lambda: calibration.aurc([True], [0.1, 0.2]), "answers with"),

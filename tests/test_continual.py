@@ -12,9 +12,9 @@ from flax import linen
 from jax import flatten_util, random
 from scipy.linalg import hadamard
 
-from vnets import continual, data, layers, nets, nodes, optimizers, priors
+from vnets import continual, data, estimators, layers, nets, nodes, optimizers, priors
 from vnets.likelihoods import Categorical, Gaussian, Likelihood
-from vnets.loss import Prediction
+from vnets.loss import Prediction, forward
 from vnets.sources import InTurn
 
 P, STD, SCALE = 4, 0.5, 1.5
@@ -219,6 +219,32 @@ def test_a_copy_that_has_seen_the_coreset_has_the_posterior_of_both():
             learning_rate=3e-3,
         )
         assert_posterior(found, rtol=1e-2)
+
+
+@pytest.mark.parametrize("parts", ["mean", "sum"])
+def test_a_coreset_weighs_the_same_whatever_stands_beside_it(parts):
+    model = nets.MLP((), 1, posteriors={"dense1": nodes.gaussian(-2.0)})
+    rngs = {"params": random.key(0), "noise": random.key(1)}
+    params = model.init(rngs, jnp.zeros((1, 2)))["params"]
+    predict = forward(model, layers.Mode(estimators.weight_sampling))
+    likelihood = Gaussian(STD, parts=parts)
+    x = random.normal(random.key(2), (4, 2))
+    batch = {"input": x, "target": jnp.sum(x, 1, keepdims=True)}
+    twice = jax.tree.map(lambda a: jnp.tile(a, (2, 1)), batch)
+    twice["mask"] = (jnp.arange(8) < 4).astype(jnp.float32)[:, None]
+
+    def copied(batch, updates=20):
+        given = predict, likelihood, params, batch, random.key(3)
+        return continual.rehearsed(*given, updates=updates)
+
+    found, expected = map(jax.tree.leaves, (copied(twice), copied(batch)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+    nothing = copied({**twice, "mask": jnp.zeros((8, 1))})
+    for one, other in zip(*map(jax.tree.leaves, (nothing, params)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)  # Adam moves by rounding
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        copied(batch, -1)
 
 
 def test_a_coreset_is_kept_from_every_task_in_shares():

@@ -92,6 +92,13 @@ def test_targets_of_another_shape_are_refused():
         dk.fit(dk.plain, given({}), x, y, optax.adam(0.1), 0)
 
 
+def test_data_that_are_not_finite_are_refused():
+    x, y = jnp.zeros((3, 1)), jnp.zeros(3)
+    for given in ((x.at[0].set(jnp.nan), y), (x, y.at[0].set(jnp.inf))):
+        with pytest.raises(ValueError, match="must be finite"):
+            dk.fit(dk.plain, dk.plain.start({}), *given, optax.adam(0.1), updates=1)
+
+
 def test_an_evidence_that_is_no_number_is_refused():
     x, y, _ = single(*data())
     with pytest.raises(ValueError, match=r"after 1 of 3 updates: .*smaller"):

@@ -1,6 +1,7 @@
 """Laws of the edits, which are the test-time modes."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -233,3 +234,14 @@ def test_a_share_needs_noisy_weights_and_to_leave_some():
     params = {"dense1": {"kernel": nodes.Point(jnp.ones((2, 2), jnp.float32))}}
     with pytest.raises(ValueError, match="noise of its own to rank"):
         edits.prune_share(0.5)(params)
+    few = {"a": {"kernel": gaussian(-2.0)(random.key(0), (2, 2))}}
+    with pytest.raises(ValueError, match="4 weights are all of them"):
+        edits.prune_share(0.9)(few)
+
+
+@pytest.mark.parametrize("threshold", [math.nan, {"a": math.nan}])
+def test_a_threshold_is_a_number(threshold):
+    """All comparisons with NaN are false, and so no weight would be left."""
+    for make in (edits.prune, edits.prune_units):
+        with pytest.raises(ValueError, match="threshold is a number"):
+            make(threshold)

@@ -13,6 +13,7 @@ from vnets import backend, edits, parallel, predictor
 from vnets.data import Split
 from vnets.evaluate import EvalSpec, elbo, evaluate, standard_evals
 from vnets.layers import Mode
+from vnets.likelihoods import Gaussian
 from vnets.nets import MLP
 from vnets.nodes import Point, gaussian, variance
 from vnets.predictor import Member, Predictor
@@ -246,6 +247,19 @@ def test_the_elbo_is_the_sum_over_the_split_less_the_kl(split, batch_size):
     assert got["kl"] == pytest.approx(float(kl(variables["params"], log_uniform)))
     assert got["elbo"] == pytest.approx(got["data_term"] - got["kl"])
     assert got["accuracy"] == det["accuracy"]
+
+
+def test_the_elbo_is_of_any_likelihood(split):
+    """With what a test of it measures, such as the rmse of numbers."""
+    net, variables = build({"dense2": gaussian(-3.0)})
+    numbers = Split(split.inputs, np.eye(K, dtype=np.float32)[split.target])
+    given = net, variables, numbers
+    key, options = random.key(0), {"likelihood": Gaussian(0.5)}
+    got = elbo(*given, log_uniform, key, samples=3, **options)
+    tested = evaluate(*given, EvalSpec(samples=3), key, **options)
+    assert set(tested) - {"sparsity"} == set(got) - {"data_term", "kl", "elbo"}
+    assert got["rmse"] > 0
+    assert np.isfinite(got["elbo"])
 
 
 def test_the_data_term_averages_logarithms_not_probabilities(split):

@@ -134,6 +134,9 @@ def test_what_gives_no_gradient_is_refused():
     one = jnp.zeros(1)
     with pytest.raises(ValueError, match="2 draws"):
         gradients.score(one, one)
+    two = jnp.zeros(2)
+    with pytest.raises(ValueError, match=r"\[S\] each, not \(2,\) and \(2, 1\)"):
+        gradients.score(two, two[:, None])
     with pytest.raises(ValueError, match="'none', 'others'"):
         gradients.score(one, one, "mean")
     with pytest.raises(ValueError, match="positive"):

@@ -103,6 +103,8 @@ def test_what_has_no_noise_descends_with_momentum():
 
 
 def test_other_noise_is_refused():
+    with pytest.raises(ValueError, match="learning_rate is at least 0"):
+        ivon.ivon(-0.1, N)
     optimizer = ivon.ivon(0.1, N)
     for node in (nodes.ZeroMean(jnp.zeros(2)), nodes.Multiplicative(*jnp.ones((2, 2)))):
         with pytest.raises(ValueError, match="'w' is a"):

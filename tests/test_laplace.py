@@ -1,5 +1,7 @@
 """Laws of Laplace's posterior: exact where all is linear and normal."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,67 @@ def test_linearized_is_the_net_and_its_slope():
     np.testing.assert_allclose(ours - plain, slope, atol=0.02)
     many = Predictor(Member(net, given), draw=edits.draw, samples=3)
     assert many(x, key).shape == (3, 4, 3)
+
+
+FORMS = (laplace.full, laplace.diagonal, laplace.factored)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_what_does_not_count_has_no_curvature(kind):
+    """A mask leaves the examples that it names; of parts, too, where they are all."""
+    _, variables, _ = linear_net()
+    model, few = MLP((), 1), np.arange(N) < 20
+    odd = np.where(few[:, None], Y, np.nan)
+    mask = few.astype(np.float32)[:, None]
+    found = kind(model, variables, Split(X, odd, mask), **OPTIONS)
+    expected = kind(model, variables, Split(X[few], Y[few]), **OPTIONS)
+    np.testing.assert_allclose(found.curvature, expected.curvature, rtol=1e-4)
+    assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-5)
+    best = found.best_precision()
+    assert best == pytest.approx(expected.best_precision(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_the_mean_of_parts_has_the_curvature_of_their_sum(kind):
+    """An example of T numbers says T times as much as one of them."""
+    model = MLP((), 3)
+    params = model.init({"params": random.key(0)}, X[:1])["params"]
+    split = Split(X, np.tile(Y, (1, 3)))
+    by_sum, by_mean = (
+        kind(
+            *(model, {"params": params}, split),
+            **{**OPTIONS, "likelihood": Gaussian(std=STD, parts=parts)},
+        )
+        for parts in ("sum", "mean")
+    )
+    np.testing.assert_array_equal(by_sum.curvature, by_mean.curvature)
+    assert by_sum.log_likelihood == by_mean.log_likelihood
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"target": np.full(N, 3)}, "class 3 is outside 0 to 2"),
+        ({"target": None}, "examples with targets"),
+        ({"inputs": X[:0], "target": np.zeros(0, int)}, "examples with targets"),
+        ({"batch_size": 0}, "in batches of 1 at least"),
+    ],
+)
+def test_what_has_no_curvature_is_refused(kind, change, words):
+    model, variables, split = small_net()
+    size = change.get("batch_size", 10)
+    given = {k: v for k, v in change.items() if k != "batch_size"}
+    split = dataclasses.replace(split, **given)
+    with pytest.raises(ValueError, match=words):
+        kind(model, variables, split, prepare=as_is, batch_size=size)
+
+
+def test_an_evidence_that_is_no_number_chooses_nothing():
+    found = fitted()[1]
+    broken = dataclasses.replace(found, log_likelihood=np.nan)
+    with pytest.raises(ValueError, match="no number"):
+        broken.best_precision()
 
 
 def test_noise_and_size_are_refused(monkeypatch):

@@ -351,5 +351,30 @@ def test_what_has_no_bound_is_refused(x):
     net = Member(linear(), net.variables)
     with pytest.raises(ValueError, match="at least 1"):
         latent.log_weights(net, LIKELIHOOD, x, random.key(0), 0)
-    with pytest.raises(ValueError, match="at least 1"):
-        latent.log_mean_by_prior(net, LIKELIHOOD, x, random.key(0), 0)
+    for samples in (0, 2.5, [3, 0]):
+        with pytest.raises(ValueError, match="from 1 on"):
+            latent.log_mean_by_prior(net, LIKELIHOOD, x, random.key(0), samples)
+    of_pixels = Gaussian(NOISE, parts="mean")
+    state, batch = ModelState(jnp.int32(0), {}), {"input": x}
+    loss = neg_elbo(forward(linear(), latent=True), of_pixels, {}, len(x))
+    for call in (
+        lambda: latent.log_weights(net, of_pixels, x, random.key(0), 3),
+        lambda: latent.log_mean_by_prior(net, of_pixels, x, random.key(0), 3),
+        lambda: loss(net.variables["params"], state, batch, random.key(0)),
+    ):
+        with pytest.raises(ValueError, match='parts="sum"'):
+            call()
+
+
+def test_an_example_that_does_not_count_has_no_latent_kl(x):
+    """The loss and its metrics are those of the examples that count."""
+    params = principal(x)[0]
+    loss = neg_elbo(forward(linear(), latent=True), LIKELIHOOD, {}, len(x))
+    state, key = ModelState(jnp.int32(0), {}), random.key(0)
+    mask = (jnp.arange(len(x)) < 3).astype(jnp.float32)[:, None]
+    odd = jnp.where(mask > 0, x, 100.0)
+    batch = {"input": odd, "target": odd, "mask": jnp.broadcast_to(mask, x.shape)}
+    _, (_, found) = loss(params, state, batch, key)
+    few = {"input": x[:3]}
+    _, (_, expected) = loss(params, state, few, key)
+    assert float(found["latent_kl"]) == pytest.approx(float(expected["latent_kl"]))

@@ -151,21 +151,41 @@ def test_what_does_not_count_changes_nothing(case):
 
     value, grad = jax.value_and_grad(cost)(outputs)
     each = -np.asarray(likelihood.log_p(outputs, target))
-    counted = each[mask].mean() if likelihood.parts == "mean" else each[mask].sum() / 9
-    assert float(value) == pytest.approx(counted, rel=1e-5)
-    assert np.all(np.isfinite(grad))
-    assert np.all(np.asarray(grad)[~mask] == 0)
-    nll = likelihood.nll(outputs, garbage, jnp.asarray(mask))
-    close(nll.mean(), counted)
-    weights = mask.astype(np.float32)
-    found = likelihood.metrics(outputs[None], target, jnp.asarray(weights))
     rows = mask.any(1)  # examples without a part count for nothing
-    same = likelihood.metrics(outputs[None][:, rows], target[rows], weights[rows])
-    assert found == pytest.approx(same, rel=1e-5)
     share = each[mask].sum() / (
         mask.sum() if likelihood.parts == "mean" else rows.sum()
     )
+    assert float(value) == pytest.approx(share, rel=1e-5)
+    assert np.all(np.isfinite(grad))
+    assert np.all(np.asarray(grad)[~mask] == 0)
+    nll = likelihood.nll(outputs, garbage, jnp.asarray(mask))
+    close(nll.mean(), share)
+    weights = mask.astype(np.float32)
+    found = likelihood.metrics(outputs[None], target, jnp.asarray(weights))
+    same = likelihood.metrics(outputs[None][:, rows], target[rows], weights[rows])
+    assert found == pytest.approx(same, rel=1e-5)
     assert found["nll"] == pytest.approx(share, rel=1e-5)
+
+
+def test_what_is_no_target_is_refused_or_makes_a_nan(case):
+    """Not a cost of 0, on the host or under jit."""
+    likelihood, outputs, target = case
+    wrong = {
+        "numbers": [np.nan, np.inf],
+        "probabilities": [np.nan, -0.5, 1.5],
+        "distributions": [np.nan, -0.5],
+        "positions": [K, -1],
+    }[likelihood.kind]
+    for value in wrong:
+        whole = likelihood.kind == "positions"
+        broken = np.array(target, np.int32 if whole else np.float32)
+        broken[(0,) * broken.ndim] = value
+        with pytest.raises(ValueError, match=r"finite|from 0 to|outside|below 0"):
+            likelihood.metrics(outputs[None], broken)
+        if not whole:
+            assert not np.isfinite(likelihood.nll(outputs, broken)[0])
+    with pytest.raises(ValueError, match="give outputs"):
+        likelihood.metrics(outputs, target)
 
 
 def test_weights_count_examples_as_often(case):

@@ -148,6 +148,16 @@ for estimator in (sklearn.BayesClassifier, sklearn.BayesRegressor):
 """
 
 
+def test_a_column_of_one_value_says_nothing():
+    """Though its deviation is not 0 in floating point."""
+    x = np.c_[np.linspace(-1, 1, 97), np.full(97, 0.1)]
+    assert 0 < x[:, 1].std() < 1e-15
+    plain = BayesRegressor(**FEW).fit(x, np.full(97, 0.1))
+    assert plain.scale_[1] == plain.target_scale_ == 1
+    x[0, 1] += 1e-9  # of another measurement
+    np.testing.assert_allclose(plain.predict(x), 0.1, atol=3)
+
+
 def test_without_scikit_learn_the_module_loads_and_the_extra_is_named(tmp_path):
     lines = documents.printed(ABSENT, tmp_path)
     assert len(lines) == 2

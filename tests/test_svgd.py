@@ -61,6 +61,11 @@ def test_the_direction_is_the_formula():
     assert float(svgd.mean_kernel({"w": w})) == pytest.approx(off.mean(), rel=1e-5)
 
 
+def test_the_direction_is_of_parameters():
+    with pytest.raises(ValueError, match="needs the parameters"):
+        svgd.stein(3).update(jnp.zeros((2, 3)), optax.EmptyState())
+
+
 def test_one_particle_is_none():
     with pytest.raises(ValueError, match="2 at least"):
         svgd.particles(lambda key: key, 1)

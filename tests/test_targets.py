@@ -176,6 +176,30 @@ def test_labels_may_be_said_to_be_what_they_look_unlike():
         check(split, "hot")
 
 
+THIRDS = np.full((6, 3), 1 / 3)
+IMPOSSIBLE = {
+    "numbers": {"finite": [np.nan, np.inf, -np.inf]},
+    "probabilities": {"finite": [np.nan], "from 0 to 1": [-0.1, 1.1]},
+    "distributions": {"from 0 to 1": [-0.1], "add up to 1, not to 1.167": [0.5]},
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_targets_that_are_no_numbers_or_probabilities_do_not_enter(kind):
+    """Unless they do not count."""
+    good = sources.Resident(Split(IMAGE, THIRDS), 2, target=kind)
+    assert good.n == 6
+    for words, values in IMPOSSIBLE[kind].items():
+        for value in values:
+            target = THIRDS.copy()
+            target[4, 1] = value
+            with pytest.raises(ValueError, match=words):
+                sources.Resident(Split(IMAGE, target), 2, target=kind)
+            assert check(Split(IMAGE, target, np.arange(6) != 4), kind) == -1
+    with pytest.raises(ValueError, match="no numbers"):
+        check(Split(IMAGE, np.array(list("abcabc"))), kind)
+
+
 @pytest.mark.parametrize(
     "mask", [np.ones((6, 2)), np.full(6, -1.0), np.full(6, np.nan)]
 )

@@ -197,6 +197,14 @@ def test_rejection_with_ties_is_the_mean_over_orders():
     assert np.all(np.abs(gap) <= 5 * error + 1e-12)
 
 
+def test_a_prediction_that_is_no_number_is_not_certain():
+    log_p = np.log(np.full((3, 2, 4), 0.25, np.float32))
+    log_p[1, 1, 2] = np.nan
+    for name, value in vars(summarize(jnp.asarray(log_p))).items():
+        known = np.isfinite(value).reshape(2, -1).all(1)
+        assert known.tolist() == [True, False] or name == "log_p", name
+
+
 def test_cdf():
     grid = [0.0, 1.0, 2.0, 3.0]
     np.testing.assert_allclose(

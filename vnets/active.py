@@ -214,9 +214,14 @@ def learn(
       rounds: R, trainings.
 
     Raises:
-      ValueError: no round, or more labels than there are examples.
+      ValueError: no round, no example with a label, or more labels than there are
+        examples.
     """
     free = _free(labelled)
+    if not isinstance(labelled, Tracer) and free == len(labelled):
+        raise ValueError(
+            "no example has a label, and the first net needs some (`active.first`)"
+        )
     if rounds < 1 or not 1 <= count * rounds <= free:
         raise ValueError(
             f"{rounds} rounds of {count} labels each do not fit the {free} examples "

@@ -22,6 +22,7 @@ from vnets.uncertainty import rejection_curve
 
 BINS = 15  # of confidence, as is usual (Guo et al. 2017)
 PRECISION = 1e-10  # relative, of a temperature
+OFF_ONE = 0.01  # by which probabilities, of half precision, may miss a sum of 1
 STEPS = 200  # of Newton or bisection; some ten are taken
 Score = Literal["likelihood", "cumulative"]
 
@@ -140,7 +141,8 @@ def prediction_sets(
       Which classes are in the set, bool [M, K].
 
     Raises:
-      ValueError: other shapes, another score, or a coverage outside (0, 1).
+      ValueError: other shapes, what are no log probabilities, another score, or a
+        coverage outside (0, 1).
     """
     held_out, labels = _checked(held_out, labels)
     log_p = np.asarray(log_p, np.float64)
@@ -149,6 +151,8 @@ def prediction_sets(
             f"new examples {log_p.shape} and held-out ones {held_out.shape} must have "
             "the same classes, [M, K] and [N, K]"
         )
+    for given in (log_p, held_out):
+        _check_normalized(given)
     own = _scores(held_out, score)[np.arange(len(labels)), labels]
     return _scores(log_p, score) <= conformal_quantile(own, coverage)
 
@@ -161,7 +165,11 @@ def _scores(log_p: np.ndarray, score: Score) -> np.ndarray:
         raise ValueError(f"unknown score {score!r}; choose likelihood or cumulative")
     p = np.exp(log_p)
     order = np.argsort(-p, -1, kind="stable")
-    total = np.cumsum(np.take_along_axis(p, order, -1), -1)
+    p = np.take_along_axis(p, order, -1)
+    # Of classes that are alike each has the sum of all.
+    last = np.append(p[:, :-1] > p[:, 1:], np.ones_like(p[:, :1], bool), -1)
+    total = np.where(last, np.cumsum(p, -1), np.inf)
+    total = np.minimum.accumulate(total[:, ::-1], -1)[:, ::-1]
     found = np.empty_like(p)
     np.put_along_axis(found, order, total, -1)
     return found
@@ -193,7 +201,8 @@ def prediction_intervals(
       The lower and the upper ends, [M] each.
 
     Raises:
-      ValueError: other shapes, a std that is not above 0, or a coverage outside (0, 1).
+      ValueError: other shapes, a mean that is NaN, a std that is not above 0, or a
+        coverage outside (0, 1).
     """
     mean, held_out, targets, std, held_out_std = (
         np.asarray(x, np.float64) for x in (mean, held_out, targets, std, held_out_std)
@@ -203,6 +212,8 @@ def prediction_intervals(
             f"predictions are [M] and [N], and targets [N], not {mean.shape}, "
             f"{held_out.shape} and {targets.shape}"
         )
+    if np.any(np.isnan(mean)):
+        raise ValueError("a prediction is NaN")
     for values, shape in ((std, mean.shape), (held_out_std, held_out.shape)):
         if values.shape not in ((), shape) or not np.all(values > 0):
             raise ValueError(
@@ -244,9 +255,10 @@ def reliability(log_p: ArrayLike, labels: ArrayLike, bins: int = BINS) -> Reliab
       bins: of equal width, over confidences from 0 to 1.
 
     Raises:
-      ValueError: other shapes, or no bins.
+      ValueError: other shapes, what are no log probabilities, or no bins.
     """
     log_p, labels = _checked(log_p, labels)
+    _check_normalized(log_p)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     confidence = np.exp(log_p.max(-1))
@@ -310,3 +322,14 @@ def _checked(log_p: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarra
     if np.any(np.isnan(log_p)):
         raise ValueError("a prediction is NaN")
     return log_p, labels
+
+
+def _check_normalized(log_p: np.ndarray) -> None:
+    """Refuses logits, which say nothing of how sure a prediction is."""
+    with np.errstate(invalid="ignore"):  # a NaN is refused as well
+        totals = np.logaddexp.reduce(log_p, -1)
+    if not np.all(np.abs(totals) <= OFF_ONE):
+        raise ValueError(
+            "log probabilities are asked for, whose exponentials add up to 1: of "
+            "logits give their log softmax, such as tempered(logits, 1)"
+        )

@@ -40,7 +40,7 @@ from vnets import kronecker, tree
 from vnets.data import Split
 from vnets.data.splits import stratified
 from vnets.layers import shifted
-from vnets.likelihoods import Likelihood
+from vnets.likelihoods import Likelihood, require_sum
 from vnets.loss import ModelState, Predict, neg_elbo
 from vnets.nodes import Additive, is_noisy, is_posterior
 from vnets.priors import of_tree
@@ -105,7 +105,8 @@ def laplace(anchor: Params, params: Params, curvature: Params) -> Params:
     Args:
       anchor: what the task was held to.
       params: what the task has left, without noise.
-      curvature: of each weight, in a tree like `params`.
+      curvature: of each weight, from 0 on, in a tree like `params`; where a precision
+        is below 0, the anchor is NaN.
     """
     return _product(anchor, params, curvature, lambda old, new, total: new[0])
 
@@ -131,7 +132,7 @@ def _product(anchor: Params, params: Params, curvature: Params, center: Callable
     def visit(place, before, leaf, bent):
         del place
         old, new = (before.mean, jnp.exp(-before.log_var)), (_array(leaf), _array(bent))
-        total = old[1] + new[1]
+        total = old[1] + jnp.where(new[1] >= 0, new[1], jnp.nan)
         return Additive(center(old, new, total), -jnp.log(total))
 
     return tree.change(visit, anchor, params, curvature)
@@ -184,15 +185,23 @@ def rehearsed(
       likelihood: of the targets.
       params: what was learned, with noise.
       batch: "input" and "target" of the coreset, and perhaps "mask" [B], 1 where an
-        example counts: of tasks until now.
+        example counts: of tasks until now. Where none counts nothing is learned.
       key: of the noise.
-      updates: how many.
+      updates: how many, from 0 on.
       learning_rate: Adam's.
+
+    Raises:
+      ValueError: fewer updates than none, or targets of several parts of which a
+        likelihood takes the mean.
     """
+    if updates < 0:
+        raise ValueError(f"updates are at least 0, not {updates}")
+    require_sum(likelihood, likelihood.shape(batch["target"]))
     count = len(batch["target"])
     seen = jnp.sum(batch.get("mask", jnp.ones(count, jnp.float32)))
     prior = of_tree(posterior(params))
-    loss = neg_elbo(predict, likelihood, prior, count, lambda step: count / seen)
+    share = count / jnp.where(seen > 0, seen, 1)
+    loss = neg_elbo(predict, likelihood, prior, count, lambda step: share)
     optimizer = optax.adam(learning_rate)
 
     def update(carry, number):
@@ -284,7 +293,8 @@ def gauss_newton(
         return shifted(model, {"params": params}, x, shifts)
 
     def cost(out, target):
-        return likelihood.nll(out[None], target[None])[0]
+        ones = jnp.ones(likelihood.shape(target[None]), jnp.float32)
+        return likelihood.total_nll(out[None], target[None], ones)
 
     outputs, back, inputs = jax.vjp(run, _no_shifts(params, len(x)), has_aux=True)
     count, shape = outputs[0].size, outputs.shape

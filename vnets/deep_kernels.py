@@ -122,12 +122,15 @@ def fit(
       updates: 1 at least.
 
     Raises:
-      ValueError: no update, an evidence that is no number on the way (the factor of the
-        covariance needs more noise, or smaller updates), or as in
-        `DeepKernel.evidence`.
+      ValueError: no update, inputs or targets that are not finite, an evidence that is
+        no number on the way (the factor of the covariance needs more noise, or smaller
+        updates), or as in `DeepKernel.evidence`.
     """
     if updates < 1:
         raise ValueError(f"updates must be at least 1, not {updates}")
+    for name, values in {"inputs": x, "targets": y}.items():
+        if not jnp.all(jnp.isfinite(values)):
+            raise ValueError(f"{name} must be finite")
 
     def cost(given):
         return -process.evidence(given, x, y) / len(y)

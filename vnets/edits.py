@@ -150,8 +150,12 @@ def by_layer(
       threshold: of all noisy layers, or of each one by its name.
 
     Raises:
-      ValueError: when applied, a mapping whose layers are not the noisy ones.
+      ValueError: a threshold that is NaN; when applied, a mapping whose layers are not
+        the noisy ones.
     """
+    each = threshold.values() if isinstance(threshold, Mapping) else [threshold]
+    if any(isinstance(one, float) and math.isnan(one) for one in each):
+        raise ValueError(f"a threshold is a number, not {threshold}")
     if not isinstance(threshold, Mapping):
         return edit(make(threshold), vectors=False)
 
@@ -199,7 +203,8 @@ def prune_share(share: float) -> Edit:
     alike at the limit none of them goes.
 
     Raises:
-      ValueError: a share outside of [0, 1); when applied, a net without noisy weights.
+      ValueError: a share outside of [0, 1); when applied, a net without noisy weights,
+        or with too few to leave one.
     """
     if not 0 <= share < 1:
         raise ValueError(f"the share of weights to remove is in [0, 1), not {share}")
@@ -211,6 +216,8 @@ def prune_share(share: float) -> Edit:
             raise ValueError("no weight of this net has noise of its own to rank it by")
         ranked = jnp.sort(jnp.concatenate(ranks))
         kept = len(ranked) - round(share * len(ranked))
+        if not kept:
+            raise ValueError(f"{share} of {len(ranked)} weights are all of them")
         limit: Any = ranked[kept - 1]
         return prune(limit)(params, key)
 

@@ -100,7 +100,8 @@ def score(
 
     Raises:
       ValueError: no examples, or targets that do not fit; of classes those that are not
-        integers from 0 to K - 1, one for each prediction.
+        integers from 0 to K - 1, one for each prediction; of numbers those that are
+        not finite, and of probabilities those outside [0, 1].
     """
     predictor = dataclasses.replace(predictor.edited(key), link=as_is)
     on = parallel.mesh() if mesh is None else parallel.flat(mesh)
@@ -140,7 +141,7 @@ def _batch_sums(
 
         def of_draw(outputs):
             logs, values = likelihood.draw(outputs, target)
-            if likelihood.kind != "numbers":
+            if targets.are_classes(likelihood.kind):
                 classes.append(outputs.shape[-1])
             return logs, {**values, "expected": likelihood.log_p(outputs, target)}
 
@@ -280,7 +281,7 @@ def elbo(
     Returns:
       data_term (sum over the split, or the parts that count in it, of E[log p], nats),
       kl (nats; of an improper prior up to its constant), elbo (their difference), and
-      the metrics of the averaged prediction, with samples.
+      what `score` gives beside: the metrics of the averaged prediction, and samples.
     """
     predictor = Predictor(
         Member(model, variables), samples=samples, mode=mode, at_once=at_once
@@ -295,8 +296,7 @@ def elbo(
         "data_term": data_term,
         "kl": divergence,
         "elbo": data_term - divergence,
-        "accuracy": found["accuracy"],
-        "samples": samples,
+        **found,
     }
 
 

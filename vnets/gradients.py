@@ -42,9 +42,14 @@ def score(
         unbiased, for their draws are independent; or "none".
 
     Raises:
-      ValueError: another baseline, or a single draw with "others".
+      ValueError: another baseline, a single draw with "others", or other shapes.
     """
     choose("baseline", baseline, BASELINES)
+    if jnp.ndim(values) != 1 or jnp.shape(values) != jnp.shape(log_p):
+        raise ValueError(
+            f"values and log_p are [S] each, not {jnp.shape(values)} and "
+            f"{jnp.shape(log_p)}"
+        )
     gain = values
     if baseline == "others":
         if len(values) < 2:

@@ -76,6 +76,8 @@ def ivon(
     """
     if n_train < 1:
         raise ValueError(f"n_train must be at least 1, not {n_train}")
+    if not (callable(learning_rate) or learning_rate >= 0):
+        raise ValueError(f"a learning_rate is at least 0, not {learning_rate}")
     for name, value in {"b1": b1, "b2": b2}.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name} is in [0, 1), not {value}")

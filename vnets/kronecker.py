@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from vnets import tree
 from vnets.layers import shifted
-from vnets.likelihoods import Categorical, Likelihood
+from vnets.likelihoods import Categorical, Likelihood, examples
 from vnets.nodes import is_noisy, is_posterior
 from vnets.pytrees import pytree
 from vnets.types import Array, Params
@@ -132,14 +132,15 @@ def measured(
       target: of each.
       where: as in `matrices`.
       likelihood: of the targets; that of classes has a Hessian that no label changes.
-      weights: 1 where an example counts, 0 where not, [B]; all by default.
+      weights: 1 where a part of a target counts, 0 where not, or its weight, [B, ...];
+        all count by default.
 
     Raises:
       ValueError: as in `matrices`, or a layer that is called more than once.
     """
     sizes = {k: w.shape for k, w in matrices(variables["params"], where).items()}
 
-    def one(x, target):
+    def one(x, target, weights):
         """Inputs [R] and the curvature of pre-activations [O, O], and the outputs."""
 
         def outputs(shifts):
@@ -147,7 +148,7 @@ def measured(
             return found[0], (found[0], inputs)
 
         def cost(out):
-            return likelihood.nll(out[None], target[None])[0]
+            return likelihood.total_nll(out[None], target[None], weights[None])
 
         zero = {k: jnp.zeros((1, cols), jnp.float32) for k, (_, cols) in sizes.items()}
         jacobians, (out, inputs) = jax.jacrev(outputs, has_aux=True)(zero)
@@ -160,10 +161,11 @@ def measured(
         return found, out
 
     if weights is None:
-        weights = jnp.ones(len(target), jnp.float32)
-    each, outputs = jax.vmap(one)(x, target)
+        weights = jnp.ones(likelihood.shape(target), jnp.float32)
+    each, outputs = jax.vmap(one)(x, target, weights)
+    own = examples(weights)
     found = {
-        layer: Factors((weights[:, None] * h).T @ h, jnp.tensordot(weights, bent, 1))
+        layer: Factors((own[:, None] * h).T @ h, jnp.sum(bent, 0))
         for layer, (h, bent) in each.items()
     }
     return found, outputs

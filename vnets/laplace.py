@@ -6,12 +6,12 @@
 
 The curvature is the generalized Gauss-Newton matrix, H = sum_n J_n^T L_n J_n with J the
 Jacobian of the net's outputs and L the Hessian of -log p in them (of logits diag(p) - p
-p^T). `full` has all of it, `diagonal` its diagonal, and `factored` a Kronecker product
-for each dense layer (`vnets.kronecker`). Under a prior N(0, 1 / precision) of the
-weights named by `where` their posterior is N(w, (H + precision)^-1); all others stay
-points. H is that of the linearized net, so what is nonlinear in the weights is to be
-predicted by `Linearized`, and not by putting draws into the net itself. In the weights
-of the last layer alone every net is linear.
+p^T), summed over the parts of targets that count. `full` has all of it, `diagonal` its
+diagonal, and `factored` a Kronecker product for each dense layer (`vnets.kronecker`).
+Under a prior N(0, 1 / precision) of the weights named by `where` their posterior is
+N(w, (H + precision)^-1); all others stay points. H is that of the linearized net, so
+what is nonlinear in the weights is to be predicted by `Linearized`, and not by putting
+draws into the net itself. In the weights of the last layer alone every net is linear.
 
 Sources: MacKay 1992 (evidence); Ritter, Botev and Barber 2018 (Kronecker factors);
 Immer, Korzepa and Bauer 2021 (linearized); Daxberger et al. 2021 (the last layer).
@@ -32,9 +32,9 @@ from jax import flatten_util
 from vnets import backend, kronecker, tree
 from vnets.data import Split
 from vnets.edits import mean_only
-from vnets.evaluate import CLASSES, to_float
+from vnets.evaluate import CLASSES, on_device, to_float
 from vnets.layers import TEST, checked
-from vnets.likelihoods import Likelihood
+from vnets.likelihoods import Likelihood, counted, examples
 from vnets.nodes import (
     Additive,
     Correlated,
@@ -44,7 +44,7 @@ from vnets.nodes import (
     is_noisy,
     is_posterior,
 )
-from vnets.targets import check
+from vnets.targets import are_classes, check, check_range
 from vnets.types import Array
 
 PRECISIONS = (1e-6, 1e8)  # among which evidence chooses
@@ -88,16 +88,25 @@ class Laplace(abc.ABC):
         return self.log_likelihood - 0.5 * (precision * square + float(volume))
 
     def best_precision(self) -> float:
-        """The precision of most evidence; no data but the split's are looked at."""
+        """The precision of most evidence; no data but the split's are looked at.
+
+        Raises:
+          ValueError: an evidence that is no number.
+        """
         import scipy.optimize
 
+        if not math.isfinite(self.evidence(1.0)):
+            raise ValueError(
+                "the evidence is no number: the weights, the curvature or the log "
+                "likelihood of the split is not finite"
+            )
         low, high = map(math.log, PRECISIONS)
         found = scipy.optimize.minimize_scalar(
             lambda log: -self.evidence(math.exp(log)),
             bounds=(low, high),
             method="bounded",
         )
-        return math.exp(found.x)
+        return math.exp(float(found.x))
 
     def posterior(self, precision: float) -> dict:
         """The variables with nodes that vary as the posterior does.
@@ -199,7 +208,8 @@ def full(model, variables: dict, split: Split, **options) -> Full:
     Args:
       model: with `apply` as in `predictor.Member`, run on running statistics.
       variables: "params", of points where it counts, and the model's collections.
-      split: the training set: inputs uint8 [N, ...], or what `prepare` takes.
+      split: the training set: inputs uint8 [N, ...], or what `prepare` takes, with
+        targets and perhaps a mask.
       **options: as in `diagonal`.
 
     Raises:
@@ -221,7 +231,8 @@ def diagonal(model, variables: dict, split: Split, **options) -> Diagonal:
         to inputs, `evaluate.to_float` by default.
 
     Raises:
-      ValueError: a pattern of nothing, weights with noise, targets that do not fit.
+      ValueError: a pattern of nothing, weights with noise, targets that are not there
+        or do not fit, or a batch_size below 1.
     """
     values, weights, log_p = _curvature(model, variables, split, EACH, **options)
     curvature = np.maximum(np.asarray(values, np.float64), 0)
@@ -239,7 +250,7 @@ def factored(model, variables: dict, split: Split, **options) -> Factored:
       ValueError: as in `diagonal`, or weights that are no dense layer's.
     """
     summed, weights, log_p = _curvature(model, variables, split, FACTORS, **options)
-    scale = math.sqrt(len(split))
+    scale = math.sqrt(_counting(split))
     factors = {
         layer: tuple(
             _spectrum(np.asarray(part, np.float64) / scale)
@@ -251,6 +262,11 @@ def factored(model, variables: dict, split: Split, **options) -> Factored:
     curvature = np.concatenate([one.ravel() for one in each])
     where = options.get("where")
     return Factored(variables, where, weights, log_p, curvature, factors)
+
+
+def _counting(split: Split) -> float:
+    """Examples of which a part counts, by their weights."""
+    return len(split) if split.mask is None else float(examples(split.mask).sum())
 
 
 def _spectrum(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -322,7 +338,12 @@ def _curvature(
     prepare: Callable[[Array], Array] = to_float,
 ):
     """H in a form, the weights [P], and log p(targets)."""
-    check(split, likelihood.kind)
+    if split.target is None or not len(split) or batch_size < 1:
+        raise ValueError(
+            "a curvature is of examples with targets, in batches of 1 at least, not of "
+            f"{len(split)} with targets {type(split.target)} by {batch_size}"
+        )
+    largest = check(split, likelihood.kind)
     weights, _ = flatten_util.ravel_pytree(_chosen(variables, where))
     if form == WHOLE and len(weights) > LARGEST:
         raise ValueError(
@@ -333,13 +354,19 @@ def _curvature(
     run = _batch(
         *(checked(model), form, named, likelihood, prepare, backend.forms()),
     )
-    inputs, targets = jnp.asarray(split.inputs), jnp.asarray(split.target)
-    size = min(batch_size, len(targets))
+    given = on_device(split)
+    if are_classes(likelihood.kind):
+        seen = jax.tree.map(lambda a: a[:1], given["input"])
+        others = [name for name in variables if name != "params"]
+        net = functools.partial(checked(model).apply, mode=TEST, mutable=others)
+        outputs, _ = jax.eval_shape(lambda x: net(variables, prepare(x)), seen)
+        check_range(largest, outputs.shape[-1])
+    size = min(batch_size, len(split))
     total: Any = None
     log_p = 0.0
-    for start in range(0, len(targets), size):
+    for start in range(0, len(split), size):
         rows = np.arange(start, start + size, dtype=np.int32)
-        part, log = run(variables, inputs, targets, rows)
+        part, log = run(variables, given, rows)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
         log_p += float(log)
     return total, np.asarray(weights, np.float64), log_p
@@ -350,14 +377,19 @@ def _batch(model, form, where, likelihood, prepare, forms) -> Callable:
     """Compiled: H in a form, and log p of some rows of a split."""
     del forms  # what is traced depends on them, so the cache must too
 
-    def run(variables, inputs, targets, rows):
-        inside = (rows < len(targets)).astype(jnp.float32)
-        rows = jnp.minimum(rows, len(targets) - 1)  # what is outside counts for nothing
-        x, y = prepare(inputs[rows]), targets[rows]
+    def run(variables, given, rows):
+        count = len(given["target"])
+        # Of a last batch what is beyond the end counts for nothing.
+        own = jax.tree.map(lambda a: a[jnp.minimum(rows, count - 1)], given)
+        x, y = prepare(own["input"]), own["target"]
+        weights = own.get("mask", jnp.ones(likelihood.shape(y), jnp.float32))
+        inside = (rows < count).reshape(-1, *(1,) * (weights.ndim - 1))
+        weights = jnp.where(inside, weights, 0).astype(jnp.float32)
+        y = counted(y, weights)
         if form == FACTORS:
-            options = {"where": where, "likelihood": likelihood, "weights": inside}
+            options = {"where": where, "likelihood": likelihood, "weights": weights}
             found, out = kronecker.measured(model, variables, x, y, **options)
-            return found, -jnp.sum(likelihood.nll(out, y) * inside)
+            return found, -likelihood.total_nll(out, y, weights)
         flat, shaped = flatten_util.ravel_pytree(_chosen(variables, where))
 
         def outputs(flat, x):
@@ -374,20 +406,17 @@ def _batch(model, form, where, likelihood, prepare, forms) -> Callable:
             given = {**variables, "params": params}
             return model.apply(given, x[None], mode=TEST, mutable=others)[0][0]
 
-        def one(x, y):
+        def one(x, y, weights):
             def nll(out):
-                return likelihood.nll(out[None], y[None])[0]
+                return likelihood.total_nll(out[None], y[None], weights[None])
 
             out = outputs(flat, x)
             jacobian = jax.jacrev(outputs)(flat, x).reshape(out.size, -1)
             hessian = jax.hessian(nll)(out).reshape(out.size, out.size)
             return jacobian, hessian, -nll(out)
 
-        jacobians, hessians, log_p = jax.vmap(one)(x, y)
-        weighted = jnp.einsum(
-            "bkl,blp->bkp", hessians * inside[:, None, None], jacobians
-        )
-        found = jnp.einsum(form, jacobians, weighted)
-        return found, jnp.sum(log_p * inside)
+        jacobians, hessians, log_p = jax.vmap(one)(x, y, weights)
+        weighted = jnp.einsum("bkl,blp->bkp", hessians, jacobians)
+        return jnp.einsum(form, jacobians, weighted), jnp.sum(log_p)
 
     return backend.jit(run)

@@ -30,7 +30,7 @@ from jax import lax, random
 
 from vnets import gradients
 from vnets.layers import TEST, Mode
-from vnets.likelihoods import Likelihood
+from vnets.likelihoods import Likelihood, require_sum
 from vnets.nodes import Additive
 from vnets.predictor import Member
 from vnets.priors import standard_normal
@@ -281,13 +281,15 @@ def log_weights(
       mode: how the net is run.
 
     Raises:
-      ValueError: a net whose codes have no noise, or no samples.
+      ValueError: a net whose codes have no noise, no samples, or a likelihood that
+        takes the mean over the parts of an example.
     """
     if not net.model.sampled:
         raise ValueError("a code without noise has no density, so no bound on log p(x)")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
     target = x if target is None else target
+    require_sum(likelihood, likelihood.shape(target))
     q = posterior(net, x, stream(key, "encoder"), mode)
 
     def one(key):
@@ -340,11 +342,12 @@ def log_mean_by_prior(
       [B], or of several numbers [K, B].
 
     Raises:
-      ValueError: no samples.
+      ValueError: no samples, or a likelihood as in `log_weights`.
     """
+    require_sum(likelihood, likelihood.shape(target))
     counts = np.asarray(samples).reshape(-1)
-    if counts.min() < 1:
-        raise ValueError(f"samples must be at least 1, not {samples}")
+    if counts.dtype.kind not in "iu" or not counts.size or counts.min() < 1:
+        raise ValueError(f"samples are integers from 1 on, not {samples}")
     most = int(counts.max())
     chunk = max(1, min(most, AT_ONCE // len(target)))
 

@@ -21,11 +21,11 @@ from jax import random
 from vnets import gradients
 from vnets.layers import TRAIN, Mode, checked
 from vnets.learned_dropout import Correct, Gradient, is_learned
-from vnets.likelihoods import Likelihood
+from vnets.likelihoods import Likelihood, examples, per_example, require_sum
 from vnets.priors import kl, shared_draws
 from vnets.pytrees import pytree
 from vnets.rng import stream
-from vnets.targets import rows
+from vnets.targets import are_classes, rows
 from vnets.types import Array, brief, choose, in_float32
 
 Schedule = Callable[[Array], Array]
@@ -56,15 +56,18 @@ def knots(points: Sequence[Sequence[float]], unit: int) -> Schedule:
         are fractions of it.
 
     Raises:
-      ValueError: points that are not pairs, or whose times do not rise.
+      ValueError: points that are not pairs of finite numbers, or whose times do not
+        rise.
     """
     try:
         times, values = zip(*((float(t), float(v)) for t, v in points), strict=True)
     except (TypeError, ValueError):
         times, values = (), ()
-    if not times or any(a >= b for a, b in itertools.pairwise(times)):
+    finite = all(map(math.isfinite, (*times, *values)))
+    rising = all(a < b for a, b in itertools.pairwise(times))
+    if not (times and finite and rising):
         raise ValueError(
-            "a schedule is a list of (time, value) pairs with rising times, "
+            "a schedule is a list of finite (time, value) pairs with rising times, "
             f"not {points!r}"
         )
     xs = jnp.asarray(times, jnp.float32) * unit
@@ -287,7 +290,8 @@ def neg_elbo(
     Raises:
       ValueError: no training set, an `average` that does not exist, a beta below 0;
         when called, targets that do not fit the outputs, draws whose average has no
-        form of the likelihood's, or a latent_beta where there are no latent variables.
+        form of the likelihood's, a latent_beta where there are no latent variables, or
+        these beside the mean over an example's parts (`likelihoods.require_sum`).
 
     Returns:
       loss(params, state, batch, key) -> (loss, (state, metrics)), where batch has
@@ -342,8 +346,12 @@ def neg_elbo(
             **of_draws(likelihood.shown),
         }
         if found.latent_kl is not None:
-            latent = jnp.mean(found.latent_kl)
-            cost = cost + price(state.step) * found.latent_kl
+            shape = likelihood.shape(given[0])
+            require_sum(likelihood, shape)
+            mask = None if given[1] is None else examples(jnp.asarray(given[1]))
+            each = per_example(found.latent_kl, mask)
+            latent = jnp.mean(each)
+            cost = cost + price(state.step) * each
             metrics["latent_kl"] = latent
             metrics["elbo"] = metrics["elbo"] - n_train * latent
         elif latent_beta is not None:
@@ -354,7 +362,7 @@ def neg_elbo(
         metrics = {"loss": value, **metrics}
         return value, (ModelState(state.step, found.collections), metrics)
 
-    if likelihood.kind != "numbers":
+    if are_classes(likelihood.kind):
         vars(loss)["logits"] = lambda *arguments: predict(*arguments).outputs[0]
     return loss
 

@@ -91,12 +91,12 @@ class _Bayes(BaseEstimator):
 
     def _fit(self, x, y, outputs: int, likelihood: likelihoods.Likelihood) -> None:
         """Trains on inputs [N, I] and targets of the likelihood."""
+        from sklearn.preprocessing import StandardScaler
         from sklearn.utils import check_random_state
 
         self._check()
-        self.mean_ = x.mean(0)
-        spread = x.std(0)
-        self.scale_ = np.where(spread > 0, spread, 1)
+        known: Any = StandardScaler().fit(x)  # of a constant column the scale is 1
+        self.mean_, self.scale_ = known.mean_, known.scale_
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
         noisy = likelihood is NUMBERS
         self.shape_ = (tuple(self.hidden), outputs, noisy, self.kind)
@@ -240,14 +240,15 @@ class BayesRegressor(RegressorMixin, _Bayes):
 
     def fit(self, X, y):
         """Trains on X [N, I] with targets y [N]; returns itself."""
+        from sklearn.preprocessing import StandardScaler
         from sklearn.utils.validation import column_or_1d, validate_data
 
         X, y = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True
         )
         y = column_or_1d(y, warn=True).astype(np.float64)
-        spread = y.std()
-        self.target_mean_, self.target_scale_ = y.mean(), spread if spread > 0 else 1.0
+        known: Any = StandardScaler().fit(y[:, None])
+        self.target_mean_, self.target_scale_ = known.mean_[0], known.scale_[0]
         scaled = (y - self.target_mean_) / self.target_scale_
         self._fit(X, scaled.astype(np.float32)[:, None], 1, NUMBERS)
         self.noise_ = float(np.exp(self.params_["log_std"])) * self.target_scale_

@@ -65,8 +65,8 @@ class Resident:
           augment: changes the pixels before (`augment.CropAndFlip`), in the step, too.
             One whose `flip` is "alternate" is told which images are mirrored.
           target: what it is, if there is one: "classes", numbered from 0; "positions",
-            the same of positions, where they look like something else; or "numbers"
-            (`targets.check`).
+            the same of positions, where they look like something else; "numbers",
+            "probabilities" or "distributions" (`targets.check`).
 
         Raises:
           ValueError: a batch that is larger than the data set, or a target that is not

@@ -39,12 +39,14 @@ def stein(n_train: int) -> optax.GradientTransformation:
       n_train: N; N times the loss of a particle is -log p(w), the prior included.
 
     Raises:
-      ValueError: no example; by `update`, fewer than two particles.
+      ValueError: no example; by `update`, no parameters, or fewer than two particles.
     """
     if n_train < 1:
         raise ValueError(f"n_train must be at least 1, not {n_train}")
 
     def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("stein needs the parameters: update(grads, state, params)")
         w = _rows(params)
         weights, squared_width = _kernel(w)
         row = jnp.sum(weights, 1, keepdims=True)

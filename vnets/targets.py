@@ -1,4 +1,4 @@
-"""Targets: classes of examples or of their positions, numbers, or none at all.
+"""Targets: classes of examples or of their positions, numbers, shares, or none.
 
 `check` and `check_range` look at values, once and on the host, where data enter;
 `check_classes` looks at shapes and types alone, and belongs under jit.
@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from vnets.types import Array, choose
 
-KINDS = ("classes", "positions", "numbers")
+KINDS = ("classes", "positions", "numbers", "probabilities", "distributions")
 NONE = -1  # the largest class where there are none
+OFF_ONE = 0.01  # by which the sum of a distribution, of half precision, may be
 
 
 def rows(inputs) -> int:
@@ -25,6 +26,11 @@ def rows(inputs) -> int:
     if len(counts) != 1 or () in counts:
         raise ValueError(f"inputs are arrays [N, ...] of one N, not {sorted(counts)}")
     return counts.pop()[0]
+
+
+def are_classes(kind: str) -> bool:
+    """True for the kinds of `check` that are integers from 0 on."""
+    return kind in ("classes", "positions")
 
 
 def leaves(inputs) -> list:
@@ -40,7 +46,9 @@ def check(split, kind: str = "classes") -> int:
         a `mask` of its shape: 1 where a part counts, 0 where it does not and may be
         anything; another number from 0 on is its weight.
       kind: "classes", int [N], or [N, T] and so on of positions, but nothing that looks
-        one-hot; "positions", any int [N, ...]; or "numbers" of any type and shape.
+        one-hot; "positions", any int [N, ...]; "numbers" of any shape, finite;
+        "probabilities", of a yes each, from 0 to 1; or "distributions", those of K
+        classes, [N, ..., K], whose sum is 1.
 
     Returns:
       The largest class that counts; -1 if none does, and where there are no classes.
@@ -64,7 +72,7 @@ def check(split, kind: str = "classes") -> int:
             )
     if mask is not None:
         shapes = [np.shape(target)]
-        if kind == "numbers" and np.ndim(target) > 1:
+        if not are_classes(kind) and np.ndim(target) > 1:
             shapes.append(np.shape(target)[:-1])  # of probabilities of classes
         if np.shape(mask) not in shapes:
             raise ValueError(
@@ -73,7 +81,41 @@ def check(split, kind: str = "classes") -> int:
             )
         if np.size(mask) and not np.min(np.asarray(mask)) >= 0:
             raise ValueError("a mask is 1 where a target counts and 0 elsewhere")
-    return NONE if kind == "numbers" else largest(target, mask, kind)
+    return check_values(target, mask, kind)
+
+
+def check_values(target: ArrayLike, mask: ArrayLike | None, kind: str) -> int:
+    """What `check` does with the targets themselves, once their shapes fit."""
+    if are_classes(kind):
+        return largest(target, mask, kind)
+    _check_numbers(np.asarray(target), mask, kind)
+    return NONE
+
+
+def _check_numbers(target: np.ndarray, mask: ArrayLike | None, kind: str) -> None:
+    """Refuses what counts and is not finite, or no probability where it shall be."""
+    if target.dtype.kind in "OSUMm":
+        raise ValueError(f"targets are {target.dtype}, and no numbers")
+    if mask is not None:
+        target = target[np.asarray(mask) > 0]
+    if not target.size:
+        return
+    low, high = target.min(), target.max()  # of a NaN both are
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(
+            f"targets are from {low} to {high}; those that count must be finite"
+        )
+    if kind == "numbers":
+        return
+    if low < 0 or high > 1:
+        raise ValueError(f"{kind} are from 0 to 1, and the targets {low} to {high}")
+    if kind == "distributions":
+        totals = target.sum(-1, dtype=np.float64).ravel()
+        worst = totals[np.argmax(np.abs(totals - 1))]
+        if abs(worst - 1) > OFF_ONE:
+            raise ValueError(
+                f"probabilities of all classes add up to 1, not to {worst:.4g}"
+            )
 
 
 def largest(target: ArrayLike, mask: ArrayLike | None = None, kind="positions") -> int:

@@ -7,7 +7,8 @@ and belongs under jit. The measures of a whole data set
 
 Entropies are in nats. The predictive entropy splits into the expected entropy of a
 sample and the mutual information of prediction and sample, which is the samples'
-disagreement in nats (Gal 2016, section 3.3.1; "BALD", Houlsby et al. 2011).
+disagreement in nats (Gal 2016, section 3.3.1; "BALD", Houlsby et al. 2011). Of a
+prediction that is NaN all of them are NaN.
 """
 
 import jax
@@ -88,14 +89,15 @@ def mutual_information(log_p: Array) -> Array:
 def _weighted(log_p: Array, value: Array) -> Array:
     """p * value, and 0 where p is 0, whatever the value."""
     p = jnp.exp(log_p)
-    return jnp.where(p > 0, p * value, 0)
+    return jnp.where(p == 0, 0, p * value)
 
 
 def votes(log_p: Array) -> Array:
     """Fraction of samples whose most likely class is k, [S, B, K] -> [B, K]."""
     _check_samples(log_p)
-    classes = log_p.shape[-1]
-    return jnp.mean(jax.nn.one_hot(jnp.argmax(log_p, -1), classes), 0)
+    chosen = jax.nn.one_hot(jnp.argmax(log_p, -1), log_p.shape[-1])
+    unknown = jnp.any(jnp.isnan(log_p), -1, keepdims=True)
+    return jnp.mean(jnp.where(unknown, jnp.nan, chosen), 0)
 
 
 def disagreement(log_p: Array) -> Array:

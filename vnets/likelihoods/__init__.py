@@ -12,7 +12,14 @@ batch. A prediction of S draws is the mean of their distributions, so a test ave
 probabilities: see `draw`.
 """
 
-from vnets.likelihoods.base import Likelihood, Sums, counted, per_example
+from vnets.likelihoods.base import (
+    Likelihood,
+    Sums,
+    counted,
+    examples,
+    per_example,
+    require_sum,
+)
 from vnets.likelihoods.classes import BINS, Bernoulli, Categorical, Heads, of_class
 from vnets.likelihoods.gaussian import NORMAL_95, Gaussian, Grey, WithDeviation
 
@@ -28,6 +35,8 @@ __all__ = [
     "Sums",
     "WithDeviation",
     "counted",
+    "examples",
     "of_class",
     "per_example",
+    "require_sum",
 ]

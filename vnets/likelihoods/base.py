@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from vnets import targets
 from vnets.pytrees import pytree, static
 from vnets.types import Array, choose
 
@@ -50,7 +51,8 @@ def per_example(
       mask: 1 where a part counts and 0 where not, or its weight; of the same shape.
       parts: "mean" over them, and with a mask such that the mean over the batch, too,
         is that over all parts which count: an example has the share of those that are
-        its own. Or their "sum".
+        its own. Or their "sum", such that the mean over the batch is that over all
+        examples of which a part counts.
 
     Raises:
       ValueError: a mask of another shape.
@@ -64,13 +66,17 @@ def per_example(
                 f"{jnp.shape(mask)}"
             )
         mask = jnp.asarray(mask, values.dtype)
-        share = mask
-        if parts == "mean":
-            share = mask / jnp.maximum(jnp.mean(mask), jnp.finfo(values.dtype).tiny)
+        whole = jnp.mean(mask if parts == "mean" else examples(mask))
+        share = mask / jnp.maximum(whole, jnp.finfo(values.dtype).tiny)
         # What does not count may be infinite: 0 * inf must not reach the mean.
         values = jnp.where(mask > 0, values, 0) * share
     total = jnp.mean if parts == "mean" else jnp.sum
     return total(values, tuple(range(1, values.ndim)))
+
+
+def examples(mask: Array) -> Array:
+    """The weight of each example, [B, ...] -> [B]: the largest of its parts."""
+    return jnp.max(mask, tuple(range(1, mask.ndim)))
 
 
 def counted(target: Array, mask: Array | None) -> Array:
@@ -89,6 +95,7 @@ class Likelihood:
     Attributes:
       parts: an example of several parts (positions, pixels, outputs) has their "mean",
         and the n_train of a loss counts parts; or their "sum", and it counts examples.
+        Where there is a mask, those that count.
     """
 
     parts: Parts
@@ -129,6 +136,20 @@ class Likelihood:
         """
         each = -self.log_p(outputs, counted(target, mask))
         return per_example(each, mask, self.parts)
+
+    def total_nll(self, outputs: Any, target: Array, weights: Array) -> Array:
+        """-log p of all that counts, whatever `parts` is: what a curvature is of.
+
+        Args:
+          outputs: [B, ...].
+          target: [B, ...].
+          weights: 1 where a part counts, 0 where not, or its weight.
+
+        Returns:
+          Nats; scalar.
+        """
+        each = self.log_p(outputs, counted(target, weights))
+        return -jnp.sum(jnp.where(weights > 0, each, 0) * weights)
 
     def cost(self, outputs: Any, target: Array, mask: Array | None = None) -> Array:
         """What a loss has in the place of `nll`: the same, or smoothed."""
@@ -178,10 +199,21 @@ class Likelihood:
         """The metrics of predictions made of S draws of outputs, [S, B, ...].
 
         Raises:
-          ValueError: shapes that do not fit, or weights that are all 0.
+          ValueError: shapes that do not fit, targets that `targets.check` refuses or of
+            more classes than there are, or weights that are all 0.
         """
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(draws)]
+        if any(shape[1:2] != jnp.shape(target)[:1] for shape in shapes):
+            raise ValueError(
+                f"draws are [S, B, ...] of targets {jnp.shape(target)}, not {shapes}: "
+                "give outputs[None] of one draw"
+            )
         if weights is None:
             weights = jnp.ones(self.shape(target), jnp.float32)
+        _check_weights(self.shape(target), weights)
+        largest = targets.check_values(target, weights, self.kind)
+        if targets.are_classes(self.kind):
+            targets.check_range(largest, shapes[0][-1])
         return self._summed(draws, target, weights).compute()
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -194,19 +226,41 @@ class Likelihood:
 
     def total(self, nll: Array, weights: Array, read: Callable, **totals) -> Sums:
         """Sums with the nll of parts, over examples where their parts are summed."""
-        if jnp.shape(weights) != jnp.shape(nll):
-            raise ValueError(
-                f"targets {jnp.shape(nll)} need as many weights, not "
-                f"{jnp.shape(weights)}"
-            )
-        examples = jnp.max(weights, tuple(range(1, weights.ndim)))
+        _check_weights(jnp.shape(nll), weights)
         # Where log p is -inf off the target, 0 * inf must not reach the sum.
         counts = {
             "count": jnp.sum(weights),
-            "of_nll": jnp.sum(weights if self.parts == "mean" else examples),
+            "of_nll": jnp.sum(weights if self.parts == "mean" else examples(weights)),
             "nll": jnp.sum(jnp.where(weights > 0, nll, 0) * weights),
         }
         return Sums(counts | totals, read)
+
+
+def require_sum(likelihood: Likelihood, shape: tuple[int, ...]) -> None:
+    """Refuses the mean over the parts of an example where its bound is asked for.
+
+    What is of an example as a whole, such as the KL of its latent variables, goes with
+    the sum over its parts.
+
+    Args:
+      likelihood: of the parts.
+      shape: of these, [B, ...].
+
+    Raises:
+      ValueError: it takes their mean, and there are several.
+    """
+    if likelihood.parts == "mean" and math.prod(shape[1:]) > 1:
+        raise ValueError(
+            f"a bound on an example is of the sum over its {math.prod(shape[1:])} "
+            'parts: give the likelihood parts="sum"'
+        )
+
+
+def _check_weights(shape: tuple[int, ...], weights: Array) -> None:
+    if jnp.shape(weights) != shape:
+        raise ValueError(
+            f"targets {shape} need as many weights, not {jnp.shape(weights)}"
+        )
 
 
 def require_shape(name: str, values: Array, need: tuple[int, ...]) -> None:

@@ -60,7 +60,7 @@ class Categorical(Likelihood):
 
     @property
     def kind(self) -> str:
-        return "numbers" if self.soft else "positions"
+        return "distributions" if self.soft else "positions"
 
     def shape(self, target: Array) -> tuple[int, ...]:
         return jnp.shape(target)[:-1] if self.soft else jnp.shape(target)
@@ -118,7 +118,9 @@ class Categorical(Likelihood):
         if not self.soft:
             return of_class(log_p, target)
         require_shape("probabilities", target, jnp.shape(log_p))
-        return jnp.sum(jnp.where(target > 0, target * log_p, 0), -1)
+        # A class of probability 0 adds 0, and what is no probability makes a NaN.
+        each = jnp.where(target == 0, 0, target * log_p)
+        return jnp.sum(jnp.where(target >= 0, each, jnp.nan), -1)
 
     def _class(self, target: Array) -> Array:
         return jnp.argmax(target, -1) if self.soft else target
@@ -190,13 +192,17 @@ class Bernoulli(Likelihood):
     parts: Parts = "sum"
     outputs: ClassVar[int] = 1  # of a net, for each label or pixel
 
+    @property
+    def kind(self) -> str:
+        return "probabilities"
+
     def log_p(self, outputs: Array, target: Array) -> Array:
         require_shape("target", target, jnp.shape(outputs))
         yes = jnp.asarray(target, jnp.float32)
         # Of an impossible side that is not asked for, 0 * inf must not count.
         of_yes = jnp.where(yes > 0, yes * jax.nn.log_sigmoid(outputs), 0)
         of_no = jnp.where(yes < 1, (1 - yes) * jax.nn.log_sigmoid(-outputs), 0)
-        return of_yes + of_no
+        return jnp.where((yes >= 0) & (yes <= 1), of_yes + of_no, jnp.nan)
 
     def mean(self, outputs: Array) -> Array:
         return jax.nn.sigmoid(outputs)
@@ -221,6 +227,7 @@ class Bernoulli(Likelihood):
             return jnp.where(yes_for_no + no_for_yes > 0, -jnp.inf, log_p)
 
         log_p = lax.cond(jnp.any(sure), refuted, lambda log_p: log_p, log_p)
+        log_p = jnp.where(jnp.all((yes >= 0) & (yes <= 1), 0), log_p, jnp.nan)
         return log_p if self.parts == "sum" else log_p / len(yes)
 
     def averaged(self, draws: Array) -> Array:
