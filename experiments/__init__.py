@@ -1,1 +1,1 @@
-"""Experiments: one module per paper question, driven by the configs, run by `core`."""
+"""Experiments: `kinds` are trained, `studies` measure them, and `core` runs both."""

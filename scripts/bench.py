@@ -1,7 +1,8 @@
 """Measures training steps, draws and estimators, and writes a report.
 
     python scripts/bench.py [--rounds=30]
-        [--only=lenet5,vgg,resnet50,ensembles,forms,noise,lrt_layer,sparse_nets,small_files]
+        [--only=lenet5,vgg,resnet50,ensembles,forms,noise,lrt_layer,sparse_nets,
+               small_files,recurrent]
         [--quick] [--out=results/bench]
 
 Each benchmark runs in a process of its own, which gives its memory back. Writes

@@ -7,7 +7,7 @@ else is a function of these nodes:
     estimators   how a layer with such a weight is sampled
     priors       the KL of the weights
     likelihoods  the probability of a target, and metrics
-    loss         `neg_elbo` adds the two
+    loss         `neg_elbo`: the cost of the targets and the KL
     edits        changes before a test: mean_only, prune, permute_variance, ...
     layers, nets Flax modules; `layers.stochastic` converts a model of yours
     train, evaluate, data   training, tests and data sets
