@@ -177,6 +177,15 @@ def test_success_counts_only_what_was_right_before():
     assert jnp.isnan(attacks.success_rate(log_p, label, jnp.zeros(3, bool)))
 
 
+def test_what_is_no_number_was_neither_right_nor_attacked():
+    log_p = jnp.log(jnp.asarray([[0.9, 0.1], [jnp.nan, 0.1]], jnp.float32))
+    label = jnp.zeros(2, jnp.int32)
+    np.testing.assert_array_equal(attacks.is_right(log_p, label), [True, False])
+    first = jnp.asarray([True, False])
+    assert jnp.isnan(attacks.success_rate(log_p, label, ~first))
+    assert attacks.success_rate(log_p, label, first) == 0
+
+
 def predictor(posterior, draws):
     """An MLP of 12 inputs whose first layer is noisy, and its predictor."""
     model = nets.MLP(widths=(16,), classes=3, posteriors={"dense1": posterior})
@@ -240,6 +249,27 @@ def test_examples_are_attacked_one_by_one(images):
         return attacks.fgsm(log_p, x, label, 0.1, random.key(0))
 
     np.testing.assert_array_equal(attack(x, label)[::-2], attack(x[::-2], label[::-2]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epsilon": -0.1}, "epsilon is a number from 0 on, not -0.1"),
+        ({"epsilon": jnp.full(16, 0.1)}, "epsilon is a number"),
+        ({"step": jnp.nan}, "step is a number"),
+        ({"x": 255.0}, r"in \[0, 1\], not from 255"),
+    ],
+)
+def test_lengths_and_images_that_cannot_be_are_refused(changes, words, images):
+    x, label = images
+    given = {"epsilon": 0.1, "step": 0.1, **changes}
+    x = jnp.full_like(x, given.pop("x")) if "x" in given else x
+    log_p, key = predictor(nodes.point(), 1), random.key(0)
+    with pytest.raises(ValueError, match=words):
+        attacks.iterated(log_p, x, label, **given, updates=1, key=key)
+    if "step" not in changes:
+        with pytest.raises(ValueError, match=words):
+            attacks.fgsm(log_p, x, label, given["epsilon"], key)
 
 
 def test_no_updates_are_refused(images):

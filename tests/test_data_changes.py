@@ -1,5 +1,6 @@
 """Laws of the changed data sets: what is redrawn, what stays; a seed names the data."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -83,6 +84,45 @@ def test_noise_features_are_appended_to_all_splits(digits):
     assert changed.source.endswith("50 noise features, seed 0")
     with pytest.raises(data.DataError, match="at least 1"):
         data.with_noise_features(digits, 0, seed=0)
+
+
+CHANGES = {
+    "noise features": lambda d: data.with_noise_features(d, 5, seed=0),
+    "binary": data.with_binary_pixels,
+    "permuted": lambda d: data.with_permuted_pixels(d, 2),
+    "copies": lambda d: data.noisy_copies(d.train.inputs, 1, 0.1, shift=1),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_pixels_are_those_of_pictures(name, digits):
+    """Numbers from 0 to 1 would be black, and noise beside them enormous."""
+    train = data.Split(digits.train.inputs / 255, digits.train.target)
+    for other in (dataclasses.replace(digits, train=train), data.load("diabetes")):
+        with pytest.raises(data.DataError, match="pictures are uint8"):
+            CHANGES[name](other)
+
+
+def test_labels_are_redrawn_where_there_are_some():
+    with pytest.raises(data.DataError, match="no labels"):
+        data.with_random_labels(data.load("diabetes"), 0)
+
+
+def test_what_does_not_count_does_not_count_when_changed(digits):
+    mask = (np.arange(len(digits.train)) % 2).astype(np.float32)
+    soft = np.eye(10, dtype=np.float32)[digits.train.target]
+    masked = dataclasses.replace(digits.train, mask=mask)
+    held = dataclasses.replace(digits, train=masked)
+    for change in (
+        CHANGES["noise features"],
+        data.with_binary_pixels,
+        lambda d: data.with_random_labels(d, 0),
+    ):
+        np.testing.assert_array_equal(change(held).train.mask, mask)
+    held = dataclasses.replace(digits, train=data.Split(masked.inputs, soft, mask))
+    found = data.with_permuted_pixels(held, 2).train
+    np.testing.assert_array_equal(found.mask, np.tile(mask, 2))
+    np.testing.assert_array_equal(found.target, np.concatenate([soft, soft]))
 
 
 def test_binary_pixels_are_black_or_white(digits):

@@ -143,6 +143,12 @@ def test_a_convolutional_decoder_has_few_weights_and_is_a_small_file():
     assert np.ptp(wanted - y) < 0.2 * np.ptp(y)
 
 
+@pytest.mark.parametrize("shape", [(56, 56, 1), (14, 56, 1), (3136,), (28, 28, 3)])
+def test_an_encoder_of_pictures_takes_no_other_size(shape):
+    with pytest.raises(ValueError, match=r"\[B, 784\] or \[B, 28, 28, 1\]"):
+        ConvEncoder().init(random.key(0), jnp.zeros((1, *shape)))
+
+
 @pytest.mark.parametrize("make", [ConvEncoder, ConvDecoder])
 def test_halves_of_a_convolutional_autoencoder_refuse_what_they_cannot_be(make):
     for fields, message in (

@@ -43,12 +43,14 @@ def drawn(net, variables, x, draws=30, batch_size=BATCH, seed=1):
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.99])
-def test_statistics_of_all_inputs_are_theirs_whatever_the_momentum(momentum):
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_statistics_of_all_inputs_are_theirs_whatever_the_momentum(momentum, size):
     net, variables, x = normalized(momentum)
+    x = size * x
     found = drawn(net, variables, x, draws=2, batch_size=N)["batch_stats"]["norm"]
     for seen, own in (("mean", x.mean(0)), ("var", x.var(0))):
-        np.testing.assert_allclose(found[seen][0], own, rtol=2e-3, atol=2e-3)
-        np.testing.assert_allclose(found[seen][1], own, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(found[seen][0], own, rtol=1e-4)
+        np.testing.assert_allclose(found[seen][1], own, rtol=1e-4)
 
 
 def test_statistics_vary_as_those_of_batches_without_repetition():

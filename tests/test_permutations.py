@@ -104,6 +104,13 @@ def test_orders_name_the_old_number_of_each_new_unit():
     np.testing.assert_array_equal(found["dense1"], order)
 
 
+@pytest.mark.parametrize("order", [[0, 0, *range(2, 9)], [0, 1], [*range(8), 9]])
+def test_an_order_has_each_unit_once(order):
+    model, params, _ = made("mlp")
+    with pytest.raises(ValueError, match="each number from 0 to 8 once"):
+        permutations.reordered(params, model.plan, {"dense1": jnp.asarray(order)})
+
+
 def test_units_that_cannot_change_places_are_refused():
     model, params, _ = made("mlp")
     with pytest.raises(ValueError, match=r"dense3.*choose from.*dense1.*dense2"):
@@ -117,3 +124,9 @@ def test_units_that_cannot_change_places_are_refused():
     noisy = scaled.init(random.key(0), jnp.ones((1, 4, 4, 1)))["params"]
     with pytest.raises(ValueError, match=r"dense2/kernel.*another order"):
         shuffled(noisy, scaled.plan, random.key(0))
+    square = nets.MLP(widths=(4, 4), classes=4)
+    params = square.init(random.key(0), jnp.ones((1, 4)))["params"]
+    eye = jnp.eye(4)
+    params["dense1"]["kernel"] = nodes.MatrixNormal(eye, eye, eye, "dense1")
+    with pytest.raises(ValueError, match=r"MatrixNormal.*another order"):
+        shuffled(params, square.plan, random.key(0))

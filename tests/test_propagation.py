@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from claims import every
 from flax import linen as nn
 from jax import lax, random
 
-from vnets import evaluate, moments, ops, plan, propagation
+from vnets import evaluate, moments, nodes, ops, plan, propagation
 from vnets.data import Split
 from vnets.layers import TRAIN
 from vnets.moments import Moments
@@ -271,6 +272,61 @@ def test_expected_softmax_is_near_monte_carlo(scale, error):
         np.sqrt(np.mean(np.square(q - expected))) for q in (p, jax.nn.softmax(mean))
     )
     assert gap < min(error, 0.6 * plain)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 10])
+@pytest.mark.parametrize("size", [0.1, 10.0])
+def test_expected_softmax_and_points_have_finite_gradients(rank, size):
+    """Of any covariance: eigenvalues that are equal, or 0, are no trouble."""
+    mean, factor = random.normal(random.key(0), (16, 10)), jnp.eye(10)[:, :rank]
+    drawn = random.normal(random.key(1), (16, 10, rank))
+    for a in (jnp.broadcast_to(factor, (16, 10, rank)), drawn):
+        cov = jnp.square(size) * a @ jnp.swapaxes(a, 1, 2)
+        for function in (moments.log_expected_softmax, moments.points):
+            slopes = jax.grad(
+                lambda m, c, f=function: jnp.sum(jnp.square(jnp.tanh(f(m, c)))), (0, 1)
+            )(mean, cov)
+            assert every(np.all(np.isfinite(slope)) for slope in slopes)
+
+
+def test_the_gradient_of_the_expected_softmax_is_its_slope():
+    mean, cov, _ = noisy_logits(1.0)
+    mean, cov = mean[:5], cov[:5] + jnp.eye(10)[None]  # far from where a root is steep
+    step = random.normal(random.key(2), cov.shape)
+    step = 1e-2 * (step + jnp.swapaxes(step, 1, 2))
+
+    def shifted(t):
+        found = moments.log_expected_softmax(mean, cov + t * step)
+        return jnp.sum(found[:, 0] - found[:, 1])
+
+    slope = (shifted(1.0) - shifted(-1.0)) / 2
+    assert float(jax.grad(shifted)(0.0)) == pytest.approx(float(slope), rel=2e-2)
+
+
+def test_weights_that_vary_together_are_refused():
+    model = MLP(widths=(), classes=3)
+    params = model.init(random.key(0), jnp.zeros((1, 4)))["params"]
+    mean = params["dense1"]["kernel"].mean
+    together = nodes.Correlated(mean, jnp.ones_like(mean), jnp.ones((2, *mean.shape)))
+    for place in ("kernel", "bias"):
+        of = mean if place == "kernel" else params["dense1"]["bias"]
+        node = nodes.Correlated(of, jnp.ones_like(of), jnp.ones((2, *of.shape)))
+        given = {"dense1": {**params["dense1"], place: node}}
+        with pytest.raises(ValueError, match="not of a Correlated"):
+            propagation.moments(model, {"params": given}, jnp.ones((1, 4)))
+    with pytest.raises(ValueError, match="vary independently"):
+        moments.linear(ops.DENSE, together, Moments(jnp.ones((1, 4))))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_constants_of_other_channels_are_refused(channels):
+    """They would make three channels of one."""
+    steps = (plan.Standardize((0.1, 0.2, 0.3), (1.0,)), plan.Dense("dense1", 2))
+    model, x = Chain(steps), jnp.ones((1, 2, 2, channels))
+    with pytest.raises(ValueError, match=f"does not fit {channels} channels"):
+        model.init(random.key(0), x)
+    with pytest.raises(ValueError, match=f"does not fit {channels} channels"):
+        propagation.Layers({}).run(steps[:1], Moments(x))
 
 
 def test_expected_softmax_is_right_to_first_order_in_the_covariance():

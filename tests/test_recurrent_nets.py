@@ -14,7 +14,7 @@ from experiments import core
 from experiments.config_files import ConfigError
 from experiments.kinds import language, text
 from vnets import compact, data, edits, tree
-from vnets.layers import GRU, LSTM, Embed
+from vnets.layers import GRU, LSTM, TRAIN, Embed
 from vnets.layers.recurrent import CARRY
 from vnets.loss import ModelState
 from vnets.nets import RecurrentNet
@@ -225,6 +225,21 @@ def test_an_epoch_begins_with_a_state_of_zero_and_a_test_has_its_own():
 def short_text():
     loaded = data.load("automaton")
     return loaded.test.inputs[:2500], loaded.test.target[:2500]
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("per", [None, "in"])
+def test_a_token_outside_the_vocabulary_makes_logits_that_are_no_numbers(per, every):
+    """Not those of the last word, whose index it would be, or of padding."""
+    noisy = {} if per is None else {"embed": group_normal_jeffreys(axis=per)}
+    net = RecurrentNet(3, vocabulary=5, every=every, posteriors=noisy)
+    rngs = {"params": random.key(0), "noise": random.key(1)}
+    for token in (-1, 5):
+        tokens = jnp.asarray([[1, 2, token], [1, 2, 4]])
+        params = net.init(rngs, tokens)
+        logits = net.apply(params, tokens, mode=TRAIN, rngs={"noise": random.key(2)})
+        known = np.isfinite(logits).reshape(2, -1).all(1)
+        assert known.tolist() == [False, True], token
 
 
 def test_what_does_not_fit_is_refused():

@@ -104,6 +104,17 @@ def test_cycles_begin_again_and_noise_comes_late():
     np.testing.assert_array_equal(heats, [0.0] * 20 + [2.0] * 5)
 
 
+def test_what_is_left_over_by_cycles_is_the_end_of_the_last():
+    """No peak for a last update, nor silence where a sampler was to be warm."""
+    rate, heat = samplers.cyclical(0.1, 1000, 3), samplers.late(1.0, 1000, 3)
+    assert float(rate(998)) < 1e-5
+    assert float(rate(999)) == pytest.approx(0, abs=1e-8)
+    assert float(heat(999)) == 1
+    assert float(samplers.triangular(0.5, 0.1, 10, 3)(9)) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="of 2 updates of a cycle none is after"):
+        samplers.late(1.0, 10, 4)
+
+
 def test_a_triangle_is_low_at_the_ends_of_its_cycles():
     rate = samplers.triangular(0.5, 0.1, 40, 4)
     rates = np.asarray([rate(step) for step in range(40)]).reshape(4, 10)

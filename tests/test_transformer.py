@@ -169,6 +169,17 @@ def test_positions_of_a_test_are_those_of_training():
         core.build(config)
 
 
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("token", [-1, 5])
+def test_a_token_outside_the_vocabulary_makes_logits_that_are_no_numbers(token, every):
+    """Not those of the last token, or of padding."""
+    net = TextTransformer(3, 5, width=8, heads=2, hidden=8, blocks=1, every=every)
+    tokens = jnp.asarray([[1, 2, token], [1, 2, 4]])
+    params = net.init(random.key(0), tokens)
+    known = np.isfinite(net.apply(params, tokens)).reshape(2, -1).all(1)
+    assert known.tolist() == [False, True]
+
+
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="6 features are no multiple of 4 heads"):
         transformer(2, WORDS, 6, 4)

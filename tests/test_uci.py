@@ -103,6 +103,8 @@ def test_a_table_is_parted_again():
     for split in (first, second):
         both = np.concatenate([split.train.target, split.test.target])
         np.testing.assert_array_equal(np.sort(both), np.sort(everything))
+    parted = uci.repeat(data.load("diabetes", validation=42), 3).split(0)
+    assert len(parted.train) + len(parted.test) == len(everything)
     with pytest.raises(data.DataError, match="numbers to predict"):
         uci.repeat(data.load("breast_cancer"), 3)
     with pytest.raises(data.DataError, match="once at least"):

@@ -18,7 +18,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from vnets import renamed
 from vnets.likelihoods import of_class
@@ -102,7 +104,12 @@ def fgsm(
 
     Returns:
       Images [B, ...].
+
+    Raises:
+      ValueError: an epsilon that is not one number from 0 on, or pixels outside [0, 1].
     """
+    _check_lengths(epsilon=epsilon)
+    _check_pixels(x)
     return jnp.clip(x + epsilon * gradient_sign(log_p, x, label, key, loss), 0.0, 1.0)
 
 
@@ -136,10 +143,13 @@ def iterated(
       loss: what is ascended, (draws [S, B, K], label [B]) -> [B].
 
     Raises:
-      ValueError: less than one update.
+      ValueError: less than one update, an epsilon or a step that is not one number from
+        0 on, or pixels outside [0, 1].
     """
     if updates < 1:
         raise ValueError(f"updates must be at least 1, not {updates}")
+    _check_lengths(epsilon=epsilon, step=step)
+    _check_pixels(x)
     judge = judge or log_p
     low, high = jnp.maximum(x - epsilon, 0.0), jnp.minimum(x + epsilon, 1.0)
 
@@ -157,9 +167,35 @@ def iterated(
     return Attacked(image, jnp.concatenate([first[None], rest]))
 
 
+def _check_lengths(**values: float | Array) -> None:
+    """Refuses what is not one number from 0 on; what is traced may be below it."""
+    for name, value in values.items():
+        known = not isinstance(value, Tracer)
+        if jnp.shape(value) or (known and not float(value) >= 0):
+            raise ValueError(f"{name} is a number from 0 on, not {value}")
+
+
+def _check_pixels(x: Array) -> None:
+    """Refuses images that would be cut off, where they are known."""
+    if isinstance(x, Tracer) or not np.size(x):
+        return
+    known = np.asarray(x)  # NumPy's, which is not traced inside jit
+    low, high = known.min(), known.max()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images are in [0, 1], not from {low:g} to {high:g}")
+
+
 def is_right(log_p: Array, label: Array) -> Array:
-    """Whether the label is the most probable class, [..., B, K] -> [..., B]."""
-    return jnp.argmax(log_p, -1) == _for_each("label", label, log_p)
+    """Whether the label is the most probable class, [..., B, K] -> [..., B].
+
+    A prediction that is NaN is not.
+    """
+    right = jnp.argmax(log_p, -1) == _for_each("label", label, log_p)
+    return right & ~_unknown(log_p)
+
+
+def _unknown(log_p: Array) -> Array:
+    return jnp.any(jnp.isnan(log_p), -1)
 
 
 def _for_each(name: str, values: Array, log_p: Array) -> Array:
@@ -187,10 +223,11 @@ def success_rate(log_p: Array, label: Array, counted: Array) -> Array:
         rate above zero without any attack, which belongs beside the attack's.
 
     Returns:
-      Rates in [0, 1]; NaN if nothing counts.
+      Rates in [0, 1]; NaN if nothing counts, or a prediction that does is NaN.
     """
-    wrong = ~is_right(log_p, label) & _for_each("counted", counted, log_p)
-    return jnp.sum(wrong, -1) / jnp.sum(counted)
+    those = _for_each("counted", counted, log_p)
+    rate = jnp.sum(~is_right(log_p, label) & those, -1) / jnp.sum(counted)
+    return jnp.where(jnp.any(_unknown(log_p) & those, -1), jnp.nan, rate)
 
 
 __getattr__ = renamed.getter("vnets.attacks")

@@ -33,7 +33,8 @@ from vnets.types import Array, Moment
 
 FARTHEST = 20.0  # standard deviations; the normal density is 0 in float32 beyond 15
 SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "abs": -1.0}  # below zero; above it is 1
-JITTER = 1e-6  # of a covariance that is to have a Cholesky factor
+# Of a covariance that is to have a Cholesky factor; of its largest entry.
+JITTER, RELATIVE = 1e-6, 4e-6
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(24)  # for the smooth activations
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -59,9 +60,14 @@ def linear(op, q: Posterior, h: Moments) -> Moments:
 
     Args:
       op: of `vnets.ops`.
-      q: any node; only its moments count, so its noise may be of any family.
+      q: a node of independent weights; only its moments count, so its noise may be of
+        any family.
       h: the inputs.
+
+    Raises:
+      ValueError: weights that vary together.
     """
+    require_independent(q)
     if isinstance(q, Scaled):
         if q.axis == "in":
             return linear(op, q.weight, scaled(h, q.scale))
@@ -71,6 +77,19 @@ def linear(op, q: Posterior, h: Moments) -> Moments:
         return op.lower(op.apply(op.lift(x), w))
 
     return _product(apply, h, q.moments())
+
+
+def require_independent(q: Posterior) -> None:
+    """Refuses weights that vary together: their moments do not say how sums vary.
+
+    Raises:
+      ValueError: a `Correlated` or a `MatrixNormal`.
+    """
+    if q.bare.noise == "correlated":
+        raise ValueError(
+            f"moments are of weights that vary independently, not of a "
+            f"{type(q.bare).__name__}: draw samples (`edits.draw`)"
+        )
 
 
 def scaled(h: Moments, scale: Posterior) -> Moments:
@@ -219,12 +238,38 @@ def log_expected_softmax(mean: Array, cov: Moment) -> Array:
     classes = mean.shape[-1]
     for axis in (-1, -2):
         cov = cov - jnp.mean(cov, axis=axis, keepdims=True)
-    values, vectors = jnp.linalg.eigh(cov)
-    std = jnp.sqrt(jnp.maximum(values, 0))
-    root = (vectors * std[:, None, :]) @ jnp.swapaxes(vectors, -1, -2)  # rows: points
+    root = _root(cov)  # its rows are points
     shift = math.sqrt(classes) * jnp.concatenate([root, -root], axis=1)
     log_p = jax.nn.log_softmax(mean[:, None, :] + shift)
     return jax.nn.logsumexp(log_p, axis=1) - math.log(2 * classes)
+
+
+@jax.custom_jvp
+def _root(cov: Array) -> Array:
+    """The symmetric root of covariances [B, K, K]."""
+    std, vectors = _spectrum(cov)
+    return (vectors * std[:, None, :]) @ jnp.swapaxes(vectors, -1, -2)
+
+
+@_root.defjvp
+def _root_slope(primals, tangents):
+    """R dR + dR R = dC, solved among the eigenvectors: whichever span an eigenspace,
+    and without what R and dC have neither of, such as along what all logits share."""
+    (cov,), (change,) = primals, tangents
+    std, vectors = _spectrum(cov)
+    across = jnp.swapaxes(vectors, -1, -2)
+    sums = std[:, :, None] + std[:, None, :]
+    most = jnp.max(sums, (-2, -1), keepdims=True)
+    there = sums > jnp.finfo(cov.dtype).eps ** 0.5 * most
+    slope = jnp.where(there, across @ change @ vectors / jnp.where(there, sums, 1), 0)
+    root = (vectors * std[:, None, :]) @ across
+    return root, vectors @ slope @ across
+
+
+def _spectrum(cov: Array) -> tuple[Array, Array]:
+    """Roots of the eigenvalues, and the eigenvectors in columns."""
+    values, vectors = jnp.linalg.eigh(cov)
+    return jnp.sqrt(jnp.maximum(values, 0)), vectors
 
 
 def points(mean: Array, cov: Moment) -> Array:
@@ -239,7 +284,9 @@ def points(mean: Array, cov: Moment) -> Array:
     if cov is None:
         return mean[None]
     classes = mean.shape[-1]
-    held = cov + JITTER * jnp.eye(classes, dtype=cov.dtype)[None]
+    size = jnp.max(diagonal(lax.stop_gradient(cov)), -1)[:, None, None]
+    jitter = jnp.maximum(JITTER, RELATIVE * size)
+    held = cov + jitter * jnp.eye(classes, dtype=cov.dtype)[None]
     columns = math.sqrt(classes) * jnp.moveaxis(jnp.linalg.cholesky(held), -1, 0)
     return mean[None] + jnp.concatenate([columns, -columns])
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax import random
 
 from vnets import tree
+from vnets.nodes import is_posterior
 from vnets.plan import Norm, Plan, every, pairs
 from vnets.rng import stream
 from vnets.types import Array, Key, Params, choose
@@ -35,12 +36,18 @@ def reordered(params: Params, plan: Plan, orders: Mapping[str, np.ndarray]) -> P
       orders: by layer, [O]: the old number of each new unit.
 
     Raises:
-      ValueError: a layer whose units are read elsewhere, or are outputs; batch
-        normalization; a node whose numbers are neither of a weight each nor shared.
+      ValueError: a layer whose units are read elsewhere, or are outputs; an order that
+        does not name each of its units once; batch normalization; a node whose numbers
+        are neither of a weight each nor shared.
     """
-    readers = _readers(plan)
-    for name in orders:
+    readers, units = _readers(plan), _units(params, plan)
+    for name, order in orders.items():
         choose("layer of units with an order", name, readers)
+        if not np.array_equal(np.sort(order), np.arange(units[name])):
+            raise ValueError(
+                f"an order of {name!r} has each number from 0 to {units[name] - 1} "
+                f"once, not {np.asarray(order).tolist()}"
+            )
     inputs = {readers[name]: order for name, order in orders.items()}
 
     def visit(place: tree.Place, leaf):
@@ -132,9 +139,11 @@ def _taken(place: tree.Place, leaf, order: np.ndarray, axis: int):
     places = np.arange(shape[axis] // units) * units
     index = (places[:, None] + order[None]).ravel()
 
+    together = is_posterior(leaf) and leaf.bare.noise == "correlated"
+
     def of_array(a: Array) -> Array:
         shared = a.ndim == 0 or (a.ndim == len(shape) and a.shape[axis] == 1)
-        if not shared and a.shape != shape:
+        if together or (not shared and a.shape != shape):
             raise ValueError(
                 f"{place.leaf!r}, a {type(leaf).__name__}, has numbers of shape "
                 f"{list(a.shape)} for weights of {list(shape)}: these units cannot be "

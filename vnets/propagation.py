@@ -37,6 +37,7 @@ from vnets.moments import (
     max_pool,
     over_units,
     points,
+    require_independent,
     scaled,
     with_diagonal,
 )
@@ -74,7 +75,8 @@ def moments(model, variables: dict, x: Array) -> Logits:
 
     Raises:
       TypeError: a model without a plan.
-      ValueError: a plan whose last step is not a dense layer.
+      ValueError: a plan whose last step is not a dense layer, or weights that vary
+        together.
     """
     plan = getattr(model, "plan", None)
     if plan is None:
@@ -232,6 +234,7 @@ class Layers:
             case steps.DepthToSpace():
                 return jax.tree.map(lambda m: depth_to_space(m, step), h)
             case steps.Standardize():
+                steps.shape_after(step, h.mean.shape[1:])
                 center, std = (
                     over_units(jnp.asarray(values, h.mean.dtype), h.mean)
                     for values in (step.mean, step.std)
@@ -254,7 +257,10 @@ class Layers:
         bias = self.variables["params"].get(name, {}).get("bias")
         if bias is None:
             return h
-        mean, var = bias.moments() if is_posterior(bias) else (bias, None)
+        mean, var = bias, None
+        if is_posterior(bias):
+            require_independent(bias)
+            mean, var = bias.moments()
         if mean is not None:
             h = Moments(h.mean + over_units(mean, h.mean), h.var)
         if var is None:

@@ -174,13 +174,19 @@ def late(
       begin: the fraction of a cycle that is gradient descent, without noise.
 
     Raises:
-      ValueError: as in `cyclical`, or a fraction outside of [0, 1].
+      ValueError: as in `cyclical`, a fraction outside of [0, 1], or cycles that are too
+        short for an update after it.
     """
     within = _cycle(steps, cycles)
     if not (0 <= begin <= 1 and temperature >= 0):
         raise ValueError(
             "begin is in [0, 1] and a temperature at least 0, not "
             f"{begin} and {temperature}"
+        )
+    last = (steps // cycles - 1) / (steps // cycles)
+    if last < begin < 1:
+        raise ValueError(
+            f"of {steps // cycles} updates of a cycle none is after {begin} of them"
         )
     return lambda step: jnp.where(within(step) < begin, 0.0, temperature)
 
@@ -190,7 +196,14 @@ def _cycle(steps: int, cycles: int) -> Callable[[Any], Array]:
     if not 1 <= cycles <= steps:
         raise ValueError(f"{steps} updates are not {cycles} cycles of one or more")
     length = steps // cycles
-    return lambda step: jnp.mod(jnp.asarray(step, jnp.float32), length) / length
+
+    def within(step) -> Array:
+        count = jnp.asarray(step, jnp.float32)
+        # What is left over by whole cycles is the end of the last.
+        inside = jnp.mod(count, length) / length
+        return jnp.where(count < length * cycles, inside, 1.0)
+
+    return within
 
 
 def _at_rest(params) -> dict:

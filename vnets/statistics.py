@@ -19,7 +19,7 @@ from jax import lax, random
 from vnets.layers import TRAIN, Mode, checked
 from vnets.rng import stream
 from vnets.targets import rows
-from vnets.types import Key
+from vnets.types import Array, Key
 
 SEEN = "batch_stats"  # the collection
 
@@ -66,10 +66,9 @@ def of_batches(
         )
     mode = dataclasses.replace(mode, norm="batch")
 
-    def after(start: float, x, key: Key) -> Any:
-        """The running statistics after one batch, which began as a number."""
-        held = jax.tree.map(lambda a: jnp.full_like(a, start), variables[SEEN])
-        given = {**variables, SEEN: held}
+    def after(start: Any, x, key: Key) -> Any:
+        """The running statistics after one batch, from where they began."""
+        given = {**variables, SEEN: start}
         noise = {"noise": key}
         _, new = model.apply(given, x, mode=mode, rngs=noise, mutable=[SEEN])
         return new[SEEN]
@@ -78,11 +77,20 @@ def of_batches(
         own = stream(key, "batch", number)
         chosen = random.choice(own, n, (batch_size,), replace=False)
         x = jax.tree.map(lambda a: jnp.asarray(a)[chosen], inputs)
-        # They move from s to m s + (1 - m) b: from 0 and from 1, whatever m is.
-        low, high = (after(start, x, stream(own, "noise")) for start in (0.0, 1.0))
-        return jax.tree.map(lambda a, b: a / (1 - (b - a)), low, high)
+        # They move from s to m s + (1 - m) b: from 0 to first, and from there to
+        # (1 + m) first, whatever m is and of whatever size b.
+        noise = stream(own, "noise")
+        first = after(jax.tree.map(jnp.zeros_like, variables[SEEN]), x, noise)
+        second = after(first, x, noise)
+        return jax.tree.map(_settled, first, second)
 
     seen = lax.map(of_batch, jnp.arange(draws, dtype=jnp.int32))
     rest = {name: one for name, one in variables.items() if name != SEEN}
     rest = jax.tree.map(lambda a: jnp.broadcast_to(a, (draws, *jnp.shape(a))), rest)
     return {**rest, SEEN: seen}
+
+
+def _settled(first: Array, second: Array) -> Array:
+    """b, of (1 - m) b and (1 + m) (1 - m) b."""
+    moved = jnp.where(first == 0, 1, first)
+    return first / (2 - jnp.where(first == 0, 1, second / moved))

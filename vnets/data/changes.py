@@ -12,6 +12,7 @@ import numpy as np
 
 from vnets.data.splits import stratified
 from vnets.data.types import DataError, Dataset, Split, split_sum
+from vnets.types import brief
 
 SUBSET_SEED = 74  # which images are kept, and never to change
 PIXEL_MAX = 255
@@ -41,10 +42,16 @@ def with_random_labels(dataset: Dataset, seed: int) -> Dataset:
     Args:
       dataset: its validation and test labels stay true.
       seed: of the draws. The authors' code takes 74632 (with another generator).
+
+    Raises:
+      DataError: no classes, one for each example.
     """
-    bits = np.random.PCG64(seed).random_raw(len(dataset.train))
+    train = dataset.train
+    if not dataset.classes or np.shape(train.target) != (len(train),):
+        raise DataError(f"{dataset.name} has no labels, one for each example")
+    bits = np.random.PCG64(seed).random_raw(len(train))
     label = (bits % dataset.classes).astype(np.int32)
-    changed = {"train": Split(dataset.train.inputs, label)}
+    changed = {"train": dataclasses.replace(train, target=label)}
     return _changed(dataset, changed, f"training labels redrawn, seed {seed}")
 
 
@@ -60,8 +67,9 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
       seed: of the draws.
 
     Raises:
-      DataError: less than one feature.
+      DataError: less than one feature, or what are no pictures.
     """
+    _check_pictures(dataset.train.inputs)
     if features < 1:
         raise DataError(f"noise_features must be at least 1, not {features}")
 
@@ -70,7 +78,7 @@ def with_noise_features(dataset: Dataset, features: int, seed: int) -> Dataset:
         noise = np.rint(PIXEL_MAX * (0.5 + NOISE_STD * drawn)).clip(0, PIXEL_MAX)
         pixels = split.inputs.reshape(len(split), -1)
         both = np.concatenate([pixels, noise.astype(np.uint8)], axis=1)
-        return Split(both[:, None, :, None], split.target)
+        return dataclasses.replace(split, inputs=both[:, None, :, None])
 
     changed = {
         name: widened(split, number)
@@ -103,8 +111,11 @@ def noisy_copies(
       uint8 [N (1 + C), ...]; the first N are the images.
 
     Raises:
-      DataError: copies below 0, or such that are neither moved nor noisy.
+      DataError: copies below 0, or such that are neither moved nor noisy; images that
+        are not uint8, or not [N, H, W, C] where they move.
     """
+    if images.dtype != np.uint8 or (shift and images.ndim != 4):
+        _check_pictures(images)
     if min(copies, deviation, shift) < 0 or (copies and not (deviation or shift)):
         raise DataError(
             "copies are 0, or some with a deviation or a shift above 0, not "
@@ -139,11 +150,15 @@ def with_binary_pixels(dataset: Dataset) -> Dataset:
 
     A density of such pixels is one of what was seen; a Bernoulli density of grey ones
     is none.
+
+    Raises:
+      DataError: what are no pictures.
     """
+    _check_pictures(dataset.train.inputs)
 
     def binary(split: Split) -> Split:
         white = split.inputs > PIXEL_MAX / 2
-        return Split(PIXEL_MAX * white.astype(np.uint8), split.target)
+        return dataclasses.replace(split, inputs=PIXEL_MAX * white.astype(np.uint8))
 
     splits = {name: binary(split) for name, split in _splits(dataset).items()}
     return _changed(dataset, splits, "pixels black or white")
@@ -166,7 +181,8 @@ def with_standard_columns(dataset: Dataset) -> Dataset:
     scale = np.where(still, 0.0, 1 / np.where(still, 1.0, std))
 
     def standard(split: Split) -> Split:
-        return Split(((split.inputs - mean) * scale).astype(np.float32), split.target)
+        inputs = ((split.inputs - mean) * scale).astype(np.float32)
+        return dataclasses.replace(split, inputs=inputs)
 
     splits = {name: standard(split) for name, split in _splits(dataset).items()}
     return _changed(dataset, splits, "columns standardized")
@@ -184,8 +200,9 @@ def with_permuted_pixels(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset
       seed: of the orders.
 
     Raises:
-      DataError: less than one task.
+      DataError: less than one task, or what are no pictures.
     """
+    _check_pictures(dataset.train.inputs)
     if tasks < 1:
         raise DataError(f"tasks must be at least 1, not {tasks}")
     pixels = math.prod(dataset.train.shape)
@@ -198,7 +215,11 @@ def with_permuted_pixels(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset
         flat = split.inputs.reshape(len(split), -1)
         all_ = np.concatenate([flat, *(flat[:, order] for order in orders)])
         inputs = all_.reshape(-1, *split.shape)
-        return Split(inputs, np.tile(split.target, tasks))
+        rest = (
+            None if part is None else np.concatenate([part] * tasks)
+            for part in (split.target, split.mask)
+        )
+        return Split(inputs, *rest)
 
     splits = {name: repeated(split) for name, split in _splits(dataset).items()}
     return _changed(dataset, splits, f"{tasks} orders of the pixels, seed {seed}")
@@ -236,6 +257,12 @@ def with_split_classes(dataset: Dataset, tasks: int) -> Dataset:
 
 def _of_tasks(split: Split, classes: int, tasks: int) -> list[np.ndarray]:
     return [np.flatnonzero(split.target // classes == task) for task in range(tasks)]
+
+
+def _check_pictures(images) -> None:
+    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4:
+        told = brief(images)
+        raise DataError(f"pictures are uint8 [N, H, W, C], not {told}")
 
 
 def _splits(dataset: Dataset) -> dict[str, Split]:

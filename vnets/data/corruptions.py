@@ -11,7 +11,8 @@ units of the greatest pixel value and for a strength s of 0 to 5,
     blur        a Gaussian window of 0.3 + 0.15 s pixels' deviation, edges mirrored
 
 rounded and clipped. Strength 0 changes nothing. Draws are made of raw bits, the same in
-every version of NumPy, so a seed and a picture's number name them.
+every version of NumPy, so a seed and the number of pictures name them: corrupt a set
+as a whole, for a part of it has other draws.
 """
 
 from collections.abc import Callable

@@ -192,7 +192,9 @@ def repeat(dataset: Dataset, splits: int) -> Repeated:
     Raises:
       DataError: no such table, or no split.
     """
-    sides = (dataset.train, dataset.test)
+    sides = [dataset.train, dataset.test]
+    if dataset.validation is not None:
+        sides.insert(1, dataset.validation)
     if dataset.classes or splits < 1 or getattr(sides[0].inputs, "ndim", 0) != 2:
         raise DataError(
             f"{dataset.name}: only a table with numbers to predict is parted again, "

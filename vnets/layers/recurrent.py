@@ -37,6 +37,14 @@ def normal_rows(key: Key, shape: tuple[int, ...]) -> Array:
     return 0.1 * random.normal(key, shape, jnp.float32)
 
 
+def outside(tokens: Array, vocabulary: int) -> Array:
+    """Tokens with those below 0 beyond the vocabulary, where a row is NaN.
+
+    As an index -1 would be the last row.
+    """
+    return jnp.where(tokens < 0, vocabulary, tokens)
+
+
 class Embed(nn.Module):
     """A row of the kernel for each token, [B, T] int -> [B, T, features].
 
@@ -64,10 +72,12 @@ class Embed(nn.Module):
         q = kernel(self, self.posterior, (self.vocabulary, self.features))
         key = vectors.noise_key(self) if is_noisy(q) else None
         weight, on_words, on_features = drawn(q, key, len(tokens))
+        tokens = outside(tokens, self.vocabulary)
         rows = jnp.take(weight, tokens, axis=0, mode="fill", fill_value=jnp.nan)
         if on_words is not None:
             each = jnp.broadcast_to(on_words, (len(tokens), self.vocabulary))
-            rows = rows * jnp.take_along_axis(each, tokens, 1)[..., None]
+            own = jnp.take_along_axis(each, tokens, 1, mode="fill", fill_value=jnp.nan)
+            rows = rows * own[..., None]
         if on_features is not None:
             rows = rows * on_features[:, None]
         return rows.astype(mode.precision)

@@ -1,5 +1,6 @@
 """The two halves of a convolutional autoencoder."""
 
+from vnets.layers import TEST, Mode
 from vnets.nets.net import Net
 from vnets.plan import (
     Activation,
@@ -10,7 +11,7 @@ from vnets.plan import (
     check_counts,
 )
 from vnets.pooling import ACTIVATIONS
-from vnets.types import choose
+from vnets.types import Array, choose
 
 KERNEL, STRIDES = (3, 3), (2, 2)
 SHRINKS = 4  # by which two strides of 2 divide height and width
@@ -23,7 +24,8 @@ class ConvEncoder(Net):
 
     Raises:
       ValueError: an activation that does not exist, sizes or widths that are no pairs,
-        a size that 4 does not divide, or classes below 1.
+        a size that 4 does not divide, or classes below 1; when called, pictures of
+        another size.
 
     Attributes:
       size: H, W.
@@ -48,6 +50,15 @@ class ConvEncoder(Net):
             conv = Conv(f"conv{number}", maps, KERNEL, STRIDES)
             steps += [conv, Activation(self.activation)]
         return (*steps, Flatten(), Dense("dense1", self.classes))
+
+    def __call__(self, x: Array, mode: Mode = TEST) -> Array:
+        height, width = self.size
+        if x.shape[1:] not in ((height * width,), (height, width, 1)):
+            raise ValueError(
+                f"pictures are [B, {height * width}] or [B, {height}, {width}, 1], not "
+                f"{list(x.shape)}"
+            )
+        return super().__call__(x, mode)
 
 
 class ConvDecoder(Net):

@@ -131,6 +131,7 @@ def _run(net: Net, plan: steps.Plan, x: Array, mask: Array | None, mode: Mode) -
         elif isinstance(step, steps.LayerNorm):
             x = layer_norm(step.name, mode, step.epsilon)(x)
         elif isinstance(step, steps.Standardize):
+            steps.shape_after(step, x.shape[1:])  # or it would make channels
             x = (x - _channels(step.mean, x)) / _channels(step.std, x)
         elif isinstance(step, steps.Flatten):
             x = x.reshape(x.shape[0], math.prod(x.shape[1:]))

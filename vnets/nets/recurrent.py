@@ -88,7 +88,7 @@ class RecurrentNet(nn.Module):
     def __call__(self, x: Array, mode: Mode = TEST) -> Array:
         mask = None
         if self.vocabulary:
-            mask = None if self.every else x > 0
+            mask = None if self.every else x != 0  # one below 0 is no padding
             rows = self.posteriors.get("embed", point(normal_rows))
             x = Embed(self.vocabulary, self.embedding, rows, name="embed")(x, mode)
         else:

@@ -14,6 +14,7 @@ from flax import linen as nn
 from vnets import tree
 from vnets.edits import mean_of
 from vnets.layers import Stochastic, stochastic
+from vnets.layers.recurrent import outside
 from vnets.nets.sequences import mean
 from vnets.nodes import Factory, check_factory
 from vnets.plan import Activation, Dense, LayerNorm, Plan, Residual, check_counts
@@ -63,6 +64,8 @@ class TextTransformer(nn.Module):
       hidden: units of each block between its dense layers.
       blocks: how many.
       every: logits of every position, by the tokens up to it: no token is padding then.
+
+    Tokens outside the vocabulary make logits NaN.
 
     Raises:
       ValueError: sizes below 1, or a width that is no multiple of heads.
@@ -129,6 +132,7 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
+        tokens = outside(tokens, self.vocabulary)
         mask = jnp.ones_like(tokens, jnp.bool_) if self.every else tokens > 0
         seen = nn.make_attention_mask(jnp.ones_like(mask), mask, dtype=jnp.bool_)
         if self.every:
