@@ -12,7 +12,6 @@ import numpy as np
 
 from vnets.data.splits import stratified
 from vnets.data.types import DataError, Dataset, Split, split_sum
-from vnets.types import brief
 
 SUBSET_SEED = 74  # which images are kept, and never to change
 PIXEL_MAX = 255
@@ -261,7 +260,9 @@ def _of_tasks(split: Split, classes: int, tasks: int) -> list[np.ndarray]:
 
 def _check_pictures(images) -> None:
     if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4:
-        told = brief(images)
+        told = type(images).__name__
+        if isinstance(images, np.ndarray):
+            told = f"{images.dtype} {list(images.shape)}"
         raise DataError(f"pictures are uint8 [N, H, W, C], not {told}")
 
 
