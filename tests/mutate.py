@@ -62,7 +62,7 @@ MODULES = (
     ("targets", "test_targets"),
     ("predictor", "test_predictor test_evaluate"),
     ("propagation", "test_propagation test_moment_loss"),
-    ("moments", "test_propagation test_moment_loss"),
+    ("moments", "test_moments test_propagation test_moment_loss"),
     ("projections", "test_projections test_node_laws"),
     ("pruning", "test_pruning test_pruned"),
     ("learned_dropout", "test_learned_dropout"),

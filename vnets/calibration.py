@@ -18,11 +18,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vnets.targets import OFF_ONE
 from vnets.uncertainty import rejection_curve
 
 BINS = 15  # of confidence, as is usual (Guo et al. 2017)
 PRECISION = 1e-10  # relative, of a temperature
-OFF_ONE = 0.01  # by which probabilities, of half precision, may miss a sum of 1
 STEPS = 200  # of Newton or bisection; some ten are taken
 Score = Literal["likelihood", "cumulative"]
 

@@ -13,7 +13,7 @@ from vnets.types import Array, choose
 
 KINDS = ("classes", "positions", "numbers", "probabilities", "distributions")
 NONE = -1  # the largest class where there are none
-OFF_ONE = 0.01  # by which the sum of a distribution, of half precision, may be
+OFF_ONE = 0.01  # by which probabilities, of half precision, may miss a sum of 1
 
 
 def rows(inputs) -> int:
